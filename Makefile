@@ -1,0 +1,83 @@
+# `make` alone lists the targets. Every target that needs Python makes .venv itself (scripts/setup.sh).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+BIN := $(CURDIR)/.venv/bin
+PY := $(BIN)/python
+DEMO := runs/demo
+# More arguments for pytest: make test ARGS="-k journal"
+ARGS ?=
+# The interpreter of the GPU check: the environment's own if it has torch, else the machine's.
+GPU_PYTHON ?= $(shell $(PY) -c 'import torch' 2>/dev/null && echo $(PY) || echo python3)
+
+# Stages call `python`; it must be the one with our packages. Spinning OpenMP threads ruin timings on few cores.
+export PATH := $(BIN):$(PATH)
+export OMP_WAIT_POLICY := PASSIVE
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test lint format lock gpu-check wheel setup setup-dev clean clean-all
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+	  || grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
+
+demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and report it
+	@echo "demo: auditing examples/minimal.yaml (under a minute)"
+	@rm -rf $(DEMO)
+	@kit audit examples/minimal.yaml --out $(DEMO)
+	@echo && echo "demo: checking the log against the protocol"
+	@kit validate $(DEMO)
+	@echo && echo "demo: where the energy went"
+	@kit report $(DEMO)
+	@printf '%s\n' "" \
+	  "demo: done. $(DEMO) holds the log:" \
+	  "  manifest.json          what ran, on what hardware and software" \
+	  "  stages.parquet         joules, tokens and intervals of every stage" \
+	  "  power.parquet, counters.parquet, events.parquet, artifacts.parquet   the raw record behind them" \
+	  "  work/, logs/           what the stages made and printed" \
+	  "Next:" \
+	  "  $(if $(findstring .venv,$(VIRTUAL_ENV)),,source .venv/bin/activate)" \
+	  "  kit report $(DEMO) --format markdown   the same table for a paper or an issue" \
+	  "  kit doctor                             what this machine can measure, and how to get more" \
+	  "  examples/minimal.yaml                  copy it and put your own commands in"
+
+test: setup-dev ## Run the tests; ARGS="-k journal" selects some
+	@$(PY) -m pytest $(ARGS) || { code=$$?; \
+	  echo "test: failed. Next: make test ARGS=\"--last-failed -x -vv\" shows the first failure alone"; exit $$code; }
+	@echo "test: passed. Next: make lint checks style and types; make demo audits a pipeline here"
+
+lint: setup-dev ## Check style (ruff) and types (mypy --strict)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: setup-dev ## Let ruff rewrite what `make lint` would complain about
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+lock: setup-dev ## Write requirements/*.lock anew; UPGRADE=1 moves every pin
+	@$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)
+
+gpu-check: ## Run what only a real GPU can show (needs torch, no network, under ten minutes)
+	@$(GPU_PYTHON) scripts/gpu_check.py
+
+wheel: setup-dev ## Build the wheel into dist/ without a network
+	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation -w dist .
+	@ls dist/*.whl
+
+setup: ## Make .venv with what `kit` needs
+	@scripts/setup.sh base
+
+setup-dev: ## Make .venv with tests and linters too
+	@scripts/setup.sh dev
+
+clean: ## Remove caches and build products; keeps .venv and runs/
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-all: clean ## Remove .venv and the demo's run as well
+	@rm -rf .venv $(DEMO)

@@ -1,0 +1,192 @@
+"""The command `kit`: a table of subcommands, each imported only when it is called, and one place for errors.
+
+Exit codes: 0 fine, 1 findings or a failed stage, 2 input that cannot be read, wrong usage or a fault of the kit,
+130 interrupted, 141 the reader of the output went away (as a shell reports SIGPIPE).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from harness import __version__
+from harness.errors import KitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_UNUSABLE = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+class Entry(NamedTuple):
+    """Where a subcommand lives and what `kit --help` says of it without importing it."""
+
+    target: str
+    """`module:attribute` of the click command."""
+    help: str
+    """One line, no full stop needed."""
+
+
+COMMANDS: dict[str, Entry] = {
+    "audit": Entry("harness.cli.audit:cmd", "Run a pipeline stage by stage and log its energy."),
+    "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
+    "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
+    "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
+    "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
+    "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
+    "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
+    "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of `COMMANDS`, which follows the way of the data."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None for a name that is not in the table."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module_name, attribute = entry.target.split(":")
+        command = getattr(import_module(module_name), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.target} is not a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the nearest name.
+
+        Raises:
+            click.UsageError: The name is not a command.
+        """
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no such command {name!r}.{_guess(name)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, so that the help needs no import."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+def _guess(name: str) -> str:
+    """A hint for a mistyped command: the nearest name, or `audit` for a pipeline file."""
+    if name.endswith((".yaml", ".yml")):
+        return f" Did you mean `kit audit {name}`?"
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
+    return f" Did you mean `kit {near[0]}`?" if near else f" Commands: {', '.join(COMMANDS)}."
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`kit COMMAND --help` explains a command. First time here: `kit doctor`.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="kit", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Audit the energy of LLM distillation pipelines, stage by stage, by a versioned protocol."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `kit` and turn every outcome into an exit code; a traceback is shown only with KIT_DEBUG=1.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit code (see the module's docstring).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            _report_fault(error)
+            return EXIT_UNUSABLE
+        _discard_stdout()
+        return EXIT_BROKEN_PIPE
+    return code
+
+
+def _dispatch(args: list[str]) -> int:
+    """Parse and run; every error but a broken pipe ends here as a message on stderr and a code."""
+    try:
+        if "_KIT_COMPLETE" in os.environ:
+            cli.main(args, prog_name="kit", complete_var="_KIT_COMPLETE")
+        # Not `cli.main()`: it would turn a broken pipe into exit code 1, which here means findings.
+        with cli.make_context("kit", args) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("kit: interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KitError as error:
+        _show_traceback_if_asked()
+        click.echo(f"kit: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        _report_fault(error)
+        return EXIT_UNUSABLE
+    return 0
+
+
+def _report_fault(error: Exception) -> None:
+    """Say that the kit itself is at fault and how to see where."""
+    if not _show_traceback_if_asked():
+        first_line = next(iter(str(error).splitlines()), "")
+        click.echo(f"kit: unexpected {type(error).__name__}: {first_line}", err=True)
+        click.echo("  This is a fault of the kit, not of your input.", err=True)
+        click.echo(
+            "  fix: run the same command with KIT_DEBUG=1 to see the traceback, and report it", err=True
+        )
+
+
+def _show_traceback_if_asked() -> bool:
+    if os.environ.get("KIT_DEBUG", "") in ("", "0"):
+        return False
+    from traceback import print_exc
+
+    print_exc()
+    return True
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is our own output that nobody reads, and not some other pipe (to the sampler, say) that broke."""
+    from select import POLLERR, poll
+
+    watch = poll()
+    watch.register(sys.stdout.fileno(), 0)
+    return any(event & POLLERR for _, event in watch.poll(0))
+
+
+def _discard_stdout() -> None:
+    """Point stdout at nothing, or the interpreter's last flush would complain about the closed pipe."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
