@@ -22,8 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test lint format lock gpu-check wheel setup setup-dev clean clean-all
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
-	  || grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and report it
 	@echo "demo: auditing examples/minimal.yaml (under a minute)"
@@ -40,7 +39,7 @@ demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and
 	  "  power.parquet, counters.parquet, events.parquet, artifacts.parquet   the raw record behind them" \
 	  "  work/, logs/           what the stages made and printed" \
 	  "Next:" \
-	  "  $(if $(findstring .venv,$(VIRTUAL_ENV)),,source .venv/bin/activate)" \
+	  "  source .venv/bin/activate              once a shell, so that it finds kit" \
 	  "  kit report $(DEMO) --format markdown   the same table for a paper or an issue" \
 	  "  kit doctor                             what this machine can measure, and how to get more" \
 	  "  examples/minimal.yaml                  copy it and put your own commands in"

@@ -1,7 +1,7 @@
 """Write requirements/base.lock and requirements/dev.lock: every package pinned, every file's hash listed.
 
-`make lock` runs this. Pins that still satisfy pyproject.toml stay as they are; `make lock UPGRADE=1` moves them all to
-the newest allowed version. One lock serves Python 3.11 to 3.13 (environment markers), with one version of each
+`make lock` runs this. Pins that still satisfy pyproject.toml stay as they are; `make lock UPGRADE=1` moves them all
+to the newest allowed version. One lock serves Python 3.11 to 3.13 (environment markers), with one version of a
 package wherever that is possible, so that results from two interpreters stay comparable.
 """
 
@@ -68,9 +68,8 @@ def compile_lock(uv: str, name: str, *, upgrade: bool) -> int:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     body = re.sub(r"\A(#[^\n]*\n)+", "", path.read_text(encoding="utf-8"))
     check_clean(path, body)
-    path.write_text(
-        f"# {title.capitalize()}, for Python 3.11 to 3.13. Written by `make lock`.\n{body}", encoding="utf-8"
-    )
+    header = f"# {title.capitalize()}, for Python 3.11 to 3.13. Written by `make lock`.\n"
+    path.write_text(header + body, encoding="utf-8")
     return len(re.findall(r"^[a-z0-9][\w.-]*==", body, flags=re.MULTILINE))
 
 

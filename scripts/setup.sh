@@ -101,13 +101,13 @@ install_failed() {
 }
 
 [ -f "$lock" ] || fail "no such lock: $lock" "expected: base or dev"
-"$python" -m pip --version >/dev/null 2>&1 || make_venv
 for stamp in ".venv/.stamp-$level" ".venv/.stamp-dev"; do
   # dev.lock holds every pin of base.lock, so a valid dev environment serves both.
   [ "$stamp" != .venv/.stamp-dev ] || lock=requirements/dev.lock
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(key)" ]; then exit 0; fi
 done
 lock="requirements/$level.lock"
+"$python" -m pip --version >/dev/null 2>&1 || make_venv
 rm -f .venv/.stamp-*
 install_lock
 key >".venv/.stamp-$level"

@@ -1,7 +1,7 @@
 """The command `kit`: a table of subcommands, each imported only when it is called, and one place for errors.
 
-Exit codes: 0 fine, 1 findings or a failed stage, 2 input that cannot be read, wrong usage or a fault of the kit,
-130 interrupted, 141 the reader of the output went away (as a shell reports SIGPIPE).
+Exit codes: 0 fine, 1 findings or a failed stage, 2 input that cannot be read, wrong usage or a fault of the
+kit, 130 interrupted, 141 the reader of the output went away (as a shell reports SIGPIPE).
 """
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ def _report_fault(error: Exception) -> None:
         first_line = next(iter(str(error).splitlines()), "")
         click.echo(f"kit: unexpected {type(error).__name__}: {first_line}", err=True)
         click.echo("  This is a fault of the kit, not of your input.", err=True)
-        click.echo(
-            "  fix: run the same command with KIT_DEBUG=1 to see the traceback, and report it", err=True
-        )
+        click.echo("  fix: run the same command with KIT_DEBUG=1, which shows the traceback", err=True)
 
 
 def _show_traceback_if_asked() -> bool:
@@ -173,7 +171,7 @@ def _show_traceback_if_asked() -> bool:
 
 
 def _reader_is_gone() -> bool:
-    """Whether it is our own output that nobody reads, and not some other pipe (to the sampler, say) that broke."""
+    """Whether it is our own output that nobody reads, and not another pipe (to the sampler, say) that broke."""
     from select import POLLERR, poll
 
     watch = poll()
