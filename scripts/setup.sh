@@ -66,7 +66,7 @@ show_progress() {
   while IFS= read -r line; do
     printf '%s\n' "$line" >>"$log"
     case "$line" in
-      Collecting* | "Requirement already satisfied"*)
+      Collecting* | Processing* | "Requirement already satisfied"*)
         count=$((count + 1))
         if [ -t 1 ]; then
           printf '\r\033[Ksetup: %d of %d packages fetched' "$count" "$total"

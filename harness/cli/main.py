@@ -171,7 +171,7 @@ def _show_traceback_if_asked() -> bool:
 
 
 def _reader_is_gone() -> bool:
-    """Whether it is our own output that nobody reads, and not another pipe (to the sampler, say) that broke."""
+    """Whether nobody reads our output any more; another pipe (to the sampler, say) may be what broke."""
     from select import POLLERR, poll
 
     watch = poll()
