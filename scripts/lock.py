@@ -1,7 +1,7 @@
 """Write requirements/base.lock and requirements/dev.lock: every package pinned, every file's hash listed.
 
 `make lock` runs this. Pins that still satisfy pyproject.toml stay as they are; with UPGRADE=1 all move to the
-newest allowed version. One lock serves Python 3.11 to 3.13 (environment markers), with one version of a package
+newest allowed version. One lock serves Python 3.11 to 3.13 (environment markers), with one version a package
 wherever that is possible, so that results from two interpreters stay comparable.
 """
 
