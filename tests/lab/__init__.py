@@ -1,0 +1,60 @@
+"""The lab: a fake NVML and a fake powercap tree that play known power, and the exact joules they played.
+
+`config` and `waveforms` say what is played and what is true; `build` compiles the C library that the real
+pynvml loads; `powercap` is the RAPL side. Nothing here imports the kit.
+"""
+
+from .build import build_fake_nvml
+from .config import (
+    Fault,
+    LabConfig,
+    LabDevice,
+    Mig,
+    Refresh,
+    counter_reset,
+    counter_stuck,
+    error_burst,
+    fails,
+    gpu_lost,
+    mono_us,
+    not_supported,
+    override,
+    process,
+    stall,
+    tick_times,
+    true_energy_j,
+    true_power_w,
+    zero_power,
+)
+from .waveforms import Const, Noise, Ramp, Sine, Square, Steps, Trace, random_waveform
+
+__all__ = [
+    "Const",
+    "Fault",
+    "LabConfig",
+    "LabDevice",
+    "Mig",
+    "Noise",
+    "Ramp",
+    "Refresh",
+    "Sine",
+    "Square",
+    "Steps",
+    "Trace",
+    "build_fake_nvml",
+    "counter_reset",
+    "counter_stuck",
+    "error_burst",
+    "fails",
+    "gpu_lost",
+    "mono_us",
+    "not_supported",
+    "override",
+    "process",
+    "random_waveform",
+    "stall",
+    "tick_times",
+    "true_energy_j",
+    "true_power_w",
+    "zero_power",
+]
