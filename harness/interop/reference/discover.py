@@ -72,7 +72,7 @@ class _Found:
         self.emissions: list[tuple[Path, Emission]] = []
         self.ignored = 0
         self._folders: dict[tuple[Path, str], _Folder] = {}
-        self._root_summaries: list[tuple[Path, ReferenceStage]] = []
+        self._summaries: list[tuple[Path, ReferenceStage]] = []
         self._emission_files: set[Path] = set()
 
     def add(self, path: Path) -> None:
@@ -105,8 +105,12 @@ class _Found:
 
     def folders(self) -> tuple[StageFolder, ...]:
         """Stage folders in a stable order; entries of a run's summary join the folder of their stage."""
-        for run_dir, record in self._root_summaries:
-            self._folders.setdefault(self._key_of_id(run_dir, record.stage_id), _Folder()).records.append(record)
+        for directory, record in self._summaries:
+            # The harness copies one summary into the run directory and into every stage folder.
+            own = (_run_dir(directory), directory.name)
+            in_stage_folder = own in self._folders or directory.parent.name == "stages"
+            key = own if in_stage_folder else self._key_of_id(directory, record.stage_id)
+            self._folders.setdefault(key, _Folder()).records.append(record)
         built = []
         for (run_dir, name), folder in sorted(self._folders.items(), key=lambda item: (str(item[0][0]), item[0][1])):
             if not folder.records and folder.power_log is None:
@@ -145,11 +149,7 @@ class _Found:
         elif name.startswith("config_") and "config" in value:
             self._folder(folder).configs.append(read_json.parse_config(value, path))
         elif read_json.is_summary(value):
-            for record in read_json.parse_summary(value, path):
-                if folder.parent.name == "stages":
-                    self._folder(folder).records.append(record)
-                else:
-                    self._root_summaries.append((folder, record))
+            self._summaries.extend((folder, record) for record in read_json.parse_summary(value, path))
         elif read_json.is_stage_record(value):
             record = read_json.parse_stage(value, path)
             if folder.name == "stages":
