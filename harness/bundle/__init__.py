@@ -1,0 +1,69 @@
+"""The run log on disk: Parquet tables and a manifest, written, read, digested and scrubbed.
+
+What belongs here: everything that touches the files of a bundle. No meter, no accounting, no judgement of what the
+numbers mean; a file that cannot be read is a KitError, a number that cannot be right is the validator's business.
+Names are loaded on first use, so that importing this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.bundle.canonical import canonical_json
+    from harness.bundle.commit import finish_commit
+    from harness.bundle.digest import TableDigest, logical_digest
+    from harness.bundle.files import digest_files, file_sha256, refresh_manifest
+    from harness.bundle.order import KeyOrder
+    from harness.bundle.reader import Bundle, SeriesKey
+    from harness.bundle.scrub import Scrubber, scrub, scrub_value
+    from harness.bundle.ulid import is_ulid, new_ulid
+    from harness.bundle.writer import BundleWriter
+
+_HOME = {
+    "Bundle": "reader",
+    "BundleWriter": "writer",
+    "KeyOrder": "order",
+    "Scrubber": "scrub",
+    "SeriesKey": "reader",
+    "TableDigest": "digest",
+    "canonical_json": "canonical",
+    "digest_files": "files",
+    "file_sha256": "files",
+    "finish_commit": "commit",
+    "is_ulid": "ulid",
+    "logical_digest": "digest",
+    "new_ulid": "ulid",
+    "refresh_manifest": "files",
+    "scrub": "scrub",
+    "scrub_value": "scrub",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleWriter",
+    "KeyOrder",
+    "Scrubber",
+    "SeriesKey",
+    "TableDigest",
+    "canonical_json",
+    "digest_files",
+    "file_sha256",
+    "finish_commit",
+    "is_ulid",
+    "logical_digest",
+    "new_ulid",
+    "refresh_manifest",
+    "scrub",
+    "scrub_value",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        value = getattr(import_module(f"harness.bundle.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'harness.bundle' has no attribute {name!r}")

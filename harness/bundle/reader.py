@@ -1,0 +1,345 @@
+"""Reads a bundle: its manifest, whole tables, and power one series at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.bundle.commit import DECISION, MANIFEST, finish_commit
+from harness.bundle.files import corrupt, footer, open_parquet, read_groups
+from harness.errors import KitError
+from harness.spec import Protocol, load_protocol
+
+_SERIES = ("node_id", "device_id", "session")
+
+
+class SeriesKey(NamedTuple):
+    """One power series: a device of a node in one life of the meter."""
+
+    node_id: str
+    device_id: int
+    session: int
+
+
+class _Group(NamedTuple):
+    """A row group of power and the series whose rows it holds, in order, with their row counts."""
+
+    path: Path
+    index: int
+    runs: tuple[tuple[SeriesKey, int], ...]
+
+
+Series = dict[str, npt.NDArray[Any]]
+
+
+class Bundle:
+    """A sealed bundle, opened for reading. Nothing but the manifest is read until it is asked for.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Parsed manifest.json.
+        protocol: The protocol it was written by.
+        notes: Remarks on versions that do not prevent reading.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], protocol: Protocol, notes: list[str]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.protocol = protocol
+        self.notes = notes
+        self._groups: list[_Group] | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Bundle:
+        """Open a bundle folder.
+
+        Raises:
+            KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a protocol
+                version this installation cannot read.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            found = "is a file" if folder.exists() else "does not exist"
+            raise KitError(found, where=str(folder), expected="a run folder with manifest.json")
+        if (folder / DECISION).exists():
+            finish_commit(folder, load_protocol().tables)
+        manifest = read_manifest(folder)
+        protocol, notes = _protocol_of(manifest, folder / MANIFEST)
+        for entry in manifest["files"]:
+            _refuse_outside(folder, str(entry["path"]), protocol)
+        return cls(folder, manifest, protocol, notes)
+
+    def files(self, name: str) -> list[Path]:
+        """Files of a table, in the order of their rows; empty when the manifest lists none."""
+        listed = sorted(str(entry["path"]) for entry in self.manifest["files"])
+        return [self.folder / path for path in listed if _table_of(path) == name]
+
+    def parquet(self, path: Path) -> pq.ParquetFile:
+        """One Parquet file of the bundle, opened; KitError when it is missing or damaged."""
+        return open_parquet(path)
+
+    def footer(self, path: Path) -> dict[str, str]:
+        """The protocol's footer keys of a file, without their prefix."""
+        return footer(open_parquet(path), self.protocol)
+
+    def rows(self, name: str) -> int:
+        """Rows of a table by its footers."""
+        return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or some of its columns, with the protocol's types.
+
+        Raises:
+            KitError: The table or a column is missing, or a file is damaged.
+        """
+        batches = list(self.iter_batches(name, columns))
+        return pa.Table.from_batches(batches, self._schema(name, columns))
+
+    def iter_batches(
+        self, name: str, columns: Sequence[str] | None = None, *, batch_rows: int = 1 << 20
+    ) -> Iterator[pa.RecordBatch]:
+        """Record batches of a table in stored order, bounded in memory, with the protocol's types.
+
+        Args:
+            name: Table.
+            columns: Columns in the order wanted; all by default.
+            batch_rows: Most rows of a batch.
+        """
+        schema = self._schema(name, columns)
+        for path in self._files_of(name):
+            file = open_parquet(path)
+            _expect_names(file, path, schema.names)
+            for group in range(file.num_row_groups):
+                table = read_groups(file, path, [group], schema.names, threads=True)
+                yield from _typed(table, schema, path).to_batches(max_chunksize=batch_rows)
+
+    def power_devices(self) -> list[SeriesKey]:
+        """Every power series in stored order, found from column statistics where they suffice."""
+        seen: dict[SeriesKey, None] = {}
+        for group in self._power_groups():
+            for key, _ in group.runs:
+                seen.setdefault(key)
+        return list(seen)
+
+    def iter_power(
+        self, columns: Sequence[str] = ("mono_us", "power_mw"), *, series: Iterable[SeriesKey] | None = None
+    ) -> Iterator[tuple[SeriesKey, Series]]:
+        """Power one (node, device, session) series at a time; only its row groups and columns are read.
+
+        Args:
+            columns: Columns of power wanted.
+            series: Series wanted, all by default.
+
+        Yields:
+            Key and arrays by column name, rows in stored order. A nullable column `c` comes with a boolean array
+            `c_valid` beside it and holds 0 where that is false.
+        """
+        schema = self._schema("power", columns)
+        groups = self._power_groups()
+        cached: tuple[_Group, pa.Table] | None = None
+        for key in self.power_devices() if series is None else series:
+            pieces: list[pa.Table] = []
+            for group in groups:
+                if all(run_key != key for run_key, _ in group.runs):
+                    continue
+                if cached is None or cached[0] is not group:
+                    file = open_parquet(group.path)
+                    _expect_names(file, group.path, schema.names)
+                    table = read_groups(file, group.path, [group.index], schema.names, threads=True)
+                    cached = (group, _typed(table, schema, group.path))
+                start = 0
+                for run_key, rows in group.runs:
+                    if run_key == key:
+                        pieces.append(cached[1].slice(start, rows))
+                    start += rows
+            yield SeriesKey(*key), _arrays(pieces, schema)
+
+    def _files_of(self, name: str) -> list[Path]:
+        files = self.files(name)
+        if not files:
+            raise KitError(
+                f"the manifest lists no file of table {name!r}",
+                where=str(self.folder / MANIFEST),
+                expected=f"{name}.parquet or {name}/part-00000.parquet",
+            )
+        return files
+
+    def _schema(self, name: str, columns: Sequence[str] | None) -> pa.Schema:
+        if name not in self.protocol.tables:
+            raise KitError(
+                f"protocol {self.protocol.version} has no table {name!r}",
+                expected=f"one of {', '.join(self.protocol.tables)}",
+            )
+        schema = self.protocol.arrow_schema(name)
+        if columns is None:
+            return schema
+        lost = [column for column in columns if column not in schema.names]
+        if lost:
+            raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(schema.names))
+        return pa.schema([schema.field(column) for column in columns])
+
+    def _power_groups(self) -> list[_Group]:
+        if self._groups is None:
+            self._groups = [
+                _Group(path, index, _runs(file, path, index))
+                for path in self._files_of("power")
+                for file in [open_parquet(path, dictionaries=["node_id"])]
+                for index in range(file.num_row_groups)
+            ]
+        return self._groups
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Parse manifest.json; KitError with what is wrong. Fields other than version and files are not checked here."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        sealed = not (folder / "journal").is_dir()
+        raise KitError(
+            "there is no manifest.json" + ("" if sealed else ", only a journal that was never sealed"),
+            where=str(folder),
+            expected="the folder of a sealed run",
+            fix=None if sealed else f"kit recover {folder}",
+        ) from None
+    except OSError as error:
+        raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except (ValueError, RecursionError) as error:
+        raise KitError(f"is not JSON: {error}", where=str(path), fix="copy the file again") from None
+    if not isinstance(manifest, dict):
+        raise KitError("holds no JSON object", where=str(path))
+    entries = manifest.get("files")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
+    ):
+        raise KitError("lists no files", where=str(path), expected="files: [{path, sha256, ...}]")
+    return manifest
+
+
+def _protocol_of(manifest: dict[str, Any], path: Path) -> tuple[Protocol, list[str]]:
+    version = manifest.get("protocol_version")
+    parts = version.split(".") if isinstance(version, str) else []
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise KitError(f"protocol_version is {version!r}", where=str(path), expected="text such as '1.0.0'")
+    newest = load_protocol()
+    if int(parts[0]) != newest.major:
+        raise KitError(
+            f"is written by protocol {version}",
+            where=str(path),
+            expected=f"protocol {newest.major}.x",
+            fix="read it with a kit that speaks that version",
+        )
+    if int(parts[1]) > int(newest.version.split(".")[1]):
+        return newest, [f"written by protocol {version}, read as {newest.version}: newer columns are ignored"]
+    return load_protocol(f"{parts[0]}.{parts[1]}"), []
+
+
+def _table_of(path: str) -> str:
+    return path.split("/")[0].removesuffix(".parquet")
+
+
+def _refuse_outside(folder: Path, path: str, protocol: Protocol) -> None:
+    """A manifest may come from a stranger: it names files of this folder and no others."""
+    parts = path.split("/")
+    if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise KitError(f"lists {path!r}, a path outside the bundle", where=str(folder / MANIFEST))
+    for depth in range(1, len(parts) + 1):
+        if folder.joinpath(*parts[:depth]).is_symlink():
+            raise KitError(
+                "is a link",
+                where=str(folder.joinpath(*parts[:depth])),
+                expected="a file of the bundle itself",
+            )
+
+
+def _expect_names(file: pq.ParquetFile, path: Path, names: Sequence[str]) -> None:
+    lost = [name for name in names if name not in file.schema_arrow.names]
+    if lost:
+        raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+
+
+def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    """Columns in the schema's order and types; other writers may have narrower or wider ones."""
+    arrays = []
+    for field in schema:
+        array = table.column(field.name)
+        if array.type != field.type:
+            try:
+                array = array.cast(field.type)
+            except pa.ArrowException as error:
+                raise KitError(
+                    f"column {field.name!r} is {array.type} and does not fit: {error}",
+                    where=str(path),
+                    expected=str(field.type),
+                ) from None
+        if array.null_count and not field.nullable:
+            raise KitError(f"column {field.name!r} holds nulls and may not", where=str(path))
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _runs(file: pq.ParquetFile, path: Path, index: int) -> tuple[tuple[SeriesKey, int], ...]:
+    _expect_names(file, path, _SERIES)
+    group = file.metadata.row_group(index)
+    constant = _constant_key(group)
+    if constant is not None:
+        return ((constant, group.num_rows),)
+    table = read_groups(file, path, [index], _SERIES)
+    if not table.num_rows:
+        return ()
+    if any(table.column(name).null_count for name in _SERIES):
+        raise KitError("node_id, device_id or session holds a null", where=str(path))
+    encoded = [table.column(name).combine_chunks() for name in _SERIES]
+    edges = np.zeros(table.num_rows, np.bool_)
+    for array in encoded:
+        codes = array.indices if pa.types.is_dictionary(array.type) else array
+        values = (
+            codes if not pa.types.is_string(codes.type) else pc.dictionary_encode(codes).indices
+        ).to_numpy()
+        edges[1:] |= values[1:] != values[:-1]
+    starts = [0, *np.flatnonzero(edges).tolist()]
+    ends = [*starts[1:], table.num_rows]
+    return tuple(
+        (SeriesKey(*(array[start].as_py() for array in encoded)), end - start)
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def _constant_key(group: pq.RowGroupMetaData) -> SeriesKey | None:
+    """The one series of a row group, when its statistics prove that there is only one."""
+    values: dict[str, Any] = {}
+    for position in range(group.num_columns):
+        column = group.column(position)
+        statistics = column.statistics
+        if column.path_in_schema not in _SERIES:
+            continue
+        if statistics is None or not statistics.has_min_max or statistics.null_count:
+            return None
+        if statistics.min != statistics.max:
+            return None
+        values[column.path_in_schema] = statistics.min
+    return SeriesKey(*(values[name] for name in _SERIES)) if len(values) == len(_SERIES) else None
+
+
+def _arrays(pieces: list[pa.Table], schema: pa.Schema) -> Series:
+    table = pa.concat_tables(pieces) if pieces else schema.empty_table()
+    arrays: Series = {}
+    for field in schema:
+        column = table.column(field.name)
+        if field.nullable:
+            arrays[f"{field.name}_valid"] = column.is_valid().to_numpy()
+            if column.null_count:
+                column = pc.fill_null(column, pa.scalar(0, field.type))
+        arrays[field.name] = column.to_numpy()
+    return arrays
+
+
+__all__ = ["Bundle", "SeriesKey", "corrupt", "read_manifest"]

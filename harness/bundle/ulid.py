@@ -1,0 +1,26 @@
+"""ULIDs: run ids that sort by time and say nothing about the machine."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_SHAPE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+def new_ulid(t_us: int | None = None) -> str:
+    """A fresh ULID: 48 bits of UTC milliseconds, then 80 random bits, in Crockford base 32.
+
+    Args:
+        t_us: UTC in microseconds; now by default.
+    """
+    t_ms = time.time_ns() // 1_000_000 if t_us is None else t_us // 1000
+    number = (t_ms & (2**48 - 1)) << 80 | secrets.randbits(80)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def is_ulid(text: str) -> bool:
+    """Whether `text` is a ULID in its canonical upper-case form."""
+    return _SHAPE.fullmatch(text) is not None

@@ -1,0 +1,27 @@
+"""The protocol as typed objects: reads `protocol/<version>/` and derives Arrow and JSON schemas from it.
+
+What belongs here: models of the protocol's data files and what follows from them alone. No I/O on bundles, no
+accounting. The YAML files are the only place where a column, a stage kind or a tolerance is defined.
+"""
+
+from __future__ import annotations
+
+from harness.spec.document import DocumentSpec, Problem
+from harness.spec.jsonschema import json_schema
+from harness.spec.load import available_versions, load_protocol, protocol_root
+from harness.spec.model import Column, Protocol, Sampling, StageKind, TableSpec, Tolerances
+
+__all__ = [
+    "Column",
+    "DocumentSpec",
+    "Problem",
+    "Protocol",
+    "Sampling",
+    "StageKind",
+    "TableSpec",
+    "Tolerances",
+    "available_versions",
+    "json_schema",
+    "load_protocol",
+    "protocol_root",
+]

@@ -1,0 +1,147 @@
+"""A JSON document described like a table: fields with type, unit and meaning. Checks values against it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FieldType = Literal["string", "int64", "float64", "bool", "object", "list<string>", "list<object>"]
+
+_WORDS = {
+    "string": "a string",
+    "int64": "a whole number",
+    "float64": "a finite number",
+    "bool": "true or false",
+    "object": "an object",
+    "list<string>": "a list of strings",
+    "list<object>": "a list of objects",
+}
+
+
+class Problem(NamedTuple):
+    """One way in which a document differs from its definition.
+
+    Attributes:
+        path: Dotted path of the value, such as `files[2].rows`.
+        observed: What is there, shortened.
+        expected: What would be accepted.
+    """
+
+    path: str
+    observed: str
+    expected: str
+
+
+class DocumentField(BaseModel):
+    """One field of a document; `open` admits keys of an object that are not listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    type: FieldType
+    unit: str | None = None
+    nullable: bool = False
+    optional: bool = False
+    open: bool = False
+    pattern: str | None = None
+    enum: tuple[str, ...] | None = None
+    fields: tuple[DocumentField, ...] = ()
+    doc: str = Field(min_length=1)
+
+    @field_validator("enum", "fields", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DocumentField:
+        if self.fields and "object" not in self.type:
+            raise ValueError(f"{self.name} is {self.type} and cannot have fields")
+        if (self.pattern or self.enum) and self.type != "string":
+            raise ValueError(f"{self.name} is {self.type}; pattern and enum need a string")
+        return self
+
+
+class DocumentSpec(BaseModel):
+    """Definition of a JSON document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    document: str
+    schema_id: str
+    clause: str
+    doc: str
+    fields: tuple[DocumentField, ...]
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    def problems(self, value: object) -> list[Problem]:
+        """Every difference between `value` (parsed JSON) and this definition. Keys `x-*` are always admitted."""
+        if not isinstance(value, dict):
+            return [Problem("", _short(value), "an object")]
+        return list(_check_object(self.fields, value, "", is_open=False))
+
+
+def _check_object(
+    fields: tuple[DocumentField, ...], value: dict[str, Any], path: str, *, is_open: bool
+) -> Iterator[Problem]:
+    known = {field.name for field in fields}
+    for field in fields:
+        at = f"{path}.{field.name}" if path else field.name
+        if field.name in value:
+            yield from _check_field(field, value[field.name], at)
+        elif not field.optional:
+            yield Problem(at, "missing", _WORDS[field.type] + (" or null" if field.nullable else ""))
+    if not is_open:
+        for key in value:
+            if key not in known and not key.startswith("x-"):
+                yield Problem(f"{path}.{key}" if path else key, "unknown key", "no such key")
+
+
+def _check_field(field: DocumentField, value: object, path: str) -> Iterator[Problem]:
+    if value is None:
+        if not field.nullable:
+            yield Problem(path, "null", _WORDS[field.type])
+        return
+    if not _is_type(field.type, value):
+        yield Problem(path, _short(value), _WORDS[field.type] + (" or null" if field.nullable else ""))
+    elif isinstance(value, str):
+        if field.enum is not None and value not in field.enum:
+            yield Problem(path, _short(value), f"one of {', '.join(field.enum)}")
+        if field.pattern is not None and not re.search(field.pattern, value):
+            yield Problem(path, _short(value), f"text matching {field.pattern}")
+    elif isinstance(value, dict):
+        yield from _check_object(field.fields, value, path, is_open=field.open)
+    elif isinstance(value, list) and field.type == "list<object>":
+        for index, item in enumerate(value):
+            yield from _check_object(field.fields, item, f"{path}[{index}]", is_open=field.open)
+
+
+def _is_type(type_name: str, value: object) -> bool:
+    match type_name:
+        case "string":
+            return isinstance(value, str)
+        case "int64":
+            return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+        case "float64":
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        case "bool":
+            return isinstance(value, bool)
+        case "object":
+            return isinstance(value, dict)
+        case "list<string>":
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        case _:
+            return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

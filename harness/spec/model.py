@@ -1,0 +1,273 @@
+"""Frozen models of `protocol.yaml` and `tables/*.yaml`. Unknown keys are refused: a typo must not become a default."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from harness.spec.document import DocumentSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TypeName = Literal[
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint64",
+    "float64",
+    "bool",
+    "string",
+    "list<int16>",
+    "list<int64>",
+    "list<float64>",
+    "list<string>",
+]
+
+_CLAUSE = re.compile(r"[1-9]\d*(\.[1-9]\d*)*")
+
+
+class Strict(BaseModel):
+    """Base of every protocol model: frozen, no coercion, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+def _tuple(value: object) -> object:
+    """YAML gives lists; frozen models keep tuples, and strict mode would refuse the change."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Column(Strict):
+    """One column of a table.
+
+    Attributes:
+        unit: UCUM code (`mW`, `us`, `{token}`, `1`), or None for names, numbers of things and masks.
+        field_id: Parquet field id, never reused inside a table.
+        derived: Recomputed from raw rows by any reader; never trusted.
+        enum: Allowed words of a string column; a last entry `x-*` admits any word with that prefix.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    type: TypeName
+    unit: str | None = None
+    nullable: bool = False
+    field_id: int = Field(ge=1)
+    clause: str
+    stability: Literal["experimental", "stable", "deprecated"] = "stable"
+    derived: bool = False
+    encoding: Literal["delta", "plain", "dict"] = "plain"
+    enum: tuple[str, ...] | None = None
+    doc: str = Field(min_length=1)
+
+    _listed = field_validator("enum", mode="before")(_tuple)
+
+    @field_validator("clause")
+    @classmethod
+    def _is_clause(cls, value: str) -> str:
+        if not _CLAUSE.fullmatch(value):
+            raise ValueError(f"{value!r} is no clause number such as '5.2.1'")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Column:
+        if self.encoding == "delta" and "int" not in self.type.split("<")[0]:
+            raise ValueError(f"encoding delta needs an integer column, {self.name} is {self.type}")
+        if self.enum is not None and self.type != "string":
+            raise ValueError(f"enum needs a string column, {self.name} is {self.type}")
+        return self
+
+    def allows(self, value: str) -> bool:
+        """Whether `value` is one of the enum's words, or carries its open prefix."""
+        if self.enum is None or value in self.enum:
+            return True
+        return any(word.endswith("*") and value.startswith(word[:-1]) for word in self.enum)
+
+
+class TableSpec(Strict):
+    """One table: columns in their order on disk, the key, and the order of rows (ascending, nulls first)."""
+
+    table: str
+    schema_id: str
+    clause: str
+    doc: str
+    key: tuple[str, ...]
+    sort: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    _listed = field_validator("key", "sort", "columns", mode="before")(_tuple)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSpec:
+        names = self.names
+        for what, values in (("column", names), ("field_id", [c.field_id for c in self.columns])):
+            repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
+            if repeated:
+                raise ValueError(f"{what} given twice: {', '.join(repeated)}")
+        for listed in (*self.key, *self.sort):
+            if listed not in names:
+                raise ValueError(f"key or sort names {listed!r}, which is no column")
+        if not self.schema_id.startswith(f"{self.table}/"):
+            raise ValueError(f"schema_id {self.schema_id!r} does not begin with '{self.table}/'")
+        for column in self.columns:
+            if not column.clause.startswith(f"{self.clause}."):
+                raise ValueError(f"column {column.name}: clause {column.clause} is outside {self.clause}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in their order on disk."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Names of the columns that any reader recomputes."""
+        return tuple(column.name for column in self.columns if column.derived)
+
+    def column(self, name: str) -> Column:
+        """The column called `name`; KeyError when there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.table} has no column {name!r}")
+
+
+class StageKind(Strict):
+    """A kind of stage (2.1)."""
+
+    name: str
+    doc: str
+    clause: str
+
+
+class Denominator(Strict):
+    """A token count that J/token can be given by (4.5); `name` is a column of stages."""
+
+    name: str
+    doc: str
+
+
+class Boundary(Strict):
+    """What the joules cover (1.1, 1.2)."""
+
+    energy: Literal["it_joules"]
+    components: tuple[str, ...]
+    states: tuple[str, ...]
+
+    _listed = field_validator("components", "states", mode="before")(_tuple)
+
+
+class Sampling(Strict):
+    """Clause 3."""
+
+    nominal_period_us: int = Field(gt=0)
+    gap_factor: float = Field(gt=1)
+    min_samples: int = Field(gt=0)
+    clock: str
+
+    @property
+    def gap_us(self) -> int:
+        """Distance of two valid samples above which they enclose a gap, at the nominal period."""
+        return round(self.nominal_period_us * self.gap_factor)
+
+
+class Tolerances(Strict):
+    """Bars of the validation rules; relative unless the name carries a unit."""
+
+    closure_rel: float = Field(gt=0)
+    clock_step_event_us: int
+    clock_step_error_us: int
+    counter_vs_integral_remark: float
+    counter_vs_integral_finding: float
+    counter_vs_integral_finding_low_power: float
+    low_power_mean_w: float
+    short_stage_us: int
+    sensor_rel: float
+
+
+class Container(Strict):
+    """How tables become Parquet files (6.2)."""
+
+    footer_prefix: str
+    footer_keys: tuple[str, ...]
+    compression: Literal["zstd"]
+    compression_level: int
+    row_group_rows: int = Field(gt=0)
+    part_rows: int = Field(gt=0)
+
+    _listed = field_validator("footer_keys", mode="before")(_tuple)
+
+
+class Comparability(Strict):
+    """What two results must share to be ranked together (9)."""
+
+    key: tuple[str, ...]
+
+    _listed = field_validator("key", mode="before")(_tuple)
+
+
+class Protocol(Strict):
+    """One version of the protocol: `protocol.yaml`, its tables and the manifest."""
+
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    title: str
+    clauses: dict[str, str]
+    boundary: Boundary
+    stage_kinds: tuple[StageKind, ...]
+    extension_prefix: str
+    sampling: Sampling
+    tolerances: Tolerances
+    denominators: tuple[Denominator, ...]
+    container: Container
+    comparability: Comparability
+    tables: dict[str, TableSpec]
+    manifest: DocumentSpec
+
+    _listed = field_validator("stage_kinds", "denominators", mode="before")(_tuple)
+    _schemas: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        clauses = [t.clause for t in self.tables.values()] + [k.clause for k in self.stage_kinds]
+        unknown = sorted(set(clauses) - set(self.clauses))
+        if unknown:
+            raise ValueError(f"clause without a title: {', '.join(unknown)}")
+        if "stages" in self.tables:
+            stages = self.tables["stages"]
+            allowed = set(stages.column("stage").enum or ())
+            kinds = {kind.name for kind in self.stage_kinds} | {f"{self.extension_prefix}*"}
+            if allowed != kinds:
+                raise ValueError(f"stages.stage and stage_kinds differ in {sorted(allowed ^ kinds)}")
+            lost = sorted({d.name for d in self.denominators} - set(stages.names))
+            if lost:
+                raise ValueError(f"denominators that stages does not carry: {lost}")
+        return self
+
+    @property
+    def major(self) -> int:
+        """Readers refuse another one."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        """Names of the stage kinds, in the protocol's order."""
+        return tuple(kind.name for kind in self.stage_kinds)
+
+    def is_stage_kind(self, name: str) -> bool:
+        """Whether `name` is a kind of the protocol or an `x-` extension."""
+        return name in self.kind_names or (
+            name.startswith(self.extension_prefix) and len(name) > len(self.extension_prefix)
+        )
+
+    def arrow_schema(self, name: str) -> pa.Schema:
+        """Arrow schema of a table: nullable flags, `unit` and `PARQUET:field_id` as field metadata."""
+        if name not in self._schemas:
+            from harness.spec.arrow import build_schema
+
+            self._schemas[name] = build_schema(self.tables[name])
+        return self._schemas[name]
