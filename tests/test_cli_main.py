@@ -1,0 +1,208 @@
+"""The `kit` command: light to start, and every outcome an exit code and a message one can act on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from harness import __version__
+from harness.cli.main import COMMANDS, Entry, main
+from harness.errors import KitError
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "rich",
+    "torch",
+    "codecarbon",
+    "pandas",
+    "yaml",
+    "psutil",
+    "pynvml",
+    "requests",
+}
+
+Register = Callable[[Callable[[], None]], None]
+
+
+@pytest.fixture
+def boom(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Puts a command `boom` in the table that runs the given function."""
+
+    def register(body: Callable[[], None]) -> None:
+        module = ModuleType("fake_boom_command")
+        module.cmd = click.command("boom")(body)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "fake_boom_command", module)
+        monkeypatch.setitem(COMMANDS, "boom", Entry("fake_boom_command:cmd", "Fails as told"))
+
+    return register
+
+
+def loaded_after(code: str) -> tuple[set[str], str]:
+    """Top-level modules a fresh interpreter holds after `code`, and what it printed."""
+    tail = "\nimport sys; print('|'.join({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stderr.strip().splitlines()[-1].split("|")), done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["-h"], []])
+def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
+    modules, out = loaded_after(f"from harness.cli.main import main; main({arguments!r})")
+    assert out or not arguments
+    assert not modules & HEAVY
+
+
+def test_importing_the_package_loads_nothing_at_all() -> None:
+    modules, _ = loaded_after("import harness, harness.cli, harness.errors")
+    assert not modules & (HEAVY | {"click"})
+
+
+def test_help_lists_every_command_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    places = [out.index(f"\n  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kit {__version__}\n"
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"Usage: kit {name}" in capsys.readouterr().out
+
+
+def test_no_command_module_loads_an_extra() -> None:
+    imports = "; ".join(f"import {entry.target.partition(':')[0]}" for entry in COMMANDS.values())
+    modules, _ = loaded_after(imports)
+    assert not modules & {
+        "torch",
+        "transformers",
+        "datasets",
+        "vllm",
+        "lm_eval",
+        "altair",
+        "vl_convert",
+        "codecarbon",
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("adit", "kit audit"),
+        ("VALIDATE", "kit validate"),
+        ("reprot", "kit report"),
+        ("my_pipeline.yaml", "kit audit my_pipeline.yaml"),
+        ("zzzz", "Commands: audit, run"),
+    ],
+)
+def test_unknown_command_names_the_nearest(typed: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([typed]) == 2
+    err = capsys.readouterr().err
+    assert typed in err
+    assert hint in err
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_kit_error_is_a_message_and_its_code(
+    boom: Register, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> None:
+        raise KitError(
+            "no manifest", where="runs/x", expected="a bundle", fix="kit recover runs/x", exit_code=code
+        )
+
+    boom(body)
+    assert main(["boom"]) == code
+    err = capsys.readouterr().err
+    assert err == "kit: runs/x: no manifest\n  expected: a bundle\n  fix: kit recover runs/x\n"
+
+
+def test_a_fault_is_short_unless_debugging(
+    boom: Register, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body() -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    boom(body)
+    assert main(["boom"]) == 2
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError: first line\n" in err
+    assert "KIT_DEBUG=1" in err
+    assert "Traceback" not in err
+
+    monkeypatch.setenv("KIT_DEBUG", "1")
+    assert main(["boom"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
+def test_interrupt_is_130(
+    boom: Register, error: type[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> None:
+        raise error
+
+    boom(body)
+    assert main(["boom"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_exit_code_of_a_command_is_kept(boom: Register) -> None:
+    boom(lambda: click.get_current_context().exit(1))
+    assert main(["boom"]) == 1
+    boom(lambda: sys.exit(1))
+    with pytest.raises(SystemExit, match="1"):
+        main(["boom"])
+
+
+def test_a_reader_that_went_away_is_no_complaint() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as closed_pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.cli.main", "--help"],
+            stdout=closed_pipe,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "fake_pipe.py").write_text(
+        "import click\n@click.command()\ndef cmd():\n    raise BrokenPipeError('sampler')\n"
+    )
+    code = (
+        "import sys; from harness.cli import main as m\n"
+        "m.COMMANDS['boom'] = m.Entry('fake_pipe:cmd', '')\nsys.exit(m.main(['boom']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    assert done.returncode == 2
+    assert "BrokenPipeError: sampler" in done.stderr
+
+
+def test_bad_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--versoin"]) == 2
+    assert "--version" in capsys.readouterr().err
