@@ -1,0 +1,54 @@
+"""From samples and stages to joules, with an interval for each. Pure functions on numpy arrays, no I/O.
+
+    integral.py   power samples -> energy, gaps found and bounded
+    counter.py    energy counter -> energy, resets and standstills bridged
+    rapl.py       RAPL zones -> CPU and DRAM energy
+    processor.py  which CPU source counts, and how wide an estimate is
+    boundaries.py sessions, holes, `unattributed` rows
+    device.py     one GPU in one session
+    stages.py     recorded columns + raw readings -> derived columns
+    totals.py     run totals, J/token, facility energy, CO2e
+    amortize.py   reuse and break-even
+    figures.py    digits that respect the interval
+
+Nothing here reads a file or imports more of this package than `harness.accounting`.
+"""
+
+from __future__ import annotations
+
+from harness.accounting.amortize import BreakEven, Reuse, break_even, reuse
+from harness.accounting.boundaries import UNATTRIBUTED, UNATTRIBUTED_UID
+from harness.accounting.counter import CounterEnergy, CounterReading, CounterTicks, counter_energy
+from harness.accounting.integral import PowerIntegral, integrate_power
+from harness.accounting.interval import Interval
+from harness.accounting.series import NO_BOUNDARY, CounterSeries, DeviceLimits, PowerSeries, Sampling
+from harness.accounting.stages import DERIVED_FLAGS, Derivation, Plan, SessionTotal, derive_stages
+from harness.accounting.totals import RunTotals, run_totals
+
+__all__ = [
+    "DERIVED_FLAGS",
+    "NO_BOUNDARY",
+    "UNATTRIBUTED",
+    "UNATTRIBUTED_UID",
+    "BreakEven",
+    "CounterEnergy",
+    "CounterReading",
+    "CounterSeries",
+    "CounterTicks",
+    "Derivation",
+    "DeviceLimits",
+    "Interval",
+    "Plan",
+    "PowerIntegral",
+    "PowerSeries",
+    "Reuse",
+    "RunTotals",
+    "Sampling",
+    "SessionTotal",
+    "break_even",
+    "counter_energy",
+    "derive_stages",
+    "integrate_power",
+    "reuse",
+    "run_totals",
+]

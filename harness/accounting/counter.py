@@ -1,0 +1,324 @@
+"""Energy from a GPU's own energy counter between two boundaries.
+
+The counter is the best instrument there is: the difference of two readings holds whatever happened between
+them, sampled or not. What can go wrong is detected and bridged by the power integral: a reset (the value
+falls), a counter that stands still while power flows, a boundary at which the counter could not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from harness.accounting.integral import PowerIntegral
+from harness.accounting.series import Bools, Int64
+
+Bridge = Callable[[int, int], PowerIntegral]
+"""Power integral of a window (start_us, end_us) of the same device."""
+
+QUANTISATION_J = 1e-3
+"""A difference of two counter readings, each floored to 1 mJ."""
+
+STUCK_US = 2_000_000
+"""A counter that did not move for this long ..."""
+
+STUCK_J = 2.0
+"""... while at least this much energy flowed has stopped counting (1 W for two seconds)."""
+
+METHOD_RANK = {
+    "counter_tick": 0,
+    "counter_interpolated": 1,
+    "counter_sample": 2,
+    "counter_split": 3,
+    "power_integral": 4,
+    "imported": 5,
+    "absent": 6,
+}
+"""From best to worst; a sum carries the worst method of its parts."""
+
+_READING_METHOD = {"tick": "counter_tick", "interpolated": "counter_interpolated"}
+
+
+@dataclass(frozen=True)
+class CounterReading:
+    """The counter at a stage boundary.
+
+    Attributes:
+        mono_us: when.
+        value_mj: mJ as read; None when the read failed.
+        uncertainty_us: half-width of the bracket in which the value was true.
+        method: tick, interpolated, immediate, sample or poll.
+        power_mw: power at the boundary; None when unknown.
+    """
+
+    mono_us: int
+    value_mj: int | None
+    uncertainty_us: int = 0
+    method: str = "tick"
+    power_mw: float | None = None
+
+
+@dataclass(frozen=True)
+class CounterTicks:
+    """Counter readings of the sampler, valid ones only, in time order, with what was found wrong in them.
+
+    Attributes:
+        mono_us: (n,) times.
+        value_mj: (n,) mJ as read.
+        resets: (start_us, end_us) between which the value fell.
+        stuck: (start_us, end_us) in which the counter stood still though power flowed; end None = to the end.
+    """
+
+    mono_us: Int64
+    value_mj: Int64
+    resets: tuple[tuple[int, int], ...] = ()
+    stuck: tuple[tuple[int, int | None], ...] = ()
+
+    def broken(self, start_us: int, end_us: int) -> bool:
+        """Whether a reset or a standstill touches the window."""
+        if any(a < end_us and b > start_us for a, b in self.resets):
+            return True
+        return any(a < end_us and (b is None or b > start_us) for a, b in self.stuck)
+
+    def is_stuck(self, start_us: int, end_us: int) -> bool:
+        """Whether the counter stood still in the middle of the window."""
+        middle = (start_us + end_us) / 2
+        return any(a <= middle and (b is None or middle <= b) for a, b in self.stuck)
+
+
+@dataclass(frozen=True)
+class CounterEnergy:
+    """Energy between two boundaries.
+
+    Attributes:
+        energy_mj: integer mJ; None when neither counter nor power says anything.
+        boundary_term_j: half-width that the two boundaries and the quantisation leave.
+        gap_low_j: how much lower the bridged parts can be, joules.
+        gap_high_j: how much higher the bridged parts can be, joules.
+        resets: falls of the counter that were bridged.
+        stuck: standstills that were bridged.
+        method: as in `stages.gpu_energy_method`.
+    """
+
+    energy_mj: int | None
+    boundary_term_j: float
+    gap_low_j: float
+    gap_high_j: float
+    resets: int
+    stuck: int
+    method: str
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules."""
+        return None if self.energy_mj is None else self.energy_mj / 1000
+
+
+def worst_method(methods: Sequence[str]) -> str:
+    """The least trustworthy of several methods; absent for none."""
+    return max(methods, key=lambda m: METHOD_RANK[m], default="absent")
+
+
+def find_faults(mono_us: Int64, value_mj: Int64, valid: Bools, bridge: Bridge) -> CounterTicks:
+    """Keep the valid readings and find resets and standstills in them.
+
+    Args:
+        mono_us: (n,) times, increasing.
+        value_mj: (n,) readings, mJ.
+        valid: (n,) false where the counter could not be read.
+        bridge: power integral of the same device; tells a standstill from a device without power.
+    """
+    if not valid.all():
+        mono_us, value_mj = mono_us[valid], value_mj[valid]
+    if mono_us.shape[0] < 2:
+        return CounterTicks(mono_us, value_mj)
+    step = np.diff(value_mj)
+    resets = tuple((int(mono_us[i]), int(mono_us[i + 1])) for i in np.flatnonzero(step < 0))
+    return CounterTicks(mono_us, value_mj, resets, _standstills(mono_us, value_mj, step == 0, bridge))
+
+
+def _standstills(
+    mono_us: Int64, value_mj: Int64, same: Bools, bridge: Bridge
+) -> tuple[tuple[int, int | None], ...]:
+    if not same.any():
+        return ()
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
+    found: list[tuple[int, int | None]] = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        start, stop = int(mono_us[first]), int(mono_us[last])
+        if stop - start < STUCK_US:
+            continue
+        has_next = last + 1 < mono_us.shape[0]
+        until = int(mono_us[last + 1]) if has_next else stop
+        flowed = bridge(start, until).energy_j
+        if flowed is None or flowed < STUCK_J:
+            continue
+        caught_up = int(value_mj[last + 1] - value_mj[last]) / 1000 if has_next else 0.0
+        # A counter that jumps by what flowed meanwhile was only slow to show it: nothing is lost.
+        if caught_up < 0.5 * flowed:
+            found.append((start, until if has_next else None))
+    return tuple(found)
+
+
+def resolve(reading: CounterReading, ticks: CounterTicks) -> tuple[CounterReading, float]:
+    """Give a boundary without a value one from the sampler's readings around it.
+
+    The counter never falls, so its value lies between those of the two neighbouring readings: linear in time
+    between them, and the distance to the further one bounds the error.
+
+    Returns:
+        The reading (still without a value if there is no reading on both sides) and the bound in joules.
+    """
+    if reading.value_mj is not None:
+        return reading, 0.0
+    i = int(np.searchsorted(ticks.mono_us, reading.mono_us, side="right")) - 1
+    if i >= 0 and ticks.mono_us[i] == reading.mono_us:
+        return replace(reading, value_mj=int(ticks.value_mj[i]), method="sample"), 0.0
+    if i < 0 or i + 1 >= ticks.mono_us.shape[0]:
+        return reading, 0.0
+    t0, t1 = int(ticks.mono_us[i]), int(ticks.mono_us[i + 1])
+    v0, v1 = int(ticks.value_mj[i]), int(ticks.value_mj[i + 1])
+    if v1 < v0:
+        return reading, 0.0
+    value = v0 + (v1 - v0) * (reading.mono_us - t0) // (t1 - t0)
+    return replace(reading, value_mj=value, method="sample"), max(value - v0, v1 - value) / 1000
+
+
+def edge_term_j(reading: CounterReading, power_mw: float, refresh_us: int) -> float:
+    """Joules by which a boundary can be off: the bracket of its time x the power there.
+
+    A tick was seen to happen inside the bracket. An interpolated value adds power to a tick up to one refresh
+    old, and half a refresh covers a power that changed in it. Any other value may be one whole refresh old.
+    """
+    width = reading.uncertainty_us
+    if reading.method == "interpolated":
+        width = max(width, refresh_us // 2)
+    elif reading.method != "tick":
+        width = max(width, refresh_us)
+    return width * max(power_mw, reading.power_mw or 0.0) * 1e-9
+
+
+def counter_energy(
+    start: CounterReading,
+    end: CounterReading,
+    ticks: CounterTicks,
+    *,
+    bridge: Bridge,
+    power_mw: tuple[float, float] = (0.0, 0.0),
+    refresh_us: int = 100_000,
+) -> CounterEnergy:
+    """Energy between two boundaries of one device in one session.
+
+    Args:
+        start: counter at the first boundary.
+        end: counter at the second, not earlier.
+        ticks: the sampler's readings; used only to find faults and to stand in for a missing boundary value.
+        bridge: power integral of the same device, for the stretches the counter does not tell.
+        power_mw: power near the two boundaries, where the readings do not carry it.
+        refresh_us: slowest refresh of the counter.
+
+    Returns:
+        Never a negative energy; None only where neither source says anything.
+
+    Raises:
+        ValueError: if the boundaries are in the wrong order.
+    """
+    if end.mono_us < start.mono_us:
+        raise ValueError(f"boundaries in the wrong order: {start.mono_us} > {end.mono_us}")
+    first, first_j = resolve(start, ticks)
+    last, last_j = resolve(end, ticks)
+    boundary = first_j + last_j + QUANTISATION_J
+    boundary += edge_term_j(first, power_mw[0], refresh_us) if first.value_mj is not None else 0.0
+    boundary += edge_term_j(last, power_mw[1], refresh_us) if last.value_mj is not None else 0.0
+    if first.value_mj is not None and last.value_mj is not None:
+        difference = last.value_mj - first.value_mj
+        slack_mj = 1000 * boundary if "interpolated" in (first.method, last.method) else 0.0
+        if difference >= -slack_mj and not ticks.broken(start.mono_us, end.mono_us):
+            # Interpolated ends of a very short stage can cross by less than their own error: no energy, not a
+            # reset.
+            return CounterEnergy(max(0, difference), boundary, 0.0, 0.0, 0, 0, _method(first, last))
+    return _pieces(first, last, ticks, bridge, boundary, refresh_us)
+
+
+def _method(first: CounterReading, last: CounterReading) -> str:
+    return worst_method([_READING_METHOD.get(r.method, "counter_sample") for r in (first, last)])
+
+
+def _pieces(
+    first: CounterReading,
+    last: CounterReading,
+    ticks: CounterTicks,
+    bridge: Bridge,
+    boundary_j: float,
+    refresh_us: int,
+) -> CounterEnergy:
+    """Add up what the counter tells from reading to reading and bridge the rest with the power integral."""
+    knots: list[tuple[int, int]] = []
+    lo = int(np.searchsorted(ticks.mono_us, first.mono_us + refresh_us, side="right"))
+    hi = int(np.searchsorted(ticks.mono_us, last.mono_us - refresh_us, side="left"))
+    if first.value_mj is not None:
+        knots.append((first.mono_us, first.value_mj))
+    # Only the readings beside a fault matter: between two faults the sum telescopes.
+    inner_t, inner_v = ticks.mono_us[lo:hi], ticks.value_mj[lo:hi]
+    keep = np.zeros(max(0, hi - lo), dtype=np.bool_)
+    if keep.size:
+        keep[[0, -1]] = True
+        marks = [t for pair in (*ticks.resets, *ticks.stuck) for t in pair if t is not None]
+        position = np.searchsorted(inner_t, np.asarray(marks, dtype=np.int64))
+        inside = position < inner_t.shape[0]
+        keep[position[inside]] = True
+    knots += [(int(t), int(v)) for t, v in zip(inner_t[keep], inner_v[keep], strict=True)]
+    if last.value_mj is not None:
+        knots.append((last.mono_us, last.value_mj))
+    if not knots:
+        part = bridge(first.mono_us, last.mono_us)
+        if part.energy_j is None:
+            return CounterEnergy(None, 0.0, 0.0, 0.0, 0, 0, "absent")
+        low, high = _bridge_bounds(part)
+        term = part.edge_j + part.sampling_j + QUANTISATION_J
+        return CounterEnergy(round(part.energy_j * 1000), term, low, high, 0, 0, "power_integral")
+
+    energy_mj = 0
+    holes: list[tuple[int, int]] = []
+    if knots[0][0] > first.mono_us:
+        holes.append((first.mono_us, knots[0][0]))
+    resets = stuck = 0
+    was_stuck = False
+    for (t0, v0), (t1, v1) in pairwise(knots):
+        standing = ticks.is_stuck(t0, t1)
+        if v1 >= v0 and not standing:
+            energy_mj += v1 - v0
+        elif holes and holes[-1][1] == t0:
+            holes[-1] = (holes[-1][0], t1)
+        else:
+            holes.append((t0, t1))
+        resets += v1 < v0
+        stuck += standing and not was_stuck
+        was_stuck = standing
+    if knots[-1][0] < last.mono_us:
+        holes.append((knots[-1][0], last.mono_us))
+
+    known_us = (last.mono_us - first.mono_us) - sum(b - a for a, b in holes)
+    low_j = high_j = 0.0
+    for a, b in holes:
+        part = bridge(a, b)
+        if part.energy_j is None:
+            # No power reading in the whole session: the counter's own mean rate is all there is.
+            if known_us <= 0:
+                return CounterEnergy(None, 0.0, 0.0, 0.0, resets, stuck, "absent")
+            guess = energy_mj * (b - a) / known_us
+            energy_mj += round(guess)
+            low_j, high_j = low_j + guess / 1000, high_j + guess / 1000
+            continue
+        energy_mj += round(part.energy_j * 1000)
+        low, high = _bridge_bounds(part)
+        low_j, high_j = low_j + low + part.edge_j, high_j + high + part.edge_j
+    method = "counter_split" if resets or stuck else "counter_sample"
+    return CounterEnergy(energy_mj, boundary_j, low_j, high_j, resets, stuck, method)
+
+
+def _bridge_bounds(part: PowerIntegral) -> tuple[float, float]:
+    return part.energy_in_gaps_j - part.gap_low_j, part.gap_high_j - part.energy_in_gaps_j

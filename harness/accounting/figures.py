@@ -1,0 +1,83 @@
+"""Numbers for people: no more digits than the interval allows, units that keep them short."""
+
+from __future__ import annotations
+
+import math
+
+J_PER_KWH = 3_600_000.0
+"""Joules in a kilowatt-hour."""
+
+MOST_DIGITS = 4
+"""However narrow the interval: the sensor behind it is known to 5 %."""
+
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+
+
+def decimals(best: float, half_width: float, most: int = MOST_DIGITS) -> int:
+    """Number of decimals to print, negative for tens, hundreds ...
+
+    The uncertainty decides (rule of the Particle Data Group): it keeps two digits if its three leading digits
+    are 100 to 354 or 950 to 999, else one, and the value ends at the same place.
+
+    Args:
+        best: the value.
+        half_width: its uncertainty; 0 = exact.
+        most: most significant digits in any case.
+    """
+    ceiling = most - 1 - _exponent(best)
+    if half_width <= 0:
+        return ceiling
+    exponent = _exponent(half_width)
+    lead = half_width / 10.0**exponent
+    by_interval = 1 - exponent if lead < 3.55 else -exponent
+    if lead >= 9.5:
+        by_interval = -exponent
+    return min(ceiling, by_interval)
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def significant(
+    best: float, low: float | None = None, high: float | None = None, most: int = MOST_DIGITS
+) -> str:
+    """A number rounded to what its interval supports, never to nothing.
+
+    Args:
+        best: the value.
+        low: lower bound; None = no interval.
+        high: upper bound.
+        most: most significant digits.
+    """
+    half = 0.0 if low is None or high is None else max(best - low, high - best)
+    places = decimals(best, half, most)
+    if best and round(best, places) == 0:
+        places = -_exponent(best)
+    return f"{round(best, places):,.{max(0, places)}f}".replace(",", "\u202f")
+
+
+def quantity(best: float | None, unit: str, low: float | None = None, high: float | None = None) -> str:
+    """A value with a unit and a decimal prefix, such as `2.523 kJ`; `unknown` for None."""
+    if best is None:
+        return "unknown"
+    size = max(abs(best), 1e-6)
+    factor, prefix = next(((f, p) for f, p in _PREFIXES if size >= f), _PREFIXES[-1])
+    if best == 0:
+        factor, prefix = 1.0, ""
+    bounds = (None, None) if low is None or high is None else (low / factor, high / factor)
+    return f"{significant(best / factor, *bounds)} {prefix}{unit}"
+
+
+def duration(us: int) -> str:
+    """A length of time in the two largest units that fit."""
+    seconds = us / 1e6
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,106 @@
+"""CPU and DRAM energy of a window: RAPL where it could be read, else CodeCarbon's estimate, else absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.accounting.rapl import ZoneMeter
+from harness.accounting.series import NO_BOUNDARY, CounterSeries
+
+ESTIMATE_HIGH = 2.0
+"""Upper bound of an estimate over its best value.
+
+CodeCarbon's process mode gives TDP x the process's share of the load. Against external meters its errors
+reach 40 % (arXiv 2509.22092), on multi-die machines nearly a factor of two (codecarbon issue 788); below, a
+process whose load is not computation draws next to nothing. So an estimate is stated as 0 ... 2 x itself, a
+figure of one digit.
+"""
+
+
+@dataclass(frozen=True)
+class PartEnergy:
+    """Energy of CPU packages or of DRAM in one window, joules; None values when absent."""
+
+    energy_j: float | None
+    low_j: float | None
+    high_j: float | None
+    method: str
+    faults: tuple[str, ...] = ()
+
+
+ABSENT = PartEnergy(None, None, None, "absent")
+
+
+class _Estimate:
+    """A CodeCarbon component: cumulative microjoules that it thinks were used."""
+
+    def __init__(self, series: CounterSeries) -> None:
+        self._mono = series.mono_us[series.valid]
+        value = series.value[series.valid]
+        # A worker that was restarted counts from zero again; what it had counted is kept.
+        step = np.diff(value)
+        self._cumulative = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(step < 0, 0, step))))
+        self._restart = self._mono[1:][step < 0]
+        self._boundary = series.boundary[series.valid]
+
+    def energy(self, start_us: int, end_us: int, start: int, end: int) -> PartEnergy:
+        times = [self._time(start, start_us), self._time(end, end_us)]
+        if times[1] <= self._mono[0] or times[0] >= self._mono[-1]:
+            return ABSENT
+        low, high = np.rint(np.interp(times, self._mono, self._cumulative)).astype(np.int64)
+        energy = int(max(0, high - low)) / 1e6
+        lost = np.any((self._restart > times[0]) & (self._restart <= times[1]))
+        faults = ("cpu_estimate_restarted",) if lost else ()
+        return PartEnergy(energy, 0.0, ESTIMATE_HIGH * energy, "codecarbon_process", faults)
+
+    def _time(self, number: int, fallback_us: int) -> int:
+        hits = np.flatnonzero(self._boundary == number) if number != NO_BOUNDARY else np.zeros(0, np.int64)
+        return int(self._mono[hits[0]]) if hits.size else fallback_us
+
+
+class ProcessorMeter:
+    """Accounts for CPU and DRAM of one node in one session."""
+
+    def __init__(self, counters: Sequence[CounterSeries]) -> None:
+        rapl = [c for c in counters if c.source == "rapl"]
+        self._rapl = {
+            "cpu": ZoneMeter([c for c in rapl if (c.zone or "").startswith("package")]),
+            "dram": ZoneMeter([c for c in rapl if (c.zone or "").startswith("dram")]),
+        }
+        estimates = {
+            c.zone: _Estimate(c)
+            for c in counters
+            if c.source == "codecarbon" and np.count_nonzero(c.valid) >= 2
+        }
+        self._estimates = {"cpu": estimates.get("cpu"), "dram": estimates.get("ram")}
+
+    def measure(self, part: str, window: tuple[int, int], numbers: tuple[int, int]) -> PartEnergy:
+        """Energy of `part` (cpu or dram) between two boundaries.
+
+        Args:
+            part: cpu or dram.
+            window: start and end time, for zones that have no reading at the boundary.
+            numbers: the two boundary numbers.
+        """
+        zones = self._rapl[part]
+        if zones:
+            found = zones.energy(*window, *numbers)
+            if found is not None:
+                faults = [
+                    word
+                    for word, holds in (
+                        ("rapl_wrap_ambiguous", found.ambiguous),
+                        ("rapl_reset", found.reset),
+                        ("rapl_mirror", bool(zones.mirrors)),
+                        ("rapl_zone_missing", zones.incomplete),
+                    )
+                    if holds
+                ]
+                return PartEnergy(
+                    found.energy_uj / 1e6, found.low_uj / 1e6, found.high_uj / 1e6, "rapl", tuple(faults)
+                )
+        estimate = self._estimates[part]
+        return ABSENT if estimate is None else estimate.energy(*window, *numbers)

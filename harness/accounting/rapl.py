@@ -1,0 +1,223 @@
+"""Energy from RAPL zones: unwrap, tell a wrap from a reset, and count no joule twice.
+
+Zones of one machine overlap: `core` lies inside `package`, `psys` holds everything. CPU energy is the sum of
+the package zones and DRAM energy the sum of the dram zones, nothing else; a package shown twice (several
+dies, one counter) counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.accounting.series import NO_BOUNDARY, CounterSeries, Int64
+
+ZONE_MAX_W = 1000.0
+"""More than any CPU package or memory domain draws; the bound by which a second, unseen wrap is possible."""
+
+ZONE_REFRESH_US = 1_000
+"""RAPL refreshes about once a millisecond."""
+
+ZONE_RESOLUTION_UJ = 61
+"""Coarsest energy unit of RAPL (2^-14 J)."""
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A cumulative counter without its wraps, its failed reads taken out.
+
+    Attributes:
+        mono_us: (n,) times.
+        cumulative: (n,) energy since the first reading, in the counter's unit, never falling.
+        wraps: wraps undone.
+        resets: falls too large to be a wrap, bridged by the mean rate of the rest.
+        ambiguous: (m,) index i of steps (i, i + 1) in which one more wrap would have gone unseen.
+        ambiguous_extra: (m,) energy those unseen wraps would add at most.
+        bridged: (k,) index i of steps that were bridged over a reset.
+    """
+
+    mono_us: Int64
+    cumulative: Int64
+    wraps: int
+    resets: int
+    ambiguous: Int64
+    ambiguous_extra: Int64
+    bridged: Int64
+
+    def at(self, times: Int64) -> Int64:
+        """Cumulative energy at any time, linear between readings and held outside them."""
+        return np.rint(np.interp(times, self.mono_us, self.cumulative)).astype(np.int64)
+
+
+def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float = ZONE_MAX_W) -> Unwrapped:
+    """Undo the wraps of a cumulative counter in microjoules.
+
+    Args:
+        mono_us: (n,) times, increasing.
+        value: (n,) uJ as read.
+        wrap_range: the counter wraps past this value; None = never, so that any fall is a reset.
+        max_w: power the zone cannot exceed, watts (= uJ per us).
+    """
+    dt = np.diff(mono_us)
+    step = np.diff(value)
+    falls = np.flatnonzero(step < 0)
+    bridged = np.zeros(0, dtype=np.int64)
+    wraps = 0
+    if falls.size:
+        limit = dt[falls] * max_w + max_w * ZONE_REFRESH_US
+        if wrap_range is None:
+            bridged = falls
+        else:
+            undone = step[falls] + wrap_range
+            # A wrap that would need more power than the zone can draw is no wrap: the counter was reset.
+            bridged = falls[(undone > limit) | (undone < 0)]
+            step[falls] = undone
+            wraps = int(falls.size - bridged.size)
+        if bridged.size:
+            good = np.ones(step.shape[0], dtype=np.bool_)
+            good[bridged] = False
+            span = int(dt[good].sum())
+            rate = float(step[good].sum()) / span if span else 0.0
+            step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
+    ambiguous = extra = np.zeros(0, dtype=np.int64)
+    if wrap_range:
+        room = dt * max_w - step
+        ambiguous = np.flatnonzero(room > wrap_range)
+        extra = (room[ambiguous] // wrap_range).astype(np.int64) * wrap_range
+    cumulative = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(step)))
+    return Unwrapped(
+        mono_us, cumulative[: mono_us.shape[0]], wraps, int(bridged.size), ambiguous, extra, bridged
+    )
+
+
+def mirrored(zones: Sequence[CounterSeries]) -> list[int]:
+    """Indices of zones that show the counter of an earlier zone once more.
+
+    Two packages that are truly two started counting at different loads and never agree for long; a mirror
+    agrees in every reading, but for the energy of the moment between the two reads.
+    """
+    copies: list[int] = []
+    for i, zone in enumerate(zones):
+        for j in range(i):
+            if j not in copies and _same_counter(zones[j], zone):
+                copies.append(i)
+                break
+    return copies
+
+
+def _same_counter(a: CounterSeries, b: CounterSeries) -> bool:
+    if a.wrap_range != b.wrap_range:
+        return False
+    ta, va = a.mono_us[a.valid], a.value[a.valid]
+    tb, vb = b.mono_us[b.valid], b.value[b.valid]
+    if ta.shape[0] < 3 or tb.shape[0] < 3:
+        return False
+    i = np.clip(np.searchsorted(ta, tb), 1, ta.shape[0] - 1)
+    i -= (tb - ta[i - 1]) < (ta[i] - tb)
+    apart = np.abs(tb - ta[i])
+    near = apart <= 20_000
+    if np.count_nonzero(near) < 3:
+        return False
+    moved = int(va.max() - va.min())
+    slack = (apart[near] + ZONE_REFRESH_US) * ZONE_MAX_W
+    difference = np.abs(vb[near] - va[i][near])
+    # Loads small against the slack tell nothing: the counter must have moved further than it may differ.
+    return bool(np.all(difference <= slack)) and moved > 0 and bool(np.median(difference) <= 0.1 * moved)
+
+
+@dataclass(frozen=True)
+class ZoneEnergy:
+    """Energy of a set of zones in one window, microjoules, bounds included."""
+
+    energy_uj: int
+    low_uj: float
+    high_uj: float
+    ambiguous: bool
+    reset: bool
+
+
+class ZoneMeter:
+    """Answers for the energy of the zones of one kind in one session."""
+
+    def __init__(self, zones: Sequence[CounterSeries]) -> None:
+        usable = [z for z in zones if np.count_nonzero(z.valid) >= 2]
+        copies = mirrored(usable)
+        self.mirrors = [usable[i].zone or "" for i in copies]
+        self.incomplete = len(usable) < len(zones)
+        self._zones = [
+            (z, unwrap(z.mono_us[z.valid], z.value[z.valid], z.wrap_range))
+            for i, z in enumerate(usable)
+            if i not in copies
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._zones)
+
+    def energy(self, start_us: int, end_us: int, start: int | None, end: int | None) -> ZoneEnergy | None:
+        """Energy between two boundaries.
+
+        Args:
+            start_us: window start, used where the zone has no reading numbered `start`.
+            end_us: window end.
+            start: boundary number; None = take the time.
+            end: boundary number.
+
+        Returns:
+            None if the window lies wholly outside the readings.
+        """
+        total = 0
+        low = high = 0.0
+        ambiguous = reset = False
+        for zone, curve in self._zones:
+            edges = [_edge(zone, start, start_us), _edge(zone, end, end_us)]
+            t0, t1 = edges[0][0], max(edges[0][0], edges[1][0])
+            if t1 <= curve.mono_us[0] or t0 >= curve.mono_us[-1]:
+                if t1 > t0:
+                    return None
+                continue
+            c0, c1 = (int(c) for c in curve.at(np.array([t0, t1])))
+            energy = c1 - c0
+            # Readings stop short of the window: the mean rate of what was seen stands in, half its share is
+            # doubt.
+            unseen = max(0, int(curve.mono_us[0]) - t0) + max(0, t1 - int(curve.mono_us[-1]))
+            filled = energy * unseen / (t1 - t0 - unseen) if unseen else 0.0
+            energy += round(filled)
+            term = 2.0 * ZONE_RESOLUTION_UJ + filled
+            for t, uncertainty in edges:
+                term += (uncertainty + ZONE_REFRESH_US) * _rate(curve, t)
+            low += max(0.0, energy - term)
+            high += energy + term
+            for i, extra in zip(curve.ambiguous, curve.ambiguous_extra, strict=True):
+                if curve.mono_us[i] < t1 and curve.mono_us[i + 1] > t0:
+                    ambiguous = True
+                    high += float(extra)
+            for i in curve.bridged:
+                a, b = max(t0, int(curve.mono_us[i])), min(t1, int(curve.mono_us[i + 1]))
+                if a < b:
+                    reset = True
+                    high += (b - a) * ZONE_MAX_W
+                    low -= min(low, float(np.diff(curve.at(np.array([a, b])))[0]))
+            total += energy
+        return ZoneEnergy(total, min(low, float(total)), max(high, float(total)), ambiguous, reset)
+
+
+def _edge(zone: CounterSeries, number: int | None, fallback_us: int) -> tuple[int, int]:
+    """Time and uncertainty of a boundary in this zone."""
+    if number is not None and number != NO_BOUNDARY:
+        for i in np.flatnonzero((zone.boundary == number) & zone.valid):
+            return int(zone.mono_us[i]), int(zone.uncertainty_us[i])
+    return fallback_us, 0
+
+
+def _rate(curve: Unwrapped, t: int) -> float:
+    """Largest power next to a time, in uJ per us (= watts)."""
+    i = int(np.clip(np.searchsorted(curve.mono_us, t), 1, curve.mono_us.shape[0] - 1))
+    rates = [0.0]
+    for j in (i - 1, i, i + 1):
+        if 1 <= j < curve.mono_us.shape[0]:
+            dt = int(curve.mono_us[j] - curve.mono_us[j - 1])
+            if dt >= ZONE_REFRESH_US:
+                rates.append(float(curve.cumulative[j] - curve.cumulative[j - 1]) / dt)
+    return max(rates)
