@@ -1,7 +1,7 @@
 """The run log on disk: Parquet tables and a manifest, written, read, digested and scrubbed.
 
-What belongs here: everything that touches the files of a bundle. No meter, no accounting, no judgement of what the
-numbers mean; a file that cannot be read is a KitError, a number that cannot be right is the validator's business.
+What belongs here: everything that touches the files of a bundle. No meter, no accounting, no judgement of
+what the numbers mean: a file that cannot be read is a KitError, a number that cannot be right is a finding.
 Names are loaded on first use, so that importing this package stays cheap.
 """
 

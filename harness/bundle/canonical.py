@@ -21,8 +21,8 @@ def canonical_json(value: object) -> bytes:
         UTF-8 bytes: keys sorted by UTF-16 code units, no white space, numbers as ECMAScript prints them.
 
     Raises:
-        KitError: NaN, an infinity, an integer beyond 2**53 - 1, a lone surrogate, a key that is no string, or a
-            type that JSON lacks. The message names the path of the value.
+        KitError: NaN, an infinity, an integer beyond 2**53 - 1, a lone surrogate, a key that is no string, or
+            a type that JSON lacks. The message names the path of the value.
     """
     return "".join(_parts(value, "$")).encode()
 

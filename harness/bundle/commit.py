@@ -1,8 +1,8 @@
 """All files of a bundle change together, or none does.
 
-A writer stages each file under a hidden name beside its place, durable on disk. The new manifest, renamed to its own
-hidden name, is the decision: from then on the renames are only work left to do, and whoever opens the folder next
-finishes them.
+A writer stages each file under a hidden name beside its place, durable on disk. The new manifest, renamed to
+its own hidden name, is the decision: from then on the renames are only work left to do, and whoever opens the
+folder next finishes them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The logical digest of a table (6.3): what it says, whatever codec, row group or file it is in.
 
-Per column, over all rows in order: `h_values` is sha256 of the values, little-endian, null slots 0; strings as uint32
-length and UTF-8, lists as uint32 length and items, a null string or list as length 0xFFFFFFFF; bool one byte; -0.0 as
-0.0. `h_valid` is sha256 of one byte 0/1 a row, or the text `all-valid`. The table's digest is sha256 of the canonical
-JSON `[[name, type, rows, h_valid, h_values], ...]` in the schema's order.
+Per column, over all rows in order: `h_values` is sha256 of the values, little-endian, null slots 0; strings
+as uint32 length and UTF-8, lists as uint32 length and items, a null string or list as length 0xFFFFFFFF; bool
+one byte; -0.0 as 0.0. `h_valid` is sha256 of one byte 0/1 a row, or the text `all-valid` for a column without
+nulls. The table's digest is sha256 of the canonical JSON `[[name, type, rows, h_valid, h_values], ...]`,
+columns in the schema's order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ _NULL_LENGTH = b"\xff\xff\xff\xff"
 _BLOCK = 1 << 16
 _MANY_RUNS = 512
 
-Batches = pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
+Batches: TypeAlias = pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
 
 
 class ColumnDigest:
@@ -67,7 +68,7 @@ class ColumnDigest:
                 return
             self._valid = hashlib.sha256()
             _repeat_into(self._valid, b"\x01", self.rows)
-        self._valid.update(chunk.is_valid().cast(pa.uint8()).to_numpy())
+        self._valid.update(chunk.is_valid().cast(pa.uint8()).to_numpy().data)
 
     def _update_values(self, chunk: pa.Array) -> None:
         if self.type_name == "string":
@@ -75,7 +76,7 @@ class ColumnDigest:
         elif self.type_name.startswith("list<"):
             self._update_lists(chunk)
         else:
-            self._values.update(_fixed_width(chunk, self.name, self.rows))
+            self._values.update(_fixed_width(chunk, self.name, self.rows).data)
 
     def _update_strings(self, chunk: pa.Array) -> None:
         encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
@@ -83,7 +84,7 @@ class ColumnDigest:
         edges = np.flatnonzero(indices[1:] != indices[:-1]) + 1
         if len(edges) > _MANY_RUNS:
             plain = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
-            self._values.update(_string_bytes(plain))
+            self._values.update(_string_bytes(plain).data)
             return
         words = encoded.dictionary.to_pylist()
         starts = np.concatenate(([0], edges))
@@ -106,7 +107,7 @@ class ColumnDigest:
             if item_type == "string":
                 self._values.update(b"".join(_string_token(item) for item in items.to_pylist()))
             elif len(items):
-                self._values.update(_fixed_width(items, self.name, self.rows + offset))
+                self._values.update(_fixed_width(items, self.name, self.rows + offset).data)
 
 
 class TableDigest:

@@ -38,7 +38,7 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
         dictionaries: Columns to read dictionary encoded.
 
     Raises:
-        KitError: Missing, empty, not Parquet, cut short, or a footer that does not parse; the message says which.
+        KitError: Missing, empty, not Parquet, cut short, or a footer that does not parse; it says which.
     """
     try:
         size = path.stat().st_size
@@ -98,7 +98,8 @@ def digest_files(paths: Sequence[Path], schema: pa.Schema, *, threads: int = 2) 
         64 hex digits.
 
     Raises:
-        KitError: A file cannot be read, a column is missing, of another type, or holds a value without a digest.
+        KitError: A file cannot be read; a column is missing, of another type, or has a value without a
+            digest.
     """
     dictionaries = [field.name for field in schema if field.type == pa.string()]
     for path in paths:

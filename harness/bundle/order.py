@@ -20,7 +20,7 @@ class KeyOrder:
 
     Attributes:
         rows: Rows seen.
-        problem: `(row, kind)` of the first violation, kind being `unsorted` or `duplicate`; None while there is none.
+        problem: `(row, kind)` of the first violation, kind being `unsorted` or `duplicate`; else None.
     """
 
     def __init__(self, columns: tuple[str, ...]) -> None:

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
-from harness.bundle.files import corrupt, footer, open_parquet, read_groups
+from harness.bundle.files import footer, open_parquet, read_groups
 from harness.errors import KitError
 from harness.spec import Protocol, load_protocol
 
 _SERIES = ("node_id", "device_id", "session")
+_MANY_SPANS = 4096
 
 
 class SeriesKey(NamedTuple):
@@ -29,12 +30,21 @@ class SeriesKey(NamedTuple):
     session: int
 
 
+class _Span(NamedTuple):
+    """Rows `start` to `stop` of a row group belong to `key`."""
+
+    key: SeriesKey
+    start: int
+    stop: int
+
+
 class _Group(NamedTuple):
-    """A row group of power and the series whose rows it holds, in order, with their row counts."""
+    """A row group of power and the series it holds; `spans` is None when they alternate too often to list."""
 
     path: Path
-    index: int
-    runs: tuple[tuple[SeriesKey, int], ...]
+    number: int
+    keys: frozenset[SeriesKey]
+    spans: tuple[_Span, ...] | None
 
 
 Series = dict[str, npt.NDArray[Any]]
@@ -56,14 +66,15 @@ class Bundle:
         self.protocol = protocol
         self.notes = notes
         self._groups: list[_Group] | None = None
+        self._keys: list[SeriesKey] = []
 
     @classmethod
     def open(cls, folder: Path | str) -> Bundle:
         """Open a bundle folder.
 
         Raises:
-            KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a protocol
-                version this installation cannot read.
+            KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a
+                protocol version this installation cannot read.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -123,11 +134,8 @@ class Bundle:
 
     def power_devices(self) -> list[SeriesKey]:
         """Every power series in stored order, found from column statistics where they suffice."""
-        seen: dict[SeriesKey, None] = {}
-        for group in self._power_groups():
-            for key, _ in group.runs:
-                seen.setdefault(key)
-        return list(seen)
+        self._power_groups()
+        return list(self._keys)
 
     def iter_power(
         self, columns: Sequence[str] = ("mono_us", "power_mw"), *, series: Iterable[SeriesKey] | None = None
@@ -139,27 +147,24 @@ class Bundle:
             series: Series wanted, all by default.
 
         Yields:
-            Key and arrays by column name, rows in stored order. A nullable column `c` comes with a boolean array
-            `c_valid` beside it and holds 0 where that is false.
+            Key and arrays by column name, rows in stored order. A nullable column `c` comes with a boolean
+            array `c_valid` beside it and holds 0 where that is false.
         """
         schema = self._schema("power", columns)
+        names = [*schema.names, *(name for name in _SERIES if name not in schema.names)]
         groups = self._power_groups()
-        cached: tuple[_Group, pa.Table] | None = None
+        cached: tuple[_Group, pa.Table] | None = None  # neighbouring series share a row group
         for key in self.power_devices() if series is None else series:
             pieces: list[pa.Table] = []
             for group in groups:
-                if all(run_key != key for run_key, _ in group.runs):
+                if key not in group.keys:
                     continue
                 if cached is None or cached[0] is not group:
                     file = open_parquet(group.path)
-                    _expect_names(file, group.path, schema.names)
-                    table = read_groups(file, group.path, [group.index], schema.names, threads=True)
-                    cached = (group, _typed(table, schema, group.path))
-                start = 0
-                for run_key, rows in group.runs:
-                    if run_key == key:
-                        pieces.append(cached[1].slice(start, rows))
-                    start += rows
+                    wanted = schema.names if group.spans is not None else names
+                    _expect_names(file, group.path, wanted)
+                    cached = (group, read_groups(file, group.path, [group.number], wanted, threads=True))
+                pieces += [_typed(piece, schema, group.path) for piece in _pieces(group, cached[1], key)]
             yield SeriesKey(*key), _arrays(pieces, schema)
 
     def _files_of(self, name: str) -> list[Path]:
@@ -188,17 +193,20 @@ class Bundle:
 
     def _power_groups(self) -> list[_Group]:
         if self._groups is None:
-            self._groups = [
-                _Group(path, index, _runs(file, path, index))
-                for path in self._files_of("power")
-                for file in [open_parquet(path, dictionaries=["node_id"])]
-                for index in range(file.num_row_groups)
-            ]
+            found: list[_Group] = []
+            keys: dict[SeriesKey, None] = {}
+            for path in self._files_of("power"):
+                file = open_parquet(path, dictionaries=["node_id"])
+                for number in range(file.num_row_groups):
+                    order, spans = _spans(file, path, number)
+                    keys.update(dict.fromkeys(order))
+                    found.append(_Group(path, number, frozenset(order), spans))
+            self._groups, self._keys = found, list(keys)
         return self._groups
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Parse manifest.json; KitError with what is wrong. Fields other than version and files are not checked here."""
+    """Parse manifest.json; KitError with what is wrong. Of its fields only `files` is looked at here."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -286,31 +294,40 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _runs(file: pq.ParquetFile, path: Path, index: int) -> tuple[tuple[SeriesKey, int], ...]:
+def _spans(file: pq.ParquetFile, path: Path, number: int) -> tuple[list[SeriesKey], tuple[_Span, ...] | None]:
+    """Series of a row group in order of appearance, and where each lies."""
     _expect_names(file, path, _SERIES)
-    group = file.metadata.row_group(index)
+    group = file.metadata.row_group(number)
     constant = _constant_key(group)
     if constant is not None:
-        return ((constant, group.num_rows),)
-    table = read_groups(file, path, [index], _SERIES)
+        return [constant], (_Span(constant, 0, group.num_rows),)
+    table = read_groups(file, path, [number], _SERIES)
     if not table.num_rows:
-        return ()
+        return [], ()
     if any(table.column(name).null_count for name in _SERIES):
         raise KitError("node_id, device_id or session holds a null", where=str(path))
-    encoded = [table.column(name).combine_chunks() for name in _SERIES]
-    edges = np.zeros(table.num_rows, np.bool_)
-    for array in encoded:
-        codes = array.indices if pa.types.is_dictionary(array.type) else array
-        values = (
-            codes if not pa.types.is_string(codes.type) else pc.dictionary_encode(codes).indices
-        ).to_numpy()
-        edges[1:] |= values[1:] != values[:-1]
-    starts = [0, *np.flatnonzero(edges).tolist()]
-    ends = [*starts[1:], table.num_rows]
-    return tuple(
-        (SeriesKey(*(array[start].as_py() for array in encoded)), end - start)
-        for start, end in zip(starts, ends, strict=True)
-    )
+    changes = np.zeros(table.num_rows - 1, np.bool_)
+    for name in _SERIES:
+        array = table.column(name).combine_chunks()
+        codes = (array.indices if pa.types.is_dictionary(array.type) else array).to_numpy()
+        changes |= codes[1:] != codes[:-1]
+    starts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+    if len(starts) > _MANY_SPANS:
+        distinct = table.group_by(list(_SERIES), use_threads=False).aggregate([])
+        return [SeriesKey(*(row[name] for name in _SERIES)) for row in distinct.to_pylist()], None
+    keys = [SeriesKey(*(table.column(name)[start].as_py() for name in _SERIES)) for start in starts]
+    stops = [*starts[1:], table.num_rows]
+    return keys, tuple(_Span(*span) for span in zip(keys, starts, stops, strict=True))
+
+
+def _pieces(group: _Group, table: pa.Table, key: SeriesKey) -> list[pa.Table]:
+    """The rows of one series out of a row group."""
+    if group.spans is not None:
+        return [table.slice(span.start, span.stop - span.start) for span in group.spans if span.key == key]
+    mask = pc.equal(table.column("node_id"), key.node_id)
+    for name, value in (("device_id", key.device_id), ("session", key.session)):
+        mask = pc.and_(mask, pc.equal(table.column(name), value))
+    return [table.filter(mask)]
 
 
 def _constant_key(group: pq.RowGroupMetaData) -> SeriesKey | None:
@@ -340,6 +357,3 @@ def _arrays(pieces: list[pa.Table], schema: pa.Schema) -> Series:
                 column = pc.fill_null(column, pa.scalar(0, field.type))
         arrays[field.name] = column.to_numpy()
     return arrays
-
-
-__all__ = ["Bundle", "SeriesKey", "corrupt", "read_manifest"]

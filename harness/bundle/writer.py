@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +22,7 @@ from harness.bundle.ulid import new_ulid
 from harness.errors import KitError
 from harness.spec import Column, Protocol, TableSpec, load_protocol
 
-Rows = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]] | Iterable[pa.RecordBatch]
+Rows: TypeAlias = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]] | Iterable[pa.RecordBatch]
 
 
 class BundleWriter:
@@ -57,15 +57,16 @@ class BundleWriter:
 
         Args:
             name: Table of the protocol.
-            rows: A table, a batch, or a list of dicts (sorted here when they are not), or an iterable of record
-                batches already in the table's order (never held whole). Nullable columns may be left out.
+            rows: A table, a batch, or a list of dicts (sorted here when they are not), or an iterable of
+                record batches already in the table's order (never held whole). Nullable columns may be left
+                out.
 
         Returns:
             Rows written.
 
         Raises:
-            KitError: Unknown table or column, a value that does not fit its type, a null where none may be, a word
-                outside an enum, rows out of order or with a key twice.
+            KitError: Unknown table or column, a value that does not fit its type, a null where none may be, a
+                word outside an enum, rows out of order or with a key twice.
         """
         if name not in self.protocol.tables:
             raise KitError(
@@ -87,8 +88,8 @@ class BundleWriter:
         """Write the manifest and put every staged file in its place. Tables never written become empty ones.
 
         Args:
-            manifest: Fields by `protocol/1.0/manifest.yaml`; `files`, `run_id`, `protocol_version` and `schema_id`
-                are filled in here.
+            manifest: Fields by `protocol/1.0/manifest.yaml`; `files`, `run_id`, `protocol_version` and
+                `schema_id` are filled in here.
 
         Returns:
             Path of manifest.json.

@@ -83,7 +83,7 @@ class DocumentSpec(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
     def problems(self, value: object) -> list[Problem]:
-        """Every difference between `value` (parsed JSON) and this definition. Keys `x-*` are always admitted."""
+        """Every difference between `value` (parsed JSON) and this definition. Keys `x-*` are admitted."""
         if not isinstance(value, dict):
             return [Problem("", _short(value), "an object")]
         return list(_check_object(self.fields, value, "", is_open=False))

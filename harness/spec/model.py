@@ -1,4 +1,7 @@
-"""Frozen models of `protocol.yaml` and `tables/*.yaml`. Unknown keys are refused: a typo must not become a default."""
+"""Frozen models of `protocol.yaml` and `tables/*.yaml`.
+
+Unknown keys are refused: a typo must not become a default.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,192 @@
+"""Takes out of texts what names a person, a machine or a secret (7), before they enter a bundle."""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+# Names that many machines share say nothing about anybody, and replacing them would garble plain words.
+_GENERIC_USERS = frozenset(
+    ("root", "user", "admin", "ubuntu", "debian", "runner", "worker", "nobody", "jovyan", "app", "test")
+)
+_GENERIC_HOSTS = frozenset(("localhost", "host", "node", "docker", "main", "master", "worker"))
+
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S
+)
+_SECRET = re.compile(
+    r"""(?<![A-Za-z0-9_])(?:
+        hf_[A-Za-z0-9]{16,} | sk-[A-Za-z0-9_-]{16,}
+      | gh[oprsu]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,} | glpat-[A-Za-z0-9_-]{16,}
+      | xox[abeoprs]-[A-Za-z0-9-]{10,} | (?:AKIA|ASIA)[A-Z0-9]{16}
+      | AIza[A-Za-z0-9_-]{30,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,}
+      | eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}
+    )""",
+    re.X,
+)
+_BEARER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/._~=-]{8,}", re.I)
+# `token` alone is a word of the trade (pad_token, tokens_processed): it names a secret only with one of these
+# words before it, or with a value of 16 characters and more.
+_SECRET_NAME = (
+    r"[A-Za-z0-9_-]*(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|credential"
+    r"|(?:auth|access|api|hub|hf|session|refresh|bearer|github|gitlab)[_-]?token)[A-Za-z0-9_-]*"
+)
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"',;&}\]]+)"""
+_ASSIGNED = re.compile(rf"""(?<![A-Za-z0-9_-])({_SECRET_NAME}["']?\s*[=:]\s*){_VALUE}""", re.I)
+_FLAG = re.compile(rf"(?<!\S)(--?{_SECRET_NAME}\s+)(?!-){_VALUE}", re.I)
+_TOKEN = re.compile(
+    r"""(?<![A-Za-z0-9_])((?:--)?token["']?(?:\s*[=:]\s*|\s+)["']?)[A-Za-z0-9_.~+/=-]{16,}""", re.I
+)
+_SECRET_KEY = re.compile(_SECRET_NAME, re.I)
+
+_URL_USER = re.compile(r"(?<=://)[^/\s:@]+(?::[^/\s@]*)?@")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))")
+_GPU = re.compile(r"\b(?:MIG-)?(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:/\d+/\d+)?")
+_MAC = re.compile(r"(?<![0-9A-Fa-f:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
+_IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{7,39}(?![\w:.])")
+
+_PART = r"""[^\s/\\"'`<>|;,:()\[\]{}*?]+"""
+_TAIL = rf"(?:/{_PART})*/?"
+_POSIX = re.compile(
+    rf"(?:(?<![\w.<>/~$}}\]\\-])|(?<=\s-[A-Za-z]))(?:file://)?(?:/(?=[^\s/]{{2}}|[^\s/]/){_PART}{_TAIL})"
+)
+_TILDE = re.compile(rf"(?<![\w/.-])~[A-Za-z0-9._-]*/{_PART}{_TAIL}")
+_WINDOWS = re.compile(r"""(?<![\w/.-])(?:[A-Za-z]:[\\/](?!/)|\\\\(?=\w))[^\s"'`<>|;,*?]+""")
+
+
+@dataclass(frozen=True)
+class Scrubber:
+    """Replaces private parts of a text by `<home>`, `<cwd>`, `<path>`, `<user>`, `<host>` and the like.
+
+    An absolute path keeps its last part only when that is a file name with an extension; a path below the
+    working directory keeps what is relative to it. Scrubbing a scrubbed text changes nothing.
+
+    Attributes:
+        home: Home folder; None or "/" when there is none.
+        cwd: Working directory.
+        user: User name; names that every machine has are left alone.
+        hosts: Names of this machine, with and without a domain.
+    """
+
+    home: str | None = None
+    cwd: str | None = None
+    user: str | None = None
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of_this_machine(cls) -> Scrubber:
+        """What this process knows about its own user and machine."""
+        hosts: dict[str, None] = {}
+        for name in (socket.gethostname(), os.uname().nodename):
+            hosts.update(dict.fromkeys((name, name.split(".")[0])))
+        try:
+            user: str | None = getpass.getuser()
+        except (KeyError, OSError):  # a container may run under a user id without a name
+            user = None
+        try:
+            cwd: str | None = str(Path.cwd())
+        except FileNotFoundError:
+            cwd = None
+        return cls(home=os.environ.get("HOME"), cwd=cwd, user=user, hosts=tuple(hosts))
+
+    def scrub(self, text: str) -> str:
+        """The text without its private parts."""
+        for replace in self._steps:
+            text = replace(text)
+        return text
+
+    def scrub_value(self, value: object) -> object:
+        """A JSON value with every string scrubbed, keys too; text under a secret's name is dropped."""
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, list | tuple):
+            return [self.scrub_value(item) for item in value]
+        if isinstance(value, dict):
+            return {
+                self.scrub(str(key)): "<secret>"
+                if isinstance(item, str) and item and _SECRET_KEY.fullmatch(str(key))
+                else self.scrub_value(item)
+                for key, item in value.items()
+            }
+        return value
+
+    @cached_property
+    def _steps(self) -> list[Callable[[str], str]]:
+        def fixed(pattern: re.Pattern[str], replacement: str) -> Callable[[str], str]:
+            return lambda text: pattern.sub(replacement, text)
+
+        steps = [
+            fixed(_PRIVATE_KEY, "<secret>"),
+            fixed(_SECRET, "<secret>"),
+            fixed(_BEARER, r"\1 <secret>"),
+            fixed(_ASSIGNED, r"\1<secret>"),
+            fixed(_FLAG, r"\1<secret>"),
+            fixed(_TOKEN, r"\1<secret>"),
+            fixed(_URL_USER, "<secret>@"),
+            fixed(_EMAIL, "<email>"),
+            fixed(_GPU, "<gpu>"),
+            fixed(_MAC, "<mac>"),
+        ]
+        if self.cwd and self.cwd != "/":
+            steps.append(
+                fixed(re.compile(rf"(?<![\w/]){re.escape(self.cwd.rstrip('/'))}(?![\w.-])"), "<cwd>")
+            )
+        if self.home and self.home != "/":
+            home = rf"(?<![\w/]){re.escape(self.home.rstrip('/'))}(?![\w.-]){_TAIL}"
+            steps.append(_path_step(re.compile(home), "<home>"))
+        for pattern in (_WINDOWS, _POSIX, _TILDE):
+            steps.append(_path_step(pattern, "<path>"))
+        for host in sorted(self.hosts, key=len, reverse=True):
+            if len(host) > 2 and host.lower() not in _GENERIC_HOSTS:
+                # digits after a dash are a container's or rank's number, part of the name all the same
+                steps.append(
+                    fixed(re.compile(rf"(?<![\w-]){re.escape(host)}(?:\.[\w-]+)*(?![\w-])", re.I), "<host>")
+                )
+        if self.user and len(self.user) > 1 and self.user not in _GENERIC_USERS:
+            steps.append(
+                fixed(re.compile(rf"(?<![A-Za-z0-9]){re.escape(self.user)}(?![A-Za-z0-9])"), "<user>")
+            )
+        steps += [lambda text: _IPV4.sub(_address, text), lambda text: _IPV6.sub(_address, text)]
+        return steps
+
+
+def _path_step(pattern: re.Pattern[str], word: str) -> Callable[[str], str]:
+    return lambda text: pattern.sub(lambda match: word + _file_name(match[0]), text)
+
+
+def _file_name(path: str) -> str:
+    """`/name.ext` of a path, or nothing: the name of a folder may be the name of its owner."""
+    name = re.split(r"[/\\]", path)[-1]
+    stem, dot, extension = name.rpartition(".")
+    return f"/{name}" if stem and dot and re.fullmatch(r"[A-Za-z0-9]{1,8}", extension) else ""
+
+
+def _address(match: re.Match[str]) -> str:
+    try:
+        address = ipaddress.ip_address(match[0])
+    except ValueError:
+        return match[0]
+    return match[0] if address.is_loopback or address.is_unspecified else "<ip>"
+
+
+@cache
+def _own() -> Scrubber:
+    return Scrubber.of_this_machine()
+
+
+def scrub(text: str) -> str:
+    """The text without paths, user, host, addresses and secrets, as far as this process knows them."""
+    return _own().scrub(text)
+
+
+def scrub_value(value: object) -> object:
+    """A JSON value with every string scrubbed."""
+    return _own().scrub_value(value)
