@@ -4,7 +4,7 @@
 pynvml loads; `powercap` is the RAPL side. Nothing here imports the kit.
 """
 
-from .build import build_fake_nvml
+from .build import build_fake_nvml, clock_step_env, read_calls
 from .config import (
     Fault,
     LabConfig,
@@ -26,10 +26,12 @@ from .config import (
     true_power_w,
     zero_power,
 )
+from .powercap import FakePowercap, Zone, obey_file_modes
 from .waveforms import Const, Noise, Ramp, Sine, Square, Steps, Trace, random_waveform
 
 __all__ = [
     "Const",
+    "FakePowercap",
     "Fault",
     "LabConfig",
     "LabDevice",
@@ -41,7 +43,9 @@ __all__ = [
     "Square",
     "Steps",
     "Trace",
+    "Zone",
     "build_fake_nvml",
+    "clock_step_env",
     "counter_reset",
     "counter_stuck",
     "error_burst",
@@ -49,9 +53,11 @@ __all__ = [
     "gpu_lost",
     "mono_us",
     "not_supported",
+    "obey_file_modes",
     "override",
     "process",
     "random_waveform",
+    "read_calls",
     "stall",
     "tick_times",
     "true_energy_j",
