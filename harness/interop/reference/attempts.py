@@ -1,7 +1,9 @@
-"""Decides what was one run of one stage: which record speaks for it, which samples and CodeCarbon row belong to it.
+"""Decides what was one run of one stage: which record speaks for it, which samples and CodeCarbon row
+belong to it.
 
-Each run becomes one attempt. The harness overwrites records but appends samples, keeps partial records beside final
-ones, repeats every stage in up to three summaries, and never says which of them belong together; the start time does.
+Each run becomes one attempt. The harness overwrites records but appends samples, keeps partial records
+beside final ones, repeats every stage in up to three summaries, and never says which of them belong
+together; the start time does.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ def attempts_of(folder: StageFolder, *, split_s: float = SPLIT_S) -> tuple[list[
             record = unplaced.pop(0) if unplaced and len(leftover) == 1 else None
             attempts.append(_from_samples(folder, series, record))
         if len(leftover) + len(runs) > 1 and any(a.power is not None for a in attempts):
-            several = Doubt("several_runs_in_log", "warning", {"runs_in_power_log": len(leftover) + len(runs)})
+            several = Doubt(
+                "several_runs_in_log", "warning", {"runs_in_power_log": len(leftover) + len(runs)}
+            )
             attempts = [a.with_doubts(several) if a.power is not None else a for a in attempts]
     attempts = [a.with_doubts(*log_doubts) if a.power is not None else a for a in attempts]
     return sorted(attempts, key=lambda a: a.start_us), [Unplaced(folder, record) for record in unplaced]
@@ -138,7 +142,8 @@ def _same_run(first: ReferenceStage, other: ReferenceStage) -> bool:
 
 
 def _speak(group: list[ReferenceStage]) -> _Run:
-    """Choose the record that speaks for a run: closed by the harness, else the last partial one, else rebuilt."""
+    """Choose the record that speaks for a run: closed by the harness, else the last partial one, else
+    rebuilt."""
     by_kind = {
         kind: [record for record in group if record.kind == kind]
         for kind in ("final", "summary", "snapshot", "reconstructed")
@@ -249,9 +254,7 @@ def _first_piece(power: PowerRuns, run: _Run) -> PowerSeries | None:
 def _from_samples(folder: StageFolder, series: PowerSeries, record: ReferenceStage | None) -> Attempt:
     """A run that no record with times speaks for: its window is its samples."""
     doubt = Doubt("no_stage_record", "warning", {"samples": len(series.t_us)})
-    return Attempt(
-        folder, record, (), series, int(series.t_us[0]), int(series.t_us[-1]), doubts=(doubt,)
-    )
+    return Attempt(folder, record, (), series, int(series.t_us[0]), int(series.t_us[-1]), doubts=(doubt,))
 
 
 def _log_doubts(folder: StageFolder, power: PowerRuns | None) -> list[Doubt]:
@@ -269,7 +272,9 @@ def _log_doubts(folder: StageFolder, power: PowerRuns | None) -> list[Doubt]:
     if log.total_mismatch:
         doubts.append(Doubt("total_differs_from_gpus", "warning", {"rows": log.total_mismatch}))
     if power.column_changes:
-        observed = {"changes": power.column_changes, "gpus_by_block": [len(block.gpus) for block in log.blocks]}
+        observed = {
+            "changes": power.column_changes,
+            "gpus_by_block": [len(block.gpus) for block in log.blocks],
+        }
         doubts.append(Doubt("gpu_columns_changed", "warning", observed))
     return doubts
-

@@ -1,7 +1,7 @@
 """Finds the logs of the authors' harness below a path, whatever the path is.
 
-A stage folder, a flat `stages/<id>.json`, a `stages` folder, a run folder or a folder with many runs: each file is
-recognised by content, and grouped by run directory (the parent of `stages`) and stage folder.
+A stage folder, a flat `stages/<id>.json`, a `stages` folder, a run folder or a folder with many runs: each
+file is recognised by content, and grouped by run directory (the parent of `stages`) and stage folder.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class _Found:
             self.ignored += 1
 
     def add_codecarbon_beside(self, root: Path) -> None:
-        """For a stage or `stages` folder: the run's CodeCarbon file lies outside it, and says which CodeCarbon it was.
+        """For a stage or `stages` folder: the run's CodeCarbon file lies outside it, and says which
+        CodeCarbon it was.
 
         Only rows of stages that were found are kept.
         """
@@ -112,7 +113,9 @@ class _Found:
             key = own if in_stage_folder else self._key_of_id(directory, record.stage_id)
             self._folders.setdefault(key, _Folder()).records.append(record)
         built = []
-        for (run_dir, name), folder in sorted(self._folders.items(), key=lambda item: (str(item[0][0]), item[0][1])):
+        for (run_dir, name), folder in sorted(
+            self._folders.items(), key=lambda item: (str(item[0][0]), item[0][1])
+        ):
             if not folder.records and folder.power_log is None:
                 # A stage that was started and left nothing behind (killed before its first sample).
                 self.ignored += len(folder.configs) + len(folder.environments)
@@ -189,7 +192,9 @@ def _files(root: Path) -> Iterator[Path]:
 
     def unreadable(error: OSError) -> None:
         raise KitError(
-            f"cannot be listed ({error.strerror})", where=str(error.filename), fix="check the folder's permissions"
+            f"cannot be listed ({error.strerror})",
+            where=str(error.filename),
+            fix="check the folder's permissions",
         ) from error
 
     for directory, names, files in os.walk(root, onerror=unreadable):

@@ -1,7 +1,8 @@
-"""What a run was: its kind, guessed from names because the harness files every stage under the experiment's name.
+"""What a run was: its kind, guessed from names because the harness files every stage under the experiment's
+name.
 
-Also what its one token count meant, which depends on the kind: label tokens in training and caching, sampled tokens
-with padding in generation, examples in preprocessing, nothing in evaluation.
+Also what its one token count meant, which depends on the kind: label tokens in training and caching,
+sampled tokens with padding in generation, examples in preprocessing, nothing in evaluation.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from harness.interop.reference.plan import stage_id_of
 
 UNCLASSIFIED = "x-unclassified"
 NEAR_IDLE_SHARE = 0.2
-"""Mean power below this share of the limit is an idle card: H100 with a context 117-130 W of 700 W; the least loaded
-stage on record (data-starved KD) draws 31 %."""
+"""Mean power below this share of the limit is an idle card: H100 with a context 117-130 W of 700 W; the
+least loaded stage on record (data-starved KD) draws 31 %."""
 
 _STAGE_LABELS = {
     "prerun": "prerun",
@@ -65,6 +66,7 @@ def identify(attempt: Attempt, mean_gpu_w: float | None, limit_w: float | None) 
     """Name and kind of an attempt.
 
     Args:
+        attempt: The run in question.
         mean_gpu_w: Mean power of all its GPUs together, W.
         limit_w: Their power limits together, W.
     """
@@ -79,7 +81,9 @@ def identify(attempt: Attempt, mean_gpu_w: float | None, limit_w: float | None) 
     for label in dict.fromkeys([attempt.folder.name, *labels, stage_id]):
         for kind, pattern in _PATTERNS:
             if pattern.search(label.lower()):
-                idle = mean_gpu_w is not None and limit_w is not None and mean_gpu_w < NEAR_IDLE_SHARE * limit_w
+                idle = (
+                    mean_gpu_w is not None and limit_w is not None and mean_gpu_w < NEAR_IDLE_SHARE * limit_w
+                )
                 # `synthetic_<data>` names both the generation and the CPU-only preparation of its prompts.
                 kind = UNCLASSIFIED if idle and kind == "teacher_generate" else kind
                 return Identity(safe_name(stage_id), kind, certain=False, evidence=safe_name(label))
@@ -90,7 +94,7 @@ def _names(attempt: Attempt) -> tuple[str, ...]:
     """Stage names on record, most specific first."""
     config, record = attempt.folder.config, attempt.record
     names = (config.stage_name if config is not None else "", record.stage_name if record is not None else "")
-    return names + (stage_id_of(attempt),)
+    return (*names, stage_id_of(attempt))
 
 
 def token_column(kind: str) -> TokenColumn | None:

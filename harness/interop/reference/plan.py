@@ -37,6 +37,7 @@ def make_plan(tree: LogTree, *, split_s: float = SPLIT_S) -> Plan:
     """Turn the files of a tree into attempts.
 
     Args:
+        tree: What was found.
         split_s: Silence in a power_log.csv that separates two runs, seconds.
 
     Raises:
@@ -79,7 +80,8 @@ def stage_id_of(attempt: Attempt) -> str:
 
 
 def _distinct_emissions(rows: Iterable[tuple[Path, Emission]]) -> list[tuple[Path, Emission]]:
-    """CodeCarbon copies its whole file to .bak whenever its columns change, and folders are copied: each row once."""
+    """CodeCarbon copies its whole file to .bak whenever its columns change, and folders are copied: each
+    row once."""
     seen: dict[tuple[str, str, float | None], tuple[Path, Emission]] = {}
     for run_dir, row in rows:
         seen.setdefault((row.project, row.ended_local, row.duration_s), (run_dir, row))
@@ -94,8 +96,8 @@ def _match_emissions(
     The tracker starts up to a few seconds before the stage and stops after it; its clock time has no zone.
 
     Returns:
-        The attempts, the rows of no attempt, and the seconds to subtract from local times of a run directory where
-        a match shows them.
+        The attempts, the rows of no attempt, and the seconds to subtract from local times of a run
+        directory where a match shows them.
     """
     unused = list(emissions)
     matched = []
@@ -118,7 +120,8 @@ def _match_emissions(
 
 
 def _zone_offset(row: Emission, end_us: int) -> int | None:
-    """The time zone under which a row's local time is the end of a stage (within 2 minutes), seconds; else None."""
+    """The time zone under which a row's local time is the end of a stage (within 2 minutes), seconds; else
+    None."""
     ended = _local_seconds(row)
     if ended is None:
         return None
@@ -148,7 +151,9 @@ def _emission_attempts(
     found = []
     for run_dir, row in unused:
         ended = _local_seconds(row)
-        known = any(total and row.total_kwh and math.isclose(total, row.total_kwh, rel_tol=1e-9) for total in closed)
+        known = any(
+            total and row.total_kwh and math.isclose(total, row.total_kwh, rel_tol=1e-9) for total in closed
+        )
         if known or ended is None or not row.duration_s or row.duration_s <= 0:
             continue
         offset = offsets.get(run_dir)

@@ -1,13 +1,14 @@
 """Cuts a power_log.csv into runs and hands each run the samples of its window.
 
-The harness appends every run of a stage to the same file. Samples are never carried across a change of columns, a
-second header, a step back in time or a silence longer than `split_s`, unless a record written by the harness itself
-says that one run spans it: then the silence is a gap of that run.
+The harness appends every run of a stage to the same file. Samples are never carried across a change of
+columns, a second header, a step back in time or a silence longer than `split_s`, unless a record written by
+the harness itself says that one run spans it: then the silence is a gap of that run.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from harness.interop.reference.records import US_PER_S, PowerLog
 
 EDGE_S = 2.0
-"""Samples this close outside a recorded window belong to it: the poller starts before and stops after the stage."""
+"""Samples this close outside a recorded window belong to it: the poller starts before and stops after the
+stage."""
 
 SPLIT_S = 300.0
-"""Default silence that separates two runs. The longest silence inside a published run is 41.4 s; a restart needs to
-load a 32B teacher or wait in a queue, minutes to hours."""
+"""Default silence that separates two runs. The longest silence inside a published run is 41.4 s; a restart
+needs to load a 32B teacher or wait in a queue, minutes to hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class PowerSeries:
     @property
     def total_w(self) -> NDArray[np.float64]:
         """Watts over all GPUs [n]; NaN where any GPU has none."""
-        return self.watts.sum(axis=1)
+        return np.asarray(self.watts.sum(axis=1), dtype=np.float64)
 
     def between(self, start_us: int, end_us: int) -> PowerSeries:
         """The samples with start_us <= t <= end_us."""
@@ -55,9 +57,7 @@ class PowerRuns:
     def __init__(self, log: PowerLog, split_s: float = SPLIT_S) -> None:
         self._split_us = round(split_s * US_PER_S)
         self._pieces: list[PowerSeries] = []
-        self.column_changes = sum(
-            before.gpus != after.gpus for before, after in zip(log.blocks, log.blocks[1:], strict=False)
-        )
+        self.column_changes = sum(before.gpus != after.gpus for before, after in pairwise(log.blocks))
         for block in log.blocks:
             t_us = np.round(block.t_s * US_PER_S).astype(np.int64)
             cuts = np.flatnonzero((np.diff(t_us) <= 0) | (np.diff(t_us) > self._split_us)) + 1
@@ -79,7 +79,8 @@ class PowerRuns:
         Args:
             start_us: Recorded start of the run, unix microseconds.
             end_us: Recorded end.
-            until_us: For a run that went on after its last record: also take what follows without a cut, up to here.
+            until_us: For a run that went on after its last record: also take what follows without a cut, up
+                to here.
 
         Returns:
             The samples, or None when the log has none inside the window.
@@ -121,10 +122,9 @@ def _without(piece: PowerSeries, start_us: int, end_us: int) -> list[PowerSeries
 
 
 def _join(parts: list[PowerSeries]) -> PowerSeries:
-    """One increasing series. Where the clock ran back, the later-written samples win: their clock was set right."""
-    back = sum(
-        bool(after.t_us[0] <= before.t_us[-1]) for before, after in zip(parts, parts[1:], strict=False)
-    )
+    """One increasing series. Where the clock ran back, the later-written samples win: their clock was set
+    right."""
+    back = sum(bool(after.t_us[0] <= before.t_us[-1]) for before, after in pairwise(parts))
     t_us, watts = parts[0].t_us, parts[0].watts
     for part in parts[1:]:
         keep = t_us < part.t_us[0]

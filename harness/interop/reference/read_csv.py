@@ -1,7 +1,8 @@
 """Readers for power_log.csv and CodeCarbon's emissions.csv.
 
-The harness writes the header once and appends later runs with whatever columns they have, and a killed process may
-leave half a last line. Both are normal here; anything else that is not a sample is an error with its line number.
+The harness writes the header once and appends later runs with whatever columns they have, and a killed
+process may leave half a last line. Both are normal here; anything else that is not a sample is an error
+with its line number.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def read_emissions(path: Path) -> tuple[Emission, ...]:
     """Read an emissions.csv (or a .bak) of CodeCarbon 2.x or 3.x; columns are found by name.
 
     Raises:
-        KitError: The header is not CodeCarbon's, or a row has another number of cells or an unreadable number.
+        KitError: The header is not CodeCarbon's, or a row has another number of cells or an unreadable
+        number.
     """
     rows = csv.reader(io.StringIO(_text(path), newline=""))
     try:

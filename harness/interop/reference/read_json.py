@@ -1,4 +1,5 @@
-"""Readers for the JSON files of the authors' harness: stage records, summaries, environments, configurations."""
+"""Readers for the JSON files of the authors' harness: stage records, summaries, environments,
+configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def load_object(path: Path) -> Mapping[str, Any]:
     """Read a JSON object.
 
     Raises:
-        KitError: The file cannot be read, is not UTF-8, not JSON, or not an object; names file, line and column.
+        KitError: The file cannot be read, is not UTF-8, not JSON, or not an object; names file, line and
+        column.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -42,13 +44,19 @@ def load_object(path: Path) -> Mapping[str, Any]:
             fix=_MOVE_AWAY,
         ) from error
     except RecursionError as error:
-        raise KitError("nested too deeply", where=str(path), expected="a stage record", fix=_MOVE_AWAY) from error
+        raise KitError(
+            "nested too deeply", where=str(path), expected="a stage record", fix=_MOVE_AWAY
+        ) from error
     if not isinstance(value, dict):
-        raise KitError(f"holds a {type(value).__name__}", where=str(path), expected="a JSON object", fix=_MOVE_AWAY)
+        raise KitError(
+            f"holds a {type(value).__name__}", where=str(path), expected="a JSON object", fix=_MOVE_AWAY
+        )
     return value
 
 
-_MOVE_AWAY = "copy the file again from the machine that wrote it, or move it out of the folder and import the rest"
+_MOVE_AWAY = (
+    "copy the file again from the machine that wrote it, or move it out of the folder and import the rest"
+)
 
 
 def is_stage_record(value: Mapping[str, Any]) -> bool:
@@ -184,7 +192,7 @@ def _record_kind(value: Mapping[str, Any], *, in_summary: bool) -> RecordKind:
 
 
 def _step(recorded: float | None, path: Path) -> int | None:
-    """Step of a partial record: the field, else the file name (text order of file names is not step order)."""
+    """Step of a partial record: the field, else the file name (whose text order is not step order)."""
     if recorded is not None:
         return round(recorded)
     _, marker, tail = path.stem.rpartition("step_")

@@ -1,7 +1,7 @@
 """What the authors' harness left on disk, as frozen records in its own units (seconds, watts, joules, kWh).
 
-`None` is a value the file does not give. A literal 0 stays 0 here: whether it means "zero" or "unknown" is a doubt,
-decided in `doubts`, not while reading.
+`None` is a value the file does not give. A literal 0 stays 0 here: whether it means "zero" or "unknown" is
+a doubt, decided in `doubts`, not while reading.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ def seconds_to_us(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceStage:
-    """One stage record: a stage JSON, a partial record, a rebuilt one, or an entry of experiment_summary.json.
+    """One stage record: a stage JSON, a partial record, a rebuilt one, or an entry of
+    experiment_summary.json.
 
     Attributes:
         path: File it was read from.
-        kind: `final` (written by end_stage), `snapshot` (written while running), `reconstructed` (made by a script
-            from power_log.csv), `summary` (only found inside an experiment summary).
+        kind: `final` (written by end_stage), `snapshot` (written while running), `reconstructed` (made by a
+            script from power_log.csv), `summary` (only found inside an experiment summary).
         watts: `gpu_power_samples`: watts summed over GPUs, without times; empty when the record has none.
         old_schema: 19-key layout with one CodeCarbon energy instead of four.
     """
@@ -158,7 +159,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """environment_*.json without host name, job and network address (`host_key` only tells two nodes apart)."""
+    """environment_*.json without host name, job and network address (`host_key` only tells two nodes
+    apart)."""
 
     path: Path
     host_key: str

@@ -1,0 +1,73 @@
+"""`kit import`: logs of other tools become bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.interop.reference.importer import ImportResult
+
+
+@click.group()
+def cmd() -> None:
+    """Turn logs of other tools into a bundle that `kit validate` and `kit report` read."""
+
+
+@cmd.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the bundle."
+)
+@click.option("--name", help="Name of the run; the folder's by default.")
+@click.option(
+    "--split-after",
+    "split_s",
+    type=click.FloatRange(min=1.0),
+    default=300.0,
+    show_default=True,
+    help="Seconds of silence in a power_log.csv that separate two runs no record joins.",
+)
+def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
+    """Import a log folder of the authors' harness.
+
+    PATH is a stage file, a stage folder, a `stages` folder, a run folder, or a folder with many of them.
+    Every doubt about a figure becomes a flag of its stage and an event with what was observed.
+    """
+    from harness.interop.reference.importer import import_reference
+
+    result = import_reference(path, out, name=name, split_s=split_s)
+    for line in summary(result):
+        click.echo(line)
+
+
+def summary(result: ImportResult) -> list[str]:
+    """What was imported, one line a stage, and what to look at next."""
+    stages = [row for row in result.stages if row["stage"] != "unattributed"]
+    lines = [f"imported {len(stages)} stage attempts into {result.folder}"]
+    width = min(44, max(len(row["name"]) for row in stages))
+    for row in stages:
+        lines.append(f"  {row['name'][:width]:{width}}  {row['stage']:16}  {row['status']:9}  {_energy(row)}")
+    lines.append("doubts (stages they concern; details are in the events):")
+    doubts = sorted(result.doubts().items(), key=lambda item: (-item[1], item[0]))
+    lines.extend(f"  {count:4}  {flag}" for flag, count in doubts)
+    for count, what in (
+        (result.dropped_copies, "copies of the same run were counted once"),
+        (result.unplaced, "records without a time became events, not stages"),
+        (result.ignored_files, "other files were not read"),
+    ):
+        if count:
+            lines.append(f"{count} {what}")
+    lines.append(f"next: kit validate {result.folder}   kit report {result.folder}")
+    return lines
+
+
+def _energy(row: dict[str, object]) -> str:
+    """GPU energy with its interval in kWh, or why there is none."""
+    values = [row[f"gpu_energy_j{end}"] for end in ("", "_low", "_high")]
+    best, low, high = (value / 3.6e6 if isinstance(value, float) else None for value in values)
+    if best is None or low is None or high is None:
+        return "GPU energy unknown"
+    return f"{best:.4g} kWh GPU ({low:.4g} .. {high:.4g}, {row['gpu_energy_method']})"

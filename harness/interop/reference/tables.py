@@ -1,0 +1,393 @@
+"""Rows of the bundle: each attempt is one session with one stage, its samples, and an event for every doubt.
+
+A session of our meter is one life of the sampler. The harness starts its poller with a stage and stops it
+with the stage, so a stage is a session here, and nothing is invented for the time between two stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.accounting import (
+    NO_BOUNDARY,
+    CounterSeries,
+    DeviceLimits,
+    PowerIntegral,
+    PowerSeries,
+    Sampling,
+    derive_stages,
+    integrate_power,
+)
+from harness.bundle import canonical_json, scrub
+from harness.interop.reference.attempts import Attempt
+from harness.interop.reference.devices import DeviceMap, Placement
+from harness.interop.reference.figures import Figures, PartFigure, examine
+from harness.interop.reference.naming import Identity, identify
+from harness.interop.reference.plan import Plan, stage_id_of
+from harness.interop.reference.records import J_PER_KWH, US_PER_S, Doubt
+from harness.spec import Protocol
+
+_PROTOCOL_EVENTS = {"gap": "gap", "clock_step": "clock_step"}
+_DISAGREE_REL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """One attempt with everything decided about it."""
+
+    session: int
+    attempt: Attempt
+    number: int
+    place: Placement
+    identity: Identity
+    figures: Figures
+    doubts: tuple[Doubt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Rows of every table that is not empty, ready for the writer."""
+
+    stages: list[dict[str, Any]]
+    power: pa.Table
+    counters: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]:
+    """Name, place and judge every attempt of a plan."""
+    tokens = Counter(
+        (attempt.record.tokens, attempt.record.stage_id)
+        for attempt in plan.attempts
+        if attempt.record is not None and attempt.record.tokens
+    )
+    sharing = Counter(count for count, _ in tokens)
+    numbers: Counter[str] = Counter()
+    decided = []
+    for session, attempt in enumerate(plan.attempts):
+        place = devices.place(attempt)
+        identity = identify(attempt, _mean_w(attempt), place.limit_w)
+        figures = examine(attempt, identity, gpus=place.known_gpus, limit_w=place.limit_w)
+        doubts = [*figures.doubts, *_sample_doubts(attempt, place, sampling)]
+        count = None if attempt.record is None else attempt.record.tokens
+        if count and sharing[count] > 1 and figures.tokens:
+            doubts.append(Doubt("tokens_repeated", "warning", {"tokens": count, "stages": sharing[count]}))
+        if attempt.folder.name not in (stage_id_of(attempt), "stages"):
+            doubts.append(
+                Doubt(
+                    "stage_name_lost",
+                    "info",
+                    {"folder": attempt.folder.name, "filed_as": stage_id_of(attempt)},
+                )
+            )
+        numbers[identity.name] += 1
+        decided.append(
+            Imported(session, attempt, numbers[identity.name], place, identity, figures, tuple(doubts))
+        )
+    return decided
+
+
+def build_tables(decided: Sequence[Imported], plan: Plan, sampling: Sampling, protocol: Protocol) -> Tables:
+    """Rows of all tables; the accounting fills in every derived column."""
+    counters = [row for item in decided for row in _tail_boundaries(item)]
+    series = [one for item in decided for one in _series(item)]
+    limits = {
+        (item.place.node_id, device.device_id): DeviceLimits(max_mw=device.power_limit_mw, instant=False)
+        for item in decided
+        for device in item.place.devices
+    }
+    stages = derive_stages(
+        [_stage_row(item) for item in decided], series, _counter_series(counters), sampling, limits
+    )
+    return Tables(stages, _power_table(series, decided, protocol), counters, _events(decided, plan))
+
+
+def _mean_w(attempt: Attempt) -> float | None:
+    """Mean power over all GPUs, W."""
+    if attempt.power is not None and len(attempt.power.t_us):
+        return float(np.nanmean(attempt.power.total_w)) if np.isfinite(attempt.power.total_w).any() else None
+    if attempt.record is not None and attempt.record.gpu_avg_w:
+        return attempt.record.gpu_avg_w
+    if attempt.emission is not None and attempt.emission.gpu_kwh and attempt.duration_s > 0:
+        return attempt.emission.gpu_kwh * J_PER_KWH / attempt.duration_s
+    return None
+
+
+def total_integral(attempt: Attempt, place: Placement, sampling: Sampling) -> PowerIntegral | None:
+    """Power integral over all GPUs with the gaps bounded by what was seen: least reading .. limit or
+    largest reading."""
+    power = attempt.power
+    if power is None:
+        return None
+    total = power.total_w
+    valid = np.isfinite(total)
+    if not valid.any():
+        return None
+    milliwatts = np.where(valid, np.round(total * 1000), 0).astype(np.int64)
+    return integrate_power(
+        power.t_us,
+        milliwatts,
+        valid,
+        attempt.start_us,
+        attempt.end_us,
+        gap_us=sampling.gap_us,
+        min_mw=float(milliwatts[valid].min()),
+        max_mw=max(float(milliwatts[valid].max()), (place.limit_w or 0.0) * 1000),
+        period_us=sampling.nominal_period_us,
+    )
+
+
+def _sample_doubts(attempt: Attempt, place: Placement, sampling: Sampling) -> list[Doubt]:
+    """What the samples say: gaps with the joules at stake, steps of the clock, and whether the record
+    agrees."""
+    power, integral = attempt.power, total_integral(attempt, place, sampling)
+    if power is None:
+        return []
+    found = []
+    if place.known_gpus is not None and power.gpus != (-1,) and len(power.gpus) != place.known_gpus:
+        observed: dict[str, Any] = {"in_power_log": len(power.gpus), "in_environment": place.known_gpus}
+        found.append(Doubt("gpu_count_differs", "warning", observed))
+    if power.gpus == (-1,) and place.known_gpus not in (None, 1):
+        found.append(Doubt("multi_gpu_summed", "warning", {"gpus": place.known_gpus}))
+    if power.steps_back:
+        found.append(Doubt("clock_step", "warning", {"steps_back": power.steps_back}))
+    if integral is None or integral.energy_j is None:
+        return found
+    if integral.gap_us:
+        inside = power.between(attempt.start_us, attempt.end_us)
+        gaps = int(np.count_nonzero(np.diff(inside.t_us) > sampling.gap_us))
+        observed = {
+            "gaps": gaps,
+            "gap_s": integral.gap_us / US_PER_S,
+            "longest_gap_s": integral.longest_gap_us / US_PER_S,
+            "share_of_stage": integral.gap_us / max(1, attempt.end_us - attempt.start_us),
+            "energy_in_gaps_j": integral.energy_in_gaps_j,
+            "energy_in_gaps_j_low_at_least_power_seen": integral.gap_low_j,
+            "energy_in_gaps_j_high": integral.gap_high_j,
+        }
+        found.append(Doubt("gap", "warning", observed))
+    recorded = None if attempt.record is None else attempt.record.gpu_energy_j
+    if recorded and not math.isclose(recorded, integral.energy_j, rel_tol=_DISAGREE_REL):
+        observed = {"recorded_gpu_energy_j": recorded, "integral_j": integral.energy_j}
+        found.append(Doubt("recorded_differs", "warning", observed))
+    return found
+
+
+def _stage_row(item: Imported) -> dict[str, Any]:
+    attempt, figures, place = item.attempt, item.figures, item.place
+    count = len(place.devices)
+    row: dict[str, Any] = {
+        "stage_uid": item.session,
+        "name": item.identity.name,
+        "stage": item.identity.kind,
+        "parent_uid": None,
+        "attempt": item.number,
+        "status": attempt.status,
+        "node_id": place.node_id,
+        "session": item.session,
+        # A host's wall clock is its own clock: rows of one node can be compared, with the doubt `wall_clock`.
+        "clock_id": hashlib.sha256(f"wall clock of {place.node_id}".encode()).hexdigest()[:16],
+        "t_start_us": attempt.start_us,
+        "t_end_us": attempt.end_us,
+        "mono_start_us": attempt.start_us,
+        "mono_end_us": attempt.end_us,
+        "work_start_us": attempt.start_us,
+        "work_end_us": attempt.end_us,
+        "boundary_start": 0,
+        "boundary_end": 1,
+        "device_ids": [device.device_id for device in place.devices],
+        "device_start_us": [attempt.start_us] * count,
+        "device_end_us": [attempt.end_us] * count,
+        "tokens_trained": figures.tokens.get("tokens_trained"),
+        "tokens_processed": None,
+        "tokens_positions": None,
+        "tokens_generated": figures.tokens.get("tokens_generated"),
+        "token_denominator": None,
+        "exit_code": None,
+        "command_sha256": None,
+        "process_cpu_s": None,
+        "flags": sorted({doubt.flag for doubt in item.doubts}),
+        "produces": [],
+        "consumes": [],
+    }
+    row |= _gpu_columns(figures)
+    for name, part in (("cpu", figures.cpu), ("dram", figures.dram)):
+        row |= _part_columns(name, part)
+    return row
+
+
+def _gpu_columns(figures: Figures) -> dict[str, Any]:
+    """The recorded total where no sample can speak; the accounting keeps it as it is stated."""
+    gpu = figures.gpu
+    if gpu is None:
+        return {"gpu_energy_method": "absent"}
+    return {
+        "device_energy_j": None,
+        "gpu_energy_j": gpu.energy_j,
+        "gpu_energy_j_low": gpu.low_j,
+        "gpu_energy_j_high": gpu.high_j,
+        "gpu_energy_counter_j": None,
+        "gpu_energy_integral_j": None,
+        "gpu_energy_method": "imported",
+        "gpu_energy_boundary_j": gpu.boundary_j,
+        "gpu_energy_gap_j": gpu.gap_j,
+        "energy_in_gaps_j": gpu.in_gaps_j,
+        "gpu_counter_vs_integral": None,
+        "samples": gpu.samples,
+        "missed_samples": gpu.missed,
+        "longest_gap_us": gpu.unsampled_us,
+        "gap_us": gpu.unsampled_us,
+    }
+
+
+def _part_columns(name: str, part: PartFigure | None) -> dict[str, Any]:
+    return {
+        f"{name}_energy_j": None if part is None else part.energy_j,
+        f"{name}_energy_j_low": None if part is None else part.low_j,
+        f"{name}_energy_j_high": None if part is None else part.high_j,
+        f"{name}_energy_method": "absent" if part is None else "imported",
+    }
+
+
+def _tail_boundaries(item: Imported) -> list[dict[str, Any]]:
+    """Boundaries of a run that went on after its last partial record: its tail becomes `unattributed`, not
+    lost."""
+    attempt = item.attempt
+    if attempt.tail_end_us is None:
+        return []
+    times = (attempt.start_us, attempt.end_us, attempt.tail_end_us)
+    return [
+        {
+            "node_id": item.place.node_id,
+            "source": "nvml",
+            "device_id": device.device_id,
+            "zone": None,
+            "session": item.session,
+            "t_us": time_us,
+            "mono_us": time_us,
+            "uncertainty_us": 0,
+            "value": None,
+            "unit": "mJ",
+            "range": None,
+            "boundary": number,
+            "method": "sample",
+            "power_mw": None,
+        }
+        for device in item.place.devices
+        for number, time_us in enumerate(times)
+    ]
+
+
+def _counter_series(rows: Sequence[Mapping[str, Any]]) -> list[CounterSeries]:
+    """The boundary rows as the accounting takes them: one series a device and session, without any value."""
+    groups: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["node_id"], row["device_id"], row["session"]), []).append(row)
+    series = []
+    for (node_id, device_id, session), group in groups.items():
+        times = np.array([row["mono_us"] for row in group], dtype=np.int64)
+        nothing = np.zeros(len(group), dtype=np.int64)
+        series.append(
+            CounterSeries(
+                source="nvml",
+                node_id=node_id,
+                device_id=device_id,
+                zone=None,
+                session=session,
+                unit="mJ",
+                wrap_range=None,
+                mono_us=times,
+                t_us=times,
+                value=nothing,
+                valid=np.zeros(len(group), dtype=np.bool_),
+                boundary=np.array([row["boundary"] for row in group], dtype=np.int64),
+                uncertainty_us=nothing,
+                power_mw=np.full(len(group), NO_BOUNDARY, dtype=np.int64),
+                method=["sample"] * len(group),
+            )
+        )
+    return series
+
+
+def _series(item: Imported) -> Iterable[PowerSeries]:
+    power = item.attempt.power
+    if power is None:
+        return
+    for column, device in enumerate(item.place.devices):
+        watts = power.watts[:, column]
+        valid = np.isfinite(watts)
+        yield PowerSeries(
+            node_id=item.place.node_id,
+            device_id=device.device_id,
+            session=item.session,
+            mono_us=power.t_us,
+            power_mw=np.where(valid, np.round(watts * 1000), 0).astype(np.int32),
+            power_valid=valid,
+            counter_mj=np.zeros(len(valid), dtype=np.int64),
+            counter_valid=np.zeros(len(valid), dtype=np.bool_),
+        )
+
+
+def _power_table(series: Sequence[PowerSeries], decided: Sequence[Imported], protocol: Protocol) -> pa.Table:
+    limits = {d.device_id: d.power_limit_mw for item in decided for d in item.place.devices}
+    schema = protocol.arrow_schema("power")
+    pieces = []
+    for one in sorted(series, key=lambda s: (s.node_id, s.device_id, s.session)):
+        rows = len(one.mono_us)
+        known: dict[str, Any] = {
+            "node_id": pa.array([one.node_id] * rows, pa.string()),
+            "device_id": np.full(rows, one.device_id, dtype=np.int16),
+            "session": np.full(rows, one.session, dtype=np.int16),
+            "t_us": one.mono_us,
+            "mono_us": one.mono_us,
+            "power_mw": pa.array(one.power_mw, pa.int32(), mask=~one.power_valid),
+            "power_limit_mw": pa.array([limits[one.device_id]] * rows, pa.int32()),
+        }
+        columns = [known.get(name, pa.nulls(rows, schema.field(name).type)) for name in schema.names]
+        pieces.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def _events(decided: Sequence[Imported], plan: Plan) -> list[dict[str, Any]]:
+    """One event for every doubt, and one for what was found but is no stage."""
+    rows: list[dict[str, Any]] = []
+
+    def add(kind: str, severity: str, detail: Mapping[str, Any], item: Imported, uid: int | None) -> None:
+        rows.append(
+            {
+                "event_id": len(rows),
+                "session": item.session,
+                "t_us": item.attempt.start_us,
+                "mono_us": item.attempt.start_us,
+                "kind": kind,
+                "stage_uid": uid,
+                "device_id": None,
+                "severity": severity,
+                "detail": scrub(canonical_json(dict(detail)).decode()),
+            }
+        )
+
+    for item in decided:
+        for doubt in item.doubts:
+            kind = _PROTOCOL_EVENTS.get(doubt.flag, f"x-{doubt.flag}")
+            add(kind, doubt.severity, doubt.observation, item, item.session)
+    first = decided[0]
+    source = {
+        "attempts": len(decided),
+        "copies_dropped": plan.duplicates,
+        "records_without_time": len(plan.unplaced),
+        "other_files": plan.ignored_files,
+    }
+    add("x-import", "info", source, first, None)
+    for lost in plan.unplaced:
+        detail = {"stage": lost.record.stage_id, "recorded_gpu_energy_j": lost.record.gpu_energy_j}
+        add("x-record_without_time", "warning", detail, first, None)
+    return rows
