@@ -1,0 +1,246 @@
+"""The kinds of value a pipeline file holds, each with its reader, its error and its JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from harness.audit.problems import guess, show
+
+METHODS = ("sft", "kd", "synthetic_sft", "other")
+BOUNDARIES = ("tick", "interpolate")
+PROTOCOLS = ("1.0",)
+LONGEST_S = 366 * 86400.0
+
+_SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+_ENV = r"[A-Za-z_][A-Za-z0-9_]*"
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z", re.ASCII)
+_DEVICE = re.compile(r"(?:GPU|MIG)-[A-Za-z0-9/-]+\Z")
+_TEMPLATE = {"type": "string", "pattern": r"\$\{"}
+
+
+@cache
+def stage_kinds() -> tuple[str, ...]:
+    """The kinds a pipeline file may use besides `x-*`: the protocol's, less those the kit itself writes."""
+    from harness.spec import load_protocol
+
+    kinds = (kind.name for kind in load_protocol().stage_kinds)
+    return tuple(kind for kind in kinds if kind not in ("idle", "unattributed"))
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """An error whose text is shown as it is."""
+    return PydanticCustomError("kit", "{message}", {"message": message})
+
+
+def text_of(value: object) -> str:
+    """A scalar as it goes into a command or a variable: numbers as written, booleans as true and false."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(getattr(value, "text", value))
+
+
+def seconds(value: object) -> float:
+    """Read a duration: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h30m`, `2d`.
+
+    Returns:
+        Seconds, more than 0 and at most 366 days.
+
+    Raises:
+        PydanticCustomError: Anything else.
+    """
+    result: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        result = float(value)
+    elif isinstance(value, str) and value and (match := _DURATION.match(value)):
+        days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+        result = days * 86400 + hours * 3600 + minutes * 60 + rest
+    if result is None or not 0 < result <= LONGEST_S:
+        raise refuse(
+            f"{show(value)} is not a duration. Allowed: a number of seconds above 0, or text such as 90s, "
+            "30m, 2h, 1h30m or 2d, at most 366d."
+        )
+    return result
+
+
+def _choice(what: str, options: tuple[str, ...]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        text = text_of(value)
+        if isinstance(value, dict | list) or value is None or text not in options:
+            near = guess(text, options) if isinstance(value, str) else ""
+            raise refuse(f"{show(value)} is not a {what}. Allowed: {', '.join(options)}.{near}")
+        return text
+
+    return read
+
+
+def _kind(value: Any) -> str:
+    kinds = stage_kinds()
+    if isinstance(value, str) and (value in kinds or re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,60}", value)):
+        return value
+    near = guess(value, kinds) if isinstance(value, str) else ""
+    if value in ("idle", "unattributed"):
+        near = " That one is written by the kit itself."
+    raise refuse(f"{show(value)} is not a stage kind. Allowed: {', '.join(kinds)}, x-<your own>.{near}")
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, dict | list) or value is None or not re.fullmatch(_SLUG, text_of(value), re.ASCII):
+        raise refuse(
+            f"{show(value)} cannot be a name. Allowed: 1 to 64 letters (a-z), digits, '-' and '_', "
+            "the first a letter or digit."
+        )
+    return text_of(value)
+
+
+def _env_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(_ENV, value, re.ASCII):
+        raise refuse(f"{show(value)} cannot name an environment variable. Allowed: letters, digits and '_'.")
+    if value == "KIT_EVENTS":
+        raise refuse("KIT_EVENTS is set by the kit for every stage. Choose another name.")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, str | int | float):
+        return value
+    raise refuse(f"{show(value)} stands where text, a number or true/false is expected.")
+
+
+def _text_or_empty(value: Any) -> str:
+    if value is None:
+        raise refuse("the value is empty. Write '' if empty text is meant.")
+    return text_of(_scalar(value))
+
+
+def _text(value: Any) -> str:
+    text = _text_or_empty(value)
+    if not text.strip():
+        raise refuse("the text is empty.")
+    return text
+
+
+def _whole(low: int, high: int, what: str) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or value != int(value) or not low <= value <= high:
+            raise refuse(f"{show(value)} is not {what}. Allowed: whole numbers from {low} to {high}.")
+        return int(value)
+
+    return read
+
+
+def _pue(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 <= value <= 10.0:
+        raise refuse(
+            f"{show(value)} is not a PUE (facility energy over IT energy). Allowed: numbers from 1.0 to 10.0."
+        )
+    return float(value)
+
+
+def _device(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1024:
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 4:
+        return int(value)
+    if isinstance(value, str) and _DEVICE.match(value):
+        return value
+    raise refuse(f"{show(value)} is not a device. Allowed: an index from 0, GPU-<uuid> or MIG-<uuid>.")
+
+
+def _device_word(value: Any) -> str:
+    if value in ("auto", "none"):
+        return str(value)
+    listed = isinstance(value, int | float) or re.fullmatch(r"[\d, ]+", str(value)) or "GPU-" in str(value)
+    hint = f" Did you mean [{text_of(value)}]?" if listed and not isinstance(value, bool) else ""
+    near = hint or (guess(value, ("auto", "none")) if isinstance(value, str) else "")
+    raise refuse(
+        f"{show(value)} is no choice of devices. Allowed: auto, none, or a list of indices or UUIDs "
+        f"such as [0, 1].{near}"
+    )
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return "<mapping>"
+    if isinstance(value, list | tuple):
+        return "<list>"
+    return None if value is None else "<text>"
+
+
+def _one_of(expected: str) -> Discriminator:
+    return Discriminator(_form, custom_error_type="kit_form", custom_error_message=expected)
+
+
+def _schema(*forms: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [*forms, _TEMPLATE]})
+
+
+def _count(low: int) -> WithJsonSchema:
+    return _schema({"type": "integer", "minimum": low})
+
+
+_SCALARS = {"type": ["string", "number", "boolean"]}
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_SLUG}$"})]
+EnvName = Annotated[
+    str, BeforeValidator(_env_name), WithJsonSchema({"type": "string", "pattern": f"^{_ENV}$"})
+]
+Scalar = Annotated[Any, BeforeValidator(_scalar), WithJsonSchema(_SCALARS)]
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema(_SCALARS)]
+EnvText = Annotated[str, BeforeValidator(_text_or_empty), WithJsonSchema(_SCALARS)]
+Protocol = Annotated[
+    str, BeforeValidator(_choice("protocol version", PROTOCOLS)), WithJsonSchema({"enum": ["1.0", 1.0]})
+]
+Method = Annotated[str, BeforeValidator(_choice("method", METHODS)), _schema({"enum": list(METHODS)})]
+Boundary = Annotated[
+    str, BeforeValidator(_choice("boundary mode", BOUNDARIES)), _schema({"enum": list(BOUNDARIES)})
+]
+Kind = Annotated[str, BeforeValidator(_kind), _schema({"type": "string"})]
+Pue = Annotated[float, BeforeValidator(_pue), _schema({"type": "number", "minimum": 1.0, "maximum": 10.0})]
+Tokens = Annotated[int, BeforeValidator(_whole(0, 10**17, "a number of tokens")), _count(0)]
+Denominator = Annotated[int, BeforeValidator(_whole(1, 10**17, "a number of tokens")), _count(1)]
+Retries = Annotated[int, BeforeValidator(_whole(0, 100, "a number of retries")), _count(0)]
+Period = Annotated[int, BeforeValidator(_whole(10, 60_000, "a period in ms")), _count(10)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(seconds),
+    _schema(
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": r"^(\d+d)?(\d+h)?(\d+m)?(\d+(\.\d+)?s)?$", "minLength": 2},
+    ),
+]
+Device = Annotated[
+    int | str,
+    BeforeValidator(_device),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}),
+]
+Devices = Annotated[
+    Annotated[
+        str,
+        BeforeValidator(_device_word),
+        _schema({"enum": ["auto", "none"]}),
+        Tag("<text>"),
+    ]
+    | Annotated[tuple[Device, ...], Field(min_length=1), Tag("<list>")],
+    _one_of("auto, none, or a list of indices or UUIDs"),
+]
+Command = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[tuple[EnvText, ...], Field(min_length=1), Tag("<list>")],
+    _one_of("a command (text for /bin/sh, or a list of words)"),
+]
+Includes = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
+    _one_of("a file name or a list of them"),
+]
+Paths = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[tuple[Text, ...], Tag("<list>")]
+    | Annotated[dict[Name, Text], Tag("<mapping>")],
+    _one_of("a path, a list of paths, or a mapping from name to path"),
+]

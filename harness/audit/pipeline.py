@@ -1,0 +1,313 @@
+"""The pipeline file as a typed model, and its validation with the place of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.audit import fields as f
+from harness.audit.problems import Mark, Problem, guess, show
+from harness.audit.yaml_source import Node, plain
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(_Strict):
+    """How power is sampled and stage boundaries are found."""
+
+    period_ms: f.Period = Field(500, description="Sampling period in ms; the protocol's is 500.")
+    boundary: f.Boundary = Field(
+        "tick",
+        description="tick: a stage ends at a refresh of the energy counter; interpolate: do not wait, bridge "
+        "with instant power and accept a wider interval.",
+    )
+
+
+class TokenCounts(_Strict):
+    """Token counts known beforehand; what a stage reports through $KIT_EVENTS takes precedence."""
+
+    trained: f.Tokens | None = Field(None, description="Unique label tokens trained on.")
+    processed: f.Tokens | None = Field(None, description="Real tokens through the model, without padding.")
+    positions: f.Tokens | None = Field(None, description="Positions through the model, padding included.")
+    generated: f.Tokens | None = Field(None, description="Tokens generated.")
+    denominator: f.Denominator | None = Field(
+        None, description="Declared reference denominator of the stage."
+    )
+
+
+class Matrix(BaseModel):
+    """A sweep: each further key is an axis with its list of values; every combination is run."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, tuple[f.Scalar, ...]]
+
+    include: tuple[dict[str, f.Scalar], ...] = Field(
+        (),
+        description="Further combinations, or further values for those whose axis values are named.",
+    )
+    exclude: tuple[dict[str, f.Scalar], ...] = Field(
+        (), description="Combinations to leave out: those that agree with all named values."
+    )
+
+
+class StageOverride(_Strict):
+    """What a profile may change of a stage; a mapping is merged key by key, everything else replaced."""
+
+    kind: f.Kind | None = Field(
+        None, description="What the stage does, one of the protocol's kinds or x-<your own>."
+    )
+    command: f.Command | None = Field(
+        None, description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    )
+    cwd: f.Text | None = Field(
+        None, description="Working directory, relative to the pipeline file's; default: the pipeline file's."
+    )
+    env: dict[f.EnvName, f.EnvText] | None = Field(
+        None, description="Environment variables added for this stage."
+    )
+    inputs: f.Paths | None = Field(None, description="Files and folders it reads, relative to cwd.")
+    outputs: f.Paths | None = Field(
+        None, description="Files and folders it writes, relative to cwd, under ${run_dir} or ${pipeline_dir}."
+    )
+    timeout: f.Seconds | None = Field(
+        None, description="Longest duration of one attempt: seconds, or 90s, 30m, 2h."
+    )
+    retries: f.Retries | None = Field(None, description="Further attempts after a failure; default 0.")
+    tokens: TokenCounts | None = Field(None, description="Token counts known beforehand.")
+    matrix: Matrix | None = Field(None, description="Run this stage once for every combination.")
+
+
+class Stage(StageOverride):
+    """One stage: a command run under the meter in a process group of its own."""
+
+    name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
+    kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
+    command: f.Command = Field(
+        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    )
+
+
+class Settings(_Strict):
+    """What holds for the whole pipeline and may differ between profiles."""
+
+    method: f.Method | None = Field(None, description="Distillation method of the whole pipeline.")
+    region: f.Text | None = Field(None, description="Grid region, as information for the reader of the log.")
+    pue: f.Pue | None = Field(
+        None, description="Power usage effectiveness; information, never applied to the log."
+    )
+    devices: f.Devices = Field(
+        "auto",
+        description="GPUs to meter: auto (those CUDA_VISIBLE_DEVICES shows), none, or indices and UUIDs.",
+    )
+    reference_tokens: f.Denominator | None = Field(None, description="Declared reference token denominator.")
+    labels: tuple[f.Name, ...] = Field((), description="Labels of the run, such as pocket.")
+    sampling: Sampling = Field(
+        default_factory=lambda: Sampling.model_validate({}), description="Sampling options."
+    )
+    env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
+    vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
+    matrix: Matrix | None = Field(None, description="Run the whole pipeline once for every combination.")
+
+
+class Profile(Settings):
+    """Changes to the pipeline made by --profile NAME."""
+
+    stages: dict[str, StageOverride | None] | None = Field(
+        None, description="Changes by stage name; an empty value leaves the stage out."
+    )
+
+
+class Pipeline(Settings):
+    """A pipeline file for `kit audit`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["include"]}, {"required": ["protocol", "name", "method", "stages"]}]
+        }
+    )
+
+    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
+    name: f.Name = Field(description="Name of the run.")
+    method: f.Method = Field(description="Distillation method of the whole pipeline.")
+    include: f.Includes | None = Field(
+        None, description="Pipeline files to start from, relative to this one; what stands here wins."
+    )
+    profiles: dict[f.Name, Profile] | None = Field(None, description="Named sets of changes for --profile.")
+    stages: tuple[Stage, ...] = Field(
+        min_length=1, description="The stages, run one after another in this order."
+    )
+
+
+_ALSO_CALLED = {
+    "command": "args cmd run script",
+    "cwd": "dir directory workdir working_dir working_directory",
+    "env": "environment environ",
+    "vars": "variables params",
+    "kind": "type stage",
+    "inputs": "input consumes",
+    "outputs": "output produces",
+    "retries": "retry max_retries",
+    "devices": "gpus device",
+    "protocol": "version protocol_version",
+    "reference_tokens": "denominator token_denominator reference_token_denominator",
+    "labels": "label tags",
+    "matrix": "sweep",
+    "include": "includes",
+    "stages": "steps",
+}
+"""Our fields, and the names other tools have for them."""
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a pipeline file, for editors."""
+    schema: dict[str, Any] = _untitled(Pipeline.model_json_schema())
+    for owner in ("Stage", "StageOverride"):
+        kind = schema["$defs"][owner]["properties"]["kind"]
+        for choice in (kind, *kind.get("anyOf", ())):
+            for form in choice.get("anyOf", ()):
+                if form == {"type": "string"}:
+                    form["anyOf"] = [{"enum": list(f.stage_kinds())}, {"pattern": "^x-"}]
+    # With `include`, the rest may come from the other file.
+    schema.pop("required")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "pipeline/1.0", **schema}
+
+
+def _untitled(schema: Any) -> Any:
+    """Without the titles pydantic derives from field names, which tell an editor's user nothing."""
+    if isinstance(schema, dict):
+        return {
+            key: _untitled(value)
+            for key, value in schema.items()
+            if key != "title" or isinstance(value, dict)
+        }
+    return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def check(
+    document: Node, *, templates: bool = False, numbers: Sequence[int] | None = None
+) -> tuple[Pipeline | None, list[Problem]]:
+    """Validate a document and word everything that is wrong with it.
+
+    Args:
+        document: The file, includes and profile merged in.
+        templates: The stages are as written: let `${...}` pass in values that are filled in later, and hold
+            stage names against each other.
+        numbers: For an expanded document, the place of each stage in the file.
+
+    Returns:
+        The model, if there is nothing wrong, and all problems.
+    """
+    model: Pipeline | None = None
+    problems: list[Problem] = []
+    try:
+        model = Pipeline.model_validate(plain(document))
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            if not (templates and _is_template(found)):
+                problems.append(_problem(document, found, numbers))
+    return model, problems + (_repeated_names(document) if templates else [])
+
+
+def _is_template(error: Any) -> bool:
+    text = error["input"]
+    fixed = {"name", "protocol", "include", "matrix", "[key]"}.intersection(map(str, error["loc"]))
+    return error["type"] == "kit" and isinstance(text, str) and "${" in text and not fixed
+
+
+def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Problem:
+    location = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+    kind = error["type"]
+
+    def path_of(place: tuple[Any, ...]) -> str:
+        if numbers and len(place) > 1 and place[0] == "stages" and isinstance(place[1], int):
+            place = ("stages", numbers[place[1]], *place[2:])
+        return dotted(place)
+
+    if kind == "missing":
+        field = str(location[-1])
+        parent = location[:-1]
+        owner = _owner(location)
+        about = owner.model_fields[field].description or ""
+        return Problem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
+    if location and location[-1] == "[key]":
+        return Problem(_mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error))
+    if kind == "extra_forbidden":
+        key, owner = str(location[-1]), _owner(location)
+        allowed = [name for name in owner.model_fields if name != key]
+        plain_key = key.casefold().replace("-", "_")
+        synonym = next((ours for ours, others in _ALSO_CALLED.items() if plain_key in others.split()), None)
+        near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
+        what = {
+            "Pipeline": "a pipeline",
+            "Profile": "a profile",
+            "Sampling": "sampling",
+            "TokenCounts": "tokens",
+        }
+        owned = what.get(owner.__name__, "a stage")
+        message = f"{show(key)} is not a field of {owned}. Allowed: {', '.join(allowed)}."
+        return Problem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
+    return Problem(_mark(document, location), path_of(location), _words(error))
+
+
+def _words(error: Any) -> str:
+    kind, value = error["type"], error["input"]
+    expected = {
+        "model_type": "a mapping ('key: value' lines)",
+        "model_attributes_type": "a mapping ('key: value' lines)",
+        "dict_type": "a mapping ('key: value' lines)",
+        "tuple_type": "a list",
+        "list_type": "a list",
+        "kit_form": error["msg"],
+    }
+    if kind in expected:
+        return f"{show(value)} stands where {expected[kind]} is expected."
+    if kind == "too_short":
+        return "the list is empty, at least one item is expected."
+    return str(error["msg"])
+
+
+def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
+    owners: dict[str, type[BaseModel]] = {"sampling": Sampling, "tokens": TokenCounts, "profiles": Profile}
+    owners["stages"] = StageOverride if location[0] == "profiles" else Stage
+    # Names of stages and profiles follow 'stages' and 'profiles', so they stand at odd places.
+    found = [owners[part] for part in location[:-1] if isinstance(part, str) and part in owners]
+    return found[-1] if found else Pipeline
+
+
+def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Mark:
+    node = document
+    for part in location:
+        children = node.value
+        if isinstance(children, tuple):
+            children = dict(enumerate(children))
+        if not isinstance(children, dict) or part not in children:
+            break
+        node = children[part]
+    return node.key_mark if key and node.key_mark else node.mark
+
+
+def dotted(location: tuple[Any, ...]) -> str:
+    """A location as people write it: `stages[1].env.HOME`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _repeated_names(document: Node) -> list[Problem]:
+    stages = document.get("stages")
+    seen: dict[str, Mark] = {}
+    problems = []
+    for index, stage in enumerate(stages.value if stages and isinstance(stages.value, tuple) else ()):
+        name = stage.get("name")
+        if name is None or not name.text:
+            continue
+        if name.text in seen:
+            message = (
+                f"{show(name.text)} names a stage already (at {seen[name.text]}). Stage names are unique."
+            )
+            problems.append(Problem(name.mark, f"stages[{index}].name", message))
+        seen.setdefault(name.text, name.mark)
+    return problems

@@ -1,0 +1,414 @@
+"""The plan: every run of a pipeline file with its stages in order, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.audit.checks import (
+    check_cwd,
+    check_output,
+    check_outside_input,
+    clashes_between_runs,
+    exists,
+    makers_of,
+    overlap,
+    paths,
+)
+from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, apply_profile, compose, expand
+from harness.audit.pipeline import Pipeline, Sampling, Stage, check
+from harness.audit.problems import Mark, PipelineError, Problem, guess, show
+from harness.audit.yaml_source import Node, plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_HARMLESS = {
+    "kind",
+    "timeout",
+    "retries",
+    "tokens",
+    "pue",
+    "method",
+    "region",
+    "protocol",
+    "devices",
+    "sampling",
+}
+"""Fields that can be wrong without making variables wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage, ready to run.
+
+    Args:
+        name: Unique in its run, fit for a file name.
+        base: The stage's name in the file (differs from `name` for a matrix stage).
+        kind: A stage kind of the protocol, or `x-*`.
+        argv: Words for exec; a command given as text is `/bin/sh -c TEXT`.
+        cwd: Absolute working directory; created by the runner if it lies under `run_dir`.
+        env: The pipeline's and the stage's variables, to be laid over the process's own.
+        inputs: Absolute path by name.
+        outputs: Absolute path by name.
+        timeout_s: Longest duration of one attempt in seconds; None without a limit.
+        retries: Further attempts after a failure.
+        index: Place in the whole run from 0, the same with `only` and `from_stage`.
+        fingerprint: sha256 (hex) of command, kind, cwd, env, input and output paths, and of the fingerprints
+            of the stages it takes inputs from; with `${run_dir}` and `${pipeline_dir}` for those folders, so
+            that a run can be moved.
+        tokens: Token counts declared in the file.
+        matrix: Values of its own combination.
+        producers: Names of the producing stages by input name; none for an input from outside the run.
+        where: `file:line:column` of the stage.
+    """
+
+    name: str
+    base: str
+    kind: str
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+    timeout_s: float | None
+    retries: int
+    index: int
+    fingerprint: str
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    matrix: Mapping[str, Any] = field(default_factory=dict)
+    producers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run of a pipeline.
+
+    Args:
+        name: The pipeline's name, with the label of the combination.
+        source: The pipeline file.
+        profile: The profile chosen, if any.
+        out_dir: Where the bundle goes.
+        run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
+        pipeline_dir: The pipeline file's folder.
+        devices: "auto", "none", or indices and UUIDs.
+        env: The pipeline's variables; those of each stage contain them.
+        matrix: Values of the pipeline's combination.
+        stages: Those to run, in order.
+    """
+
+    name: str
+    source: Path
+    profile: str | None
+    out_dir: Path
+    run_dir: Path
+    pipeline_dir: Path
+    protocol: str
+    method: str
+    region: str | None
+    pue: float | None
+    devices: str | tuple[int | str, ...]
+    reference_tokens: int | None
+    sampling: Sampling
+    labels: tuple[str, ...]
+    env: Mapping[str, str]
+    matrix: Mapping[str, Any]
+    stages: tuple[PlannedStage, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
+        folders = _folders(self.run_dir, self.pipeline_dir)
+        return {
+            "name": self.name,
+            "profile": self.profile,
+            "method": self.method,
+            "matrix": dict(self.matrix),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "kind": stage.kind,
+                    "command": [_portable(word, folders) for word in stage.argv],
+                    "cwd": _portable(str(stage.cwd), folders),
+                    "env": sorted(stage.env),
+                    "inputs": {name: _portable(str(path), folders) for name, path in stage.inputs.items()},
+                    "outputs": {name: _portable(str(path), folders) for name, path in stage.outputs.items()},
+                    "timeout_s": stage.timeout_s,
+                    "retries": stage.retries,
+                    "matrix": dict(stage.matrix),
+                    "fingerprint": stage.fingerprint,
+                }
+                for stage in self.stages
+            ],
+        }
+
+
+def load_plan(
+    path: Path | str,
+    *,
+    only: str | Sequence[str] | None = None,
+    from_stage: str | None = None,
+    profile: str | None = None,
+    run_dir: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[Plan]:
+    """Read, expand and check a pipeline file.
+
+    Args:
+        path: The pipeline file.
+        only: Stage (or stages) to run; a matrix stage's name means all its runs.
+        from_stage: First stage to run.
+        profile: Name of a profile to merge in.
+        run_dir: What `--out` names, default `runs/<name>`: the run's directory, or with a pipeline matrix the
+            folder of one directory a run. `${run_dir}` is its `work` folder. Nothing is created.
+        environ: What `${env.NAME}` sees; the process's environment if omitted.
+
+    Returns:
+        One plan a run: one without a pipeline matrix.
+
+    Raises:
+        KitError: The file cannot be read, or (as `PipelineError`, with all problems) is wrong.
+    """
+    source = Path(path)
+    document = compose(source)
+    if profile is not None:
+        document = apply_profile(document, profile)
+    _, problems = check(document, templates=True)
+    if problems and not all(_is_harmless(problem) for problem in problems):
+        raise PipelineError(problems)
+    directory = Path(os.path.abspath(source)).parent  # noqa: PTH100 (resolve() would follow links)
+    name = document.value["name"].text
+    out = Path(os.path.abspath(run_dir if run_dir is not None else Path("runs") / name))  # noqa: PTH100
+    environment = os.environ if environ is None else environ
+    runs, unresolved = expand(document, directory=directory, out=out, environ=environment)
+    problems += unresolved
+    if problems:
+        raise PipelineError(problems)
+    plans = []
+    for run in runs:
+        model, wrong = check(run.document, numbers=[stage.number for stage in run.stages])
+        if model is not None and not wrong:
+            plan, wrong = _plan(run, model, source, profile, directory)
+            plans.append(plan)
+        problems += wrong
+    if not problems:
+        problems = clashes_between_runs(runs)
+    if problems:
+        raise PipelineError(problems)
+    return [_selected(plan, document, only, from_stage) for plan in plans]
+
+
+def describe(plan: Plan) -> RenderableType:
+    """A table for `--dry-run`: stages in order, command, what they consume and produce, timeout."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    folders = _folders(plan.run_dir, plan.pipeline_dir)
+    facts = [
+        f"method {plan.method}",
+        f"devices {_words(plan.devices)}",
+        f"every {plan.sampling.period_ms} ms",
+    ]
+    facts += [f"profile {plan.profile}"] if plan.profile else []
+    table = Table(
+        title=escape(f"{plan.name} ({', '.join(facts)})"),
+        caption=escape(f"${{run_dir}} = {plan.run_dir}\n${{pipeline_dir}} = {plan.pipeline_dir}"),
+        caption_justify="left",
+        title_justify="left",
+        show_lines=True,
+    )
+    for column in ("#", "stage", "kind", "command", "consumes", "produces", "timeout"):
+        table.add_column(column, overflow="fold", justify="right" if column in ("#", "timeout") else "left")
+    for stage in plan.stages:
+        consumed = [
+            _portable(str(path), folders) + "".join(f" (from {maker})" for maker in stage.producers[name])
+            for name, path in stage.inputs.items()
+        ]
+        words = stage.argv[2:] if stage.argv[:2] == ("/bin/sh", "-c") else stage.argv
+        row = (
+            str(stage.index),
+            stage.name,
+            stage.kind,
+            _portable(" ".join(words), folders).strip(),
+            "\n".join(consumed),
+            "\n".join(_portable(str(path), folders) for path in stage.outputs.values()),
+            "" if stage.timeout_s is None else _duration(stage.timeout_s),
+        )
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+def _is_harmless(problem: Problem) -> bool:
+    parts = problem.path.replace("[", ".").split(".")
+    return bool(_HARMLESS.intersection(parts[:3])) and "is not a field" not in problem.message
+
+
+def _plan(
+    run: ExpandedRun, model: Pipeline, source: Path, profile: str | None, directory: Path
+) -> tuple[Plan, list[Problem]]:
+    common = dict(model.env or {})
+    folders = _folders(run.work, directory)
+    problems: list[Problem] = []
+    makers: dict[str, ExpandedStage] = {}
+    fingerprints: dict[str, str] = {}
+    planned: list[PlannedStage] = []
+    for index, (stage, fields) in enumerate(zip(run.stages, model.stages, strict=True)):
+        inputs = absolute(stage.node.get("inputs"), stage.cwd)
+        outputs = absolute(stage.node.get("outputs"), stage.cwd)
+        problems += check_cwd(stage, run)
+        producers: dict[str, tuple[str, ...]] = {}
+        for name, node, where in paths(stage, "inputs"):
+            producers[name] = makers_of(inputs[name], makers)
+            if not producers[name]:
+                problems += check_outside_input(inputs[name], node, where, stage, run)
+        for name, node, where in paths(stage, "outputs"):
+            problems += check_output(outputs[name], node, where, makers, run, directory)
+            if any(overlap(path, outputs[name]) for path in inputs.values()):
+                message = (
+                    f"{show(node.text)} is an input of this stage too. Write the result to a path of its own."
+                )
+                problems.append(Problem(node.mark, where, message))
+            makers.setdefault(outputs[name], stage)
+        env = {**common, **(fields.env or {})}
+        argv = fields.command if isinstance(fields.command, tuple) else ("/bin/sh", "-c", fields.command)
+        content = {
+            "kind": fields.kind,
+            "argv": argv,
+            "cwd": stage.cwd,
+            "env": env,
+            "inputs": {
+                name: [path, [fingerprints[maker] for maker in producers[name]]]
+                for name, path in inputs.items()
+            },
+            "outputs": outputs,
+        }
+        fingerprints[stage.name] = _fingerprint(content, folders)
+        planned.append(
+            PlannedStage(
+                name=stage.name,
+                base=stage.base,
+                kind=fields.kind,
+                argv=argv,
+                cwd=Path(stage.cwd),
+                env=env,
+                inputs={name: Path(path) for name, path in inputs.items()},
+                outputs={name: Path(path) for name, path in outputs.items()},
+                timeout_s=fields.timeout,
+                retries=fields.retries or 0,
+                index=index,
+                fingerprint=fingerprints[stage.name],
+                tokens=_declared_tokens(fields),
+                matrix={key: _builtin(node) for key, node in stage.matrix.items()},
+                producers=producers,
+                where=str(stage.node.mark),
+            )
+        )
+    plan = Plan(
+        name=run.name,
+        source=source,
+        profile=profile,
+        out_dir=run.out,
+        run_dir=run.work,
+        pipeline_dir=directory,
+        protocol=model.protocol,
+        method=model.method,
+        region=model.region,
+        pue=model.pue,
+        devices=model.devices,
+        reference_tokens=model.reference_tokens,
+        sampling=model.sampling,
+        labels=model.labels,
+        env=common,
+        matrix={key: _builtin(node) for key, node in run.matrix.items()},
+        stages=tuple(planned),
+    )
+    return plan, problems
+
+
+def _declared_tokens(stage: Stage) -> dict[str, int]:
+    return stage.tokens.model_dump(exclude_none=True) if stage.tokens else {}
+
+
+def _builtin(node: Node) -> Any:
+    value = plain(node)
+    if isinstance(value, bool | str):
+        return value
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from_stage: str | None) -> Plan:
+    wanted = [only] if isinstance(only, str) else list(only or ())
+    known = list(dict.fromkeys(name for stage in plan.stages for name in (stage.base, stage.name)))
+    mark = document.value["stages"].mark
+    for option, names in (("--only", wanted), ("--from", [from_stage] if from_stage is not None else [])):
+        for name in names:
+            if name not in known:
+                listed = f"Stages: {', '.join(known)}.{guess(name, known)}"
+                message = f"{option} {show(name)}: there is no such stage. {listed}"
+                raise PipelineError([Problem(mark, "stages", message)])
+    chosen = list(plan.stages)
+    if from_stage is not None:
+        first = min(stage.index for stage in chosen if from_stage in (stage.base, stage.name))
+        chosen = [stage for stage in chosen if stage.index >= first]
+    if wanted:
+        chosen = [stage for stage in chosen if stage.base in wanted or stage.name in wanted]
+    problems = [] if chosen else [Problem(mark, "stages", "--only and --from together leave no stage.")]
+    names_chosen = {stage.name for stage in chosen}
+    for stage in chosen:
+        for name, makers in stage.producers.items():
+            left_out = [maker for maker in makers if maker not in names_chosen]
+            if left_out and not exists(str(stage.inputs[name])):
+                file, line, column = stage.where.rsplit(":", 2)
+                message = (
+                    f"input {stage.inputs[name]} of '{stage.name}' is written by stage '{left_out[0]}', "
+                    f"which is left out, and is not there yet. Run '{left_out[0]}' first."
+                )
+                where = Mark(file, int(line), int(column))
+                problems.append(Problem(where, f"stages.{stage.base}.inputs", message))
+    if problems:
+        raise PipelineError(problems)
+    return replace(plan, stages=tuple(chosen))
+
+
+def _folders(work: Path, directory: Path) -> tuple[tuple[str, str], ...]:
+    folders = ((str(work), "${run_dir}"), (str(directory), "${pipeline_dir}"))
+    return tuple(sorted(folders, key=lambda folder: -len(folder[0])))
+
+
+def _portable(text: str, folders: tuple[tuple[str, str], ...]) -> str:
+    for folder, name in folders:
+        if folder != "/":
+            # Not in the middle of a longer name: /data is not part of /database.
+            text = re.sub(re.escape(folder) + r"(?![\w.-])", name, text)
+    return text
+
+
+def _fingerprint(content: dict[str, Any], folders: tuple[tuple[str, str], ...]) -> str:
+    def portable(value: Any) -> Any:
+        if isinstance(value, str):
+            return _portable(value, folders)
+        if isinstance(value, dict):
+            return {key: portable(child) for key, child in value.items()}
+        return [portable(child) for child in value] if isinstance(value, list | tuple) else value
+
+    text = json.dumps(portable(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _words(devices: str | tuple[int | str, ...]) -> str:
+    return devices if isinstance(devices, str) else ", ".join(map(str, devices))
+
+
+def _duration(seconds: float) -> str:
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            parts.append(f"{int(seconds // size)}{unit}")
+            seconds %= size
+    return "".join([*parts, f"{seconds:g}s" if seconds or not parts else ""])
