@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from harness.audit.plan import load_plan
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "examples" / "minimal"
 CORPUS_SHA256 = "261b466a1d49f9a7b1673d14d607882113e0f4a5d55ffb2476761bb94c295d1e"
@@ -134,6 +136,22 @@ def test_gradients_agree_with_finite_differences(training: tuple[ModuleType, Mod
             below = model.losses(params, lines).mean()
             value[index] = kept
             assert grads[name][index] == pytest.approx((above - below) / (2 * step), abs=1e-6), (name, index)
+
+
+def test_pipeline_file_is_planned_as_written(tmp_path: Path) -> None:
+    [plan] = load_plan(ROOT / "examples" / "minimal.yaml", run_dir=tmp_path)
+    kinds = {stage.name: stage.kind for stage in plan.stages}
+    assert kinds == {
+        "corpus": "prerun",
+        "preprocess": "preprocess",
+        "train": "student_train",
+        "evaluate": "evaluate",
+    }
+    assert {name for stage in plan.stages for made in stage.producers.values() for name in made} == {
+        "corpus",
+        "preprocess",
+        "train",
+    }
 
 
 def test_pipeline_file_declares_what_the_stages_touch() -> None:

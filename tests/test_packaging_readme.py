@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.audit.plan import load_plan
 from harness.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,14 @@ def test_make_targets_in_the_readme_exist() -> None:
 def test_kit_commands_in_the_readme_exist() -> None:
     named = set(re.findall(r"\bkit ([a-z]+)\b", CODE))
     assert named == set(COMMANDS), "the README names every command, and no other"
+
+
+def test_pipeline_file_in_the_readme_is_valid(tmp_path: Path) -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(text.splitlines()) <= 15
+    (tmp_path / "my_pipeline.yaml").write_text(text)
+    [plan] = load_plan(tmp_path / "my_pipeline.yaml", run_dir=tmp_path / "run")
+    assert plan.stages[1].producers == {"0": ("cache",)}
 
 
 def test_files_the_readme_points_to_exist() -> None:
