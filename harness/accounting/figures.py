@@ -54,7 +54,9 @@ def significant(
     places = decimals(best, half, most)
     if best and round(best, places) == 0:
         places = -_exponent(best)
-    return f"{round(best, places):,.{max(0, places)}f}".replace(",", "\u202f")
+    rounded = round(best, places)
+    separator = "," if abs(rounded) >= 10_000 else ""
+    return f"{rounded:{separator}.{max(0, places)}f}".replace(",", "\u202f")
 
 
 def quantity(best: float | None, unit: str, low: float | None = None, high: float | None = None) -> str:

@@ -111,7 +111,7 @@ class Plan:
         stage_rows: rows of `stages`; recorded columns count, `unattributed` rows are made anew.
         counters: every series of `counters`.
         sampling: rules of the protocol, with the run's own nominal period.
-        limits: (node_id, device_id) -> what is known of the device.
+        limits: device_id -> what is known of the device.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Plan:
         stage_rows: Iterable[Row],
         counters: Sequence[CounterSeries],
         sampling: Sampling,
-        limits: Mapping[tuple[str, int], DeviceLimits] | None = None,
+        limits: Mapping[int, DeviceLimits] | None = None,
     ) -> None:
         self._sampling = sampling
         self._limits = dict(limits or {})
@@ -151,7 +151,7 @@ class Plan:
         boundaries = session.devices.get(series.device_id) if session else None
         if boundaries is None:
             return None
-        limits = self._limits.get((series.node_id, series.device_id), DeviceLimits())
+        limits = self._limits.get(series.device_id, DeviceLimits())
         meter = DeviceMeter(series, boundaries, self._sampling, limits)
         by_row = {
             int(row["stage_uid"]): meter.measure(int(row["boundary_start"]), int(row["boundary_end"]))
@@ -273,7 +273,7 @@ def derive_stages(
     power_series: Iterable[PowerSeries],
     counters: Sequence[CounterSeries],
     sampling: Sampling,
-    limits: Mapping[tuple[str, int], DeviceLimits] | None = None,
+    limits: Mapping[int, DeviceLimits] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `stages` with every derived column, `unattributed` rows included, sorted by stage_uid.
 
@@ -282,7 +282,7 @@ def derive_stages(
         power_series: one (node, device, session) at a time; only one is held at once.
         counters: every series of `counters`.
         sampling: rules of the protocol, with the run's own nominal period.
-        limits: (node_id, device_id) -> what is known of the device.
+        limits: device_id -> what is known of the device.
     """
     plan = Plan(stage_rows, counters, sampling, limits)
     return plan.finish([plan.measure(series) for series in power_series]).stages

@@ -1,0 +1,101 @@
+"""RAPL: wraps, resets, ambiguity, mirrors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.accounting.rapl import ZoneMeter, mirrored, unwrap
+from harness.accounting.series import NO_BOUNDARY, CounterSeries
+
+RANGE = 65_532_610_987  # uJ, the 32-bit counter of a common server part
+
+
+def zone(t, v, name="package-0", wrap=RANGE, boundary=None):
+    t, v = np.asarray(t, np.int64), np.asarray(v, np.int64)
+    n = t.shape[0]
+    marks = np.full(n, NO_BOUNDARY, np.int64) if boundary is None else np.asarray(boundary, np.int64)
+    return CounterSeries(
+        "rapl",
+        "node-00",
+        None,
+        name,
+        0,
+        "uJ",
+        wrap,
+        t,
+        t,
+        v,
+        np.ones(n, bool),
+        marks,
+        np.zeros(n, np.int64),
+        np.full(n, -1, np.int64),
+        ["immediate"] * n,
+    )
+
+
+GRID = np.arange(0, 1200 * 10**6, 500_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 400_000_000), min_size=2, max_size=200), st.integers(0, RANGE - 1))
+def test_unwrap_gives_back_what_was_counted(steps, start):
+    true = np.cumsum(np.array([0, *steps], dtype=np.int64))
+    t = np.arange(true.shape[0]) * 500_000
+    got = unwrap(t, (true + start) % RANGE, RANGE)
+    assert got.cumulative.tolist() == true.tolist()
+    assert got.resets == 0
+    assert got.ambiguous.size == 0
+
+
+def test_many_wraps_at_200_watts():
+    got = unwrap(GRID, (200 * GRID) % RANGE, RANGE)
+    assert got.wraps == 3
+    assert got.cumulative[-1] == 200 * (GRID[-1] - GRID[0])
+
+
+def test_a_fall_no_wrap_can_explain_is_a_reset():
+    v = 100 * GRID
+    v[1000:] -= v[1000] - 5  # falls to nearly nothing far below the range
+    got = unwrap(GRID[:2000], v[:2000], RANGE)
+    assert (got.wraps, got.resets) == (0, 1)
+    assert got.cumulative[-1] == pytest.approx(100 * GRID[1999], rel=1e-9)
+
+
+def test_a_silence_longer_than_a_wrap_can_take_is_ambiguous():
+    t = np.concatenate((GRID[:100], GRID[:100] + 200 * 10**6))
+    meter = ZoneMeter([zone(t, (150 * t) % RANGE)])
+    got = meter.energy(int(t[50]), int(t[150]), None, None)
+    assert got.ambiguous
+    assert got.energy_uj == pytest.approx(150 * (t[150] - t[50]), rel=1e-6)
+    assert got.high_uj > got.energy_uj + RANGE
+    assert not meter.energy(int(t[0]), int(t[50]), None, None).ambiguous
+
+
+def test_boundary_reading_beats_interpolation():
+    t = np.array([0, 400_000, 500_000, 1_000_000])
+    meter = ZoneMeter([zone(t, [0, 90_000_000, 100_000_000, 150_000_000], boundary=[-1, 7, -1, 8])])
+    assert meter.energy(399_000, 999_000, 7, 8).energy_uj == 60_000_000
+
+
+def test_packages_that_are_one_count_once():
+    load = np.cumsum(np.random.default_rng(3).integers(20, 180, GRID.shape[0]) * 500_000)
+    a, b = zone(GRID, load % RANGE), zone(GRID + 40, (load + 4_000) % RANGE, "package-1")
+    other = zone(GRID, (load * 2 + 10**9) % RANGE, "package-2")
+    assert mirrored([a, b, other]) == [1]
+    meter = ZoneMeter([a, b])
+    assert meter.mirrors == ["package-1"]
+    assert meter.energy(int(GRID[10]), int(GRID[20]), None, None).energy_uj == load[20] - load[10]
+
+
+def test_two_idle_packages_are_not_taken_for_one():
+    slow = np.arange(GRID.shape[0]) * 10
+    assert mirrored([zone(GRID, slow), zone(GRID, slow + 20_000, "package-1")]) == []
+
+
+def test_outside_the_readings_nothing_is_known():
+    meter = ZoneMeter([zone(GRID[:10], 100 * GRID[:10])])
+    assert meter.energy(10**9, 2 * 10**9, None, None) is None
+    assert not ZoneMeter([zone([], [])])

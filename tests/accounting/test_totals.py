@@ -1,0 +1,194 @@
+"""Totals, the paper's published arithmetic, and digits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.accounting import totals
+from harness.accounting.amortize import break_even, reuse
+from harness.accounting.figures import duration, quantity, significant
+from harness.accounting.interval import Interval
+from harness.accounting.stages import Plan, Sampling
+from tests.accounting.synthetic import Stage, make_run
+
+KWH = 3_600_000.0
+
+# arXiv 2605.13981: stage energies in kWh (preprocess, teacher, student, evaluation), total, J/token.
+TABLE = {
+    "baseline 1B": ((0.37, 0.0, 6.30, 0.33), 7.00, 0.84),
+    "baseline 13B": ((0.37, 0.0, 33.15, 1.08), 34.60, 4.15),
+    "kd 1B": ((0.37, 11.00, 5.20, 0.33), 16.90, 2.03),
+    "kd 13B": ((0.37, 11.00, 30.05, 1.08), 42.50, 5.10),
+    "synthetic 1B": ((0.37, 10.60, 5.35, 0.33), 16.65, None),
+    "synthetic 13B": ((0.37, 10.60, 28.65, 1.08), 40.70, 4.88),
+}
+KINDS = ("preprocess", "teacher_logits", "student_train", "evaluate")
+
+
+def row(kind, gpu=None, cpu=None, status="completed", **more):
+    return {
+        "stage": kind,
+        "parent_uid": None,
+        "status": status,
+        "device_ids": [0],
+        "gpu_energy_j": gpu,
+        "gpu_energy_method": "counter_tick",
+        "cpu_energy_j": cpu,
+        "cpu_energy_method": "rapl",
+        "dram_energy_j": None,
+        "dram_energy_method": "absent",
+        "tokens_trained": None,
+        "tokens_processed": None,
+        "tokens_positions": None,
+        "tokens_generated": None,
+        "token_denominator": None,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_totals_of_the_paper(name):
+    stages, total, j_per_token = TABLE[name]
+    rows = [row(kind, kwh * KWH) for kind, kwh in zip(KINDS, stages, strict=True) if kwh]
+    got = totals.run_totals(rows)
+    assert got.it.best / KWH == pytest.approx(total, abs=1e-9)
+    if j_per_token:
+        assert round(totals.per_token(got.it, 30_000_000).best, 2) == j_per_token
+    assert (got.teacher is None) == (stages[1] == 0)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "baseline", "distilled", "ratio", "whole"),
+    [
+        (11.00, 6.30, 5.20, 10.0, 10),
+        (11.00, 33.15, 30.05, 3.55, 4),
+        (10.60, 6.30, 5.35, 11.16, 12),
+        (10.60, 33.15, 28.65, 2.36, 3),
+    ],
+)
+def test_break_even_of_the_paper(teacher, baseline, distilled, ratio, whole):
+    got = break_even(*(Interval.exact(x) for x in (teacher, baseline, distilled)))
+    assert got.ratio == pytest.approx(ratio, abs=0.005)
+    assert got.whole == whole
+    n = Interval.exact(distilled) + Interval.exact(teacher).scale(1 / whole)
+    assert n.best <= baseline + 1e-9
+    assert distilled + teacher / (whole - 1) > baseline
+
+
+def test_break_even_is_ill_conditioned_and_says_so():
+    three = [Interval(x, x * 0.97, x * 1.03) for x in (6.30, 5.20)]
+    got = break_even(Interval.exact(11.0), *three)
+    assert got.low == pytest.approx(11 / (6.489 - 5.044), abs=1e-9)
+    assert got.low == pytest.approx(7.6, abs=0.05)
+    assert got.high == pytest.approx(14.6, abs=0.1)
+
+
+def test_no_saving_never_pays():
+    got = break_even(Interval.exact(11.0), Interval.exact(5.0), Interval.exact(5.0))
+    assert (got.ratio, got.whole, got.high) == (None, None, math.inf)
+    maybe = break_even(Interval.exact(11.0), Interval(5.0, 4.5, 5.5), Interval(4.9, 4.6, 5.2))
+    assert maybe.whole == 110
+    assert maybe.high == math.inf
+
+
+def test_reuse_charges_the_teacher_once():
+    got = reuse(Interval.exact(5.90), Interval.exact(11.0), 10)
+    assert (got.marginal.best, got.amortized.best, got.full.best) == pytest.approx((5.9, 7.0, 16.9))
+    with pytest.raises(ValueError, match="at least once"):
+        reuse(Interval.exact(1), Interval.exact(1), 0)
+
+
+def test_facility_and_carbon():
+    facility = totals.facility(Interval(3.6e6, 3.5e6, 3.8e6), 1.5)
+    assert totals.co2e_kg(facility, 400.0).best == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="PUE"):
+        totals.facility(Interval.exact(1.0), 0.9)
+
+
+def test_unknown_parts_are_counted_not_zeroed():
+    got = totals.run_totals([row("preprocess", 5.0), row("evaluate", None)])
+    assert got.gpu.energy_j == 5.0
+    assert got.gpu.unknown_rows == 1
+    assert got.cpu.energy_j is None
+    assert totals.run_totals([row("evaluate")]).it is None
+
+
+def test_tokens_of_failed_attempts_are_not_counted_but_their_joules_are():
+    rows = [
+        row("student_train", 10.0, status="failed", tokens_trained=5),
+        row("student_train", 20.0, tokens_trained=9),
+    ]
+    assert totals.tokens(rows, "trained") == 9
+    assert totals.run_totals(rows).it.best == 30.0
+    assert totals.per_token(Interval.exact(30.0), 0) is None
+    assert totals.per_token(Interval.exact(30.0), None) is None
+
+
+def test_inherited_artifacts_count_once():
+    edge = {"role": "consumed", "artifact_id": "sha256:a", "origin_energy_j": 7.0}
+    assert totals.inherited_energy([edge, dict(edge), {**edge, "role": "produced"}]).best == 7.0
+    assert totals.inherited_energy([]) is None
+
+
+def test_run_interval_is_tighter_than_the_sum_of_stages():
+    run = make_run(
+        (*(Stage(f"s{i}", "evaluate", 2 + i, 3 + i, 600) for i in range(30)),), end_s=40, devices=1
+    )
+    plan = Plan(run.stages, run.counter_series(), Sampling())
+    derivation = plan.finish([plan.measure(s) for s in run.power_series()])
+    loose = totals.run_totals(derivation.stages)
+    tight = totals.run_totals(derivation.stages, derivation.sessions)
+    truth = run.energy_j(0, 1, 40)
+    assert tight.gpu.energy_j == loose.gpu.energy_j == pytest.approx(truth, abs=0.002)
+    assert loose.gpu.interval.half_width > 10 * tight.gpu.interval.half_width
+    assert tight.gpu.interval.low <= truth <= tight.gpu.interval.high
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
+def test_sums_are_exact_in_millijoules(parts):
+    got = totals.run_totals([row("evaluate", mj / 1000) for mj in parts])
+    assert round(got.gpu.energy_j * 1000) == sum(parts)
+
+
+@pytest.mark.parametrize(
+    ("best", "low", "high", "text"),
+    [
+        (2523.456, 2522.756, 2524.156, "2523"),
+        (2523.456, 2501.0, 2546.0, "2523"),
+        (2523.456, 2020.0, 3030.0, "2500"),
+        (437.0, 0.0, 874.0, "400"),
+        (0.0000123, None, None, "0.00001230"),
+        (1.0, 0.0, 40.0, "1"),
+        (120_999.97, 120_999.0, 121_001.0, "121\u202f000"),
+        (0.0, 0.0, 0.0, "0.000"),
+        (-3.5, -3.6, -3.4, "-3.50"),
+    ],
+)
+def test_digits_follow_the_interval(best, low, high, text):
+    assert significant(best, low, high) == text
+
+
+def test_quantities_and_durations():
+    assert quantity(None, "J") == "unknown"
+    assert quantity(2_523_456.0, "J", 2_522_000.0, 2_524_000.0) == "2.523 MJ"
+    assert quantity(0.00042, "J") == "420.0 µJ"
+    assert [duration(x * 10**6) for x in (3, 45, 3_599, 7_322)] == [
+        "3.00 s",
+        "45.0 s",
+        "59 min 59 s",
+        "2 h 02 min",
+    ]
+
+
+def test_intervals_refuse_nonsense_and_tie():
+    with pytest.raises(ValueError, match="not an interval"):
+        Interval(1.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="not an interval"):
+        Interval(math.nan, 0.0, 1.0)
+    assert Interval(1, 0, 2).overlaps(Interval(3, 2, 4))
+    assert not Interval(1, 0, 2).overlaps(Interval(5, 4, 6))
+    assert (Interval(5, 4, 7) - Interval(2, 1, 3)) == Interval(3, 1, 6)
