@@ -50,9 +50,12 @@ test: setup-dev ## Run the tests; ARGS="-k journal" selects some
 	@echo "test: passed. Next: make lint checks style and types; make demo audits a pipeline here"
 
 lint: setup-dev ## Check style (ruff) and types (mypy --strict)
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
+	@failed=""; \
+	  $(PY) -m ruff check . || failed="$$failed style"; \
+	  $(PY) -m ruff format --check . || failed="$$failed format"; \
+	  $(PY) -m mypy || failed="$$failed types"; \
+	  [ -z "$$failed" ] || { echo "lint: failed:$$failed. Next: make format mends most of style and format"; exit 1; }
+	@echo "lint: style, format and types are fine"
 
 format: setup-dev ## Let ruff rewrite what `make lint` would complain about
 	@$(PY) -m ruff check --fix .
