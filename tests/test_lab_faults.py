@@ -202,8 +202,9 @@ by_bus = nvml.nvmlDeviceGetHandleByPciBusId(pci.busId)
 by_uuid = nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(h))
 print(json.dumps([
     nvml.nvmlSystemGetDriverVersion(), nvml.nvmlSystemGetNVMLVersion(),
-    nvml.nvmlSystemGetCudaDriverVersion(), nvml.nvmlSystemGetCudaDriverVersion_v2(), nvml.nvmlDeviceGetName(by_bus), nvml.nvmlDeviceGetIndex(by_uuid),
-    pci.busId, pci.busIdLegacy, nvml.nvmlDeviceGetMinorNumber(h), nvml.nvmlDeviceGetArchitecture(h),
+    nvml.nvmlSystemGetCudaDriverVersion(), nvml.nvmlSystemGetCudaDriverVersion_v2(),
+    nvml.nvmlDeviceGetName(by_bus), nvml.nvmlDeviceGetIndex(by_uuid), pci.busId, pci.busIdLegacy,
+    nvml.nvmlDeviceGetMinorNumber(h), nvml.nvmlDeviceGetArchitecture(h),
     nvml.nvmlDeviceGetCudaComputeCapability(h), nvml.nvmlDeviceGetPersistenceMode(h),
     nvml.nvmlDeviceGetEccMode(h), nvml.nvmlDeviceGetMaxClockInfo(h, nvml.NVML_CLOCK_SM),
     nvml.nvmlDeviceGetPowerManagementDefaultLimit(h),

@@ -92,6 +92,12 @@ def test_the_joules_are_the_integral_of_the_watts(tmp_path: Path) -> None:
         assert truth_j == pytest.approx(sum(cells) / 1e6, rel=1e-9)
 
 
+def test_a_counter_wraps_at_its_range() -> None:
+    zone = Zone("package-0", (Const(50.0),), range_uj=5_000_000, offset_uj=4_900_000)
+    assert [zone.counter_uj(tau) for tau in (0, 1999, 2000, 2001)] == [4_900_000, 4_999_950, 0, 50]
+    assert zone.counter_uj(102_000) == 0
+
+
 def test_a_small_range_wraps_and_unwraps(tmp_path: Path) -> None:
     zone = Zone("package-0", (Const(50.0),), range_uj=5_000_000, offset_uj=4_900_000)
     with FakePowercap(tmp_path, (zone,)) as tree:
