@@ -1,0 +1,269 @@
+"""NVIDIA GPUs through pynvml: one field query a tick for counter, instant and average power, with recorded fall-backs.
+
+A failed read is None, never 0; so is a power of exactly 0 mW, which a powered card does not draw but drivers return in
+bursts. What a card cannot tell is found out once, at start, and remembered in `GpuSource.methods`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from harness.meter.clocks import mono_us
+from harness.meter.journal import POWER_ROW
+from harness.meter.nvml_calls import MISSING, UNKNOWN_TYPE, FieldQuery, Gauges
+from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
+
+FIELD_ENERGY = 83  # NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, mJ since the driver was loaded
+FIELD_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE, mW over 1 s on Ampere and later
+FIELD_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, mW
+_SLOW_EVERY = 20  # power limit and MIG mode are read every 20th tick: they change by hand only
+_MAX_POWER_MW = 1 << 30
+
+def nvml_unavailable() -> str | None:
+    """Initialise NVML; None when it works, else NVML's own reason why not."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return str(error)
+    return None
+
+
+def driver_version() -> str | None:
+    """The driver's version, None when it does not say."""
+    return _text(lambda: pynvml.nvmlSystemGetDriverVersion())
+
+
+def cuda_driver_version() -> str | None:
+    """The CUDA version that the driver supports, such as "13.0"."""
+    version = _try(lambda: pynvml.nvmlSystemGetCudaDriverVersion())
+    return None if version is None else f"{version // 1000}.{version % 1000 // 10}"
+
+
+@dataclass(slots=True)
+class GpuReading:
+    """One field query: raw values, None for each that failed, and NVML's reasons (None: nothing failed)."""
+
+    mono_us: int
+    read_us: int
+    energy_mj: int | None = None
+    power_mw: int | None = None
+    average_mw: int | None = None
+    errors: dict[str, int] | None = None
+
+    def fail(self, quantity: str, code: int) -> None:
+        """Note that a quantity could not be read, and why."""
+        if self.errors is None:
+            self.errors = {}
+        self.errors[quantity] = code
+
+
+class GpuSource:
+    """One metered GPU.
+
+    Attributes:
+        methods: How each quantity is read: "field", "call" (an older NVML function) or "absent".
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.handle: Any = pynvml.nvmlDeviceGetHandleByIndex(index)
+        self.methods = {"energy": "field", "instant": "field", "average": "field"}
+        self._fields = FieldQuery(self.handle, [FIELD_ENERGY, FIELD_INSTANT, FIELD_AVERAGE])
+        self._energy_field = FieldQuery(self.handle, [FIELD_ENERGY])
+        self._gauges = Gauges(self.handle)
+        self._all_fields = True
+        self._limit_mw: int | None = None
+        self._ticks = 0
+        self._settle_methods()
+
+    def _settle_methods(self) -> None:
+        """Decide per quantity how this card gives it, allowing for the odd failing read."""
+        verdicts: dict[str, set[int]] = {"energy": set(), "instant": set(), "average": set()}
+        for _ in range(5):
+            reading = self.read()
+            for name, value in (
+                ("energy", reading.energy_mj),
+                ("instant", reading.power_mw),
+                ("average", reading.average_mw),
+            ):
+                verdicts[name].add(0 if value is not None else (reading.errors or {}).get(name, -1))
+        unsupported = {
+            pynvml.NVML_ERROR_NOT_SUPPORTED,
+            pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+            pynvml.NVML_ERROR_INVALID_ARGUMENT,
+            UNKNOWN_TYPE,
+            -1,  # it answered, but with a power of 0
+        }
+        calls: dict[str, Callable[[], Any]] = {
+            "energy": lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle),
+            "instant": lambda: pynvml.nvmlDeviceGetPowerUsage(self.handle),
+        }
+        for name, seen in verdicts.items():
+            if 0 in seen or not seen <= unsupported:
+                continue
+            works = name in calls and _try(calls[name]) is not None
+            self.methods[name] = "call" if works else "absent"
+        self._all_fields = set(self.methods.values()) == {"field"}
+
+    def read(self) -> GpuReading:
+        """Counter and powers in one NVML call, plus the older call for what the card does not give as a field."""
+        before = mono_us()
+        reading = GpuReading(before, 0)
+        if self._all_fields or "field" in self.methods.values():
+            energy_code, energy, power_code, power, average_code, average = self._fields.read()
+            if energy_code | power_code | average_code or not self._all_fields:
+                energy_ok = self._settle(reading, "energy", energy_code)
+                power_ok = self._settle(reading, "instant", power_code)
+                average_ok = self._settle(reading, "average", average_code)
+            else:
+                energy_ok = power_ok = average_ok = True
+            reading.energy_mj = energy if energy_ok else None
+            reading.power_mw = power if power_ok and 0 < power < _MAX_POWER_MW else None
+            reading.average_mw = average if average_ok and 0 < average < _MAX_POWER_MW else None
+        if self.methods["energy"] == "call":
+            reading.energy_mj = self._call(reading, "energy", pynvml.nvmlDeviceGetTotalEnergyConsumption)
+        if self.methods["instant"] == "call":
+            reading.power_mw = _power(self._call(reading, "instant", pynvml.nvmlDeviceGetPowerUsage))
+        after = mono_us()
+        reading.mono_us, reading.read_us = (before + after) // 2, after - before
+        return reading
+
+    def _settle(self, reading: GpuReading, quantity: str, code: int) -> bool:
+        """Whether a field's value counts; a failure is noted unless the quantity is read in another way."""
+        if self.methods[quantity] != "field":
+            return False
+        if code:
+            reading.fail(quantity, code)
+        return code == 0
+
+    def read_energy(self) -> int | None:
+        """The counter alone, mJ; the quick read for bursts around a counter tick."""
+        if self.methods["energy"] == "call":
+            return _try(lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)))
+        code, energy = self._energy_field.read()
+        return None if code else energy
+
+    def _call(self, reading: GpuReading, name: str, function: Callable[[Any], int]) -> int | None:
+        try:
+            return int(function(self.handle))
+        except pynvml.NVMLError as error:
+            reading.fail(name, error.value)
+            return None
+
+    def sample(self, session: int, wall_offset_us: int) -> tuple[bytes, GpuReading]:
+        """One power row, packed for the journal, and the reading it came from.
+
+        Args:
+            session: The session's number.
+            wall_offset_us: UTC minus CLOCK_MONOTONIC, us.
+        """
+        reading = self.read()
+        if self._ticks % _SLOW_EVERY == 0:
+            self._limit_mw = _try(lambda: int(pynvml.nvmlDeviceGetPowerManagementLimit(self.handle)))
+        self._ticks += 1
+        energy, power, average, limit = reading.energy_mj, reading.power_mw, reading.average_mw, self._limit_mw
+        row = POWER_ROW.pack(
+            self.index,
+            session,
+            reading.mono_us + wall_offset_us,
+            reading.mono_us,
+            MISSING if power is None else power,
+            MISSING if average is None else average,
+            MISSING if energy is None else energy,
+            *self._gauges.read(),
+            MISSING if limit is None else limit,
+            reading.read_us,
+        )
+        return row, reading
+
+    def compute_pids(self) -> list[int] | None:
+        """Processes with a CUDA context on this GPU; slow and locking, so asked for at stage ends only."""
+        processes = _try(lambda: list(pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)))
+        return None if processes is None else [int(process.pid) for process in processes]
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest's entry for this device; None for what the card does not say."""
+        handle = self.handle
+        mig = _try(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+        persistence = _try(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
+        return {
+            "device_id": self.index,
+            "vendor": "nvidia",
+            "model": _text(lambda: pynvml.nvmlDeviceGetName(handle)),
+            "mem_mib": _try(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) >> 20),
+            "power_limit_mw": _try(lambda: int(pynvml.nvmlDeviceGetPowerManagementLimit(handle))),
+            "default_power_limit_mw": _try(
+                lambda: int(pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
+            ),
+            "mig": None if mig is None else bool(mig),
+            "persistence": None if persistence is None else bool(persistence),
+            "counter_supported": self.methods["energy"] != "absent",
+            "instant_supported": self.methods["instant"] == "field",
+            "average_supported": self.methods["average"] == "field",
+            "power_method": self.methods["instant"],
+            "counter_method": self.methods["energy"],
+            "counter_scope": 0,
+        }
+
+
+def identify_gpus() -> list[GpuIdentity]:
+    """All GPUs NVML shows; one that is lost is left out."""
+    gpus = []
+    for index in range(_try(pynvml.nvmlDeviceGetCount) or 0):
+        handle = _try(lambda index=index: pynvml.nvmlDeviceGetHandleByIndex(index))  # type: ignore[misc]
+        if handle is None:
+            continue
+        gpus.append(
+            GpuIdentity(
+                index,
+                _text(lambda handle=handle: pynvml.nvmlDeviceGetUUID(handle)) or "",  # type: ignore[misc]
+                _text(lambda handle=handle: pynvml.nvmlDeviceGetPciInfo(handle).busId) or "",  # type: ignore[misc]
+                _text(lambda handle=handle: pynvml.nvmlDeviceGetName(handle)) or "",  # type: ignore[misc]
+                tuple(_mig_uuids(handle)),
+            )
+        )
+    return gpus
+
+
+def choose_gpus(devices: list[str] | None) -> Selection:
+    """The GPUs to meter: the explicit list, or what CUDA_VISIBLE_DEVICES shows when `devices` is None."""
+    gpus = identify_gpus()
+    if devices is not None:
+        return select_listed(gpus, devices)
+    return select_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
+
+
+def _mig_uuids(handle: Any) -> list[str]:
+    mode = _try(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    if not mode:
+        return []
+    uuids = []
+    for position in range(_try(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
+        instance = _try(lambda position=position: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position))  # type: ignore[misc]
+        uuid = None
+        if instance is not None:
+            uuid = _text(lambda instance=instance: pynvml.nvmlDeviceGetUUID(instance))  # type: ignore[misc]
+        if uuid:
+            uuids.append(uuid)
+    return uuids
+
+
+def _power(milliwatts: int | None) -> int | None:
+    return milliwatts if milliwatts is not None and 0 < milliwatts < _MAX_POWER_MW else None
+
+
+def _try(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except pynvml.NVMLError:
+        return None
+
+
+def _text(call: Callable[[], Any]) -> str | None:
+    text = _try(call)
+    return text.decode(errors="replace") if isinstance(text, bytes) else text

@@ -1,0 +1,110 @@
+"""CPU and memory energy from RAPL through the powercap files of Linux.
+
+The sampler reads every zone at every tick and stores the counters as read: they wrap after 65-262 kJ, and a total of
+packages cannot be unwrapped any more. Which zones are added up is the reader's business (packages and memory; never
+`psys` or `core`, which contain or are contained in a package).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_ROOT = Path("/sys/class/powercap")
+UPDATE_US = 1_000
+"""RAPL counters are renewed about every millisecond: the uncertainty of a reading in time."""
+
+
+def powercap_root() -> Path:
+    """The powercap tree: KIT_POWERCAP_ROOT, for containers that mount it elsewhere, else the kernel's."""
+    return Path(os.environ.get("KIT_POWERCAP_ROOT") or DEFAULT_ROOT)
+
+
+@dataclass(frozen=True)
+class RaplZone:
+    """One RAPL counter: its name in the log ("package-0", "dram-0", "core-0", "psys"), file and wrap range in uJ."""
+
+    label: str
+    energy_file: Path
+    range_uj: int | None
+
+    def read_uj(self) -> int | None:
+        """The counter now, None when it cannot be read."""
+        try:
+            text = self.energy_file.read_text()
+        except OSError:
+            return None
+        return int(text) if text.strip().isdigit() else None
+
+
+@dataclass(frozen=True)
+class RaplProbe:
+    """The readable zones, and what stood in the way of the others."""
+
+    zones: tuple[RaplZone, ...]
+    denied: tuple[str, ...] = ()
+
+    @property
+    def has_package(self) -> bool:
+        """Whether CPU energy can be measured: at least one package zone is readable."""
+        return any(zone.label.startswith("package") for zone in self.zones)
+
+
+def find_zones(root: Path | None = None) -> RaplProbe:
+    """All `intel-rapl` zones (AMD's too: the kernel files them under that name) under the powercap root.
+
+    `intel-rapl-mmio` shows a package a second time and is left out.
+    """
+    root = root or powercap_root()
+    zones: list[RaplZone] = []
+    denied: list[str] = []
+    for folder in _zone_folders(root):
+        name = _read(folder / "name")
+        if name is None:
+            continue
+        energy_file = folder / "energy_uj"
+        label = _label(folder, name)
+        if label in {zone.label for zone in zones}:
+            continue
+        text = _read(folder / "max_energy_range_uj")
+        zone = RaplZone(label, energy_file, int(text) if text and text.isdigit() else None)
+        if zone.read_uj() is None:
+            denied.append(label)
+        else:
+            zones.append(zone)
+    return RaplProbe(tuple(zones), tuple(denied))
+
+
+def _zone_folders(root: Path) -> list[Path]:
+    try:
+        top = sorted(folder for folder in root.iterdir() if folder.name.startswith("intel-rapl:"))
+    except OSError:
+        return []
+    folders: list[Path] = []
+    for folder in top:
+        folders.append(folder)
+        # The kernel links sub-zones both beside their package and below it; a mounted tree may have only the latter.
+        try:
+            folders += sorted(sub for sub in folder.iterdir() if sub.name.startswith("intel-rapl:"))
+        except OSError:
+            continue
+    return folders
+
+
+def _label(folder: Path, name: str) -> str:
+    if name.startswith("package") or name == "psys":
+        return name
+    package = folder.name.split(":")[1]
+    parent = _read(folder.parent / "name") if folder.parent.name.startswith("intel-rapl:") else None
+    if parent is None:
+        parent = _read(folder.parent / f"intel-rapl:{package}" / "name")
+    number = parent.removeprefix("package-") if parent and parent.startswith("package-") else package
+    return f"{name}-{number}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

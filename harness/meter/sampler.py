@@ -1,0 +1,413 @@
+"""The sampler: a process of its own that reads every device at absolute deadlines and writes the journal.
+
+Started by `harness.meter.client` before the first stage. It reads commands as JSON lines on standard input and answers
+on standard output; when its owner disappears it ends the stage's processes (nothing should run unmeasured), takes a
+last boundary and closes the journal. Run as `python -m harness.meter.sampler CONFIG-JSON`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KitError
+from harness.meter import nvml
+from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
+from harness.meter.journal import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
+from harness.meter.rapl import UPDATE_US, RaplProbe, find_zones
+from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
+from harness.meter.watchers import GpuWatch, LatenessHistogram
+
+VERSION = "1"
+_LEARN_TICKS = 5
+_STATS_EVERY_US = 10_000_000
+_OVERDUE_US = 150_000
+_ORPHAN_GRACE_S = 5.0
+
+
+class Sampler:
+    """The state of the sampler process.
+
+    Args:
+        config: `journal` (file to create), `session`, `period_us`, `boundary_mode` ("tick" or "interpolate"),
+            `devices` (None = follow CUDA_VISIBLE_DEVICES, [] = none, or a list of indices and UUIDs),
+            `rapl` (whether to read CPU zones), `owner_pid`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.session = int(config["session"])
+        self.period_us = int(config["period_us"])
+        self.mode = str(config["boundary_mode"])
+        self.owner_pid = int(config["owner_pid"])
+        self.journal = JournalWriter(Path(config["journal"]))
+        self.clock = ClockWatch()
+        self.lateness = LatenessHistogram()
+        self.ticks = 0
+        self.missed_ticks = 0
+        self.group: tuple[int, int] | None = None  # process group of the running stage, and the stage's uid
+        self.last_boundary: dict[str, Any] | None = None
+        self._disk_error: str | None = None
+        self._cpu_at_ready_s = 0.0
+        self._ready_us = 0
+        self._next_stats_us = 0
+        self._due_us = 0
+        self.gpus: list[nvml.GpuSource] = []
+        self.no_gpu_reason: str | None = None
+        self.doubts: tuple[str, ...] = ()
+        self.mig_devices: tuple[int, ...] = ()
+        self._open_gpus(config["devices"])
+        self.rapl = find_zones() if config["rapl"] else RaplProbe(())
+        self.models = {gpu.index: TickModel() for gpu in self.gpus}
+        self.watches = {gpu.index: GpuWatch(gpu.index) for gpu in self.gpus}
+
+    def _open_gpus(self, devices: list[str] | None) -> None:
+        if devices == []:
+            self.no_gpu_reason = "not asked for (devices: none)"
+            return
+        self.no_gpu_reason = nvml.nvml_unavailable()
+        if self.no_gpu_reason is not None:
+            if devices:
+                raise KitError(
+                    f"devices {', '.join(devices)} were asked for, but NVML does not work: {self.no_gpu_reason}",
+                    where="devices",
+                    fix="kit doctor",
+                )
+            return
+        selection = nvml.choose_gpus(devices)
+        self.doubts, self.mig_devices = selection.doubts, selection.mig_indices
+        self.gpus = [nvml.GpuSource(index) for index in selection.indices]
+        if not self.gpus:
+            self.no_gpu_reason = "no GPU is visible (CUDA_VISIBLE_DEVICES)"
+
+    def event(self, kind: str, severity: str = "info", **fields: Any) -> None:
+        """Write an event to the journal; `device_id`, `stage_uid` and `at_us` are columns, the rest is detail."""
+        at_us = int(fields.pop("at_us", 0)) or mono_us()
+        self.journal.append_record(
+            {
+                "type": "event",
+                "kind": kind,
+                "severity": severity,
+                "session": self.session,
+                "mono_us": at_us,
+                "t_us": utc_us() - (mono_us() - at_us),
+                "device_id": fields.pop("device_id", None),
+                "stage_uid": fields.pop("stage_uid", None),
+                "detail": fields,
+            }
+        )
+
+    def start(self) -> dict[str, Any]:
+        """Warm up: describe the devices, learn the counters' ticks, take the first samples. Returns the greeting."""
+        scheduling = _raise_priority()
+        zones = [{"label": zone.label, "range": zone.range_uj} for zone in self.rapl.zones]
+        if self.gpus:
+            watch_ticks(self.gpus, self.models, count=_LEARN_TICKS)
+        described = [gpu.describe() for gpu in self.gpus]
+        for entry in described:
+            entry["refresh_us"] = self.models[entry["device_id"]].period_us
+            entry["mig_instance"] = entry["device_id"] in self.mig_devices
+        greeting = {
+            "type": "sampler_start",
+            "session": self.session,
+            "pid": os.getpid(),
+            "clock_id": clock_id(),
+            "devices": described,
+            "no_gpu_reason": self.no_gpu_reason,
+            "doubts": list(self.doubts),
+            "zones": zones,
+            "zones_denied": list(self.rapl.denied),
+            "rapl_package": self.rapl.has_package,
+            "driver": nvml.driver_version() if self.gpus else None,
+            "cuda": nvml.cuda_driver_version() if self.gpus else None,
+            "scheduling": scheduling,
+            "period_us": self.period_us,
+            "boundary_mode": self.mode,
+            "sampler_version": VERSION,
+            "mono_us": mono_us(),
+            "t_us": utc_us(),
+        }
+        self.journal.append_record(greeting)
+        for gpu in self.gpus:
+            for quantity, method in gpu.methods.items():
+                if method != "field":
+                    self.event("field_fallback", "warning", device_id=gpu.index, quantity=quantity, method=method)
+        self._due_us = mono_us()
+        self._tick()
+        self._cpu_at_ready_s, self._ready_us = _cpu_s(), mono_us()
+        self._next_stats_us = self._ready_us + _STATS_EVERY_US
+        return greeting
+
+    def _tick(self) -> None:
+        """One sample of everything, at the deadline that is due."""
+        now = mono_us()
+        late = now - self._due_us
+        self.lateness.add(late)
+        self.ticks += 1
+        if late >= self.period_us:
+            skipped = late // self.period_us
+            self.missed_ticks += skipped
+            self.event("gap", "warning", at_us=now, length_us=late, missed_ticks=skipped)
+            self._due_us += skipped * self.period_us
+        self._due_us += self.period_us
+        step = self.clock.step_us(utc_us(), mono_us())
+        if step is not None:
+            self.event("clock_step", "warning", step_us=step)
+        self._sample()
+        if now >= self._next_stats_us:
+            self._next_stats_us = now + _STATS_EVERY_US
+            self.journal.append_record(self._stats())
+        self._watch_disk()
+
+    def _sample(self) -> None:
+        rows = bytearray()
+        wall_offset_us = utc_us() - mono_us()
+        for gpu in self.gpus:
+            row, reading = gpu.sample(self.session, wall_offset_us)
+            rows += row
+            for kind, severity, detail in self.watches[gpu.index].notice(reading):
+                self.event(kind, severity, device_id=gpu.index, **detail)
+        if rows:
+            self.journal.append_rows(KIND_POWER, bytes(rows), flush=not self.rapl.zones)
+        self._read_zones(-1)
+
+    def _read_zones(self, boundary: int) -> None:
+        rows = bytearray()
+        for position, zone in enumerate(self.rapl.zones):
+            before = mono_us()
+            value = zone.read_uj()
+            at = (before + mono_us()) // 2
+            rows += ZONE_ROW.pack(
+                position,
+                self.session,
+                utc_us() - (mono_us() - at),
+                at,
+                -1 if value is None else value,
+                boundary,
+            )
+        if rows:
+            self.journal.append_rows(KIND_ZONE, bytes(rows))
+
+    def _watch_disk(self) -> None:
+        error = self.journal.error
+        if error != self._disk_error:
+            if error is None:
+                self.event("disk_full", "warning", error=self._disk_error, recovered=True)
+            else:
+                # Kept in memory with everything else until the disk takes it.
+                self.event("disk_full", "error", error=error, recovered=False)
+                _say({"warning": f"the journal cannot be written ({error}); samples are kept in memory"})
+            self._disk_error = error
+
+    def _stats(self) -> dict[str, Any]:
+        return {
+            "type": "sampler_stats",
+            "session": self.session,
+            "mono_us": mono_us(),
+            "ticks": self.ticks,
+            "missed_ticks": self.missed_ticks,
+            "sampler_cpu_s": _cpu_s() - self._cpu_at_ready_s,
+            "sampler_wall_s": (mono_us() - self._ready_us) / 1e6,
+            "dropped_frames": self.journal.dropped_frames,
+            **self.lateness.summary(),
+        }
+
+    def boundary(self, number: int, share: bool) -> dict[str, Any]:
+        """Take a stage boundary, or hand out the last one when it is less than one refresh old.
+
+        Sharing makes the end of a stage the start of the next one, so that nothing falls between them.
+        """
+        last = self.last_boundary
+        if share and last is not None and last["shareable"] and self._fresh(last):
+            return last
+        if self.mode == "interpolate":
+            readings = [self._interpolate(gpu) for gpu in self.gpus]
+        else:
+            seen = watch_ticks(self.gpus, self.models, idle=self._keep_schedule) if self.gpus else {}
+            readings = [(seen[gpu.index] or [self._immediate(gpu)])[-1] for gpu in self.gpus]
+        powers = {gpu.index: gpu.read() for gpu in self.gpus}
+        record = {
+            "type": "boundary",
+            "boundary": number,
+            "session": self.session,
+            "mono_us": mono_us(),
+            "t_us": utc_us(),
+            "readings": [
+                {
+                    "device_id": tick.device_id,
+                    "mono_us": tick.mono_us,
+                    "uncertainty_us": tick.uncertainty_us,
+                    "value": tick.energy_mj,
+                    "method": tick.method,
+                    "power_mw": powers[tick.device_id].power_mw,
+                }
+                for tick in readings
+            ],
+            "compute_pids": {str(gpu.index): gpu.compute_pids() for gpu in self.gpus},
+            "zone_uncertainty_us": UPDATE_US,
+        }
+        self._read_zones(number)
+        self.journal.append_record(record)
+        shareable = bool(readings) and all(tick.method == "tick" for tick in readings)
+        self.last_boundary = {**record, "shareable": shareable}
+        return self.last_boundary
+
+    def _fresh(self, boundary: dict[str, Any]) -> bool:
+        now = mono_us()
+        return all(
+            now - reading["mono_us"] <= (self.models[reading["device_id"]].period_us or 0.0)
+            for reading in boundary["readings"]
+        )
+
+    def _interpolate(self, gpu: nvml.GpuSource) -> Tick:
+        reading = gpu.read()
+        return interpolated(gpu, self.models[gpu.index], reading.power_mw, reading.average_mw)
+
+    def _immediate(self, gpu: nvml.GpuSource) -> Tick:
+        """The reading of a counter that does not tick or cannot be read."""
+        if gpu.methods["energy"] != "absent":
+            self.event("counter_stuck", "warning", device_id=gpu.index)
+        period = self.models[gpu.index].period_us
+        return Tick(gpu.index, mono_us(), round(period or 100_000), gpu.read_energy(), "immediate")
+
+    def _keep_schedule(self, calm: bool) -> None:
+        overdue = mono_us() - self._due_us
+        if overdue > (0 if calm else _OVERDUE_US):
+            self._tick()
+
+    def run(self) -> int:
+        """Sample until told to stop. Returns the process's exit code."""
+        commands = bytearray()
+        while True:
+            wait_s = max(0.0, (self._due_us - mono_us()) / 1e6)
+            readable, _, _ = select.select([0], [], [], wait_s)
+            if readable:
+                chunk = os.read(0, 1 << 16)
+                if not chunk:
+                    return self._owner_lost()
+                commands += chunk
+                while b"\n" in commands:
+                    line, _, rest = bytes(commands).partition(b"\n")
+                    commands = bytearray(rest)
+                    if not self._obey(json.loads(line)):
+                        return 0
+            if os.getppid() != self.owner_pid:
+                return self._owner_lost()
+            if mono_us() >= self._due_us:
+                self._tick()
+                self._refresh_models()
+
+    def _refresh_models(self) -> None:
+        """Look at the next tick of counters whose tick times are becoming uncertain, to keep boundaries cheap."""
+        now = mono_us()
+        if any(model.is_fading(now) for model in self.models.values()):
+            watch_ticks(self.gpus, self.models, idle=self._keep_schedule)
+
+    def _obey(self, command: dict[str, Any]) -> bool:
+        operation = command["op"]
+        if operation == "boundary":
+            taken = self.boundary(int(command["boundary"]), bool(command["share"]))
+            _say({"id": command["id"], **taken})
+        elif operation == "group":
+            group = command["pgid"]
+            self.group = None if group is None else (int(group), int(command["stage_uid"]))
+        elif operation == "stop":
+            self._finish()
+            _say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
+            return False
+        return True
+
+    def _finish(self) -> None:
+        self._sample()  # the last boundary then has a sample behind it to interpolate with
+        self.journal.append_record({**self._stats(), "type": "sampler_end"})
+        self.journal.close()
+
+    def _owner_lost(self) -> int:
+        """The runner was killed: end the stage it left behind, bill it to its end, close the journal."""
+        stage_uid = None
+        if self.group is not None:
+            group, stage_uid = self.group
+            self._end_group(group)
+        number = 0 if self.last_boundary is None else int(self.last_boundary["boundary"]) + 1
+        taken = self.boundary(number, share=False)
+        self.event("runner_lost", "error", stage_uid=stage_uid, boundary=taken["boundary"])
+        self._finish()
+        return 3
+
+    def _end_group(self, group: int) -> None:
+        """SIGTERM to the process group, SIGKILL after a grace period; sampling goes on meanwhile."""
+        for end_signal in (signal.SIGTERM, signal.SIGKILL):
+            deadline = mono_us() + int(_ORPHAN_GRACE_S * 1e6)
+            try:
+                os.killpg(group, end_signal)
+                while mono_us() < deadline:
+                    os.killpg(group, 0)
+                    if mono_us() >= self._due_us:
+                        self._tick()
+                    time.sleep(0.01)
+            except (ProcessLookupError, PermissionError):
+                return
+
+
+def _say(message: dict[str, Any]) -> None:
+    data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except BrokenPipeError:
+        return  # the owner is gone; standard input says so too, and that is where it is handled
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _raise_priority() -> str:
+    """Ask for punctual wake-ups: real-time scheduling, else a better nice value, else what there is.
+
+    The sampler sleeps but for a fraction of a millisecond a tick, so this takes nothing from the measured job; it is
+    what keeps a boundary sharp when the job keeps every core busy.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: 1 ns instead of 50 us
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        return "fifo"
+    except (OSError, AttributeError):
+        pass
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        return "nice -10"
+    except OSError:
+        return "normal"
+
+
+def main() -> int:
+    """Entry point of the sampler process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the owner decides when measuring ends: Ctrl-C reaches the whole group
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
+    try:
+        sampler = Sampler(json.loads(sys.argv[1]))
+    except KitError as error:
+        _say({"error": error.message, "where": error.where, "expected": error.expected, "fix": error.fix})
+        return 2
+    greeting = sampler.start()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _say({"ready": greeting})
+    return sampler.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

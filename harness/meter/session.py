@@ -1,0 +1,278 @@
+"""One session of a run: the run folder, the owner's journal, the meter's processes, and stages one after another.
+
+Both ways of measuring use it: `harness.meter.api.Meter` for stages inside a Python program, `harness.audit.runner` for
+stages that are processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KitError
+from harness.meter.client import Boundary, MeterClient, MeterConfig, Warn
+from harness.meter.clocks import clock_id, mono_us, utc_us
+from harness.meter.foreign import foreign_pids
+from harness.meter.journal import JournalWriter
+
+TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
+_FLUSH_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the manifest says of a run besides what was measured.
+
+    Attributes:
+        pipeline: The pipeline as it was run, free of paths; goes into the manifest as it is.
+        first_session: Number of this session (0 for a new run).
+        first_stage_uid: First free stage uid.
+    """
+
+    run_id: str
+    name: str
+    method: str = "other"
+    labels: tuple[str, ...] = ()
+    pipeline: dict[str, Any] = field(default_factory=dict)
+    pue: float | None = None
+    region: str | None = None
+    reference_tokens: int | None = None
+    first_session: int = 0
+    first_stage_uid: int = 0
+
+
+@dataclass
+class OpenStage:
+    """A stage that is running."""
+
+    uid: int
+    name: str
+    kind: str
+    attempt: int
+    start: Boundary
+    work_start_us: int
+    tokens: dict[str, int] = field(default_factory=dict)
+    consumed: list[str] = field(default_factory=list)
+    produced: list[str] = field(default_factory=list)
+    dirty: bool = False
+
+
+class MeterSession:
+    """Meters stages one after another into `run_dir`.
+
+    Args:
+        run_dir: The run folder; created. Must not hold unsealed journals (`kit recover` seals them).
+        info: What to write into the manifest.
+        config: How to meter.
+        warn: Told in words what a person should know now.
+    """
+
+    def __init__(
+        self, run_dir: Path, info: RunInfo, config: MeterConfig, warn: Warn = lambda text: None
+    ) -> None:
+        self.run_dir = run_dir
+        self.info = info
+        self.session = info.first_session
+        self.stage: OpenStage | None = None
+        self.boundaries: list[Boundary] = []
+        self._next_uid = info.first_stage_uid
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        journal_dir = run_dir / "journal"
+        try:
+            journal_dir.mkdir(parents=True, exist_ok=True)
+            self._journal = JournalWriter(journal_dir / f"{self.session:03d}-000-runner.jnl")
+        except FileExistsError:
+            raise KitError(
+                "an earlier run ended here without being sealed",
+                where=str(run_dir),
+                fix=f"kit recover {run_dir}",
+            ) from None
+        except OSError as error:
+            raise KitError(
+                f"the run folder cannot be written: {error.strerror}", where=str(run_dir), expected="a writable folder"
+            ) from None
+        self._record(
+            {
+                "type": "run",
+                "run_id": info.run_id,
+                "session": self.session,
+                "name": info.name,
+                "method": info.method,
+                "labels": list(info.labels),
+                "pipeline": info.pipeline,
+                "pue": info.pue,
+                "region": info.region,
+                "reference_tokens": info.reference_tokens,
+                "clock_id": clock_id(),
+                "mono_us": mono_us(),
+                "t_us": utc_us(),
+                "period_us": config.period_us,
+                "boundary_mode": config.boundary_mode,
+            }
+        )
+        self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn)
+        try:
+            self.client.start()
+        except BaseException:
+            self._abandon()
+            raise
+        self._record(
+            {
+                "type": "cpu_method",
+                "session": self.session,
+                "method": self.client.cpu_method,
+                "reason": self.client.cpu_absent_reason,
+            }
+        )
+        threading.Thread(target=self._flush_forever, name="kit-meter-flush", daemon=True).start()
+
+    def _abandon(self) -> None:
+        """Nothing was measured: leave no journal that would look like a lost run."""
+        self._closed.set()
+        self.client.stop()
+        self._journal.close()
+        for file in (self.run_dir / "journal").glob(f"{self.session:03d}-*"):
+            file.unlink()
+
+    def _record(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._journal.append_record(record)
+
+    def _meter_event(self, kind: str, severity: str, detail: dict[str, Any]) -> None:
+        self.event(kind, severity, **detail)
+
+    def event(self, kind: str, severity: str = "info", **detail: Any) -> None:
+        """Write an event at this moment, belonging to the running stage if there is one."""
+        self._record(
+            {
+                "type": "event",
+                "kind": kind,
+                "severity": severity,
+                "session": self.session,
+                "mono_us": mono_us(),
+                "t_us": utc_us(),
+                "device_id": detail.pop("device_id", None),
+                "stage_uid": detail.pop("stage_uid", self.stage.uid if self.stage else None),
+                "detail": detail,
+            }
+        )
+
+    def begin(self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None) -> OpenStage:
+        """Take the starting boundary of a stage and write it down.
+
+        Raises:
+            KitError: A stage is running already: the protocol wants them disjoint.
+        """
+        if self.stage is not None:
+            raise KitError(
+                f"stage {name!r} begins while {self.stage.name!r} is still running",
+                expected="stages one after another",
+                fix=f"end {self.stage.name!r} first",
+            )
+        start = self.client.boundary(share=True)
+        self.boundaries.append(start)
+        stage = OpenStage(self._next_uid, name, kind, attempt, start, mono_us())
+        self._next_uid += 1
+        self._record(
+            {
+                "type": "stage_start",
+                "session": self.session,
+                "stage_uid": stage.uid,
+                "name": name,
+                "stage": kind,
+                "attempt": attempt,
+                "boundary": start.number,
+                "work_start_us": stage.work_start_us,
+                "t_us": utc_us(),
+                "command_sha256": command_sha256,
+                "process_cpu_s": start.process_cpu_s,
+            }
+        )
+        self.stage = stage
+        return stage
+
+    def add_tokens(self, counts: dict[str, int]) -> None:
+        """Add to the running stage's token counts, by column name; written within half a second."""
+        stage = self.stage
+        if stage is None:
+            raise KitError("tokens were reported while no stage is running", fix="call add_tokens inside a stage")
+        for column, count in counts.items():
+            stage.tokens[column] = stage.tokens.get(column, 0) + count
+        stage.dirty = True
+
+    def end(
+        self, status: str, *, exit_code: int | None = None, work_end_us: int | None = None, **extra: Any
+    ) -> Boundary:
+        """Take the ending boundary of the running stage and write it down.
+
+        Args:
+            status: "completed", "failed" or "interrupted".
+            exit_code: Of a process stage.
+            work_end_us: When the work ended, if earlier than now.
+            **extra: Further fields for the stage's record.
+        """
+        stage = self.stage
+        assert stage is not None
+        work_end_us = work_end_us or mono_us()
+        finish = self.client.boundary(share=False)
+        self.boundaries.append(finish)
+        cpu_s = None
+        if finish.process_cpu_s is not None and stage.start.process_cpu_s is not None:
+            cpu_s = finish.process_cpu_s - stage.start.process_cpu_s
+        self._notice_foreign(stage.uid, finish)
+        self.stage = None
+        self._record(
+            {
+                "type": "stage_end",
+                "session": self.session,
+                "stage_uid": stage.uid,
+                "boundary": finish.number,
+                "work_end_us": work_end_us,
+                "t_us": utc_us(),
+                "status": status,
+                "exit_code": exit_code,
+                "process_cpu_s": cpu_s,
+                "tokens": stage.tokens,
+                **extra,
+            }
+        )
+        return finish
+
+    def _notice_foreign(self, stage_uid: int, boundary: Boundary) -> None:
+        for device_id, pids in boundary.compute_pids.items():
+            foreign = foreign_pids(pids)
+            if foreign:
+                self.event(
+                    "foreign_process", "warning", stage_uid=stage_uid, device_id=device_id, processes=len(foreign)
+                )
+
+    def artifact(self, stage_uid: int, role: str, entry: dict[str, Any]) -> None:
+        """Record that a stage consumed or produced an artifact (columns of the artifacts table)."""
+        self._record({"type": "artifact", "stage_uid": stage_uid, "role": role, **entry})
+
+    def _flush_forever(self) -> None:
+        while not self._closed.wait(_FLUSH_EVERY_S):
+            self.flush_tokens()
+
+    def flush_tokens(self) -> None:
+        """Write the running stage's token counts if they changed."""
+        stage = self.stage
+        if stage is not None and stage.dirty:
+            stage.dirty = False
+            self._record({"type": "stage_tokens", "stage_uid": stage.uid, "tokens": dict(stage.tokens)})
+
+    def owned(self) -> bool:
+        """Whether this process opened the session (not a fork of it)."""
+        return os.getpid() == self._pid
+
+    def close(self, status: str = "complete") -> None:
+        """End the meter's processes and the journal. The run folder can then be sealed."""
+        self._closed.set()
+        self.client.stop()
+        self._record({"type": "session_end", "session": self.session, "status": status, "mono_us": mono_us(), "t_us": utc_us()})
+        self._journal.close()

@@ -1,0 +1,83 @@
+"""What the sampler notices while it reads: failing devices, counters that jump, and its own lateness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.meter.nvml import GpuReading
+
+_GPU_IS_LOST = 15  # NVML_ERROR_GPU_IS_LOST
+
+Notice = tuple[str, str, dict[str, Any]]
+"""(event kind, severity, detail)."""
+
+
+_NOTHING: list[Notice] = []
+
+
+class GpuWatch:
+    """Turns the errors and jumps of one GPU's readings into events: one when they begin, one when they end."""
+
+    def __init__(self, device_id: int) -> None:
+        self.device_id = device_id
+        self._failing: dict[str, tuple[int, int]] = {}  # quantity -> (NVML code, failed reads)
+        self._energy_mj: int | None = None
+
+    def notice(self, reading: GpuReading) -> list[Notice]:
+        """Events that this reading gives rise to."""
+        energy_mj, last_mj = reading.energy_mj, self._energy_mj
+        if reading.errors is None and not self._failing and energy_mj is not None and last_mj is not None:
+            self._energy_mj = energy_mj
+            if energy_mj >= last_mj:
+                return _NOTHING
+        return self._slow_notice(reading, last_mj)
+
+    def _slow_notice(self, reading: GpuReading, last_mj: int | None) -> list[Notice]:
+        notices: list[Notice] = []
+        errors = reading.errors or {}
+        for quantity, code in errors.items():
+            if quantity not in self._failing:
+                kind = "gpu_lost" if code == _GPU_IS_LOST else "nvml_error"
+                notices.append((kind, "error", {"quantity": quantity, "nvml_code": code}))
+            self._failing[quantity] = (code, self._failing.get(quantity, (code, 0))[1] + 1)
+        for quantity in [name for name in self._failing if name not in errors]:
+            code, count = self._failing.pop(quantity)
+            detail = {"quantity": quantity, "nvml_code": code, "failed_reads": count, "recovered": True}
+            notices.append(("nvml_error", "info", detail))
+        if reading.energy_mj is not None:
+            if last_mj is not None and reading.energy_mj < last_mj:
+                detail = {"before_mj": last_mj, "after_mj": reading.energy_mj}
+                notices.append(("counter_reset", "warning", detail))
+            self._energy_mj = reading.energy_mj
+        return notices
+
+
+class LatenessHistogram:
+    """How late the ticks were: counts per power of two of microseconds, small however long the run."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * 40
+        self._max_us = 0
+
+    def add(self, late_us: int) -> None:
+        """Count one tick."""
+        late_us = max(0, late_us)
+        self._counts[late_us.bit_length()] += 1
+        self._max_us = max(self._max_us, late_us)
+
+    def summary(self) -> dict[str, int]:
+        """Median and 95th percentile (upper edges of their buckets) and maximum, in us."""
+        return {
+            "jitter_p50_us": self._quantile(0.50),
+            "jitter_p95_us": self._quantile(0.95),
+            "jitter_max_us": self._max_us,
+        }
+
+    def _quantile(self, share: float) -> int:
+        needed = share * sum(self._counts)
+        running = 0
+        for bits, count in enumerate(self._counts):
+            running += count
+            if running >= needed and running:
+                return min((1 << bits) - 1, self._max_us)
+        return 0
