@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.accounting.arrow import counter_series, power_series
 from harness.accounting.series import CounterSeries, PowerSeries
 from harness.accounting.stages import derive_stages
+from harness.bundle.inputs import counter_series, device_limits, sampling_rules
 
 EPOCH_US = 1_790_000_000_000_000
 S = 1_000_000
@@ -60,7 +60,18 @@ class Run:
                 pick = (self.power["device_id"] == device) & (self.power["session"] == session)
                 if pick.any():
                     arrays = {name: values[pick] for name, values in self.power.items()}
-                    found.append(power_series(("node-00", int(device), int(session)), arrays))
+                    found.append(
+                        PowerSeries(
+                            "node-00",
+                            int(device),
+                            int(session),
+                            arrays["mono_us"],
+                            arrays["power_mw"],
+                            arrays["power_mw_valid"],
+                            arrays["energy_counter_mj"],
+                            arrays["energy_counter_mj_valid"],
+                        )
+                    )
         return found
 
     def counter_series(self) -> list[CounterSeries]:
@@ -79,14 +90,13 @@ class Run:
         return counter_series(pa.Table.from_pylist(rows, schema))
 
     def derive(self) -> list[dict[str, Any]]:
-        from harness.accounting.arrow import device_limits, sampling_rules
         from harness.spec import load_protocol
 
         return derive_stages(
             self.stages,
             self.power_series(),
             self.counter_series(),
-            sampling_rules(self.manifest, load_protocol()),
+            sampling_rules(load_protocol(), self.manifest),
             device_limits(self.manifest),
         )
 
