@@ -62,7 +62,7 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
             fix="copy it again; if the original is cut as well, seal the run anew with: kit recover DIR",
         )
     try:
-        return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+        return pq.ParquetFile(path, read_dictionary=list(dictionaries), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise corrupt(path, error) from None
 

@@ -38,7 +38,7 @@ _SECRET_NAME = (
     r"[A-Za-z0-9_-]*(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|credential"
     r"|(?:auth|access|api|hub|hf|session|refresh|bearer|github|gitlab)[_-]?token)[A-Za-z0-9_-]*"
 )
-_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"',;&}\]]+)"""
+_VALUE = r"""("[^"]*"|'[^']*'|[^\s"',;&}\]]+)"""
 _ASSIGNED = re.compile(rf"""(?<![A-Za-z0-9_-])({_SECRET_NAME}["']?\s*[=:]\s*){_VALUE}""", re.I)
 _FLAG = re.compile(rf"(?<!\S)(--?{_SECRET_NAME}\s+)(?!-){_VALUE}", re.I)
 _TOKEN = re.compile(
@@ -127,8 +127,8 @@ class Scrubber:
             fixed(_PRIVATE_KEY, "<secret>"),
             fixed(_SECRET, "<secret>"),
             fixed(_BEARER, r"\1 <secret>"),
-            fixed(_ASSIGNED, r"\1<secret>"),
-            fixed(_FLAG, r"\1<secret>"),
+            lambda text: _ASSIGNED.sub(_hide, text),
+            lambda text: _FLAG.sub(_hide, text),
             fixed(_TOKEN, r"\1<secret>"),
             fixed(_URL_USER, "<secret>@"),
             fixed(_EMAIL, "<email>"),
@@ -156,6 +156,12 @@ class Scrubber:
             )
         steps += [lambda text: _IPV4.sub(_address, text), lambda text: _IPV6.sub(_address, text)]
         return steps
+
+
+def _hide(match: re.Match[str]) -> str:
+    """The name stays, the value goes, its quotes stay: a line of JSON is still one."""
+    quote = match[2][0] if match[2][0] in "\"'" else ""
+    return f"{match[1]}{quote}<secret>{quote}"
 
 
 def _path_step(pattern: re.Pattern[str], word: str) -> Callable[[str], str]:

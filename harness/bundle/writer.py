@@ -233,6 +233,7 @@ class _TableStream:
             },
             write_statistics=True,
             write_page_index=True,
+            write_page_checksum=True,
         )
 
     def _close_part(self) -> None:
