@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import Sampling
-from harness.bundle import BundleWriter
+from harness.bundle import BundleWriter, scrub
 from harness.errors import KitError
 from harness.interop.reference.devices import DeviceMap
 from harness.interop.reference.discover import discover
+from harness.interop.reference.judge import Imported, decide
 from harness.interop.reference.manifest import build_manifest, run_id_of
 from harness.interop.reference.naming import safe_name
 from harness.interop.reference.plan import make_plan
 from harness.interop.reference.power_runs import SPLIT_S
-from harness.interop.reference.tables import Imported, Tables, build_tables, decide
+from harness.interop.reference.tables import Tables, build_tables
 from harness.spec import Protocol, load_protocol
 
 
@@ -73,7 +74,7 @@ def import_reference(
     decided = decide(plan, devices, sampling)
     tables = build_tables(decided, plan, sampling, protocol)
     manifest = build_manifest(
-        decided, devices, sampling, name=safe_name(name or path.resolve().name), ticks=_ticks(decided)
+        decided, devices, sampling, name=safe_name(scrub(name or path.resolve().name)), ticks=_ticks(decided)
     )
     run_id = run_id_of(decided)
     _write(out, tables, manifest, run_id, protocol)

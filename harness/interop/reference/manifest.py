@@ -10,9 +10,9 @@ from harness import __version__
 from harness.accounting import Sampling
 from harness.bundle import scrub
 from harness.interop.reference.devices import DeviceMap
+from harness.interop.reference.judge import Imported
 from harness.interop.reference.naming import safe_name
 from harness.interop.reference.records import US_PER_S, Environment, RunConfig
-from harness.interop.reference.tables import Imported
 
 _KEPT = (
     "pipeline",

@@ -144,7 +144,7 @@ def _emission_attempts(
 ) -> list[Attempt]:
     """Runs of which only CodeCarbon's row is left: their joules were spent and stay in the log."""
     closed = [
-        attempt.record.codecarbon_total_kwh
+        (attempt.record.stage_id, attempt.record.codecarbon_total_kwh)
         for attempt in attempts
         if attempt.record is not None and attempt.record.kind in ("final", "summary")
     ]
@@ -152,7 +152,11 @@ def _emission_attempts(
     for run_dir, row in unused:
         ended = _local_seconds(row)
         known = any(
-            total and row.total_kwh and math.isclose(total, row.total_kwh, rel_tol=1e-9) for total in closed
+            project == row.project
+            and total
+            and row.total_kwh
+            and math.isclose(total, row.total_kwh, rel_tol=1e-9)
+            for project, total in closed
         )
         if known or ended is None or not row.duration_s or row.duration_s <= 0:
             continue

@@ -23,7 +23,7 @@ TOTAL_ONLY = -1
 
 _GPU_COLUMN = re.compile(r"gpu_(\d+)_power_w")
 _MAX_BOARD_W = 10_000.0
-_MAX_UNIX_S = 4_102_444_800.0  # 2100-01-01: a larger stamp is in another unit
+_MIN_UNIX_S, _MAX_UNIX_S = 1e9, 4_102_444_800.0  # 2001 .. 2100: other stamps lost digits or have another unit
 _FIX_ROW = "remove that line (or restore the file) and import again; the joules of one row are then a gap"
 
 
@@ -56,8 +56,9 @@ def read_power_log(path: Path) -> PowerLog:
             continue
         if sample is None:
             raise _bad_row(path, number, line)
-        header_missing = header_missing or columns is None
         gpus = columns if len(cells) == expected_cells and columns is not None else _guess_columns(len(cells))
+        if columns is None:
+            header_missing, columns = True, gpus
         if not blocks or blocks[-1].gpus != gpus or after_header:
             blocks.append(_Block(number, gpus, new_header=after_header and bool(blocks)))
             after_header = False
@@ -137,8 +138,7 @@ def _sample(cells: list[str]) -> list[float] | None:
         values = [float(cell) if cell else math.nan for cell in cells]
     except ValueError:
         return None
-    # A stamp below a second or beyond 2100 is a line cut in front or written in another unit.
-    return values if 1.0 < values[0] < _MAX_UNIX_S else None
+    return values if _MIN_UNIX_S < values[0] < _MAX_UNIX_S else None
 
 
 def _cut(sample: list[float], expected_cells: int | None) -> bool:

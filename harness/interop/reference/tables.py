@@ -7,8 +7,6 @@ with the stage, so a stage is a session here, and nothing is invented for the ti
 from __future__ import annotations
 
 import hashlib
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,39 +15,20 @@ import numpy as np
 import pyarrow as pa
 
 from harness.accounting import (
-    NO_BOUNDARY,
-    CounterSeries,
     DeviceLimits,
-    PowerIntegral,
     PowerSeries,
     Sampling,
     derive_stages,
-    integrate_power,
 )
 from harness.bundle import canonical_json, scrub
-from harness.interop.reference.attempts import Attempt
-from harness.interop.reference.devices import DeviceMap, Placement
-from harness.interop.reference.figures import Figures, PartFigure, examine
-from harness.interop.reference.naming import Identity, identify
-from harness.interop.reference.plan import Plan, stage_id_of
-from harness.interop.reference.records import J_PER_KWH, US_PER_S, Doubt
+from harness.bundle.inputs import counter_series
+from harness.interop.reference.figures import Figures, PartFigure
+from harness.interop.reference.judge import Imported
+from harness.interop.reference.naming import safe_name
+from harness.interop.reference.plan import Plan
 from harness.spec import Protocol
 
 _PROTOCOL_EVENTS = {"gap": "gap", "clock_step": "clock_step"}
-_DISAGREE_REL = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """One attempt with everything decided about it."""
-
-    session: int
-    attempt: Attempt
-    number: int
-    place: Placement
-    identity: Identity
-    figures: Figures
-    doubts: tuple[Doubt, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,123 +41,20 @@ class Tables:
     events: list[dict[str, Any]]
 
 
-def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]:
-    """Name, place and judge every attempt of a plan."""
-    tokens = Counter(
-        (attempt.record.tokens, attempt.record.stage_id)
-        for attempt in plan.attempts
-        if attempt.record is not None and attempt.record.tokens
-    )
-    sharing = Counter(count for count, _ in tokens)
-    numbers: Counter[str] = Counter()
-    decided = []
-    for session, attempt in enumerate(plan.attempts):
-        place = devices.place(attempt)
-        identity = identify(attempt, _mean_w(attempt), place.limit_w)
-        figures = examine(attempt, identity, gpus=place.known_gpus, limit_w=place.limit_w)
-        doubts = [*figures.doubts, *_sample_doubts(attempt, place, sampling)]
-        count = None if attempt.record is None else attempt.record.tokens
-        if count and sharing[count] > 1 and figures.tokens:
-            doubts.append(Doubt("tokens_repeated", "warning", {"tokens": count, "stages": sharing[count]}))
-        if attempt.folder.name not in (stage_id_of(attempt), "stages"):
-            doubts.append(
-                Doubt(
-                    "stage_name_lost",
-                    "info",
-                    {"folder": attempt.folder.name, "filed_as": stage_id_of(attempt)},
-                )
-            )
-        numbers[identity.name] += 1
-        decided.append(
-            Imported(session, attempt, numbers[identity.name], place, identity, figures, tuple(doubts))
-        )
-    return decided
-
-
 def build_tables(decided: Sequence[Imported], plan: Plan, sampling: Sampling, protocol: Protocol) -> Tables:
     """Rows of all tables; the accounting fills in every derived column."""
     counters = [row for item in decided for row in _tail_boundaries(item)]
+    boundaries = pa.Table.from_pylist(counters, protocol.arrow_schema("counters"))
     series = [one for item in decided for one in _series(item)]
     limits = {
-        (item.place.node_id, device.device_id): DeviceLimits(max_mw=device.power_limit_mw, instant=False)
+        device.device_id: DeviceLimits(max_mw=device.power_limit_mw, instant=False)
         for item in decided
         for device in item.place.devices
     }
     stages = derive_stages(
-        [_stage_row(item) for item in decided], series, _counter_series(counters), sampling, limits
+        [_stage_row(item) for item in decided], series, counter_series(boundaries), sampling, limits
     )
     return Tables(stages, _power_table(series, decided, protocol), counters, _events(decided, plan))
-
-
-def _mean_w(attempt: Attempt) -> float | None:
-    """Mean power over all GPUs, W."""
-    if attempt.power is not None and len(attempt.power.t_us):
-        return float(np.nanmean(attempt.power.total_w)) if np.isfinite(attempt.power.total_w).any() else None
-    if attempt.record is not None and attempt.record.gpu_avg_w:
-        return attempt.record.gpu_avg_w
-    if attempt.emission is not None and attempt.emission.gpu_kwh and attempt.duration_s > 0:
-        return attempt.emission.gpu_kwh * J_PER_KWH / attempt.duration_s
-    return None
-
-
-def total_integral(attempt: Attempt, place: Placement, sampling: Sampling) -> PowerIntegral | None:
-    """Power integral over all GPUs with the gaps bounded by what was seen: least reading .. limit or
-    largest reading."""
-    power = attempt.power
-    if power is None:
-        return None
-    total = power.total_w
-    valid = np.isfinite(total)
-    if not valid.any():
-        return None
-    milliwatts = np.where(valid, np.round(total * 1000), 0).astype(np.int64)
-    return integrate_power(
-        power.t_us,
-        milliwatts,
-        valid,
-        attempt.start_us,
-        attempt.end_us,
-        gap_us=sampling.gap_us,
-        min_mw=float(milliwatts[valid].min()),
-        max_mw=max(float(milliwatts[valid].max()), (place.limit_w or 0.0) * 1000),
-        period_us=sampling.nominal_period_us,
-    )
-
-
-def _sample_doubts(attempt: Attempt, place: Placement, sampling: Sampling) -> list[Doubt]:
-    """What the samples say: gaps with the joules at stake, steps of the clock, and whether the record
-    agrees."""
-    power, integral = attempt.power, total_integral(attempt, place, sampling)
-    if power is None:
-        return []
-    found = []
-    if place.known_gpus is not None and power.gpus != (-1,) and len(power.gpus) != place.known_gpus:
-        observed: dict[str, Any] = {"in_power_log": len(power.gpus), "in_environment": place.known_gpus}
-        found.append(Doubt("gpu_count_differs", "warning", observed))
-    if power.gpus == (-1,) and place.known_gpus not in (None, 1):
-        found.append(Doubt("multi_gpu_summed", "warning", {"gpus": place.known_gpus}))
-    if power.steps_back:
-        found.append(Doubt("clock_step", "warning", {"steps_back": power.steps_back}))
-    if integral is None or integral.energy_j is None:
-        return found
-    if integral.gap_us:
-        inside = power.between(attempt.start_us, attempt.end_us)
-        gaps = int(np.count_nonzero(np.diff(inside.t_us) > sampling.gap_us))
-        observed = {
-            "gaps": gaps,
-            "gap_s": integral.gap_us / US_PER_S,
-            "longest_gap_s": integral.longest_gap_us / US_PER_S,
-            "share_of_stage": integral.gap_us / max(1, attempt.end_us - attempt.start_us),
-            "energy_in_gaps_j": integral.energy_in_gaps_j,
-            "energy_in_gaps_j_low_at_least_power_seen": integral.gap_low_j,
-            "energy_in_gaps_j_high": integral.gap_high_j,
-        }
-        found.append(Doubt("gap", "warning", observed))
-    recorded = None if attempt.record is None else attempt.record.gpu_energy_j
-    if recorded and not math.isclose(recorded, integral.energy_j, rel_tol=_DISAGREE_REL):
-        observed = {"recorded_gpu_energy_j": recorded, "integral_j": integral.energy_j}
-        found.append(Doubt("recorded_differs", "warning", observed))
-    return found
 
 
 def _stage_row(item: Imported) -> dict[str, Any]:
@@ -286,37 +162,6 @@ def _tail_boundaries(item: Imported) -> list[dict[str, Any]]:
     ]
 
 
-def _counter_series(rows: Sequence[Mapping[str, Any]]) -> list[CounterSeries]:
-    """The boundary rows as the accounting takes them: one series a device and session, without any value."""
-    groups: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["node_id"], row["device_id"], row["session"]), []).append(row)
-    series = []
-    for (node_id, device_id, session), group in groups.items():
-        times = np.array([row["mono_us"] for row in group], dtype=np.int64)
-        nothing = np.zeros(len(group), dtype=np.int64)
-        series.append(
-            CounterSeries(
-                source="nvml",
-                node_id=node_id,
-                device_id=device_id,
-                zone=None,
-                session=session,
-                unit="mJ",
-                wrap_range=None,
-                mono_us=times,
-                t_us=times,
-                value=nothing,
-                valid=np.zeros(len(group), dtype=np.bool_),
-                boundary=np.array([row["boundary"] for row in group], dtype=np.int64),
-                uncertainty_us=nothing,
-                power_mw=np.full(len(group), NO_BOUNDARY, dtype=np.int64),
-                method=["sample"] * len(group),
-            )
-        )
-    return series
-
-
 def _series(item: Imported) -> Iterable[PowerSeries]:
     power = item.attempt.power
     if power is None:
@@ -388,6 +233,6 @@ def _events(decided: Sequence[Imported], plan: Plan) -> list[dict[str, Any]]:
     }
     add("x-import", "info", source, first, None)
     for lost in plan.unplaced:
-        detail = {"stage": lost.record.stage_id, "recorded_gpu_energy_j": lost.record.gpu_energy_j}
+        detail = {"stage": safe_name(lost.record.stage_id), "recorded_gpu_energy_j": lost.record.gpu_energy_j}
         add("x-record_without_time", "warning", detail, first, None)
     return rows
