@@ -15,7 +15,7 @@ import pytest
 
 from harness.bundle import Bundle
 from harness.interop.reference.importer import ImportResult, import_reference
-from tests.interop.test_reference_import import everything
+from tests.interop.reference_checks import everything
 
 SHARED = Path(os.environ.get("KIT_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 LOGS = SHARED / "reference_logs"
@@ -56,10 +56,11 @@ def test_the_nine_hour_trace(imported: ImportResult) -> None:
 
 
 def test_every_way_to_integrate_the_trace_lies_in_its_interval(imported: ImportResult) -> None:
-    """Trapezoid 5.27, left-hold 5.44, mean x time 5.88 and samples x 0.5 s 4.89 kWh all lie inside.
+    """Trapezoid 5.27, left-hold 5.44, mean x time 5.88, samples x 0.5 s 4.89 kWh: all lie inside.
 
-    The last one gives the silent 18 % of the time next to no joule. It stays inside because the accounting bounds
-    silence by nothing .. limit; by the least power ever seen (89 W, in the gap event) it would fall below 5.00 kWh.
+    The last one gives the silent 18 % of the time next to no joule. It stays inside because the accounting
+    bounds silence by nothing .. limit; by the least power ever seen (89 W, as in the gap event) the lower end
+    would be 5.00 kWh.
     """
     row = stage(imported, "logit_caching_temp2")
     arrays = next(iter(Bundle.open(imported.folder).iter_power(("mono_us", "power_mw"))))[1]

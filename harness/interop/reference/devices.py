@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.interop.reference.attempts import Attempt
-from harness.interop.reference.read_csv import TOTAL_ONLY
+from harness.interop.reference.read_csv import MAX_BOARD_W, TOTAL_ONLY
 from harness.interop.reference.records import Gpu
 
 _COUNTED_MODEL = re.compile(r"(\d+) x (.+)")
@@ -107,7 +107,7 @@ class DeviceMap:
                 if index == TOTAL_ONLY
                 else (None if gpu is None else gpu.name),
                 mem_mib=None if gpu is None else gpu.memory_total_mib,
-                power_limit_mw=None if not limit_w or limit_w <= 0 else round(limit_w * 1000),
+                power_limit_mw=round(limit_w * 1000) if limit_w and 0 < limit_w < MAX_BOARD_W else None,
             )
             self._devices[(node_id, index)] = device
         return device

@@ -171,7 +171,7 @@ def _gpu(
         energy,
         attempt.duration_s,
         watts,
-        period_s=None if record is None or not record.poll_ms else record.poll_ms / 1000,
+        period_s=None if record is None else record.poll_s,
         limit_w=limit_w,
         peak_w=None if record is None else record.gpu_peak_w,
     )

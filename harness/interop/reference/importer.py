@@ -17,6 +17,7 @@ from harness.interop.reference.manifest import build_manifest, run_id_of
 from harness.interop.reference.naming import safe_name
 from harness.interop.reference.plan import make_plan
 from harness.interop.reference.power_runs import SPLIT_S
+from harness.interop.reference.records import US_PER_S
 from harness.interop.reference.tables import Tables, build_tables
 from harness.spec import Protocol, load_protocol
 
@@ -69,7 +70,7 @@ def import_reference(
         )
     plan = make_plan(discover(path), split_s=split_s)
     protocol = load_protocol()
-    sampling = _sampling(protocol, [a.record.poll_ms for a in plan.attempts if a.record is not None])
+    sampling = _sampling(protocol, [a.record.poll_s for a in plan.attempts if a.record is not None])
     devices = DeviceMap()
     decided = decide(plan, devices, sampling)
     tables = build_tables(decided, plan, sampling, protocol)
@@ -89,11 +90,11 @@ def import_reference(
     )
 
 
-def _sampling(protocol: Protocol, poll_ms: list[float | None]) -> Sampling:
+def _sampling(protocol: Protocol, poll_s: list[float | None]) -> Sampling:
     """The protocol's rules with the poll period most records state."""
     rules = protocol.sampling
-    stated = Counter(period for period in poll_ms if period)
-    period_us = round(stated.most_common(1)[0][0] * 1000) if stated else rules.nominal_period_us
+    stated = Counter(period for period in poll_s if period)
+    period_us = round(stated.most_common(1)[0][0] * US_PER_S) if stated else rules.nominal_period_us
     return Sampling(
         nominal_period_us=period_us,
         gap_factor=rules.gap_factor,

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import KitError
-from harness.interop.reference.records import Emission, PowerBlock, PowerLog
+from harness.interop.reference.read_json import LARGEST
+from harness.interop.reference.records import MAX_UNIX_S, MIN_UNIX_S, Emission, PowerBlock, PowerLog
 
 TOTAL_ONLY = -1
 """GPU index of a column that is already the sum over GPUs."""
 
 _GPU_COLUMN = re.compile(r"gpu_(\d+)_power_w")
-_MAX_BOARD_W = 10_000.0
-_MIN_UNIX_S, _MAX_UNIX_S = 1e9, 4_102_444_800.0  # 2001 .. 2100: other stamps lost digits or have another unit
+MAX_BOARD_W = 10_000.0
+"""A reading or a limit beyond this is not one of a single board, W."""
 _FIX_ROW = "remove that line (or restore the file) and import again; the joules of one row are then a gap"
 
 
@@ -97,7 +98,7 @@ class _Block:
         if self.gpus != (TOTAL_ONLY,) and abs(math.fsum(watts) - sample[-1]) > 0.1:
             self.mismatch += 1
         # The harness writes 0.0 for a card it could not read; a board that draws 0 W does not exist.
-        usable = [watt if 0.0 < watt < _MAX_BOARD_W * len(watts) else math.nan for watt in watts]
+        usable = [watt if 0.0 < watt < MAX_BOARD_W * len(watts) else math.nan for watt in watts]
         self.unusable += sum(math.isnan(watt) for watt in usable)
         self._t.append(sample[0])
         self._watts.append(usable)
@@ -138,7 +139,7 @@ def _sample(cells: list[str]) -> list[float] | None:
         values = [float(cell) if cell else math.nan for cell in cells]
     except ValueError:
         return None
-    return values if _MIN_UNIX_S < values[0] < _MAX_UNIX_S else None
+    return values if MIN_UNIX_S < values[0] < MAX_UNIX_S else None
 
 
 def _cut(sample: list[float], expected_cells: int | None) -> bool:
@@ -204,11 +205,11 @@ def _emission(row: dict[str, str], path: Path, line: int) -> Emission:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not abs(value) <= LARGEST:
             raise KitError(
                 f"column {name} holds {text[:40]!r}",
                 where=f"{path}:{line}",
-                expected="a finite number",
+                expected=f"a number up to {LARGEST:g}",
                 fix=_FIX_ROW,
             )
         return value

@@ -13,6 +13,9 @@ from typing import Any
 from harness.errors import KitError
 from harness.interop.reference.records import Environment, Gpu, RecordKind, ReferenceStage, RunConfig
 
+LARGEST = 1e15
+"""No figure of a stage is larger in its own unit (1e15 J: a power plant for days); it fits an int64."""
+
 _STAGE_KEYS = ("gpu_energy_joules", "duration_seconds", "gpu_power_samples")
 
 
@@ -220,8 +223,8 @@ class _Fields:
         if value is None:
             return None
         number = _as_number(value)
-        if number is None:
-            raise self._wrong(key, value, "a finite number or null")
+        if number is None or abs(number) > LARGEST:
+            raise self._wrong(key, value, f"a number up to {LARGEST:g}, or null")
         if minimum is not None and number < minimum:
             raise self._wrong(key, value, f"a number of at least {minimum:g}")
         return number
@@ -234,8 +237,8 @@ class _Fields:
             raise self._wrong(key, value, "a list of numbers")
         numbers = [_as_number(item) for item in value]
         for position, number in enumerate(numbers):
-            if number is None:
-                raise self._wrong(f"{key}[{position}]", value[position], "a finite number")
+            if number is None or abs(number) > LARGEST:
+                raise self._wrong(f"{key}[{position}]", value[position], f"a number up to {LARGEST:g}")
         return tuple(number for number in numbers if number is not None)
 
     def section(self, key: str) -> _Fields:

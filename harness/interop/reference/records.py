@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 J_PER_KWH = 3_600_000.0
 US_PER_S = 1_000_000
+MIN_UNIX_S, MAX_UNIX_S = 1e9, 4_102_444_800.0
+"""2001 .. 2100: a stamp outside lost digits or has another unit."""
 
 RecordKind = Literal["final", "snapshot", "reconstructed", "summary"]
 
@@ -65,9 +67,16 @@ class ReferenceStage:
     @property
     def window(self) -> tuple[float, float] | None:
         """(start, end) in unix seconds, or None when the record does not place itself in time."""
-        if self.start_s is None or self.end_s is None or self.start_s <= 0 or self.end_s < self.start_s:
+        if self.start_s is None or self.end_s is None:
+            return None
+        if not MIN_UNIX_S < self.start_s <= self.end_s < MAX_UNIX_S:
             return None
         return self.start_s, self.end_s
+
+    @property
+    def poll_s(self) -> float | None:
+        """Poll period in seconds, or None where none or none possible is on record."""
+        return self.poll_ms / 1000 if self.poll_ms is not None and 1 <= self.poll_ms <= 60_000 else None
 
     @property
     def codecarbon_block(self) -> tuple[float | None, ...]:

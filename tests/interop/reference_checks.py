@@ -1,0 +1,41 @@
+"""What the import tests look at in a result and a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.bundle import Bundle
+from harness.interop.reference.importer import ImportResult
+
+US = 1_000_000
+Make = Callable[..., ImportResult]
+
+
+def only(result: ImportResult) -> dict[str, Any]:
+    """The one row of stages."""
+    (row,) = result.stages
+    return row
+
+
+def events(result: ImportResult, kind: str) -> list[dict[str, Any]]:
+    """Details of the events of a kind."""
+    return [json.loads(row["detail"]) for row in result.events if row["kind"] == kind]
+
+
+def everything(folder: Path) -> str:
+    """Every text a bundle holds: the manifest, all string columns, all footers."""
+    bundle = Bundle.open(folder)
+    texts = [(folder / "manifest.json").read_text()]
+    for name in bundle.protocol.tables:
+        texts += [str(bundle.footer(path)) for path in bundle.files(name)]
+        table = bundle.table(name)
+        texts += [
+            str(v)
+            for c in table.schema
+            if "string" in str(c.type)
+            for v in set(map(str, table[c.name].to_pylist()))
+        ]
+    return "\n".join(texts)
