@@ -1,0 +1,276 @@
+"""Level 2: what must hold between stages, samples and counters for the totals to mean what they say.
+
+Two files hold the rules: this one those of the energy itself, `structure` those of the rows around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.accounting import UNATTRIBUTED
+from harness.accounting.totals import roots
+from harness.validate import structure
+from harness.validate.context import Context
+from harness.validate.findings import Hit
+from harness.validate.registry import rule
+
+__all__ = ["structure"]
+
+STAGES = "stages.parquet"
+Row = Mapping[str, Any]
+
+ENERGIES = (
+    "gpu_energy_j",
+    "gpu_energy_counter_j",
+    "gpu_energy_integral_j",
+    "energy_in_gaps_j",
+    "cpu_energy_j",
+    "dram_energy_j",
+    "gpu_energy_j_low",
+    "cpu_energy_j_low",
+    "dram_energy_j_low",
+    "gpu_energy_boundary_j",
+    "gpu_energy_gap_j",
+)
+
+
+def stage_key(row: Row) -> tuple[object, ...]:
+    """What a row is matched by: derived rows by where they lie, the others by their number."""
+    if row["stage"] == UNATTRIBUTED:
+        devices = tuple(row["device_ids"])
+        return (
+            UNATTRIBUTED,
+            row["node_id"],
+            row["session"],
+            row["boundary_start"],
+            row["boundary_end"],
+            devices,
+        )
+    return (row["stage_uid"],)
+
+
+def _recomputed(ctx: Context) -> dict[tuple[object, ...], dict[str, Any]]:
+    assert ctx.recomputed is not None
+    return {stage_key(row): row for row in ctx.recomputed.derivation.stages}
+
+
+def _row_energy(row: Row) -> float:
+    return sum(float(row[f"{part}_energy_j"] or 0.0) for part in ("gpu", "cpu", "dram"))
+
+
+def _same(a: object, b: object, tolerance: float) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+    return a == b
+
+
+@rule("E203")
+def derived_columns(ctx: Context) -> Iterator[Hit]:
+    """Every derived column equals its recomputation from the raw rows."""
+    table = ctx.protocol.tables["stages"]
+    tolerance = ctx.protocol.tolerances.closure_rel
+    fresh = _recomputed(ctx)
+    for number, row in enumerate(ctx.stages):
+        other = fresh.get(stage_key(row))
+        if other is None:
+            continue
+        for name in table.derived:
+            stored, expected = row[name], other[name]
+            if name == "flags":
+                stored, expected = sorted(stored), sorted(expected)
+            if not _same(stored, expected, tolerance):
+                observed = f"{ctx.named(row)}: {name} = {_short(stored)}"
+                joules = None
+                if name.endswith("_energy_j") and isinstance(stored, float) and isinstance(expected, float):
+                    joules = abs(stored - expected)
+                yield Hit(STAGES, observed, _short(expected), (number,), joules)
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, float) else f"{value:.6g}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@rule("E204")
+def holes_filled(ctx: Context) -> Iterator[Hit]:
+    """The unattributed rows are exactly those the boundaries leave."""
+    fresh = {k: r for k, r in _recomputed(ctx).items() if r["stage"] == UNATTRIBUTED}
+    stored = {stage_key(r): (i, r) for i, r in enumerate(ctx.stages) if r["stage"] == UNATTRIBUTED}
+    for key, row in fresh.items():
+        if key not in stored:
+            observed = f"session {row['session']}: no row from boundary {key[3]} to {key[4]}"
+            yield Hit(STAGES, observed, "one unattributed row a hole", (), _row_energy(row))
+    for key, (number, row) in stored.items():
+        if key not in fresh:
+            observed = f"{ctx.named(row)}: no such hole from boundary {key[3]} to {key[4]}"
+            yield Hit(STAGES, observed, "one unattributed row a hole", (number,), _row_energy(row))
+
+
+@rule("W205")
+def clock_steps_recorded(ctx: Context) -> Iterator[Hit]:
+    """A step of the wall clock has its event."""
+    assert ctx.recomputed is not None
+    limit = ctx.protocol.tolerances.clock_step_error_us
+    marks = [(e["session"], e["mono_us"]) for e in ctx.events if e["kind"] == "clock_step"]
+    period = int(ctx.manifest["sampling"]["nominal_period_us"])
+    for series in ctx.recomputed.series:
+        for mono, step in series.steps:
+            near = any(s == series.key.session and abs(m - mono) <= 10 * period for s, m in marks)
+            if not near and abs(step) < limit:
+                observed = f"device {series.key.device_id}: UTC stepped by {step / 1e6:+.3f} s"
+                yield Hit("events.parquet", observed, "an event of kind clock_step")
+
+
+@rule("E206")
+def clocks_agree(ctx: Context) -> Iterator[Hit]:
+    """UTC and the monotonic clock never part by half a second at once."""
+    assert ctx.recomputed is not None
+    limit = ctx.protocol.tolerances.clock_step_error_us
+    for series in ctx.recomputed.series:
+        for mono, step in series.steps:
+            if abs(step) >= limit:
+                observed = f"device {series.key.device_id}, session {series.key.session}: UTC stepped by"
+                yield Hit(
+                    "power.parquet",
+                    f"{observed} {step / 1e6:+.3f} s at mono_us {mono}",
+                    f"less than {limit / 1e6:g} s",
+                )
+
+
+@rule("E207")
+def intervals_hold(ctx: Context) -> Iterator[Hit]:
+    """low <= best <= high, and all three or none."""
+    for number, row in enumerate(ctx.stages):
+        for part in ("gpu", "cpu", "dram"):
+            low, best, high = (row[f"{part}_energy_j{end}"] for end in ("_low", "", "_high"))
+            if low is None and best is None and high is None:
+                continue
+            if best is None or low is None or high is None or not low <= best <= high:
+                observed = f"{ctx.named(row)}: {part} {_short(low)} <= {_short(best)} <= {_short(high)}"
+                yield Hit(STAGES, observed, "low <= best <= high", (number,))
+
+
+@rule("E208")
+def energies_positive(ctx: Context) -> Iterator[Hit]:
+    """No energy and no bound is below zero."""
+    for number, row in enumerate(ctx.stages):
+        for name in ENERGIES:
+            if row[name] is not None and row[name] < 0:
+                yield Hit(
+                    STAGES,
+                    f"{ctx.named(row)}: {name} = {_short(row[name])}",
+                    "at least 0",
+                    (number,),
+                    abs(row[name]),
+                )
+        for energy in row["device_energy_j"] or ():
+            if energy < 0:
+                yield Hit(
+                    STAGES,
+                    f"{ctx.named(row)}: device_energy_j holds {_short(energy)}",
+                    "at least 0",
+                    (number,),
+                    abs(energy),
+                )
+
+
+@rule("E209")
+def counters_rise(ctx: Context) -> Iterator[Hit]:
+    """A GPU counter falls only where a reset is flagged."""
+    assert ctx.recomputed is not None
+    marks = {(e["session"], e["device_id"]) for e in ctx.events if e["kind"] == "counter_reset"}
+    for row in ctx.stages:
+        if "counter_reset" in row["flags"]:
+            marks |= {(row["session"], device) for device in row["device_ids"]}
+    for series in ctx.recomputed.series:
+        if series.falls and (series.key.session, series.key.device_id) not in marks:
+            observed = f"device {series.key.device_id}, session {series.key.session}: energy_counter_mj falls"
+            yield Hit(
+                "power.parquet",
+                f"{observed} at mono_us {series.falls[0]}",
+                "a rising counter",
+                count=len(series.falls),
+            )
+    last: dict[tuple[object, ...], dict[str, Any]] = {}
+    for row in ctx.boundary_rows:
+        if row["source"] != "nvml" or row["value"] is None:
+            continue
+        key = row["node_id"], row["device_id"], row["session"]
+        before = last.get(key)
+        if before and row["value"] < before["value"] and (row["session"], row["device_id"]) not in marks:
+            observed = f"device {row['device_id']}: {before['value']} mJ, then {row['value']} mJ"
+            yield Hit(
+                "counters.parquet",
+                f"{observed} at boundary {row['boundary']}",
+                "a rising counter",
+                (),
+                (before["value"] - row["value"]) / 1000,
+            )
+        last[key] = row
+
+
+@rule("E211")
+def sessions_close(ctx: Context) -> Iterator[Hit]:
+    """Stages and unattributed rows add up to the session's own total, device by device, to the millijoule."""
+    assert ctx.recomputed is not None
+    sums: dict[tuple[str, int, int], int] = {}
+    unknown: set[tuple[str, int, int]] = set()
+    for row in roots(ctx.stages):
+        energies = row["device_energy_j"]
+        for place, device in enumerate(row["device_ids"]):
+            key = row["node_id"], row["session"], device
+            if energies is None or place >= len(energies):
+                unknown.add(key)
+            else:
+                sums[key] = sums.get(key, 0) + round(energies[place] * 1000)
+    for total in ctx.recomputed.derivation.sessions:
+        for device, whole in total.gpu_mj.items():
+            key = total.node_id, total.session, device
+            if whole is None or key in unknown or sums.get(key, 0) == whole:
+                continue
+            observed = f"session {total.session}, device {device}: the rows sum to {sums.get(key, 0)} mJ"
+            yield Hit(STAGES, observed, f"{whole} mJ", (), abs(sums.get(key, 0) - whole) / 1000)
+
+
+@rule("E217")
+def imported_runs_say_so(ctx: Context) -> Iterator[Hit]:
+    """Figures that are not recomputed occur only in imported runs."""
+    if "imported" in ctx.manifest["labels"]:
+        return
+    for number, row in enumerate(ctx.stages):
+        for part in ("gpu", "cpu", "dram"):
+            if row[f"{part}_energy_method"] == "imported":
+                observed = f"{ctx.named(row)}: {part}_energy_method = imported"
+                yield Hit(STAGES, observed, "a run labelled imported", (number,), row[f"{part}_energy_j"])
+
+
+@rule("W221")
+def samples_cover(ctx: Context) -> Iterator[Hit]:
+    """Samples reach from the first boundary to the last one, but for a period."""
+    assert ctx.recomputed is not None
+    period = int(ctx.manifest["sampling"]["nominal_period_us"])
+    spans: dict[tuple[str, int, int], tuple[int, int]] = {}
+    for row in ctx.stages:
+        for device, start, end in zip(
+            row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
+        ):
+            key = row["node_id"], device, row["session"]
+            low, high = spans.get(key, (start, end))
+            spans[key] = min(low, start), max(high, end)
+    seen = {tuple(s.key): s for s in ctx.recomputed.series}
+    for key, (start, end) in spans.items():
+        series = seen.get(key)
+        name = f"device {key[1]}, session {key[2]}"
+        if series is None:
+            yield Hit("power.parquet", f"{name}: no samples", "samples from first to last boundary")
+        elif series.first_us > start + period or series.last_us < end - period:
+            short = max(series.first_us - start, end - series.last_us) / 1e6
+            yield Hit(
+                "power.parquet",
+                f"{name}: {short:.1f} s without samples at an end",
+                f"at most {period / 1e6} s",
+            )

@@ -1,0 +1,214 @@
+"""One pass over every file of a bundle: bytes, footer, columns, order. Bounded in memory, several threads.
+
+A thread works on one column of one file at a time: decoding and hashing release the interpreter lock, a
+column needs no other column, and only one row group of it is held. What was found is kept as plain facts; the
+rules judge them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.bundle.digest import ColumnDigest, table_digest, type_name
+from harness.bundle.files import file_sha256, footer, open_parquet, read_groups
+from harness.bundle.order import KeyOrder
+from harness.errors import KitError
+from harness.spec import Column, Protocol, TableSpec
+
+KEPT = 20
+"""Row numbers kept per kind of fault."""
+
+
+@dataclass
+class ColumnFacts:
+    """What one column of one file holds.
+
+    Attributes:
+        found_type: type in the file, by the protocol's names.
+        null_rows: nulls in a column that may have none, as (count, first rows).
+        bad_words: word -> (count, first rows) for words the protocol does not list.
+        error: why the values could not be digested.
+        digest: finished digest; None if the type differs or decoding failed.
+    """
+
+    name: str
+    found_type: str
+    nulls: int = 0
+    null_rows: list[int] = field(default_factory=list)
+    bad_words: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    error: str | None = None
+    digest: ColumnDigest | None = None
+
+
+@dataclass
+class FileFacts:
+    """What one listed file is.
+
+    Attributes:
+        path: relative to the bundle.
+        missing: not there.
+        damaged: why it cannot be read, None if it can.
+        order: (row, "unsorted" | "duplicate") of the first violation of the key order.
+    """
+
+    path: str
+    table: TableSpec
+    missing: bool = False
+    damaged: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    rows: int = 0
+    footer: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    order: tuple[int, str] | None = None
+
+    @property
+    def logical_sha256(self) -> str | None:
+        """Logical digest; None where a column could not be digested."""
+        digests = [self.columns[c.name].digest for c in self.table.columns if c.name in self.columns]
+        if len(digests) != len(self.table.columns) or self.damaged:
+            return None
+        done = [digest for digest in digests if digest is not None]
+        return table_digest(done) if len(done) == len(digests) else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether its rows can be taken for what their columns say."""
+        return not (
+            self.missing
+            or self.damaged
+            or self.absent
+            or any(c.digest is None or c.nulls for c in self.columns.values())
+        )
+
+
+def scan_file(
+    folder: Path, path: str, table: TableSpec, protocol: Protocol
+) -> tuple[FileFacts, list[Callable[[], None]]]:
+    """Read the footer of a file now; the work on its bytes and columns is returned as jobs for a thread pool.
+
+    Args:
+        folder: bundle folder.
+        path: file relative to it, already known to lie inside.
+        table: table the file is part of.
+        protocol: protocol of the bundle.
+    """
+    facts = FileFacts(path, table)
+    full = folder / path
+    if not full.is_file():
+        facts.missing = True
+        return facts, []
+    facts.bytes = full.stat().st_size
+
+    def hash_bytes() -> None:
+        facts.sha256 = file_sha256(full)
+
+    jobs = [_guarded(facts, hash_bytes)]
+    try:
+        file = open_parquet(full)
+        facts.footer = footer(file, protocol)
+        facts.rows = file.metadata.num_rows
+        stored = {f.name: type_name(f.type) for f in file.schema_arrow}
+        groups = file.num_row_groups
+    except KitError as error:
+        facts.damaged = error.message
+        return facts, jobs
+    except Exception as error:
+        # A footer may decode to nonsense in more ways than a reader can name.
+        facts.damaged = f"its footer does not decode: {type(error).__name__}"
+        return facts, jobs
+    known = {c.name for c in table.columns}
+    facts.unknown = [name for name in stored if name not in known]
+    facts.absent = [c.name for c in table.columns if c.name not in stored]
+    strings = [c.name for c in table.columns if c.type == "string"]
+    for column in table.columns:
+        if column.name not in stored:
+            continue
+        facts.columns[column.name] = ColumnFacts(column.name, stored[column.name])
+        job = _column_job(facts.columns[column.name], column, full, groups, strings)
+        jobs.append(_guarded(facts, job))
+    if not facts.absent:
+        jobs.append(_guarded(facts, lambda: _check_order(facts, full, groups, strings)))
+    return facts, jobs
+
+
+def _guarded(facts: FileFacts, job: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            job()
+        except KitError as error:
+            facts.damaged = facts.damaged or error.message
+        except Exception as error:
+            facts.damaged = facts.damaged or f"does not decode: {type(error).__name__}: {str(error)[:120]}"
+
+    return run
+
+
+def _batches(full: Path, groups: int, names: list[str], strings: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    file = open_parquet(full, dictionaries=[name for name in strings if name in names])
+    row = 0
+    for group in range(groups):
+        table = read_groups(file, full, [group], names)
+        yield row, table
+        row += table.num_rows
+
+
+def _column_job(
+    facts: ColumnFacts, column: Column, full: Path, groups: int, strings: list[str]
+) -> Callable[[], None]:
+    def run() -> None:
+        same_type = facts.found_type == column.type
+        digest = ColumnDigest(column.name, column.type) if same_type else None
+        for row, table in _batches(full, groups, [column.name], strings):
+            array = table.column(0)
+            if array.null_count and not column.nullable:
+                facts.nulls += array.null_count
+                _keep(facts.null_rows, row, array.is_null().to_numpy())
+            if column.enum is not None and same_type:
+                _check_words(facts, column, array, row)
+            if digest is not None:
+                try:
+                    digest.update(array)
+                except KitError as error:
+                    facts.error, digest = f"{error.message} ({error.where})", None
+        facts.digest = digest
+
+    return run
+
+
+def _keep(rows: list[int], first: int, mask: Any) -> None:
+    if len(rows) < KEPT:
+        rows += [first + int(i) for i in np.flatnonzero(mask)[: KEPT - len(rows)]]
+
+
+def _check_words(facts: ColumnFacts, column: Column, array: pa.ChunkedArray, row: int) -> None:
+    for chunk in array.chunks:
+        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        for index, word in enumerate(encoded.dictionary.to_pylist()):
+            if word is None or column.allows(word):
+                continue
+            mask = pc.fill_null(pc.equal(encoded.indices, index), False).to_numpy(zero_copy_only=False)
+            count, rows = facts.bad_words.get(word, (0, []))
+            _keep(rows, row, mask)
+            if mask.any():
+                facts.bad_words[word] = (count + int(mask.sum()), rows)
+        row += len(chunk)
+
+
+def _check_order(facts: FileFacts, full: Path, groups: int, strings: list[str]) -> None:
+    wrong = [n for n in facts.table.key if facts.columns[n].found_type != facts.table.column(n).type]
+    if wrong:
+        return
+    order = KeyOrder(facts.table.key)
+    for _, table in _batches(full, groups, list(facts.table.key), strings):
+        order.update(table.unify_dictionaries().combine_chunks())
+    facts.order = order.problem
