@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, path_nodes
@@ -21,6 +21,18 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def written(node: Node) -> str:
+    """A path as an error quotes it: as it stands in the file, references and all."""
+    return show(" ".join(node.raw.strip("'\"").split()) or node.text)
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether two paths are the same or one lies inside the other."""
     return _inside(one, other) or _inside(other, one)
@@ -34,19 +46,36 @@ def exists(path: str) -> bool:
         return False
 
 
-def makers_of(path: str, makers: Mapping[str, ExpandedStage]) -> tuple[str, ...]:
-    """Names of the stages that write an input: the path itself, a folder around it, or a part of it."""
-    return tuple(dict.fromkeys(maker.name for output, maker in makers.items() if overlap(output, path)))
+class Outputs:
+    """Who writes what, for quick questions about paths that are the same or lie inside each other."""
+
+    def __init__(self) -> None:
+        self._makers: dict[str, ExpandedStage] = {}
+        self._inside: dict[str, list[str]] = {}
+
+    def add(self, path: str, stage: ExpandedStage) -> None:
+        """Note that a stage writes a file or folder."""
+        self._makers[path] = stage
+        for folder in Path(path).parents:
+            self._inside.setdefault(str(folder), []).append(path)
+
+    def touching(self, path: str) -> dict[str, ExpandedStage]:
+        """Outputs that are this path, a folder around it or a part of it, each with its stage."""
+        around = [str(folder) for folder in (Path(path), *Path(path).parents)]
+        found = [*(folder for folder in around if folder in self._makers), *self._inside.get(path, ())]
+        return {output: self._makers[output] for output in found}
+
+    def makers_of(self, path: str) -> tuple[str, ...]:
+        """Names of the stages that write an input: the path itself, a folder around it, or a part of it."""
+        return tuple(dict.fromkeys(stage.name for stage in self.touching(path).values()))
 
 
 def check_cwd(stage: ExpandedStage, run: ExpandedRun) -> list[Problem]:
     """The working directory exists, or lies in the run and will be created."""
     node = stage.node.get("cwd")
-    if node is None or _inside(stage.cwd, str(run.work)) or Path(stage.cwd).is_dir():
+    if node is None or _inside(stage.cwd, str(run.work)) or _is_folder(stage.cwd):
         return []
-    message = (
-        f"there is no folder {show(node.text)} (looked for {stage.cwd}). Create it, or correct the path."
-    )
+    message = f"there is no folder {written(node)} (looked for {stage.cwd}). Create it, or correct the path."
     return [Problem(node.mark, f"stages[{stage.number}].cwd", message)]
 
 
@@ -67,18 +96,20 @@ def check_outside_input(
         return []  # Reported with the output.
     if later is not None:
         message = (
-            f"{show(node.text)} is written by stage '{later.name}', which comes later. Move that stage up."
+            f"{written(node)} is written by stage '{later.name}', which comes later. Move that stage up."
         )
         return [Problem(node.mark, where, message)]
     if exists(path):
         return []
-    declared = (
-        name for other in run.stages for name in absolute(other.node.get("outputs"), other.cwd).values()
-    )
-    near = guess(path, declared) or guess(Path(path).name, _beside(path))
+    names = [
+        Path(name).name
+        for other in run.stages
+        for name in absolute(other.node.get("outputs"), other.cwd).values()
+    ]
+    near = guess(Path(path).name, [*names, *_beside(path)])
     hint = " '~' is not filled in; write ${env.HOME}." if node.text.startswith("~") else ""
     message = (
-        f"{show(node.text)} does not exist (looked for {path}), and no earlier stage lists it as an output."
+        f"{written(node)} does not exist (looked for {path}), and no earlier stage lists it as an output."
     )
     return [Problem(node.mark, where, message + near + hint)]
 
@@ -91,25 +122,24 @@ def _beside(path: str) -> list[str]:
 
 
 def check_output(
-    path: str, node: Node, where: str, makers: Mapping[str, ExpandedStage], run: ExpandedRun, directory: Path
+    path: str, node: Node, where: str, outputs: Outputs, run: ExpandedRun, directory: Path
 ) -> list[Problem]:
     """An output lies in the run or beside the pipeline file, and has one stage only."""
     work, out = str(run.work), str(run.out)
     if path in (work, str(directory)) or (_inside(path, out) and not _inside(path, work)):
-        message = f"{show(node.text)} is not free for outputs. Write below it, as in ${{run_dir}}/NAME."
+        message = f"{written(node)} is not free for outputs. Write below it, as in ${{run_dir}}/NAME."
         return [Problem(node.mark, where, message)]
     if not _inside(path, work) and not _inside(path, str(directory)):
         allowed = "Allowed: below ${run_dir} or ${pipeline_dir}."
-        message = f"{show(node.text)} lies outside the run (looked at {path}). {allowed}"
+        message = f"{written(node)} lies outside the run (looked at {path}). {allowed}"
         return [Problem(node.mark, where, message)]
-    clash = next((output for output in makers if overlap(output, path)), None)
-    if clash is None:
+    clashes = outputs.touching(path)
+    if not clashes:
         return []
+    clash, maker = next(iter(clashes.items()))
     relation = "is" if clash == path else "overlaps with"
-    message = (
-        f"{show(node.text)} {relation} an output of stage '{makers[clash].name}'. Every output has one stage."
-    )
-    if makers[clash].number == _number(where):
+    message = f"{written(node)} {relation} an output of stage '{maker.name}'. Every output has one stage."
+    if maker.number == _number(where):
         message += " In a matrix stage, put ${stage_name} into the path."
     return [Problem(node.mark, where, message)]
 
@@ -129,7 +159,7 @@ def clashes_between_runs(runs: Sequence[ExpandedRun]) -> list[Problem]:
                 other = seen.setdefault(outputs[name], run.name)
                 if other != run.name:
                     message = (
-                        f"{show(node.text)} is written by run '{other}' and by run '{run.name}'. "
+                        f"{written(node)} is written by run '{other}' and by run '{run.name}'. "
                         "Put ${run_dir} or ${run_name} into the path."
                     )
                     problems.append(Problem(node.mark, where, message))

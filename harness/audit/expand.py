@@ -13,7 +13,7 @@ from harness.audit.problems import PipelineError, Problem, guess, show
 from harness.audit.variables import Produced, Scope, resolve_variables, substitute
 from harness.audit.yaml_source import Node, load, similar_file
 
-MAX_STAGES = 10_000
+MAX_STAGES = 5_000
 MAX_INCLUDES = 50
 _STAGE_FIELDS = ("kind", "timeout", "retries", "tokens", "command")
 _HEAD_FIELDS = ("method", "region", "pue", "devices", "reference_tokens", "labels", "sampling")
@@ -236,17 +236,19 @@ def _run(
     scope = replace(scope, env={**scope.env, **_texts(env)})
     written = document.value["stages"]
     names = tuple(stage.value["name"].text for stage in written.value if stage.get("name"))
-    produced: list[Produced] = []
+    produced: dict[str, list[Produced]] = {}
     expanded: list[ExpandedStage] = []
     for number, stage in enumerate(written.value):
         if stage.get("name") is None:
             continue
-        base = replace(scope, stages=names, stage=stage.value["name"].text, produced=tuple(produced))
+        base = replace(scope, stages=names, stage=stage.value["name"].text, produced=produced)
+        instances: list[Produced] = []
         for combination in sweeps[number]:
             one = _stage(stage, number, combination, base, problems)
             expanded.append(one)
             axes = {axis: combination.values[axis] for axis in combination.axes}
-            produced.append(Produced(one.base, axes, absolute(one.node.get("outputs"), one.cwd)))
+            instances.append(Produced(axes, absolute(one.node.get("outputs"), one.cwd)))
+        produced[base.stage] = instances
     concrete = document.having(
         **head,
         env=env,

@@ -207,7 +207,9 @@ def check(
         model = Pipeline.model_validate(plain(document))
     except ValidationError as error:
         for found in error.errors(include_url=False):
-            if not (templates and _is_template(found)):
+            # Pydantic also calls a list short when its items are wrong.
+            short = found["type"] == "too_short" and found["input"]
+            if not short and not (templates and _is_template(found)):
                 problems.append(_problem(document, found, numbers))
     return model, problems + (_repeated_names(document) if templates else [])
 
@@ -237,7 +239,7 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         return Problem(_mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error))
     if kind == "extra_forbidden":
         key, owner = str(location[-1]), _owner(location)
-        allowed = [name for name in owner.model_fields if name != key]
+        allowed = sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
         plain_key = key.casefold().replace("-", "_")
         synonym = next((ours for ours, others in _ALSO_CALLED.items() if plain_key in others.split()), None)
         near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.audit.checks import (
+    Outputs,
     check_cwd,
     check_output,
     check_outside_input,
     clashes_between_runs,
     exists,
-    makers_of,
     overlap,
     paths,
+    written,
 )
-from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, apply_profile, compose, expand
+from harness.audit.expand import ExpandedRun, absolute, apply_profile, compose, expand
 from harness.audit.pipeline import Pipeline, Sampling, Stage, check
 from harness.audit.problems import Mark, PipelineError, Problem, guess, show
 from harness.audit.yaml_source import Node, plain
@@ -255,7 +256,7 @@ def _plan(
     common = dict(model.env or {})
     folders = _folders(run.work, directory)
     problems: list[Problem] = []
-    makers: dict[str, ExpandedStage] = {}
+    made = Outputs()
     fingerprints: dict[str, str] = {}
     planned: list[PlannedStage] = []
     for index, (stage, fields) in enumerate(zip(run.stages, model.stages, strict=True)):
@@ -264,17 +265,17 @@ def _plan(
         problems += check_cwd(stage, run)
         producers: dict[str, tuple[str, ...]] = {}
         for name, node, where in paths(stage, "inputs"):
-            producers[name] = makers_of(inputs[name], makers)
+            producers[name] = made.makers_of(inputs[name])
             if not producers[name]:
                 problems += check_outside_input(inputs[name], node, where, stage, run)
         for name, node, where in paths(stage, "outputs"):
-            problems += check_output(outputs[name], node, where, makers, run, directory)
+            wrong = check_output(outputs[name], node, where, made, run, directory)
             if any(overlap(path, outputs[name]) for path in inputs.values()):
-                message = (
-                    f"{show(node.text)} is an input of this stage too. Write the result to a path of its own."
-                )
-                problems.append(Problem(node.mark, where, message))
-            makers.setdefault(outputs[name], stage)
+                message = f"{written(node)} is an input of this stage too. Write the result to another path."
+                wrong.append(Problem(node.mark, where, message))
+            if not wrong:
+                made.add(outputs[name], stage)
+            problems += wrong
         env = {**common, **(fields.env or {})}
         argv = fields.command if isinstance(fields.command, tuple) else ("/bin/sh", "-c", fields.command)
         content = {

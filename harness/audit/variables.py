@@ -27,12 +27,10 @@ class Produced:
     """An expanded stage and its outputs, for the stages after it.
 
     Args:
-        base: The stage's name in the file.
         matrix: Its own combination, empty without a matrix.
         outputs: Absolute path by output name.
     """
 
-    base: str
     matrix: dict[str, Node]
     outputs: dict[str, str]
 
@@ -47,7 +45,7 @@ class Scope:
         variables: Resolved `vars`.
         matrix: Values of the pipeline's and the stage's combination.
         swept: Values of the stage's own combination.
-        produced: Earlier stages.
+        produced: Earlier stages, in order: the runs of each by its name in the file.
         stages: Names of all stages, in order; None where stages cannot be named.
         stage: Name of the stage itself.
         own: Its `inputs` and `outputs` as absolute paths; None where they cannot be named.
@@ -58,7 +56,7 @@ class Scope:
     variables: Mapping[str, Node] = field(default_factory=dict)
     matrix: Mapping[str, Node] = field(default_factory=dict)
     swept: Mapping[str, Node] = field(default_factory=dict)
-    produced: Sequence[Produced] = ()
+    produced: Mapping[str, Sequence[Produced]] = field(default_factory=dict)
     stages: Sequence[str] | None = None
     stage: str = ""
     own: Mapping[str, dict[str, str]] | None = None
@@ -69,8 +67,8 @@ class Scope:
         found += [f"matrix.{name}" for name in self.matrix]
         for kind, paths in (self.own or {}).items():
             found += [f"{kind}.{name}" for name in (*paths, *(("out",) if paths else ()))]
-        for stage in self.produced:
-            found += [f"stages.{stage.base}.{name}" for name in ("out", *stage.outputs)]
+        for stage, runs in self.produced.items():
+            found += [f"stages.{stage}.{name}" for name in ("out", *runs[0].outputs)]
         return list(dict.fromkeys(found))
 
     def lookup(self, name: str) -> list[Node | str]:
@@ -109,7 +107,9 @@ class Scope:
         )
 
     def _unknown(self, name: str) -> str:
-        near = guess(name, self.names(), "${{{}}}")
+        root, _, rest = name.partition(".")
+        table = {"vars": self.variables, "matrix": self.matrix}.get(root)
+        near = guess(rest, table, f"${{{{{root}.{{}}}}}}") if table else guess(name, self.names(), "${{{}}}")
         if not near and re.fullmatch(r"\w+", name):
             near = (
                 f" For the shell's own write ${name} or $${{{name}}}, for the environment's ${{env.{name}}}."
@@ -131,22 +131,23 @@ class Scope:
                     f"'${{{name}}}' is an output of this stage; use it in 'command' or 'env' only."
                 )
             return [_pick(self.own["outputs"], output, "this stage's outputs", f"${{{name}}}")]
-        found = [one for one in self.produced if one.base == stage]
+        found = self.produced.get(stage, ())
         if not found and stage in self.stages:
             raise Unresolved(
                 f"'${{{name}}}': stage '{stage}' comes later. A stage can use outputs of earlier stages "
                 f"only: move '{stage}' above '{self.stage}'."
             )
         if not found:
-            earlier = list(dict.fromkeys(one.base for one in self.produced))
-            near = guess(stage, earlier, f"${{{{stages.{{}}.{output}}}}}")
-            listed = ", ".join(earlier) or "none"
+            near = guess(stage, self.produced, f"${{{{stages.{{}}.{output}}}}}")
+            listed = ", ".join(self.produced) or "none"
             raise Unresolved(f"'${{{name}}}': there is no stage '{stage}'. Earlier stages: {listed}.{near}")
         found = self._instances(name, stage, chosen, found)
         owner = f"the outputs of stage '{stage}'"
         return [_pick(one.outputs, output, owner, f"${{{name}}}") for one in found]
 
-    def _instances(self, name: str, stage: str, chosen: str | None, found: list[Produced]) -> list[Produced]:
+    def _instances(
+        self, name: str, stage: str, chosen: str | None, found: Sequence[Produced]
+    ) -> Sequence[Produced]:
         axes = list(found[0].matrix)
         if chosen == "*":
             return found
@@ -266,7 +267,7 @@ def _pick(paths: Mapping[str, str], name: str, owner: str, reference: str) -> st
     if name == "out" and len(paths) == 1:
         return next(iter(paths.values()))
     if not paths:
-        raise Unresolved(f"'{reference}': {owner} are none. Add it there first.")
+        raise Unresolved(f"'{reference}': {owner} are none; declare one first.")
     known = ", ".join(paths)
     if name == "out":
         raise Unresolved(f"'{reference}': {owner} are {len(paths)}, none called 'out'. Name one of: {known}.")
