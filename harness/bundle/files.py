@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,22 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
             where=str(path),
             fix="copy it again; if the original is cut as well, seal the run anew with: kit recover DIR",
         )
+    with decoding(path):
+        file = pq.ParquetFile(path, read_dictionary=list(dictionaries), page_checksum_verification=True)
+        _ = file.schema_arrow  # decoded on first use; damage should show here
+    return file
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes the decoder raise becomes one KitError that names the file."""
     try:
-        return pq.ParquetFile(path, read_dictionary=list(dictionaries), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise corrupt(path, error) from None
-
-
-def corrupt(path: Path, error: Exception) -> KitError:
-    """The error for a file whose bytes do not decode."""
-    reason = " ".join(str(error).split())
-    return KitError(
-        f"is damaged: {reason[:200]}", where=str(path), fix="copy the file again and compare its sha256"
-    )
+        yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise KitError(
+            f"is damaged: {reason[:200]}", where=str(path), fix="copy the file again and compare its sha256"
+        ) from None
 
 
 def footer(file: pq.ParquetFile, protocol: Protocol) -> dict[str, str]:
@@ -121,10 +126,8 @@ def read_groups(
     file: pq.ParquetFile, path: Path, groups: Sequence[int], columns: Sequence[str], *, threads: bool = False
 ) -> pa.Table:
     """Columns of some row groups; KitError when a page does not decode."""
-    try:
+    with decoding(path):
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
-    except (pa.ArrowException, OSError) as error:
-        raise corrupt(path, error) from None
 
 
 def _expect_columns(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:

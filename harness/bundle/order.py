@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,12 @@ def _codes(array: pa.Array) -> _Codes | None:
         array = pc.fill_null(array.cast(pa.int64()), lowest)
     values: _Codes = array.to_numpy()
     return None if values[0] == values[-1] and (values == values[0]).all() else values
+
+
+def sorted_rows(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """A table in the order that KeyOrder wants: ascending, nulls first, text by its bytes; stable."""
+    if not table.num_rows:
+        return table
+    codes = [_codes(_one_array(table.column(name))) for name in reversed(columns)]
+    keys = [code for code in codes if code is not None]
+    return table.take(pa.array(np.lexsort(keys))) if keys else table

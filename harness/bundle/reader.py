@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
-from harness.bundle.files import footer, open_parquet, read_groups
+from harness.bundle.files import decoding, footer, open_parquet, read_groups
 from harness.errors import KitError
 from harness.spec import Protocol, load_protocol
 
@@ -308,8 +308,9 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 def _spans(file: pq.ParquetFile, path: Path, number: int) -> tuple[list[SeriesKey], tuple[_Span, ...] | None]:
     """Series of a row group in order of appearance, and where each lies."""
     _expect_names(file, path, _SERIES)
-    group = file.metadata.row_group(number)
-    constant = _constant_key(group)
+    with decoding(path):
+        group = file.metadata.row_group(number)
+        constant = _constant_key(group)
     if constant is not None:
         return [constant], (_Span(constant, 0, group.num_rows),)
     table = read_groups(file, path, [number], _SERIES)

@@ -17,7 +17,7 @@ from harness.bundle import commit
 from harness.bundle.canonical import canonical_json
 from harness.bundle.digest import TableDigest
 from harness.bundle.files import file_sha256
-from harness.bundle.order import KeyOrder
+from harness.bundle.order import KeyOrder, sorted_rows
 from harness.bundle.ulid import new_ulid
 from harness.errors import KitError
 from harness.spec import Column, Protocol, TableSpec, load_protocol
@@ -283,13 +283,17 @@ def conform(table: pa.Table, spec: TableSpec, schema: pa.Schema) -> pa.Table:
             arrays.append(pa.nulls(table.num_rows, schema.field(column.name).type))
             continue
         array = table.column(column.name)
+        if array.null_count and not column.nullable:
+            row = pc.index(array.is_null(), True).as_py()
+            raise KitError("null in a column that may have none", where=f"{where}, row {row}")
+        if pa.types.is_list(array.type) and pc.list_flatten(array).null_count:
+            raise KitError(
+                "null inside a list", where=where, fix="make the whole list null when a part is unknown"
+            )
         try:
             array = array.cast(schema.field(column.name).type)
         except pa.ArrowException as error:
             raise KitError(f"does not fit {column.type}: {error}", where=where) from None
-        if array.null_count and not column.nullable:
-            row = pc.index(array.is_null(), True).as_py()
-            raise KitError("null in a column that may have none", where=f"{where}, row {row}")
         _check_enum(array, column, where)
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -339,5 +343,4 @@ def _in_order(table: pa.Table, spec: TableSpec) -> pa.Table:
     order.update(table)
     if order.problem is None or order.problem[1] == "duplicate":
         return table
-    keys = [(name, "ascending") for name in spec.sort]
-    return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_start"))
+    return sorted_rows(table, spec.sort)

@@ -100,8 +100,7 @@ class _SessionSink:
 
     def event(self, name: str, detail: dict[str, Any]) -> None:
         _require_owner(self._session)
-        kind = "checkpoint" if name == "checkpoint" else "stage_event"
-        self._session.event(kind, **({} if kind == "checkpoint" else {"event": name}), **detail)
+        self._session.report_event(name, detail)
 
 
 class _FileSink:

@@ -15,6 +15,7 @@ Run as `python -m harness.meter.codecarbon_worker CONFIG-JSON`; commands and ans
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -81,6 +82,7 @@ class Estimator:
     def __init__(self, tree: MeasuredTree, root_pid: int) -> None:
         from codecarbon import OfflineEmissionsTracker
 
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # before the tracker sets the level itself
         tracker = OfflineEmissionsTracker(
             country_iso_code="USA",  # required; no emissions are taken from this tracker, only energy
             tracking_mode="process",

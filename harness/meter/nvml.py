@@ -207,7 +207,7 @@ class GpuSource:
             "average_supported": self.methods["average"] == "field",
             "power_method": self.methods["instant"],
             "counter_method": self.methods["energy"],
-            "counter_scope": 0,
+            "counter_scope": "board",  # what NVML means by scope GPU; superchips count the module
         }
 
 

@@ -162,6 +162,12 @@ class MeterSession:
             }
         )
 
+    def report_event(self, name: str, detail: dict[str, Any]) -> None:
+        """Write an event that a stage reported itself."""
+        kind = "checkpoint" if name == "checkpoint" else "stage_event"
+        words = {} if kind == "checkpoint" else {"event": name}
+        self.event(kind, "info", **words, **({"report": detail} if detail else {}))
+
     def begin(self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None) -> OpenStage:
         """Take the starting boundary of a stage and write it down.
 

@@ -1,0 +1,86 @@
+"""Facts about machine and software for the manifest: nothing that names a host, a user or a path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def machine_facts() -> dict[str, Any]:
+    """CPU model, logical processors and memory; None where unknown."""
+    import psutil
+
+    return {
+        "cpu_model": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "mem_mib": int(psutil.virtual_memory().total) >> 20,
+    }
+
+
+def software_facts() -> dict[str, Any]:
+    """Versions and revisions; None where unknown.
+
+    The image digest and the lock's digest are told by the image through KIT_IMAGE_DIGEST and KIT_LOCK_SHA256; in a
+    checkout the lock is read from the tree. The commit is that of the folder the run was started in.
+    """
+    commit, dirty = _git_state(Path.cwd())
+    return {
+        "python": platform.python_version(),
+        "torch": _installed_version("torch"),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "lock_sha256": os.environ.get("KIT_LOCK_SHA256") or _lock_digest(),
+        "image_digest": os.environ.get("KIT_IMAGE_DIGEST"),
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip() or None
+    return platform.processor() or None
+
+
+def _installed_version(distribution: str) -> str | None:
+    """Version of an installed package, without importing it."""
+    from importlib import metadata
+
+    loaded = sys.modules.get(distribution)
+    if loaded is not None:
+        return str(getattr(loaded, "__version__", "")) or None
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return commit, None if status is None else bool(status)
+
+
+def _lock_digest() -> str | None:
+    lock = Path(__file__).resolve().parents[2] / "requirements" / "base.lock"
+    try:
+        return hashlib.sha256(lock.read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,88 @@
+"""Going on with a run that stopped: what it had done, and where its numbering continues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.bundle.journals import journal_files
+from harness.errors import KitError
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """A completed stage of an earlier session: its command's digest and the artifacts it left."""
+
+    stage_uid: int
+    command_sha256: str | None
+    produces: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        attempts: stage name -> highest attempt so far.
+        finished: stage name -> its last attempt, if that completed.
+    """
+
+    run_id: str
+    next_session: int
+    next_stage_uid: int
+    attempts: dict[str, int]
+    finished: dict[str, FinishedStage]
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether a folder holds a bundle or journals."""
+    return (run_dir / "manifest.json").exists() or bool(journal_files(run_dir))
+
+
+def refuse_existing(run_dir: Path, how_to_resume: str) -> None:
+    """Raise when `run_dir` holds a run already.
+
+    Raises:
+        KitError: It does; the message names the ways out.
+    """
+    if holds_run(run_dir):
+        raise KitError(
+            "holds a run already",
+            where=str(run_dir),
+            expected="a new folder",
+            fix=f"choose another folder, or go on with this run: {how_to_resume}",
+        )
+
+
+def continue_run(run_dir: Path) -> RunState | None:
+    """Seal what an interrupted run left, and say where it stands; None when the folder holds no run.
+
+    Raises:
+        KitError: The run in the folder is damaged.
+    """
+    if not holds_run(run_dir):
+        return None
+    from harness.bundle.reader import Bundle
+    from harness.bundle.seal import recover
+
+    recover(run_dir)
+    bundle = Bundle.open(run_dir)
+    columns = ["stage_uid", "name", "stage", "attempt", "status", "command_sha256", "produces"]
+    rows = [row for row in bundle.table("stages", columns).to_pylist() if row["stage"] != "unattributed"]
+    names = {row["artifact_id"]: row["name"] for row in bundle.table("artifacts").to_pylist()}
+    attempts: dict[str, int] = {}
+    finished: dict[str, FinishedStage] = {}
+    for row in sorted(rows, key=lambda row: row["stage_uid"]):
+        attempts[row["name"]] = max(attempts.get(row["name"], 0), row["attempt"])
+        finished.pop(row["name"], None)
+        if row["status"] == "completed":
+            produced = {names.get(artifact, ""): artifact for artifact in row["produces"]}
+            finished[row["name"]] = FinishedStage(row["stage_uid"], row["command_sha256"], produced)
+    sessions = [int(entry["session"]) for entry in bundle.manifest["sampling"]["sessions"]]
+    return RunState(
+        run_id=bundle.manifest["run_id"],
+        next_session=max(sessions, default=-1) + 1,
+        next_stage_uid=max((row["stage_uid"] for row in rows), default=-1) + 1,
+        attempts=attempts,
+        finished=finished,
+    )

@@ -1,0 +1,123 @@
+"""The manifest of a sealed run, from its journals and the manifest it had before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import __version__
+from harness.bundle.environment import machine_facts, software_facts
+from harness.bundle.journals import JournalRun
+from harness.bundle.scrub import scrub_value
+
+_DEVICE_FIELDS = (
+    "device_id",
+    "vendor",
+    "model",
+    "mem_mib",
+    "power_limit_mw",
+    "default_power_limit_mw",
+    "mig",
+    "persistence",
+    "counter_supported",
+    "instant_supported",
+    "average_supported",
+    "counter_scope",
+)
+_STATS_FIELDS = (
+    "ticks",
+    "missed_ticks",
+    "jitter_p50_us",
+    "jitter_p95_us",
+    "jitter_max_us",
+    "sampler_cpu_s",
+    "sampler_wall_s",
+)
+
+
+def build_manifest(
+    journals: JournalRun, earlier: dict[str, Any] | None, stages: list[dict[str, Any]], recovered: bool
+) -> dict[str, Any]:
+    """Everything in the manifest but the file list and what follows from derived columns.
+
+    Args:
+        journals: The run's journals.
+        earlier: The manifest of an earlier seal of this run.
+        stages: Recorded columns of all stages.
+        recovered: Whether the run's owner never closed its journals.
+    """
+    run = journals.of_type("run")[-1]
+    starts = journals.of_type("sampler_start")
+    devices = {d["device_id"]: d for start in starts for d in start["devices"]}
+    if earlier is not None:
+        devices = {d["device_id"]: d for d in earlier["hardware"]["devices"]} | devices
+    sessions = [] if earlier is None else list(earlier["sampling"]["sessions"])
+    sessions += [_session(journals, record) for record in journals.of_type("run")]
+    foreign = any(e["kind"] == "foreign_process" for e in journals.of_type("event"))
+    foreign = foreign or bool(earlier and earlier["shared_node"])
+    greeting: dict[str, Any] = starts[-1] if starts else {}
+    return {
+        "name": scrub_value(run["name"]),
+        "method": run["method"],
+        "status": _status(journals, stages, recovered),
+        "created_t_us": earlier["created_t_us"] if earlier else journals.of_type("run")[0]["t_us"],
+        "labels": sorted({*run["labels"], *(earlier["labels"] if earlier else ())}),
+        "pipeline": scrub_value(run["pipeline"]),
+        "hardware": {
+            "devices": [
+                {name: devices[device].get(name) for name in _DEVICE_FIELDS} for device in sorted(devices)
+            ],
+            **machine_facts(),
+        },
+        "software": {
+            "kit_version": __version__,
+            "driver": greeting.get("driver"),
+            "cuda": greeting.get("cuda"),
+            **software_facts(),
+        },
+        "sampling": {
+            "nominal_period_us": run["period_us"],
+            "sampler_version": greeting.get("sampler_version", "unknown"),
+            "clock": "CLOCK_MONOTONIC",
+            "boundary_mode": run["boundary_mode"],
+            "sessions": sessions,
+        },
+        "boundary": {"gpu": "absent", "cpu": "absent", "dram": "absent"},
+        "factors": {"pue": run["pue"], "region": run["region"]},
+        "reference_tokens": run["reference_tokens"],
+        "shared_node": foreign if devices else None,
+    }
+
+
+def _session(journals: JournalRun, run: dict[str, Any]) -> dict[str, Any]:
+    """Statistics of a session's samplers: sums over restarts, the worst of the lateness figures.
+
+    A sampler that was killed has only the statistics that it wrote every ten seconds, or none.
+    """
+    session = run["session"]
+    latest: list[dict[str, Any]] = []
+    for record in journals.records:
+        if record["session"] != session:
+            continue
+        if record["type"] == "sampler_start":
+            latest.append({})
+        elif record["type"] in ("sampler_stats", "sampler_end") and latest:
+            latest[-1] = record
+    known = [stats for stats in latest if stats]
+    entry: dict[str, Any] = {"session": session}
+    for name in _STATS_FIELDS:
+        values = [stats[name] for stats in known]
+        combine = max if name.startswith("jitter") else sum
+        entry[name] = combine(values) if values else None
+    scheduling = [r["scheduling"] for r in journals.of_type("sampler_start") if r["session"] == session]
+    entry["scheduling"] = scheduling[-1] if scheduling else None
+    return entry
+
+
+def _status(journals: JournalRun, stages: list[dict[str, Any]], recovered: bool) -> str:
+    closed = {record["session"]: record["status"] for record in journals.of_type("session_end")}
+    if recovered or any(record["session"] not in closed for record in journals.of_type("run")):
+        return "recovered"
+    if closed[max(closed)] != "complete":
+        return "partial"
+    last = {row["name"]: row["status"] for row in sorted(stages, key=lambda row: row["stage_uid"])}
+    return "complete" if all(status == "completed" for status in last.values()) else "partial"

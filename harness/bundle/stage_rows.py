@@ -1,0 +1,136 @@
+"""From journal records to the recorded columns of `stages`, also where the end of a stage was never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NODE = "node-00"
+_LOST_FLAG = "end_not_recorded"
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BoundaryTimes:
+    """Where a boundary lies: its own time, UTC, and the cut of each device."""
+
+    mono_us: int
+    t_us: int
+    devices: dict[int, int] = field(default_factory=dict)
+
+
+def boundaries_of(records: Iterable[Record]) -> dict[tuple[int, int], BoundaryTimes]:
+    """(session, boundary number) -> where it lies."""
+    found: dict[tuple[int, int], BoundaryTimes] = {}
+    for record in records:
+        if record["type"] == "boundary":
+            devices = {int(r["device_id"]): int(r["mono_us"]) for r in record["readings"]}
+            found[(record["session"], record["boundary"])] = BoundaryTimes(
+                record["mono_us"], record["t_us"], devices
+            )
+    return found
+
+
+def stage_rows(
+    records: list[dict[str, Any]],
+    boundaries: Mapping[tuple[int, int], BoundaryTimes],
+    clock_ids: Mapping[int, str],
+    token_denominator: int | None,
+) -> list[dict[str, Any]]:
+    """Recorded columns of every stage that began.
+
+    A stage without a recorded end (its runner was killed) is `interrupted` and ends at the first boundary after its
+    start: the one the sampler took when it found itself alone, or the one that `seal` made from the last samples.
+
+    Args:
+        records: Journal records in order.
+        boundaries: All boundaries, made ones included.
+        clock_ids: Clock id of each session.
+        token_denominator: The run's declared reference denominator.
+    """
+    ends = {record["stage_uid"]: record for record in records if record["type"] == "stage_end"}
+    tokens: dict[int, dict[str, int]] = {}
+    artifacts: dict[tuple[int, str], list[str]] = {}
+    flags: dict[int, set[str]] = {}
+    for record in records:
+        if record["type"] == "stage_tokens":
+            tokens[record["stage_uid"]] = record["tokens"]
+        elif record["type"] == "artifact":
+            artifacts.setdefault((record["stage_uid"], record["role"]), []).append(record["artifact_id"])
+        elif record["type"] == "event" and record.get("stage_uid") is not None:
+            flag = _EVENT_FLAGS.get(record["kind"])
+            if flag:
+                flags.setdefault(record["stage_uid"], set()).add(flag)
+    rows = []
+    for record in records:
+        if record["type"] != "stage_start":
+            continue
+        uid, session = record["stage_uid"], record["session"]
+        end = ends.get(uid)
+        start_number = record["boundary"]
+        if end is not None:
+            end_number = end["boundary"]
+        else:
+            later = [n for (s, n) in boundaries if s == session and n > start_number]
+            end_number = min(later, default=start_number)
+        if (session, start_number) not in boundaries or (session, end_number) not in boundaries:
+            continue  # torn off before its boundary reached the disk: less than a second old
+        first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
+        devices = sorted(set(first.devices) & set(last.devices))
+        given = end["tokens"] if end is not None else tokens.get(uid, {})
+        recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
+        starts = [first.devices[device] for device in devices]
+        finishes = [last.devices[device] for device in devices]
+        rows.append(
+            {
+                "stage_uid": uid,
+                "name": record["name"],
+                "stage": record["stage"],
+                "parent_uid": None,
+                "attempt": record["attempt"],
+                "status": end["status"] if end is not None else "interrupted",
+                "node_id": NODE,
+                "session": session,
+                "clock_id": clock_ids.get(session, "unknown"),
+                "t_start_us": first.t_us,
+                "t_end_us": last.t_us,
+                "mono_start_us": min(starts, default=first.mono_us),
+                "mono_end_us": max(finishes, default=last.mono_us),
+                "work_start_us": record["work_start_us"],
+                "work_end_us": end["work_end_us"] if end is not None else last.mono_us,
+                "boundary_start": start_number,
+                "boundary_end": end_number,
+                "device_ids": devices,
+                "device_start_us": starts,
+                "device_end_us": finishes,
+                **{name: given.get(name) for name in _TOKEN_COLUMNS},
+                "token_denominator": (end or {}).get("token_denominator") or token_denominator,
+                "exit_code": end["exit_code"] if end is not None else None,
+                "command_sha256": record["command_sha256"],
+                "process_cpu_s": end["process_cpu_s"] if end is not None else None,
+                "flags": sorted(recorded),
+                "produces": sorted(set(artifacts.get((uid, "produced"), ()))),
+                "consumes": sorted(set(artifacts.get((uid, "consumed"), ()))),
+            }
+        )
+    return rows
+
+
+_TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
+
+_EVENT_FLAGS = {
+    "foreign_process": "shared_gpu",
+    "runner_lost": "runner_lost",
+    "sampler_lost": "sampler_restarted",
+    "x-timeout": "timeout",
+    "x-left_processes": "left_processes",
+    "x-bad_report": "bad_report",
+    "x-codecarbon_lost": "cpu_estimate_lost",
+    "clock_step": "clock_step",
+    "gpu_lost": "gpu_lost",
+    "nvml_error": "nvml_errors",
+    "disk_full": "journal_delayed",
+}
+"""Events that put a flag on the stage they fell into."""

@@ -1,0 +1,32 @@
+"""`kit recover`: seal what a killed run left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run_dir", metavar="DIR", type=click.Path(path_type=Path))
+def cmd(run_dir: Path) -> None:
+    """Seal the journals in DIR into a bundle.
+
+    For a run whose process was killed or whose machine went down. Stages without a recorded end become `interrupted`;
+    nothing that reached the disk is lost. A run that is sealed already is left as it is.
+    """
+    from harness.bundle.journals import journal_files
+    from harness.bundle.reader import Bundle
+    from harness.bundle.seal import recover
+
+    waiting = len(journal_files(run_dir))
+    recover(run_dir)
+    bundle = Bundle.open(run_dir)
+    if not waiting:
+        click.echo(f"{run_dir}: sealed already (status {bundle.manifest['status']}), nothing to recover")
+        return
+    rows = [row for row in bundle.table("stages").to_pylist() if row["stage"] != "unattributed"]
+    for row in rows:
+        click.echo(f"  {row['name']} attempt {row['attempt']}: {row['status']}")
+    click.echo(f"{run_dir}: {waiting} journals sealed, {len(rows)} stages, {bundle.rows('power')} samples")
+    click.echo(f"next: kit report {run_dir}   or go on with: kit audit PIPELINE --out {run_dir} --resume")
