@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness.bundle import Bundle
 from tests.interop.reference_checks import Make, events, only
 from tests.interop.reference_logs import (
     KWH,
@@ -182,3 +183,14 @@ def test_gpu_energy_zero_is_unknown(run: HarnessRun, load: Make) -> None:
     row = only(load())
     assert (row["gpu_energy_j"], row["gpu_energy_method"]) == (None, "absent")
     assert "gpu_unknown" in row["flags"]
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_a_student_without_its_teacher(with_teacher: bool, run: HarnessRun, load: Make) -> None:
+    run.stage(stage_record("kd_1b"))
+    run.config("kd_1b")
+    if with_teacher:
+        run.stage(stage_record("logit_caching", start=T0 - 500))
+    result = load()
+    assert ("teacher_not_in_logs" in result.stages[-1]["flags"]) != with_teacher
+    assert Bundle.open(result.folder).manifest["method"] == ("kd" if with_teacher else "other")

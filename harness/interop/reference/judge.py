@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,18 @@ def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]
         decided.append(
             Imported(session, attempt, numbers[identity.name], place, identity, figures, tuple(doubts))
         )
-    return decided
+    return _without_teacher(decided)
+
+
+def _without_teacher(decided: list[Imported]) -> list[Imported]:
+    """Flag the students of which nobody in these logs paid the teacher."""
+    if any(item.identity.kind in ("teacher_logits", "teacher_generate") for item in decided):
+        return decided
+    doubt = Doubt("teacher_not_in_logs", "warning", {"stages": len(decided)})
+    return [
+        replace(item, doubts=(*item.doubts, doubt)) if item.identity.kind == "student_train" else item
+        for item in decided
+    ]
 
 
 def _mean_w(attempt: Attempt) -> float | None:

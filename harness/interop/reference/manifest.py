@@ -119,10 +119,14 @@ def run_id_of(decided: Sequence[Imported]) -> str:
 
 
 def _method(decided: Sequence[Imported]) -> str:
-    """kd or synthetic_sft if every configuration says so; a plain SFT run cannot be told from a synthetic
-    one."""
-    pipelines = {config.get("pipeline") for config in _configs(decided)}
-    return {"kd": "kd"}.get(str(next(iter(pipelines))), "other") if len(pipelines) == 1 else "other"
+    """`kd` if every configuration says so and the teacher's energy is in these logs, else `other`.
+
+    A plain SFT run cannot be told from a synthetic one, and a student without its teacher is no whole
+    pipeline.
+    """
+    pipelines = {str(config.get("pipeline")) for config in _configs(decided)}
+    teacher = any(item.identity.kind == "teacher_logits" for item in decided)
+    return "kd" if pipelines == {"kd"} and teacher else "other"
 
 
 def _configs(decided: Sequence[Imported]) -> list[RunConfig]:

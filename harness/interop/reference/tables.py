@@ -43,7 +43,7 @@ class Tables:
 
 def build_tables(decided: Sequence[Imported], plan: Plan, sampling: Sampling, protocol: Protocol) -> Tables:
     """Rows of all tables; the accounting fills in every derived column."""
-    counters = [row for item in decided for row in _tail_boundaries(item)]
+    counters = [row for item in decided for row in _boundaries(item)]
     boundaries = pa.Table.from_pylist(counters, protocol.arrow_schema("counters"))
     series = [one for item in decided for one in _series(item)]
     limits = {
@@ -133,13 +133,15 @@ def _part_columns(name: str, part: PartFigure | None) -> dict[str, Any]:
     }
 
 
-def _tail_boundaries(item: Imported) -> list[dict[str, Any]]:
-    """Boundaries of a run that went on after its last partial record: its tail becomes `unattributed`, not
-    lost."""
+def _boundaries(item: Imported) -> list[dict[str, Any]]:
+    """The boundaries of a session, without a reading: the harness never looked at the energy counter.
+
+    A run that went on after its last partial record has a third one: its tail becomes `unattributed`, not
+    lost.
+    """
     attempt = item.attempt
-    if attempt.tail_end_us is None:
-        return []
-    times = (attempt.start_us, attempt.end_us, attempt.tail_end_us)
+    times = [attempt.start_us, attempt.end_us]
+    times += [attempt.tail_end_us] if attempt.tail_end_us is not None else []
     return [
         {
             "node_id": item.place.node_id,
