@@ -10,8 +10,9 @@ from pathlib import Path
 from harness.audit.matrix import Combination, combinations, named
 from harness.audit.pipeline import Settings
 from harness.audit.problems import PipelineError, Problem, guess, show
+from harness.audit.text_file import similar_file
 from harness.audit.variables import Produced, Scope, resolve_variables, substitute
-from harness.audit.yaml_source import Node, load, similar_file
+from harness.audit.yaml_source import Node, load
 
 MAX_STAGES = 5_000
 MAX_INCLUDES = 50

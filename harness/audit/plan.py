@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +21,7 @@ from harness.audit.checks import (
 )
 from harness.audit.expand import ExpandedRun, absolute, apply_profile, compose, expand
 from harness.audit.pipeline import Pipeline, Sampling, Stage, check
+from harness.audit.portable import Portable
 from harness.audit.problems import Mark, PipelineError, Problem, guess, show
 from harness.audit.yaml_source import Node, plain
 
@@ -125,7 +123,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
-        folders = _folders(self.run_dir, self.pipeline_dir)
+        portable = Portable(self.run_dir, self.pipeline_dir)
         return {
             "name": self.name,
             "profile": self.profile,
@@ -135,11 +133,11 @@ class Plan:
                 {
                     "name": stage.name,
                     "kind": stage.kind,
-                    "command": [_portable(word, folders) for word in stage.argv],
-                    "cwd": _portable(str(stage.cwd), folders),
+                    "command": [portable.text(word) for word in stage.argv],
+                    "cwd": portable.text(stage.cwd),
                     "env": sorted(stage.env),
-                    "inputs": {name: _portable(str(path), folders) for name, path in stage.inputs.items()},
-                    "outputs": {name: _portable(str(path), folders) for name, path in stage.outputs.items()},
+                    "inputs": {name: portable.text(path) for name, path in stage.inputs.items()},
+                    "outputs": {name: portable.text(path) for name, path in stage.outputs.items()},
                     "timeout_s": stage.timeout_s,
                     "retries": stage.retries,
                     "matrix": dict(stage.matrix),
@@ -210,7 +208,7 @@ def describe(plan: Plan) -> RenderableType:
     from rich.markup import escape
     from rich.table import Table
 
-    folders = _folders(plan.run_dir, plan.pipeline_dir)
+    portable = Portable(plan.run_dir, plan.pipeline_dir)
     facts = [
         f"method {plan.method}",
         f"devices {_words(plan.devices)}",
@@ -228,7 +226,7 @@ def describe(plan: Plan) -> RenderableType:
         table.add_column(column, overflow="fold", justify="right" if column in ("#", "timeout") else "left")
     for stage in plan.stages:
         consumed = [
-            _portable(str(path), folders) + "".join(f" (from {maker})" for maker in stage.producers[name])
+            portable.text(path) + "".join(f" (from {maker})" for maker in stage.producers[name])
             for name, path in stage.inputs.items()
         ]
         words = stage.argv[2:] if stage.argv[:2] == ("/bin/sh", "-c") else stage.argv
@@ -236,9 +234,9 @@ def describe(plan: Plan) -> RenderableType:
             str(stage.index),
             stage.name,
             stage.kind,
-            _portable(" ".join(words), folders).strip(),
+            portable.text(" ".join(words)).strip(),
             "\n".join(consumed),
-            "\n".join(_portable(str(path), folders) for path in stage.outputs.values()),
+            "\n".join(portable.text(path) for path in stage.outputs.values()),
             "" if stage.timeout_s is None else _duration(stage.timeout_s),
         )
         table.add_row(*(escape(cell) for cell in row))
@@ -254,7 +252,7 @@ def _plan(
     run: ExpandedRun, model: Pipeline, source: Path, profile: str | None, directory: Path
 ) -> tuple[Plan, list[Problem]]:
     common = dict(model.env or {})
-    folders = _folders(run.work, directory)
+    portable = Portable(run.work, directory)
     problems: list[Problem] = []
     made = Outputs()
     fingerprints: dict[str, str] = {}
@@ -289,7 +287,7 @@ def _plan(
             },
             "outputs": outputs,
         }
-        fingerprints[stage.name] = _fingerprint(content, folders)
+        fingerprints[stage.name] = portable.digest(content)
         planned.append(
             PlannedStage(
                 name=stage.name,
@@ -375,31 +373,6 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
     if problems:
         raise PipelineError(problems)
     return replace(plan, stages=tuple(chosen))
-
-
-def _folders(work: Path, directory: Path) -> tuple[tuple[str, str], ...]:
-    folders = ((str(work), "${run_dir}"), (str(directory), "${pipeline_dir}"))
-    return tuple(sorted(folders, key=lambda folder: -len(folder[0])))
-
-
-def _portable(text: str, folders: tuple[tuple[str, str], ...]) -> str:
-    for folder, name in folders:
-        if folder != "/":
-            # Not in the middle of a longer name: /data is not part of /database.
-            text = re.sub(re.escape(folder) + r"(?![\w.-])", name, text)
-    return text
-
-
-def _fingerprint(content: dict[str, Any], folders: tuple[tuple[str, str], ...]) -> str:
-    def portable(value: Any) -> Any:
-        if isinstance(value, str):
-            return _portable(value, folders)
-        if isinstance(value, dict):
-            return {key: portable(child) for key, child in value.items()}
-        return [portable(child) for child in value] if isinstance(value, list | tuple) else value
-
-    text = json.dumps(portable(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _words(devices: str | tuple[int | str, ...]) -> str:

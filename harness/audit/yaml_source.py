@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from typing import Any
 import yaml
 
 from harness.audit.problems import Mark, guess
+from harness.audit.text_file import read_text
 from harness.errors import KitError
 
-MAX_BYTES = 256 * 1024
 MAX_DEPTH = 40
 MAX_NODES = 50_000
 MAX_ALIASES = 200
@@ -111,7 +110,7 @@ def load(path: Path, shown: str | None = None) -> Node:
         KitError: The file is missing, unreadable, too large, not UTF-8, not YAML, or not a mapping.
     """
     name = shown or str(path)
-    text = _read(path, name)
+    text = read_text(path, name)
     node = parse(text, name)
     if not isinstance(node.value, dict):
         found = f"a list of {len(node.value)}" if isinstance(node.value, tuple) else repr(node.text[:60])
@@ -141,55 +140,6 @@ def number_or_text(text: str) -> int | float | str:
         number = float(text)
         return number if math.isfinite(number) else text
     return text
-
-
-def _read(path: Path, name: str) -> str:
-    where = f"{name}:1:1"
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise KitError(f"this is {kind}", where=where, expected="a YAML file", fix="name the file itself")
-        if status.st_size > MAX_BYTES:
-            raise KitError(
-                f"the file has {status.st_size} bytes",
-                where=where,
-                expected=f"at most {MAX_BYTES} bytes",
-                fix="keep data in files of their own and name them as inputs",
-            )
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise KitError(
-            f"there is no such file.{similar_file(path)}",
-            where=where,
-            expected="an existing YAML file",
-            fix="check the path; a relative one starts at the current directory",
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise KitError(
-            f"cannot be read: {reason}", where=where, expected="a readable YAML file", fix=f"ls -l {name!r}"
-        ) from None
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        raise KitError(
-            f"byte 0x{data[error.start]:02x} is not UTF-8",
-            where=f"{name}:{line}:{column}",
-            expected="UTF-8 text",
-            fix=f"save it as UTF-8, for instance: iconv -f latin1 -t utf-8 {name!r}",
-        ) from None
-
-
-def similar_file(path: Path) -> str:
-    """A guess at the YAML file that was meant by a path that does not exist, or nothing."""
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
-    except (OSError, ValueError):
-        return ""
-    return guess(path.name, names[:1000])
 
 
 class _Composer:

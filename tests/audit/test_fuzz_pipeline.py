@@ -183,7 +183,7 @@ def test_mutations_never_give_anything_but_a_plan_or_a_kit_error(
     (tmp_path / "base.yaml").write_bytes(BASE)
     (tmp_path / "data.txt").touch()
     path = tmp_path / "fuzz.yaml"
-    seeds = [SMALL, SWEEP, BASE, (ROOT / "examples" / "minimal.yaml").read_bytes()]
+    seeds = [SMALL, SWEEP, BASE + b"name: base\n", (ROOT / "examples" / "minimal.yaml").read_bytes()]
     options: list[dict[str, Any]] = [
         {},
         {},
