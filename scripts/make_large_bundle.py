@@ -28,6 +28,7 @@ from harness.accounting.series import PowerSeries
 from harness.accounting.stages import derive_stages
 from harness.bundle import BundleWriter
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
+from harness.bundle.writer import conform
 from harness.spec import load_protocol
 
 PERIOD_US = 500_000
@@ -288,7 +289,8 @@ def counter_rows(boundaries: list[Boundary], gpus: int, ticks: int, rapl: bool) 
                 "boundary": pa.array(boundary[part].astype(np.int32), mask=boundary[part] < 0),
                 "method": pa.array(np.where(boundary[part] < 0, "poll", "immediate")),
             }
-            yield pa.RecordBatch.from_pydict(columns)
+            table = pa.table(columns)
+            yield from conform(table, load_protocol().tables["counters"], schema).to_batches()
 
 
 def manifest_of(gpus: int, ticks: int, rapl: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import Outcome, StageProcess, tail
 from harness.audit.reports import ReportReader
 from harness.bundle import resume
-from harness.bundle.scrub import scrub
+from harness.bundle.privacy import scrub
 from harness.bundle.seal import seal
 from harness.bundle.ulid import new_ulid
 from harness.errors import KitError

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from harness.bundle.digest import TableDigest, logical_digest
     from harness.bundle.files import digest_files, file_sha256, refresh_manifest
     from harness.bundle.order import KeyOrder
+    from harness.bundle.privacy import Scrubber, scrub, scrub_value
     from harness.bundle.reader import Bundle, SeriesKey
-    from harness.bundle.scrub import Scrubber, scrub, scrub_value
     from harness.bundle.ulid import is_ulid, new_ulid
     from harness.bundle.writer import BundleWriter
 
@@ -24,7 +24,7 @@ _HOME = {
     "Bundle": "reader",
     "BundleWriter": "writer",
     "KeyOrder": "order",
-    "Scrubber": "scrub",
+    "Scrubber": "privacy",
     "SeriesKey": "reader",
     "TableDigest": "digest",
     "canonical_json": "canonical",
@@ -35,8 +35,8 @@ _HOME = {
     "logical_digest": "digest",
     "new_ulid": "ulid",
     "refresh_manifest": "files",
-    "scrub": "scrub",
-    "scrub_value": "scrub",
+    "scrub": "privacy",
+    "scrub_value": "privacy",
 }
 
 __all__ = [

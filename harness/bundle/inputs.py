@@ -21,7 +21,7 @@ def counter_series(counters: pa.Table) -> list[CounterSeries]:
     """Every cumulative counter of table `counters`, one series an instrument, zone and session.
 
     Args:
-        counters: Table with the protocol's columns, in its order.
+        counters: Table with the protocol's columns, in its order; strings may be dictionary encoded.
     """
     if not counters.num_rows:
         return []
@@ -29,7 +29,7 @@ def counter_series(counters: pa.Table) -> list[CounterSeries]:
     changes = np.zeros(counters.num_rows, np.bool_)
     for name in _SERIES:
         array = columns[name]
-        if pa.types.is_string(array.type):
+        if not pa.types.is_integer(array.type):
             array = array.dictionary_encode().indices
         codes = pc.fill_null(array.cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
         changes[1:] |= codes[1:] != codes[:-1]

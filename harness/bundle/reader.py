@@ -105,14 +105,19 @@ class Bundle:
         """Rows of a table by its footers."""
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def table(self, name: str, columns: Sequence[str] | None = None, *, encoded: bool = False) -> pa.Table:
         """A whole table, or some of its columns, with the protocol's types.
+
+        Args:
+            name: Table.
+            columns: Columns in the order wanted; all by default.
+            encoded: Leave strings dictionary encoded, which saves most of the memory of millions of rows.
 
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        batches = list(self.iter_batches(name, columns))
-        return pa.Table.from_batches(batches, self._schema(name, columns))
+        batches = list(self.iter_batches(name, columns, encoded=encoded))
+        return pa.Table.from_batches(batches, self._read_schema(name, columns, encoded=encoded))
 
     def iter_batches(
         self,
@@ -130,12 +135,8 @@ class Bundle:
             batch_rows: Most rows of a batch.
             encoded: Leave strings dictionary encoded, which is much faster where a few words repeat.
         """
-        schema = self._schema(name, columns)
-        words = [field.name for field in schema if encoded and field.type == pa.string()]
-        for word in words:
-            field = schema.field(word)
-            coded = field.with_type(pa.dictionary(pa.int32(), pa.string()))
-            schema = schema.set(schema.get_field_index(word), coded)
+        schema = self._read_schema(name, columns, encoded=encoded)
+        words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
         for path in self._files_of(name):
             file = open_parquet(path, dictionaries=words)
             _expect_names(file, path, schema.names)
@@ -201,6 +202,13 @@ class Bundle:
         if lost:
             raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(schema.names))
         return pa.schema([schema.field(column) for column in columns])
+
+    def _read_schema(self, name: str, columns: Sequence[str] | None, *, encoded: bool) -> pa.Schema:
+        schema = self._schema(name, columns)
+        if not encoded:
+            return schema
+        coded = pa.dictionary(pa.int32(), pa.string())
+        return pa.schema([f.with_type(coded) if f.type == pa.string() else f for f in schema])
 
     def _power_groups(self) -> list[_Group]:
         if self._groups is None:

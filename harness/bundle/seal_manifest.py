@@ -7,7 +7,7 @@ from typing import Any
 from harness import __version__
 from harness.bundle.environment import machine_facts, software_facts
 from harness.bundle.journals import JournalRun
-from harness.bundle.scrub import scrub_value
+from harness.bundle.privacy import scrub_value
 
 _DEVICE_FIELDS = (
     "device_id",

@@ -10,7 +10,7 @@ import pyarrow as pa
 from harness.bundle.canonical import canonical_json
 from harness.bundle.journals import JournalRun
 from harness.bundle.order import sorted_rows
-from harness.bundle.scrub import scrub_value
+from harness.bundle.privacy import scrub_value
 from harness.bundle.stage_rows import NODE
 from harness.spec import Protocol
 

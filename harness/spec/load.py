@@ -125,8 +125,10 @@ def _explain(error: ValidationError, folder: Path) -> KitError:
         message = f"unknown key {dotted!r}"
     elif first["type"] == "missing":
         message = f"key {dotted!r} is missing"
+    elif first["type"] == "value_error":  # a sentence of the models' own
+        message = ": ".join(part for part in (dotted, str(first["ctx"]["error"])) if part)
     else:
-        message = f"{dotted or 'file'}: {first['msg']} (found {_short(first['input'])})"
+        message = f"{dotted}: {first['msg']} (found {_short(first['input'])})"
     more = error.error_count() - 1
     return KitError(message + (f"; {more} more like it" if more else ""), where=str(file))
 

@@ -1,0 +1,1 @@
+"""Tests of the bundle; `make` builds small ones for other tests too."""

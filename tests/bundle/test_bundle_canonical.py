@@ -1,0 +1,92 @@
+"""Canonical JSON against the reference implementation of RFC 8785 and the RFC's own examples."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.bundle import canonical_json
+from harness.errors import KitError
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | FLOATS | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_as_the_reference_implementation(value: object) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
+    assert json.loads(canonical_json(value), parse_int=float) == json.loads(
+        json.dumps(value), parse_int=float
+    )
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_every_bit_pattern_of_a_double(bits: int) -> None:
+    number = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    if number == number and abs(number) != float("inf"):
+        assert canonical_json(number) == rfc8785.dumps(number)
+    else:
+        with pytest.raises(KitError, match="no JSON form"):
+            canonical_json(number)
+
+
+@pytest.mark.parametrize(
+    ("bits", "text"),
+    [
+        # RFC 8785, appendix B
+        (0x0000000000000000, "0"),
+        (0x8000000000000000, "0"),
+        (0x0000000000000001, "5e-324"),
+        (0x8000000000000001, "-5e-324"),
+        (0x7FEFFFFFFFFFFFFF, "1.7976931348623157e+308"),
+        (0x4340000000000000, "9007199254740992"),
+        (0x4430000000000000, "295147905179352830000"),
+        (0x44B52D02C7E14AF5, "9.999999999999997e+22"),
+        (0x44B52D02C7E14AF6, "1e+23"),
+        (0x444B1AE4D6E2EF4E, "999999999999999700000"),
+        (0x444B1AE4D6E2EF50, "1e+21"),
+        (0x3EB0C6F7A0B5ED8C, "9.999999999999997e-7"),
+        (0x3EB0C6F7A0B5ED8D, "0.000001"),
+        (0x41B3DE4355555553, "333333333.3333332"),
+        (0x41B3DE4355555557, "333333333.33333343"),
+        (0xBECBF647612F3696, "-0.0000033333333333333333"),
+        (0x43143FF3C1CB0959, "1424953923781206.2"),
+    ],
+)
+def test_numbers_of_the_rfc(bits: int, text: str) -> None:
+    assert canonical_json(struct.unpack("<d", struct.pack("<Q", bits))[0]).decode() == text
+
+
+def test_keys_sort_by_utf16_units_not_by_code_points() -> None:
+    assert (
+        canonical_json({"\ufb33": 1, "\U0001f600": 2, "a": 3}) == '{"a":3,"\U0001f600":2,"\ufb33":1}'.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"a": [1, float("nan")]}, "$.a[1]"),
+        ({"a": float("inf")}, "$.a"),
+        ({"a": 2**53}, "$.a"),
+        ({1: 2}, "$"),
+        (["\ud800"], "$[0]"),
+        ([b"x"], "$[0]"),
+        ({"\ud800": 1}, "$"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_with_its_place(value: object, where: str) -> None:
+    with pytest.raises(KitError) as caught:
+        canonical_json(value)
+    assert caught.value.where == where
