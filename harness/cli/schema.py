@@ -33,7 +33,6 @@ def _schema(name: str) -> dict[str, Any]:
     if name not in known:
         raise KitError(
             f"there is no schema {name!r}.{guess(name, known)}",
-            where="kit schema",
             expected=f"one of {', '.join(known)}",
             fix="kit schema pipeline",
         )
