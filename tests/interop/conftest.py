@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.interop.reference.importer import import_reference
-from tests.interop.reference_checks import Make
+from harness.interop.reference.importer import ImportResult, import_reference
+from tests.interop.reference_checks import Make, assert_valid
 from tests.interop.reference_logs import HarnessRun
 
 
@@ -18,4 +19,11 @@ def run(tmp_path: Path) -> HarnessRun:
 
 @pytest.fixture
 def load(run: HarnessRun, tmp_path: Path) -> Make:
-    return lambda **options: import_reference(run.root, tmp_path / "bundle", **options)
+    """Imports the run; every bundle that any test makes is validated."""
+
+    def import_and_validate(**options: Any) -> ImportResult:
+        result = import_reference(run.root, tmp_path / "bundle", **options)
+        assert_valid(result)
+        return result
+
+    return import_and_validate

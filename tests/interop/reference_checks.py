@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.bundle import Bundle
 from harness.interop.reference.importer import ImportResult
+from harness.validate import validate
 
 US = 1_000_000
 Make = Callable[..., ImportResult]
@@ -18,6 +19,13 @@ def only(result: ImportResult) -> dict[str, Any]:
     """The one row of stages."""
     (row,) = result.stages
     return row
+
+
+def assert_valid(result: ImportResult) -> None:
+    """No finding of levels 0-2, but that a log without sample times has no samples."""
+    report = validate(result.folder, levels=(0, 1, 2))
+    findings = [finding for finding in report.findings if finding.id != "W221"]
+    assert not findings, "\n".join(f"{finding.id} {finding.message}" for finding in findings)
 
 
 def events(result: ImportResult, kind: str) -> list[dict[str, Any]]:

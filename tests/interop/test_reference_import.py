@@ -212,6 +212,18 @@ def test_nodes_are_told_apart_without_their_names(run: HarnessRun, load: Make) -
     assert [row["device_ids"] for row in rows] == [[0], [1], [0]]
 
 
+def test_attempts_are_numbered_on_each_node(run: HarnessRun, load: Make) -> None:
+    for position, host in enumerate(("hosta", "hostb", "hosta")):
+        copy = HarnessRun(run.root / f"run{position}")
+        copy.stage(stage_record("kd_1b", start=T0 + 1000 * position))
+        copy.environment("kd_1b", host=host)
+    assert [(row["node_id"], row["attempt"]) for row in load().stages] == [
+        ("node-00", 1),
+        ("node-01", 1),
+        ("node-00", 2),
+    ]
+
+
 def test_nothing_personal_gets_into_the_bundle(run: HarnessRun, load: Make) -> None:
     run.stage(stage_record("kd_1b"))
     run.environment("kd_1b", host="nodename42")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.bundle import Bundle
 from harness.errors import KitError
 from harness.interop.reference.importer import import_reference
+from tests.interop.reference_checks import assert_valid
 from tests.interop.reference_logs import T0, HarnessRun, emission, even_rows, snapshot, stage_record
 
 PIECES = (
@@ -46,13 +46,13 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return data[:start] + rng.choice(PIECES) + data[end:]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_every_mutation_ends_in_a_bundle_or_a_named_error(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     files = write_logs(tmp_path / "logs")
     originals = {path: path.read_bytes() for path in files}
     refused = 0
-    for round_ in range(60):
+    for round_ in range(40):
         path = rng.choice(files)
         path.write_bytes(mutate(originals[path], rng))
         try:
@@ -61,9 +61,9 @@ def test_every_mutation_ends_in_a_bundle_or_a_named_error(seed: int, tmp_path: P
             refused += 1
             assert error.where, str(error)
         else:
-            assert Bundle.open(result.folder).table("stages").num_rows == len(result.stages)
+            assert_valid(result)
             for row in result.stages:
                 energy = row["gpu_energy_j"]
                 assert energy is None or 0 <= row["gpu_energy_j_low"] <= energy <= row["gpu_energy_j_high"]
         path.write_bytes(originals[path])
-    assert 0 < refused < 60
+    assert 0 < refused < 40

@@ -15,7 +15,7 @@ import pytest
 
 from harness.bundle import Bundle
 from harness.interop.reference.importer import ImportResult, import_reference
-from tests.interop.reference_checks import everything
+from tests.interop.reference_checks import assert_valid, everything
 
 SHARED = Path(os.environ.get("KIT_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 LOGS = SHARED / "reference_logs"
@@ -33,6 +33,10 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> ImportResult:
 def stage(imported: ImportResult, name: str, attempt: int = 1) -> dict[str, Any]:
     (row,) = [r for r in imported.stages if (r["name"], r["attempt"]) == (name, attempt)]
     return row
+
+
+def test_the_bundle_is_valid(imported: ImportResult) -> None:
+    assert_valid(imported)
 
 
 def test_the_nine_hour_trace(imported: ImportResult) -> None:

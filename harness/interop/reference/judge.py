@@ -42,7 +42,7 @@ def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]
         if attempt.record is not None and attempt.record.tokens
     )
     sharing = Counter(count for count, _ in tokens)
-    numbers: Counter[str] = Counter()
+    numbers: Counter[tuple[str, str, str]] = Counter()
     decided = []
     for session, attempt in enumerate(plan.attempts):
         place = devices.place(attempt)
@@ -60,10 +60,9 @@ def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]
                     {"folder": safe_name(attempt.folder.name), "filed_as": safe_name(stage_id_of(attempt))},
                 )
             )
-        numbers[identity.name] += 1
-        decided.append(
-            Imported(session, attempt, numbers[identity.name], place, identity, figures, tuple(doubts))
-        )
+        stage = (place.node_id, identity.name, identity.kind)
+        numbers[stage] += 1
+        decided.append(Imported(session, attempt, numbers[stage], place, identity, figures, tuple(doubts)))
     return _without_teacher(decided)
 
 
