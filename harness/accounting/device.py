@@ -106,11 +106,6 @@ class DeviceMeter:
             period_us=self._sampling.nominal_period_us,
         )
 
-    @property
-    def span(self) -> tuple[int, int] | None:
-        """First and last boundary number."""
-        return (self._order[0], self._order[-1]) if len(self._order) > 1 else None
-
     def _power_near(self, t: int) -> float:
         """Largest power next to a time: what a boundary's uncertainty is multiplied with."""
         i = int(np.searchsorted(self._series.mono_us, t))
@@ -163,6 +158,19 @@ class DeviceMeter:
             gap_high_j=whole.gap_high_j,
             faults=tuple(faults),
         )
+
+    def total(self) -> tuple[int | None, float, float]:
+        """The first boundary to the last one as one window: integer mJ, lower and upper bound in joules."""
+        if len(self._order) < 2:
+            return None, 0.0, 0.0
+        parts = [link.energy_mj for link in self._links]
+        known = [p for p in parts if p is not None]
+        if len(known) < len(parts):
+            return None, 0.0, 0.0
+        whole = self._links[0] if len(parts) == 1 else self._between(self._order[0], self._order[-1])
+        energy = sum(known) / 1000
+        low = max(0.0, energy - whole.boundary_term_j - whole.gap_low_j)
+        return sum(known), low, energy + whole.boundary_term_j + whole.gap_high_j
 
     def _by_time(self, start: int, end: int) -> tuple[int, int]:
         return (start, end) if self._place[start] <= self._place[end] else (end, start)

@@ -101,7 +101,9 @@ class DevicePart:
 
     key: DeviceKey
     by_row: Mapping[int, DeviceEnergy]
-    whole: DeviceEnergy | None
+    total_mj: int | None
+    low_j: float
+    high_j: float
 
 
 class Plan:
@@ -158,7 +160,7 @@ class Plan:
             for row in self._rows[(series.node_id, series.session)]
             if series.device_id in row["device_ids"]
         }
-        return DevicePart(key, by_row, meter.measure(*meter.span) if meter.span else None)
+        return DevicePart(key, by_row, *meter.total())
 
     def finish(self, parts: Iterable[DevicePart | None]) -> Derivation:
         """Put the devices' parts together; a device without a power series has its counter alone."""
@@ -257,14 +259,13 @@ def _gpu_columns(devices: Sequence[DeviceEnergy]) -> dict[str, Any]:
 def _session_total(
     key: SessionKey, devices: Mapping[int, DeviceBoundaries], parts: Mapping[DeviceKey, DevicePart]
 ) -> SessionTotal:
-    whole = {d: parts[(key[0], d, key[1])].whole for d in sorted(devices)}
-    known = [w for w in whole.values() if w is not None]
+    mine = {d: parts[(key[0], d, key[1])] for d in sorted(devices)}
     return SessionTotal(
         node_id=key[0],
         session=key[1],
-        gpu_mj={d: None if w is None else w.energy_mj for d, w in whole.items()},
-        low_j=math.fsum(w.low_j or 0.0 for w in known),
-        high_j=math.fsum(w.high_j or 0.0 for w in known),
+        gpu_mj={d: part.total_mj for d, part in mine.items()},
+        low_j=math.fsum(part.low_j for part in mine.values()),
+        high_j=math.fsum(part.high_j for part in mine.values()),
     )
 
 

@@ -100,12 +100,12 @@ class Run:
             device_limits(self.manifest),
         )
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, protocol: Any = None) -> Path:
         import pyarrow as pa
 
         from harness.bundle import BundleWriter
 
-        writer = BundleWriter(folder)
+        writer = BundleWriter(folder, protocol)
         size = self.power["mono_us"].shape[0]
         columns: dict[str, Any] = {"node_id": ["node-00"] * size}
         for name in ("device_id", "session", "t_us", "mono_us"):
@@ -319,7 +319,7 @@ def make_run(
         "boundary": {
             "gpu": "measured" if devices else "absent",
             "cpu": "measured" if rapl else "estimated" if codecarbon else "absent",
-            "dram": "absent",
+            "dram": "measured" if rapl else "estimated" if codecarbon else "absent",
         },
         "factors": {"pue": None, "region": None},
         "reference_tokens": None,

@@ -1,0 +1,82 @@
+"""Says what validation found, for a terminal: grouped, worst first, one fix each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.accounting.figures import quantity
+from harness.validate.findings import Finding, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+LEVEL_NAMES = {0: "container", 1: "schema", 2: "accounting"}
+_MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red")}
+_COLOURS = {"error": "bold red", "warning": "yellow"}
+
+
+def print_report(report: Report, console: Console, *, where: str) -> None:
+    """Print a report.
+
+    Args:
+        report: what was found.
+        console: rich console; its width and colours are respected.
+        where: the folder, as the user named it.
+    """
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for finding in report.findings:
+        head, body = _finding(finding)
+        console.print(head)
+        console.print(Padding(body, (0, 0, 0, 2)))
+        console.print()
+    if not any(outcome in _MARKS for outcome in report.levels.values()):
+        console.print("Nothing else was checked.", style="yellow")
+    else:
+        for level, outcome in report.levels.items():
+            mark, style = _MARKS.get(outcome, ("-", "yellow"))
+            line = Text(f"L{level} {LEVEL_NAMES[level]} ")
+            line.append(mark, style)
+            line.append("" if outcome in _MARKS else f" {outcome}")
+            console.print(line)
+    verdict = Text()
+    if report.errors:
+        verdict.append(f"{where} does not hold: ", "bold red")
+    else:
+        verdict.append(f"{where} holds", "bold green")
+        verdict.append(": " if report.warnings else "")
+    counts = [_count(report.errors, "error")] if report.errors else []
+    counts += [_count(report.warnings, "warning")] if report.warnings else []
+    verdict.append(", ".join(counts))
+    rows = f"{report.rows:,}".replace(",", "\u202f")
+    verdict.append(f". {rows} rows checked, no file touched.")
+    console.print(verdict)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _finding(finding: Finding) -> tuple[Text, Text]:
+    from rich.text import Text
+
+    head = Text(f"{finding.id} {finding.name}", _COLOURS[finding.severity])
+    head.append(f"   {finding.file}", "default")
+    if finding.rows:
+        shown = ", ".join(map(str, finding.rows[:6])) + (", ..." if len(finding.rows) > 6 else "")
+        head.append(f" row{'' if len(finding.rows) == 1 else 's'} {shown}", "default")
+    head.append(f"   clause {finding.clause}", "dim")
+    body = Text(f"{finding.observed}\nexpected: {finding.expected}")
+    if finding.joules_at_stake is not None:
+        body.append(f"\nat stake: {quantity(finding.joules_at_stake, 'J')}")
+    for example in finding.examples:
+        body.append(f"\nalso: {example}", "dim")
+    more = finding.count - 1 - len(finding.examples)
+    if more > 0 and finding.examples:
+        body.append(f"\nand {more} more", "dim")
+    body.append(f"\n{finding.why}", "italic")
+    body.append("\nFix: ", "bold")
+    body.append(finding.fix)
+    return head, body
