@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,48 +16,114 @@ from harness.bundle.reader import Bundle
 from harness.spec import Protocol
 
 _SERIES = ("node_id", "source", "device_id", "zone", "session", "unit", "range")
+_NULLS = {"boundary": NO_BOUNDARY, "power_mw": -1, "value": 0}
+_NUMBERS = ("mono_us", "t_us", "value", "boundary", "uncertainty_us", "power_mw")
 
 
-def counter_series(counters: pa.Table) -> list[CounterSeries]:
+class _Words(Sequence[str]):
+    """A column of few words and many rows: an index of one byte a row."""
+
+    def __init__(self, words: list[str], indices: npt.NDArray[np.uint8]) -> None:
+        self._words = words
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Words: ...
+
+    def __getitem__(self, index: int | slice) -> str | _Words:
+        if isinstance(index, slice):
+            return _Words(self._words, self._indices[index])
+        return self._words[int(self._indices[index])]
+
+
+class _Gathered:
+    """The rows of one counter, as they come by."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[npt.NDArray[Any]]] = {
+            name: [] for name in (*_NUMBERS, "valid", "method")
+        }
+
+    def take(self, name: str) -> npt.NDArray[Any]:
+        """One column, whole, and let go of its pieces. A constant one is a view of a single number."""
+        pieces = self.columns.pop(name)
+        firsts = {piece[0].item() for piece in pieces}
+        if len(firsts) == 1 and all((piece == piece[0]).all() for piece in pieces):
+            return np.broadcast_to(pieces[0][:1], (sum(map(len, pieces)),))
+        return np.concatenate(pieces)
+
+
+def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[CounterSeries]:
     """Every cumulative counter of table `counters`, one series an instrument, zone and session.
 
+    A month of RAPL is millions of rows: pass `bundle.iter_batches("counters", encoded=True)`, and what is
+    held at once is the series alone.
+
     Args:
-        counters: Table with the protocol's columns, in its order; strings may be dictionary encoded.
+        counters: Rows with the protocol's columns, in its order; strings may be dictionary encoded.
     """
-    if not counters.num_rows:
-        return []
-    columns = {name: counters.column(name).combine_chunks() for name in counters.schema.names}
-    changes = np.zeros(counters.num_rows, np.bool_)
+    words: list[str] = []
+    gathered: dict[tuple[Any, ...], _Gathered] = {}
+    for batch in counters.to_batches() if isinstance(counters, pa.Table) else counters:
+        if not batch.num_rows:
+            continue
+        numbers: dict[str, npt.NDArray[Any]] = {
+            name: _int64(batch.column(name), _NULLS.get(name, 0)) for name in _NUMBERS
+        }
+        numbers["valid"] = batch.column("value").is_valid().to_numpy(zero_copy_only=False)
+        numbers["method"] = _indices(batch.column("method"), words)
+        edges = [0, *(np.flatnonzero(_changes(batch)) + 1).tolist(), batch.num_rows]
+        for start, stop in pairwise(edges):
+            key = tuple(batch.column(name)[start].as_py() for name in _SERIES)
+            columns = gathered.setdefault(key, _Gathered()).columns
+            for name, values in numbers.items():
+                columns[name].append(values[start:stop].copy())
+    return [_counter(key, rows, words) for key, rows in gathered.items()]
+
+
+def _counter(key: tuple[Any, ...], rows: _Gathered, words: list[str]) -> CounterSeries:
+    head = dict(zip(_SERIES, key, strict=True))
+    return CounterSeries(
+        source=head["source"],
+        node_id=head["node_id"],
+        device_id=head["device_id"],
+        zone=head["zone"],
+        session=head["session"],
+        unit=head["unit"],
+        wrap_range=head["range"],
+        valid=rows.take("valid"),
+        method=_Words(words, rows.take("method")),
+        **{name: rows.take(name) for name in _NUMBERS},
+    )
+
+
+def _changes(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Whether each row but the first belongs to another series than the one before."""
+    changes = np.zeros(batch.num_rows - 1, np.bool_)
     for name in _SERIES:
-        array = columns[name]
+        array = batch.column(name)
         if not pa.types.is_integer(array.type):
             array = array.dictionary_encode().indices
         codes = pc.fill_null(array.cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
-        changes[1:] |= codes[1:] != codes[:-1]
-    starts = [0, *np.flatnonzero(changes).tolist()]
-    found = []
-    for start, stop in zip(starts, [*starts[1:], counters.num_rows], strict=True):
-        part = {name: array.slice(start, stop - start) for name, array in columns.items()}
-        head = {name: part[name][0].as_py() for name in _SERIES}
-        found.append(
-            CounterSeries(
-                source=head["source"],
-                node_id=head["node_id"],
-                device_id=head["device_id"],
-                zone=head["zone"],
-                session=head["session"],
-                unit=head["unit"],
-                wrap_range=head["range"],
-                mono_us=_int64(part["mono_us"]),
-                t_us=_int64(part["t_us"]),
-                value=_int64(part["value"]),
-                valid=part["value"].is_valid().to_numpy(zero_copy_only=False),
-                boundary=_int64(part["boundary"], NO_BOUNDARY),
-                uncertainty_us=_int64(part["uncertainty_us"]),
-                power_mw=_int64(part["power_mw"], -1),
-                method=_words(part["method"]),
-            )
-        )
+        changes |= codes[1:] != codes[:-1]
+    return changes
+
+
+def _indices(array: pa.Array, words: list[str]) -> npt.NDArray[np.uint8]:
+    """Places of an array's strings in `words`, which grows by the new ones."""
+    encoded = array.dictionary_encode()
+    places = []
+    for word in encoded.dictionary.to_pylist():
+        if word not in words:
+            words.append(word)
+        places.append(words.index(word))
+    found: npt.NDArray[np.uint8] = np.array(places, np.uint8)[encoded.indices.to_numpy()]
     return found
 
 
@@ -100,10 +167,3 @@ def _int64(array: pa.Array, null: int = 0) -> npt.NDArray[np.int64]:
         array = pc.fill_null(array, null)
     values: npt.NDArray[np.int64] = array.cast(pa.int64()).to_numpy()
     return values
-
-
-def _words(array: pa.Array) -> list[str]:
-    """Strings of a column; equal ones share one object, a zone may have millions of rows."""
-    encoded = array.dictionary_encode()
-    words = encoded.dictionary.to_pylist()
-    return [words[index] for index in encoded.indices.to_numpy().tolist()]

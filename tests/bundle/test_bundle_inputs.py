@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.accounting.series import NO_BOUNDARY
@@ -100,7 +101,15 @@ def test_series_carry_what_is_unknown_as_unknown(tmp_path: Path) -> None:
     first, last = found[0], found[-1]
     assert (first.valid.tolist(), first.boundary.tolist()) == ([True, False], [0, 1])
     assert (first.power_mw.tolist(), first.wrap_range, first.unit) == ([5, -1], None, "mJ")
-    assert last.boundary.tolist() == [NO_BOUNDARY, 4] and last.method == ["poll", "immediate"]
+    assert last.boundary.tolist() == [NO_BOUNDARY, 4] and list(last.method) == ["poll", "immediate"]
+    assert list(last.method[1:]) == ["immediate"] and len(first.method) == 2
+    for batches in (
+        bundle.iter_batches("counters", encoded=True),
+        bundle.iter_batches("counters", batch_rows=1),
+    ):
+        for one, other in zip(counter_series(batches), found, strict=True):
+            for name, value in vars(one).items():
+                assert np.array_equal(value, getattr(other, name)), name
     assert (last.wrap_range, last.uncertainty_us.tolist(), last.t_us.tolist()) == (99, [3, 3], [7, 7])
     series = list(power_series(bundle))
     assert [(s.device_id, len(s.mono_us)) for s in series] == [(0, 30), (1, 20)]
