@@ -83,3 +83,22 @@ def duration(us: int) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+_PLAIN = str.maketrans(
+    {"\u202f": " ", "±": "+-", "µ": "u", "✓": "ok", "✗": "x", "█": "#", "─": "-", "·": "-"}
+)
+
+
+def printable(text: str) -> str:
+    """Text from a file without what would steer a terminal: control and format characters become `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Text with plain stand-ins for what an output encoding does not have."""
+    try:
+        text.encode(encoding)
+    except (LookupError, UnicodeEncodeError):
+        return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    return text

@@ -5,13 +5,13 @@ Two files hold the rules: this one those of the energy itself, `structure` those
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.totals import roots
 from harness.validate import structure
+from harness.validate.compare import differences, short, stage_key
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
@@ -36,21 +36,6 @@ ENERGIES = (
 )
 
 
-def stage_key(row: Row) -> tuple[object, ...]:
-    """What a row is matched by: derived rows by where they lie, the others by their number."""
-    if row["stage"] == UNATTRIBUTED:
-        devices = tuple(row["device_ids"])
-        return (
-            UNATTRIBUTED,
-            row["node_id"],
-            row["session"],
-            row["boundary_start"],
-            row["boundary_end"],
-            devices,
-        )
-    return (row["stage_uid"],)
-
-
 def _recomputed(ctx: Context) -> dict[tuple[object, ...], dict[str, Any]]:
     assert ctx.recomputed is not None
     return {stage_key(row): row for row in ctx.recomputed.derivation.stages}
@@ -60,39 +45,13 @@ def _row_energy(row: Row) -> float:
     return sum(float(row[f"{part}_energy_j"] or 0.0) for part in ("gpu", "cpu", "dram"))
 
 
-def _same(a: object, b: object, tolerance: float) -> bool:
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(x, y, tolerance) for x, y in zip(a, b, strict=True))
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
-    return a == b
-
-
 @rule("E203")
 def derived_columns(ctx: Context) -> Iterator[Hit]:
     """Every derived column equals its recomputation from the raw rows."""
-    table = ctx.protocol.tables["stages"]
-    tolerance = ctx.protocol.tolerances.closure_rel
-    fresh = _recomputed(ctx)
-    for number, row in enumerate(ctx.stages):
-        other = fresh.get(stage_key(row))
-        if other is None:
-            continue
-        for name in table.derived:
-            stored, expected = row[name], other[name]
-            if name == "flags":
-                stored, expected = sorted(stored), sorted(expected)
-            if not _same(stored, expected, tolerance):
-                observed = f"{ctx.named(row)}: {name} = {_short(stored)}"
-                joules = None
-                if name.endswith("_energy_j") and isinstance(stored, float) and isinstance(expected, float):
-                    joules = abs(stored - expected)
-                yield Hit(STAGES, observed, _short(expected), (number,), joules)
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, float) else f"{value:.6g}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    fresh = list(_recomputed(ctx).values())
+    for found in differences(ctx.stages, fresh, ctx.protocol):
+        observed = f"{ctx.named(dict(found.row))}: {found.column} = {short(found.stored)}"
+        yield Hit(STAGES, observed, short(found.expected), (found.number,), found.joules)
 
 
 @rule("E204")
@@ -150,7 +109,7 @@ def intervals_hold(ctx: Context) -> Iterator[Hit]:
             if low is None and best is None and high is None:
                 continue
             if best is None or low is None or high is None or not low <= best <= high:
-                observed = f"{ctx.named(row)}: {part} {_short(low)} <= {_short(best)} <= {_short(high)}"
+                observed = f"{ctx.named(row)}: {part} {short(low)} <= {short(best)} <= {short(high)}"
                 yield Hit(STAGES, observed, "low <= best <= high", (number,))
 
 
@@ -162,7 +121,7 @@ def energies_positive(ctx: Context) -> Iterator[Hit]:
             if row[name] is not None and row[name] < 0:
                 yield Hit(
                     STAGES,
-                    f"{ctx.named(row)}: {name} = {_short(row[name])}",
+                    f"{ctx.named(row)}: {name} = {short(row[name])}",
                     "at least 0",
                     (number,),
                     abs(row[name]),
@@ -171,7 +130,7 @@ def energies_positive(ctx: Context) -> Iterator[Hit]:
             if energy < 0:
                 yield Hit(
                     STAGES,
-                    f"{ctx.named(row)}: device_energy_j holds {_short(energy)}",
+                    f"{ctx.named(row)}: device_energy_j holds {short(energy)}",
                     "at least 0",
                     (number,),
                     abs(energy),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.accounting.figures import quantity
+from harness.accounting.figures import encodable, printable, quantity
 from harness.validate.findings import Finding, Report
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ def print_report(report: Report, console: Console, *, where: str) -> None:
         console: rich console; its width and colours are respected.
         where: the folder, as the user named it.
     """
+    with console.capture() as capture:
+        _print(report, console, where)
+    console.file.write(encodable(capture.get(), console.encoding))
+
+
+def _print(report: Report, console: Console, where: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -63,16 +69,16 @@ def _finding(finding: Finding) -> tuple[Text, Text]:
     from rich.text import Text
 
     head = Text(f"{finding.id} {finding.name}", _COLOURS[finding.severity])
-    head.append(f"   {finding.file}", "default")
+    head.append(f"   {printable(finding.file)}", "default")
     if finding.rows:
         shown = ", ".join(map(str, finding.rows[:6])) + (", ..." if len(finding.rows) > 6 else "")
         head.append(f" row{'' if len(finding.rows) == 1 else 's'} {shown}", "default")
     head.append(f"   clause {finding.clause}", "dim")
-    body = Text(f"{finding.observed}\nexpected: {finding.expected}")
+    body = Text(f"{printable(finding.observed)}\nexpected: {printable(finding.expected)}")
     if finding.joules_at_stake is not None:
         body.append(f"\nat stake: {quantity(finding.joules_at_stake, 'J')}")
     for example in finding.examples:
-        body.append(f"\nalso: {example}", "dim")
+        body.append(f"\nalso: {printable(example)}", "dim")
     more = finding.count - 1 - len(finding.examples)
     if more > 0 and finding.examples:
         body.append(f"\nand {more} more", "dim")

@@ -1,0 +1,225 @@
+"""The report for programs and documents: JSON with units in its keys, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from harness.accounting import Interval
+from harness.accounting.figures import J_PER_KWH, duration
+from harness.report.model import RunReport, StageLine
+from harness.report.terminal import summary_lines
+from harness.report.words import METHODS, notes, stage_notes, title
+
+STAGE_KEYS = (
+    "stage_uid",
+    "name",
+    "stage",
+    "parent_uid",
+    "attempt",
+    "status",
+    "node_id",
+    "session",
+    "t_start_us",
+    "t_end_us",
+    "gpu_energy_j",
+    "gpu_energy_j_low",
+    "gpu_energy_j_high",
+    "gpu_energy_method",
+    "gpu_energy_counter_j",
+    "gpu_energy_integral_j",
+    "gpu_energy_boundary_j",
+    "gpu_energy_gap_j",
+    "cpu_energy_j",
+    "cpu_energy_j_low",
+    "cpu_energy_j_high",
+    "cpu_energy_method",
+    "dram_energy_j",
+    "dram_energy_j_low",
+    "dram_energy_j_high",
+    "dram_energy_method",
+    "tokens_trained",
+    "tokens_processed",
+    "tokens_positions",
+    "tokens_generated",
+    "samples",
+    "missed_samples",
+    "longest_gap_us",
+    "gap_us",
+    "energy_in_gaps_j",
+)
+
+
+def bounds(name: str, energy: Interval | None) -> dict[str, float | None]:
+    """Three keys for a figure: name, name_low, name_high; null when unknown or at infinity."""
+    if energy is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    high = energy.high if math.isfinite(energy.high) else None
+    return {name: energy.best, f"{name}_low": energy.low, f"{name}_high": high}
+
+
+def stage_dict(line: StageLine) -> dict[str, Any]:
+    """One stage; recomputed figures."""
+    row = line.row
+    out: dict[str, Any] = {key: row.get(key) for key in STAGE_KEYS}
+    out["duration_us"] = line.duration_us
+    out["share_of_it_energy"] = line.share
+    out |= bounds("it_energy_j", line.energy)
+    for name, energy in line.per_token.items():
+        out |= bounds(f"energy_j_per_{name}_token", energy)
+    out["flags"] = list(row["flags"])
+    return out
+
+
+def as_dict(report: RunReport) -> dict[str, Any]:
+    """The whole report."""
+    totals = report.totals
+    manifest = report.manifest
+    parts: dict[str, Any] = {}
+    for name, part in (("gpu", totals.gpu), ("cpu", totals.cpu), ("dram", totals.dram)):
+        parts |= bounds(f"{name}_energy_j", part.interval)
+        parts[f"{name}_energy_methods"] = list(part.methods)
+        parts[f"{name}_rows_unknown"] = part.unknown_rows
+    parts |= bounds("it_energy_j", totals.it)
+    parts |= bounds("it_energy_kwh", None if totals.it is None else totals.it.scale(1 / J_PER_KWH))
+    parts |= bounds("unattributed_energy_j", report.unattributed.energy if report.unattributed else None)
+    parts |= bounds("inherited_energy_j", report.inherited)
+    gpu = totals.gpu.energy_j
+    parts["gpu_sensor_half_width_j"] = None if gpu is None else gpu * report.sensor_rel
+    parts["gpu_sensor_rel"] = report.sensor_rel
+    out: dict[str, Any] = {
+        key: manifest.get(key)
+        for key in (
+            "run_id",
+            "name",
+            "method",
+            "status",
+            "labels",
+            "boundary",
+            "hardware",
+            "protocol_version",
+        )
+    }
+    out["stages"] = [stage_dict(line) for line in report.lines]
+    out["unattributed"] = stage_dict(report.unattributed) if report.unattributed else None
+    out["totals"] = parts
+    out["tokens"] = dict(report.token_counts)
+    out["per_token"] = {}
+    for name, energy in report.per_token.items():
+        out["per_token"] |= bounds(f"energy_j_per_{name}_token", energy)
+    out["facility"] = None
+    if report.facility is not None:
+        out["facility"] = {"pue": report.options.pue, **bounds("facility_energy_j", report.facility)}
+    out["carbon"] = [
+        {
+            "factor_id": c.factor.factor_id,
+            "region": c.factor.region,
+            "year": c.factor.year,
+            "intensity_g_co2e_per_kwh": c.factor.g_co2e_per_kwh,
+            "source": c.factor.source,
+            "licence": c.factor.licence,
+            "base": "it_energy" if report.facility is None else "facility_energy",
+            **bounds("co2e_kg", c.kg),
+        }
+        for c in report.carbon
+    ]
+    out["reuse"] = None
+    if report.reuse is not None:
+        out["reuse"] = {
+            "reuses": report.reuse.reuses,
+            **bounds("marginal_energy_j", report.reuse.marginal),
+            **bounds("amortized_energy_j", report.reuse.amortized),
+            **bounds("full_energy_j", report.reuse.full),
+        }
+    out["differences"] = [
+        {
+            "row": d.number,
+            "stage_uid": d.row["stage_uid"],
+            "column": d.column,
+            "stored": d.stored,
+            "recomputed": d.expected,
+        }
+        for d in report.changed
+    ]
+    out["rows_missing_or_extra"] = report.lost_rows
+    out["notes"] = notes(report)
+    return out
+
+
+def to_json(report: RunReport) -> str:
+    """JSON text; NaN and infinity cannot occur."""
+    return json.dumps(as_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def to_csv(report: RunReport) -> str:
+    """One line a stage, unattributed last; empty = unknown."""
+    rows = [stage_dict(line) for line in report.lines]
+    if report.unattributed:
+        rows.append(stage_dict(report.unattributed))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _flat(v) for k, v in row.items()})
+    return out.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    # A spreadsheet would run a cell that begins like a formula.
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def to_markdown(report: RunReport) -> str:
+    """A table and the notes, for a README or a model card."""
+    from harness.report.terminal import _cell, _interval_text, _per_token, _unit
+
+    size, unit = _unit(report)
+    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    head = ["stage", "kind", "status", "time", "share", *(f"{p.upper()} {unit}" for p in parts), "J/token"]
+    lines = [
+        f"### {_escape(str(report.manifest.get('name')))}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join(["---"] * 3 + ["---:"] * (len(head) - 3)) + "|",
+    ]
+    for line in [*report.lines, *([report.unattributed] if report.unattributed else [])]:
+        value, of = _per_token(line)
+        share = "" if line.share is None else f"{line.share:.1%}"
+        cells = [
+            _escape(title(line)),
+            str(line.row["stage"]),
+            str(line.row["status"]),
+            duration(line.duration_us),
+            share,
+            *(_with_method(line.row, part, _cell(line.row, part, size)) for part in parts),
+            f"{value} {of}".strip(),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    sums = [_interval_text(getattr(report.totals, p).interval, size) for p in parts]
+    lines.append("| " + " | ".join(["**total**", "", "", "", "", *(f"**{s}**" for s in sums), ""]) + " |")
+    lines.append("")
+    lines += [f"- {name.strip()}: {value}" for name, value in summary_lines(report)]
+    doubts = [f"- {_escape(names)}: {'; '.join(sentences)}." for names, sentences in stage_notes(report)]
+    lines += ["", *doubts] if doubts else []
+    lines += ["", *(f"{note}  " for note in notes(report))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _with_method(row: Mapping[str, Any], part: str, value: str) -> str:
+    method = row.get(f"{part}_energy_method", "absent")
+    return value if method in ("absent", "counter_tick") else f"{value} ({METHODS.get(method, method)})"
+
+
+def _escape(text: str) -> str:
+    for mark in "\\|`*_<>[]":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())

@@ -1,0 +1,249 @@
+"""A bundle as one object: every number that any format of the report prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.accounting import UNATTRIBUTED, Interval
+from harness.accounting.amortize import Reuse, reuse
+from harness.accounting.interval import total as interval_total
+from harness.accounting.totals import (
+    DENOMINATORS,
+    RunTotals,
+    co2e_kg,
+    facility,
+    inherited_energy,
+    per_token,
+    roots,
+    row_energy,
+    run_totals,
+    tokens,
+)
+from harness.bundle import Bundle
+from harness.report.factors import GridFactor, region_factors
+from harness.validate.compare import Difference, differences, stage_key
+from harness.validate.series import recompute
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the reader chose.
+
+    Attributes:
+        pue: facility energy over IT energy; None = not applied.
+        region: ISO code of a grid; None = no CO2e.
+        amortize: number of students that use the teacher's output; None = not asked.
+        reference_tokens: declared denominator; None = the manifest's.
+    """
+
+    pue: float | None = None
+    region: str | None = None
+    amortize: int | None = None
+    reference_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """One row of the report.
+
+    Attributes:
+        row: all columns of the stage, derived ones recomputed.
+        energy: GPU + CPU + DRAM as far as known.
+        share: of the run's IT energy; None when unknown.
+        per_token: name of a denominator -> J/token.
+        depth: 0 for a stage of its own, 1 for a child, ...
+    """
+
+    row: Row
+    energy: Interval | None
+    share: float | None
+    per_token: Mapping[str, Interval]
+    depth: int = 0
+
+    @property
+    def duration_us(self) -> int:
+        """Length of the billed window."""
+        return int(self.row["mono_end_us"] - self.row["mono_start_us"])
+
+
+@dataclass(frozen=True)
+class Carbon:
+    """Emissions by one grid factor, kg CO2e, location-based."""
+
+    factor: GridFactor
+    kg: Interval
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything a report says.
+
+    Attributes:
+        unattributed: the `unattributed` rows together; None without any.
+        per_token: name of a denominator -> J/token of the whole run.
+        token_counts: name of a denominator -> tokens of the whole run.
+        facility: energy drawn by the building; None when no PUE was given.
+        carbon: newest year first; the base is facility energy, or IT energy when no PUE was given.
+        reuse: None when not asked for.
+        inherited: energy of artifacts another run paid for.
+        changed: stored derived values that the raw rows do not give.
+        lost_rows: rows of `unattributed` that the bundle lacks or has too many.
+    """
+
+    manifest: Mapping[str, Any]
+    protocol_version: str
+    lines: Sequence[StageLine]
+    unattributed: StageLine | None
+    holes: int
+    totals: RunTotals
+    sensor_rel: float
+    per_token: Mapping[str, Interval]
+    token_counts: Mapping[str, int]
+    options: Options
+    facility: Interval | None = None
+    carbon: Sequence[Carbon] = ()
+    reuse: Reuse | None = None
+    inherited: Interval | None = None
+    changed: Sequence[Difference] = ()
+    lost_rows: int = 0
+    events: Sequence[Row] = field(default=())
+
+
+def build(folder: Path | str, options: Options | None = None) -> RunReport:
+    """Read a bundle, recompute it, and work out every figure of the report.
+
+    Args:
+        folder: run folder with manifest.json.
+        options: what the reader chose.
+
+    Raises:
+        KitError: the bundle or a factor cannot be read.
+    """
+    options = options or Options()
+    factors = region_factors(options.region) if options.region else ()
+    bundle = Bundle.open(folder)
+    result = recompute(bundle, threads=min(4, os.cpu_count() or 2))
+    fresh = result.derivation.stages
+    stored = bundle.table("stages").to_pylist()
+    totals = run_totals(fresh, result.derivation.sessions)
+    whole = totals.it
+    inherited = inherited_energy(bundle.table("artifacts").to_pylist())
+    reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
+    counts = _token_counts(fresh, reference)
+    building = None if whole is None or options.pue is None else facility(whole, options.pue)
+    base = building or whole
+    holes = [row for row in fresh if row["stage"] == UNATTRIBUTED]
+    return RunReport(
+        manifest=bundle.manifest,
+        protocol_version=bundle.protocol.version,
+        lines=_lines(fresh, whole, reference),
+        unattributed=_unattributed(holes, whole),
+        holes=len(holes),
+        totals=totals,
+        sensor_rel=bundle.protocol.tolerances.sensor_rel,
+        per_token={n: e for n, c in counts.items() if (e := per_token(whole, c)) is not None},
+        token_counts=counts,
+        options=options,
+        facility=building,
+        carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in reversed(factors)] if base else [],
+        reuse=_reuse(totals, inherited, options.amortize),
+        inherited=inherited,
+        changed=list(differences(stored, fresh, bundle.protocol)),
+        lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
+        events=[e for e in bundle.table("events").to_pylist() if e["severity"] != "info"],
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _token_counts(rows: Sequence[Row], reference: int | None) -> dict[str, int]:
+    """Counts of the run: those of its student stages, because a teacher's tokens are not the student's."""
+    students = [row for row in rows if row["stage"] == "student_train"]
+    found = {"trained": tokens(students, "trained"), "processed": tokens(students, "processed")}
+    found |= {"positions": tokens(students, "positions"), "reference": reference}
+    return {name: count for name, count in found.items() if count}
+
+
+def _lines(rows: Sequence[Row], whole: Interval | None, reference: int | None) -> list[StageLine]:
+    """Recorded stages in the order of time, children below their parent."""
+    recorded = [row for row in rows if row["stage"] != UNATTRIBUTED]
+    recorded.sort(key=lambda r: (r["session"], r["mono_start_us"], -r["mono_end_us"], r["stage_uid"]))
+    known = {row["stage_uid"] for row in recorded}
+    children: dict[int | None, list[Row]] = {}
+    for row in recorded:
+        parent = row["parent_uid"] if row["parent_uid"] in known else None
+        children.setdefault(parent, []).append(row)
+    lines: list[StageLine] = []
+
+    def add(parent: int | None, depth: int) -> None:
+        for row in children.pop(parent, ()):
+            energy = row_energy(row)
+            share = energy.best / whole.best if energy is not None and whole and whole.best > 0 else None
+            counts = {name: row[column] for name, column in DENOMINATORS.items()}
+            counts["reference"] = counts["reference"] or reference
+            given = {n: e for n, c in counts.items() if (e := per_token(energy, c)) is not None}
+            lines.append(StageLine(row, energy, share, given, depth))
+            add(row["stage_uid"], depth + 1)
+
+    add(None, 0)
+    return lines
+
+
+def _unattributed(holes: Sequence[Row], whole: Interval | None) -> StageLine | None:
+    """All holes as one line; its window is as long as they are together."""
+    if not holes:
+        return None
+    energies = [e for e in map(row_energy, holes) if e is not None]
+    energy = interval_total(energies) if energies else None
+    length = sum(
+        r["mono_end_us"] - r["mono_start_us"] for r in holes if "outside_device_list" not in r["flags"]
+    )
+    row: dict[str, Any] = {"name": UNATTRIBUTED, "stage": UNATTRIBUTED, "attempt": 1, "status": "completed"}
+    row |= {
+        "mono_start_us": 0,
+        "mono_end_us": length,
+        "flags": sorted({f for r in holes for f in r["flags"]}),
+    }
+    for part in ("gpu", "cpu", "dram"):
+        known = [r for r in holes if r[f"{part}_energy_j"] is not None]
+        for end in ("", "_low", "_high"):
+            name = f"{part}_energy_j{end}"
+            row[name] = sum(r[name] for r in known) if known else None
+        methods = {r[f"{part}_energy_method"] for r in known}
+        row[f"{part}_energy_method"] = (
+            methods.pop() if len(methods) == 1 else "mixed" if methods else "absent"
+        )
+    share = energy.best / whole.best if energy is not None and whole and whole.best > 0 else None
+    return StageLine(row, energy, share, {})
+
+
+def _reuse(totals: RunTotals, inherited: Interval | None, reuses: int | None) -> Reuse | None:
+    if reuses is None or totals.it is None:
+        return None
+    nothing = Interval.exact(0.0)
+    teacher = totals.teacher or nothing
+    own = interval_total(
+        [e for kind, e in totals.by_kind.items() if kind not in ("teacher_logits", "teacher_generate")]
+    )
+    return reuse(own, teacher + (inherited or nothing), reuses)
+
+
+def unmeasured(report: RunReport) -> list[str]:
+    """Components of the boundary that no stage measures."""
+    parts = {"GPU": report.totals.gpu, "CPU": report.totals.cpu, "DRAM": report.totals.dram}
+    return [name for name, part in parts.items() if part.energy_j is None]
+
+
+def failed_energy(report: RunReport) -> Interval | None:
+    """Energy of attempts that did not complete; None without any."""
+    rows = [line.row for line in report.lines if line.row["status"] != "completed"]
+    energies = [e for e in map(row_energy, roots(rows)) if e is not None]
+    return interval_total(energies) if energies else None

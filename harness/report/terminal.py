@@ -1,0 +1,316 @@
+"""The report as a table with a bar per stage; one layout for 80 columns, one for wide terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.accounting import Interval
+from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
+from harness.report.model import RunReport, StageLine
+from harness.report.words import METHODS, SAID_ONCE, notes, stage_notes, title
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+WIDE = 110
+"""Columns from which the wide layout fits."""
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_COLOURS = {
+    "prerun": "bright_black",
+    "preprocess": "cyan",
+    "teacher_logits": "magenta",
+    "teacher_generate": "magenta",
+    "student_train": "blue",
+    "evaluate": "green",
+    "judge": "green",
+    "sweep": "bright_blue",
+    "unattributed": "bright_black",
+}
+_UNITS = ((3.6e7, J_PER_KWH, "kWh"), (1e6, 1e6, "MJ"), (1e4, 1e3, "kJ"), (0.0, 1.0, "J"))
+_TOKEN_ORDER = ("trained", "generated", "processed", "positions", "reference")
+
+
+def print_report(report: RunReport, console: Console) -> None:
+    """Print the whole report.
+
+    Args:
+        report: what to say.
+        console: rich console; width, colours and encoding are respected.
+    """
+    draws = encodable("█▏±", console.encoding) == "█▏±"
+    with console.capture() as capture:
+        console.print(_heading(report, console.width))
+        console.print()
+        console.print(_table(report, console.width, ascii_only=not draws))
+        console.print()
+        console.print(_summary(report))
+        _print_notes(report, console)
+    console.file.write(encodable(capture.get(), console.encoding))
+
+
+def _heading(report: RunReport, width: int) -> Text:
+    from rich.text import Text
+
+    manifest = report.manifest
+    hardware = manifest.get("hardware") or {}
+    models = [str(d.get("model")) for d in hardware.get("devices") or []]
+    machine = ", ".join(f"{models.count(m)} x {m}" for m in dict.fromkeys(models)) or "no GPU"
+    if not models and hardware.get("cpu_model"):
+        machine += f", {hardware['cpu_model']}"
+    text = Text(printable(str(manifest.get("name", ""))), "bold", no_wrap=True, overflow="ellipsis")
+    facts = f"   {manifest.get('method')}   {printable(machine)}   protocol {report.protocol_version}"
+    text.append(facts, "default")
+    text.append(f"   run {manifest.get('run_id')}" if width >= WIDE else "", "dim")
+    return text
+
+
+def _unit(report: RunReport) -> tuple[float, str]:
+    """One unit for the whole table, so that its figures compare at a glance."""
+    top = max((line.energy.best for line in report.lines if line.energy), default=0.0)
+    return next((size, name) for limit, size, name in _UNITS if top >= limit)
+
+
+def _cell(row: Any, part: str, size: float) -> str:
+    best = row[f"{part}_energy_j"]
+    if best is None:
+        return "-"
+    low, high = row.get(f"{part}_energy_j_low"), row.get(f"{part}_energy_j_high")
+    bounds = (None, None) if low is None or high is None else (low / size, high / size)
+    mark = "~" if row.get(f"{part}_energy_method") == "codecarbon_process" else ""
+    return mark + significant(best / size, *bounds)
+
+
+def _interval_text(energy: Interval | None, size: float = 1.0) -> str:
+    return "-" if energy is None else significant(energy.best / size, energy.low / size, energy.high / size)
+
+
+def bar(share: float | None, width: int, *, ascii_only: bool = False) -> str:
+    """A bar of `width` cells for a share of 0 to 1; anything above nothing shows.
+
+    Args:
+        share: None draws nothing.
+        width: cells of a full bar.
+        ascii_only: for terminals that cannot draw blocks.
+    """
+    if not share or share <= 0:
+        return ""
+    if ascii_only:
+        return "#" * max(1, round(min(share, 1.0) * width))
+    eighths = max(1, round(min(share, 1.0) * width * 8))
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _per_token(line: StageLine) -> tuple[str, str]:
+    """J/token by the most telling denominator of a stage, and that denominator's name."""
+    for name in _TOKEN_ORDER[:-1]:
+        if name in line.per_token:
+            return _interval_text(line.per_token[name]), name
+    return "-", ""
+
+
+def _relative(energy: Interval | None) -> str:
+    if energy is None or energy.best <= 0:
+        return ""
+    share = energy.half_width / energy.best
+    return "<0.1%" if share < 0.0005 else f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
+
+
+def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
+    """Every column as wide as its figures; the bar takes what is left, the name gives way first."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    wide = width >= WIDE
+    size, unit = _unit(report)
+    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = parts if wide else parts[:2]
+    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    heads = ["stage", "time", "share of energy" if wide else "share", *(f"{p.upper()} {unit}" for p in parts)]
+    foots = ["total", duration(_billed_us(report)), "", *(_total_cell(report, part, size) for part in parts)]
+    heads += ["+-" if ascii_only else "±", "tokens", "J/token", "of", "by"] if wide else ["J/token"]
+    foots += [_relative(report.totals.it), "", "", "", ""] if wide else [""]
+    rows = [_cells(line, report, parts, size, wide=wide, ascii_only=ascii_only) for line in lines]
+    needs = [max(len(heads[i]), len(foots[i]), *(len(r[i]) for r in rows), 0) for i in range(len(heads))]
+    # Three cells a column for padding and rule; 5 before the bar for the percentage.
+    room = width - 2 - sum(n + 3 for i, n in enumerate(needs) if i not in (0, 2)) - 6 - 5
+    if wide and room < needs[0] + 12:
+        room += needs.pop() + 3
+        heads, foots, rows = heads[:-1], foots[:-1], [row[:-1] for row in rows]
+    name_width = min(needs[0], 40 if wide else 24, max(12, room - 8))
+    bar_width = min(28 if wide else 12, max(4, room - name_width))
+    table = Table(box=None if ascii_only else box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    for i, (head, foot) in enumerate(zip(heads, foots, strict=True)):
+        left = head in ("stage", "of", "by") or i == 2
+        least = {0: name_width, 2: bar_width + 5}.get(i, needs[i])
+        table.add_column(
+            head,
+            footer=foot,
+            justify="left" if left else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=least,
+            max_width=least if i == 0 else None,
+        )
+    for line, row in zip(lines, rows, strict=True):
+        if line.share is not None:
+            drawn = Text(f"{line.share:4.0%} ")
+            colour = _COLOURS.get(line.row["stage"], "white")
+            drawn.append(bar(line.share, bar_width, ascii_only=ascii_only), colour)
+            row[2] = drawn
+        table.add_row(*row)
+    return table
+
+
+def _total_cell(report: RunReport, part: str, size: float) -> str:
+    total = getattr(report.totals, part)
+    mark = "~" if "codecarbon_process" in total.methods else ""
+    return mark + _interval_text(total.interval, size)
+
+
+def _billed_us(report: RunReport) -> int:
+    top = sum(line.duration_us for line in report.lines if line.depth == 0)
+    return top + (report.unattributed.duration_us if report.unattributed else 0)
+
+
+def _cells(
+    line: StageLine, report: RunReport, parts: Sequence[str], size: float, *, wide: bool, ascii_only: bool
+) -> list[Text]:
+    """One row of the table; the bar is drawn once the width that is left for it is known."""
+    from rich.text import Text
+
+    row = line.row
+    failed = row["status"] != "completed"
+    name = "  " * line.depth + printable(title(line))
+    if line is report.unattributed and report.holes > 1:
+        name += f" ({report.holes} holes)" if wide else f" ({report.holes})"
+    mark = ("x " if ascii_only else "✗ ") if failed else ""
+    shown = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
+    if wide and row["stage"] not in (row["name"], "unattributed"):
+        shown.append(f" {printable(row['stage'])}", "dim")
+    if set(row["flags"]) - SAID_ONCE:
+        shown.append(" *", "yellow")
+    value, denominator = _per_token(line)
+    cells = [shown, Text(duration(line.duration_us)), Text("")]
+    cells += [Text(_cell(row, part, size)) for part in parts]
+    if wide:
+        count = row[_TOKEN_COLUMNS[denominator]] if denominator else None
+        method = str(row["gpu_energy_method" if "gpu" in parts else "cpu_energy_method"])
+        cells += [Text(_relative(line.energy)), Text("-" if count is None else _count(count)), Text(value)]
+        cells += [Text(denominator, "dim"), Text(METHODS.get(method, method), "dim")]
+    else:
+        cells.append(Text(value))
+    return cells
+
+
+_TOKEN_COLUMNS = {name: f"tokens_{name}" for name in _TOKEN_ORDER[:-1]}
+
+
+def _count(number: int) -> str:
+    for size, suffix in ((10**9, " G"), (10**6, " M"), (10**4, " k")):
+        if number >= size:
+            unit = 1000 if suffix == " k" else size
+            return f"{number / unit:.4g}{suffix}"
+    return str(number)
+
+
+def _summary(report: RunReport) -> Table:
+    """Totals below the table, a name and a figure a line."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column()
+    for name, value in summary_lines(report):
+        grid.add_row(name, value)
+    return grid
+
+
+def summary_lines(report: RunReport) -> list[tuple[str, str]]:
+    """(name, figure) for every figure of the whole run."""
+    found: list[tuple[str, str]] = []
+    whole = report.totals.it
+    if whole is None:
+        return [("IT energy", "unknown: nothing was measured")]
+    found.append(("IT energy", f"{both(whole)}, {spread(whole)}"))
+    for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
+        if part.interval is not None:
+            methods = " + ".join(METHODS.get(m, m) for m in part.methods)
+            lost = f", {part.unknown_rows} rows without a figure" if part.unknown_rows else ""
+            found.append((f"  {name}", f"{_q(part.interval)} by {methods}{lost}"))
+    if report.unattributed is not None and report.unattributed.energy is not None:
+        share = f" ({report.unattributed.share:.1%})" if report.unattributed.share is not None else ""
+        found.append(
+            ("  unattributed", f"{_q(report.unattributed.energy)}{share}, in no stage, in the total")
+        )
+    for name, energy in report.per_token.items():
+        count = report.token_counts[name]
+        found.append((f"per {name} token", f"{_q(energy)} over {_count(count)} tokens, whole run"))
+    if report.facility is not None:
+        found.append(("facility energy", f"{both(report.facility)} at PUE {report.options.pue:g}"))
+    if report.carbon:
+        newest, *older = report.carbon
+        factor = newest.factor
+        text = f"{_grams(newest.kg)} ({factor.name} {factor.year}: {factor.g_co2e_per_kwh:.0f} g/kWh, "
+        text += f"{factor.source}, {factor.licence})"
+        for other in older:
+            text += f"; with {other.factor.year}'s {other.factor.g_co2e_per_kwh:.0f} g/kWh {_grams(other.kg)}"
+        found.append(("CO2e", text))
+    if report.inherited is not None:
+        found.append(("inherited", f"{_q(report.inherited)} paid by other runs for artifacts used here"))
+    if report.reuse is not None:
+        found.append(
+            ("marginal", f"{both(report.reuse.marginal)}: this run once the teacher's output exists")
+        )
+        found.append(
+            (
+                f"amortized /{report.reuse.reuses}",
+                f"{both(report.reuse.amortized)}: teacher shared by {report.reuse.reuses}",
+            )
+        )
+        found.append(("full", f"{both(report.reuse.full)}: teacher paid by this run alone"))
+    return found
+
+
+def _q(energy: Interval) -> str:
+    return quantity(energy.best, "J", energy.low, energy.high)
+
+
+def both(energy: Interval) -> str:
+    """An energy in joules and in kWh."""
+    kwh = energy.scale(1 / J_PER_KWH)
+    return f"{_q(energy)} = {quantity(kwh.best * 1000, 'Wh', kwh.low * 1000, kwh.high * 1000)}"
+
+
+def spread(energy: Interval) -> str:
+    """The distance to both bounds, as one figure where they are about the same."""
+    below, above = energy.best - energy.low, energy.high - energy.best
+    if abs(below - above) <= 0.1 * max(below, above):
+        return f"± {quantity(max(below, above), 'J', 0, 2 * max(below, above))}"
+    return f"-{quantity(below, 'J', 0, 2 * below)} / +{quantity(above, 'J', 0, 2 * above)}"
+
+
+def _grams(kg: Interval) -> str:
+    return quantity(kg.best * 1000, "g", kg.low * 1000, kg.high * 1000)
+
+
+def _print_notes(report: RunReport, console: Console) -> None:
+    from rich.text import Text
+
+    marked = list(stage_notes(report))
+    if marked:
+        console.print()
+        for names, sentences in marked:
+            text = Text("* ", "yellow")
+            text.append(names, "bold default")
+            text.append(": " + "; ".join(sentences) + ".", "default")
+            console.print(text)
+    said = notes(report)
+    if said:
+        console.print()
+        for note in said:
+            console.print(Text(note))

@@ -1,0 +1,131 @@
+"""Doubts in sentences: what each flag means for the figure beside it, and what the whole run lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.accounting.figures import duration, printable, quantity
+from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
+
+FLAGS = {
+    "counter_reset": "the energy counter was reset; the stretch around it is bridged by power samples",
+    "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
+    "counter_missing": "no energy counter, energy is the integral of power samples",
+    "counter_disagrees": "counter and power integral differ by {disagreement}; one of them is wrong",
+    "counter_boundary_missing": "the counter could not be read at a boundary; its value is interpolated",
+    "gpu_unmeasured": "a GPU gave neither counter nor power; the energy is unknown, not zero",
+    "gap": "{gap} without samples ({in_gaps} by interpolation)",
+    "short_stage": "only {samples} samples; the power integral is a poor cross-check",
+    "zero_power_readings": "readings of 0 mW were taken for failed reads",
+    "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
+    "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
+    "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",
+    "rapl_reset": "a RAPL counter was reset; the stretch is bridged by its mean rate",
+    "rapl_mirror": "two RAPL packages show one counter, which is counted once",
+    "rapl_zone_missing": "a RAPL zone could not be read and is left out",
+    "outside_device_list": "devices idle or used by nobody while a stage ran on others",
+    "shared_gpu": "another process used a metered GPU; its energy is in the figure",
+    "throttled": "the GPU was throttled",
+    "mig": "the GPU is split (MIG); power is that of the whole card",
+}
+
+SAID_ONCE = frozenset({"cpu_estimated", "rapl_mirror"})
+"""Flags that hold for the whole run: in the notes, not beside every stage."""
+
+METHODS = {
+    "counter_tick": "counter",
+    "counter_interpolated": "counter, interpolated",
+    "counter_sample": "counter, sampled",
+    "counter_split": "counter, bridged",
+    "power_integral": "power samples",
+    "imported": "imported",
+    "rapl": "RAPL",
+    "codecarbon_process": "estimate",
+    "absent": "absent",
+    "mixed": "mixed",
+}
+
+
+def flag_sentence(flag: str, line: StageLine) -> str:
+    """One flag of one stage in words; an unknown word is shown as it is."""
+    row = line.row
+    pattern = FLAGS.get(flag)
+    if pattern is None:
+        return printable(flag.replace("_", " "))
+    relative = row.get("gpu_counter_vs_integral")
+    return pattern.format(
+        gap=duration(int(row.get("gap_us") or 0)),
+        in_gaps=quantity(row.get("energy_in_gaps_j"), "J"),
+        samples=row.get("samples", 0),
+        disagreement="an unknown share" if relative is None else f"{abs(relative):.0%}",
+    )
+
+
+def stage_notes(report: RunReport) -> Iterator[tuple[str, list[str]]]:
+    """(names of stages, sentences), stages with the same doubts together, in the order of the table."""
+    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        sentences = tuple(flag_sentence(f, line) for f in line.row["flags"] if f not in SAID_ONCE)
+        if sentences:
+            grouped.setdefault(sentences, []).append(printable(title(line)))
+    for sentences, names in grouped.items():
+        yield ", ".join(names), list(sentences)
+
+
+def title(line: StageLine) -> str:
+    """Name of a stage with its attempt, if it is not the first."""
+    attempt = line.row["attempt"]
+    return f"{line.row['name']} #{attempt}" if attempt != 1 else str(line.row["name"])
+
+
+def notes(report: RunReport) -> list[str]:
+    """What a reader must know of the run as a whole, most important first."""
+    found: list[str] = []
+    if report.changed or report.lost_rows:
+        joules = [d.joules for d in report.changed if d.joules]
+        worst = f", by up to {quantity(max(joules), 'J')}" if joules else ""
+        count = len(report.changed) + report.lost_rows
+        found.append(
+            f"The bundle's own summary differs from its raw rows in {count} values{worst}. "
+            "The figures here are recomputed from the raw rows; kit validate names each difference."
+        )
+    status = report.manifest.get("status")
+    if status != "complete":
+        found.append(f"The run is {status}: what it did not do is not in these figures.")
+    missing = unmeasured(report)
+    devices = (report.manifest.get("hardware") or {}).get("devices") or []
+    if "GPU" in missing:
+        found.append(
+            "No GPU energy was measured."
+            if devices
+            else "No GPU was metered; GPU energy is absent, not zero."
+        )
+    others = [name for name in missing if name != "GPU"]
+    if others:
+        verb = "was" if len(others) == 1 else "were"
+        found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
+    flags = {flag for line in report.lines for flag in line.row["flags"]}
+    if "cpu_estimated" in flags:
+        found.append(f"CPU and DRAM: {FLAGS['cpu_estimated']}. Never rank it beside a measured figure.")
+    if "rapl_mirror" in flags:
+        found.append(f"{FLAGS['rapl_mirror'].capitalize()}.")
+    failed = failed_energy(report)
+    if failed is not None:
+        energy = quantity(failed.best, "J", failed.low, failed.high)
+        found.append(f"{energy} went into attempts that did not complete; it is part of the total.")
+    if report.totals.gpu.energy_j is not None:
+        swing = report.totals.gpu.energy_j * report.sensor_rel
+        found.append(
+            "Intervals hold integration errors only. The GPU's own sensor is stated to "
+            f"±{report.sensor_rel:.0%} (±{quantity(swing, 'J', 0, 2 * swing)}), the same for every stage."
+        )
+    if report.manifest.get("shared_node"):
+        found.append("Somebody else's work ran on the metered devices.")
+    labels = report.manifest.get("labels") or []
+    shown = [printable(str(label)) for label in labels if label not in ("cpu_estimated", "no_gpu")]
+    if shown:
+        found.append(f"Labels: {', '.join(shown)}.")
+    if report.options.region and report.options.pue is None:
+        found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
+    return found
