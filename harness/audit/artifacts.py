@@ -19,7 +19,8 @@ class Artifact:
     """A file or folder named by its content.
 
     Attributes:
-        artifact_id: "sha256:" and the digest; of a folder, of the sorted list of relative path and digest of its files.
+        artifact_id: "sha256:" and the digest; of a folder, that of the sorted list of its files' relative paths
+            and digests.
         kind: "file" or "folder".
         size_bytes: Sum over the files.
     """
@@ -87,4 +88,3 @@ class DigestCache:
             waiting.replace(self._path)
         except OSError:
             return
-

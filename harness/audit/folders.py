@@ -1,4 +1,4 @@
-"""Where a run goes when nobody says."""
+"""Where a run goes: the folder nobody has named, and the checks before the first file is written."""
 
 from __future__ import annotations
 
@@ -7,21 +7,65 @@ from pathlib import Path
 
 from harness.audit.plan import Plan
 from harness.bundle.resume import holds_run
+from harness.errors import KitError
+
+_OWN = frozenset(("journal", "work", "logs", "cache"))
+"""What a run folder may hold beside the bundle."""
 
 
 def choose_out(plans: Sequence[Plan], *, resume: bool) -> Path:
-    """`runs/NAME` while that is free, else `runs/NAME-2` and so on; with `resume` the newest of them that exists.
+    """`runs/NAME` while that is free, else `runs/NAME-2` and so on; with `resume` the newest with a run.
 
-    A pipeline matrix has one folder per run inside; the first of them tells whether the folder is taken.
+    A pipeline matrix has one folder a run inside.
     """
-    first = plans[0]
-    base = first.out_dir if len(plans) == 1 else first.out_dir.parent
-    inner = "" if len(plans) == 1 else first.out_dir.name
+    base = plans[0].out_dir if len(plans) == 1 else plans[0].out_dir.parent
+    inner = [""] if len(plans) == 1 else [plan.out_dir.name for plan in plans]
     number = 1
-    newest = base
-    candidate = base
-    while holds_run(candidate / inner):
-        newest = candidate
+    newest = candidate = base
+    while _taken(candidate):
+        if any(holds_run(candidate / name) for name in inner):
+            newest = candidate
         number += 1
         candidate = base.with_name(f"{base.name}-{number}")
     return newest if resume else candidate
+
+
+def _taken(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def prepare(plan: Plan) -> None:
+    """Make the run folder and its `work` folder.
+
+    Raises:
+        KitError: The folder holds other things, or cannot be made or written.
+    """
+    folder = plan.out_dir
+    try:
+        if not holds_run(folder) and folder.is_dir():
+            others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN)
+            if others:
+                more = ", ..." if len(others) > 3 else ""
+                raise KitError(
+                    f"the run folder holds other things: {', '.join(others[:3])}{more}",
+                    where=str(folder),
+                    expected="a new or empty folder",
+                    fix=f"--out {folder / plan.name}",
+                )
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        probe = folder / "journal" / ".probe"
+        probe.parent.mkdir(exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise KitError(
+            f"the run folder cannot be written: {error.strerror}",
+            where=str(error.filename or folder),
+            expected="a path for a new folder, in a place that can be written",
+            fix="choose another folder with --out",
+        ) from None

@@ -8,16 +8,24 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import KitError
 
 TERM_GRACE_S = 10.0
 """Between asking a stage to end and killing it."""
 _POLL_S = 0.25
+_REAP_EVERY_S = 5.0
+_LINGER_S = (
+    1.0  # helpers of a language's runtime (Python's resource tracker) end a moment after their program
+)
+_LEFTOVER_GRACE_S = 3.0
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,23 @@ class Outcome:
     reason: str
 
 
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Inside, processes that lose their parent become children of this process, daemons too.
+
+    So they can be found and ended when their stage is over. Linux only; elsewhere nothing is adopted.
+    """
+    libc = ctypes.CDLL(None)
+    adopting = libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        if adopting:
+            libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 class StageProcess:
-    """A command in a session and process group of its own.
+    """A command in a session and process group of its own; nothing of it outlives its `with` block.
 
     Args:
         argv: Words for exec.
@@ -46,7 +69,7 @@ class StageProcess:
         err: File for standard error.
 
     Raises:
-        KitError: The command cannot be started.
+        KitError: The command cannot be started; `exit_code` is what a shell would report.
     """
 
     def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path) -> None:
@@ -68,14 +91,19 @@ class StageProcess:
                     start_new_session=True,
                     preexec_fn=die_with_runner,
                 )
-        except OSError as error:
-            missing = error.filename if error.filename else argv[0]
-            raise KitError(
-                f"the command cannot be started: {error.strerror}",
-                where=str(missing),
-                expected="a program on PATH and an existing working directory",
-            ) from None
+        except (OSError, ValueError) as error:
+            raise _cannot_start(error, argv, cwd) from None
         self.pgid = self._process.pid
+
+    def __enter__(self) -> StageProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:
+            # Only on the way out of an error: nothing may run on unmeasured.
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self.end_leftovers(linger_s=0.0)
 
     def wait(
         self,
@@ -94,17 +122,24 @@ class StageProcess:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         reason = "exit"
         end_at: float | None = None
+        reap_at = time.monotonic() + _REAP_EVERY_S
         handle = _pidfd(self._process.pid)
         try:
             while True:
+                pause = _POLL_S if deadline is None else min(_POLL_S, max(0.0, deadline - time.monotonic()))
+                if end_at is not None:
+                    pause = _POLL_S
                 if handle is not None:
-                    select.select([handle], [], [], _POLL_S)
+                    select.select([handle], [], [], pause)
                 else:
-                    time.sleep(min(_POLL_S, 0.005))
+                    time.sleep(min(pause, 0.005))
                 if self._process.poll() is not None:
                     break
                 watch()
                 now = time.monotonic()
+                if now >= reap_at:
+                    reap_at = now + _REAP_EVERY_S
+                    self._descendants()
                 wanted = interrupted()
                 if end_at is None and wanted is not None:
                     reason, end_at = "interrupted", now + TERM_GRACE_S
@@ -117,30 +152,111 @@ class StageProcess:
         finally:
             if handle is not None:
                 os.close(handle)
+        ended_us = time.monotonic_ns() // 1000
         code = self._process.returncode
-        return Outcome(128 - code if code < 0 else code, time.monotonic_ns() // 1000, reason)
+        return Outcome(128 - code if code < 0 else code, ended_us, reason)
 
     def _signal(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pgid, number)
-        except ProcessLookupError:
-            return
 
-    def end_leftovers(self) -> int:
-        """End what the command left running in its group. Returns how often it had to be asked (0: nothing was left)."""
-        for count, number in enumerate((signal.SIGTERM, signal.SIGKILL)):
+    def end_leftovers(self, linger_s: float = _LINGER_S) -> int:
+        """End what the command left running, also what left its process group.
+
+        Args:
+            linger_s: How long such a process may take to end by itself.
+
+        Returns:
+            How many had to be ended.
+        """
+        left = self._await_none(linger_s)
+        if not left:
+            return 0
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._descendants():
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            if not self._await_none(_LEFTOVER_GRACE_S):
+                break
+        return len(left)
+
+    def _await_none(self, seconds: float) -> list[int]:
+        """The living processes of the stage, once there are none or the time is over."""
+        until = time.monotonic() + seconds
+        while (left := self._descendants()) and time.monotonic() < until:
+            time.sleep(0.01)
+        return left
+
+    def _descendants(self) -> list[int]:
+        """Living processes of the stage besides the command itself; dead ones nobody waits for are reaped.
+
+        The stage began a session of its own, so a process below the runner in another session than the
+        runner's is the stage's; the meter's helpers share the runner's session.
+        """
+        own, own_session = os.getpid(), os.getsid(0)
+        table = _processes()
+        ours = {own}
+        grown = True
+        while grown:
+            grown = False
+            for pid, process in table.items():
+                if pid not in ours and process.parent in ours:
+                    ours.add(pid)
+                    grown = True
+        living = []
+        for pid, process in table.items():
+            in_group = process.group == self.pgid
+            if pid == self.pgid or not (in_group or (pid in ours and process.session != own_session)):
+                continue
+            if process.dead:
+                if process.parent == own:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+            else:
+                living.append(pid)
+        return living
+
+
+class _Process(NamedTuple):
+    dead: bool
+    parent: int
+    group: int
+    session: int
+
+
+def _processes() -> dict[int, _Process]:
+    """Every process that /proc shows; empty where there is no /proc."""
+    table = {}
+    with suppress(OSError):
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdecimal():
+                continue
             try:
-                os.killpg(self.pgid, number)
-            except (ProcessLookupError, PermissionError):
-                return count
-            until = time.monotonic() + TERM_GRACE_S / 5
-            while time.monotonic() < until:
-                try:
-                    os.killpg(self.pgid, 0)
-                except (ProcessLookupError, PermissionError):
-                    return count + 1
-                time.sleep(0.01)
-        return 2
+                status = Path(entry.path, "stat").read_bytes()
+            except OSError:
+                continue  # it ended meanwhile
+            state, parent, group, session = status.rpartition(b")")[2].split()[:4]
+            table[int(entry.name)] = _Process(state in b"ZX", int(parent), int(group), int(session))
+    return table
+
+
+def _cannot_start(error: OSError | ValueError, argv: Sequence[str], cwd: Path) -> KitError:
+    if isinstance(error, ValueError):
+        return KitError(f"the command cannot be started: {error}", where=argv[0], exit_code=126)
+    if not cwd.is_dir():
+        return KitError(
+            "the command cannot be started: no such working directory",
+            where=str(cwd),
+            fix="create it, or set the stage's cwd",
+            exit_code=126,
+        )
+    code = 127 if isinstance(error, FileNotFoundError) else 126
+    return KitError(
+        f"the command cannot be started: {error.strerror}",
+        where=argv[0],
+        expected="a program on PATH, or the path of an executable file",
+        exit_code=code,
+    )
 
 
 def _pidfd(pid: int) -> int | None:
@@ -149,15 +265,3 @@ def _pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (OSError, AttributeError):
         return None
-
-
-def tail(path: Path, lines: int, limit_bytes: int = 16_384) -> list[str]:
-    """The last lines of a text file, as far as they lie within `limit_bytes`."""
-    try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - limit_bytes))
-            text = stream.read().decode(errors="replace")
-    except OSError:
-        return []
-    return text.splitlines()[-lines:]

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from harness.audit.output import printable
+from harness.bundle.privacy import scrub
+from harness.errors import KitError
+
+if TYPE_CHECKING:
+    from harness.meter.session import MeterSession
 
 TOKEN_KEYS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _MAX_LINE_BYTES = 1 << 16
+_MAX_TOKENS = 1 << 53  # exact in every language that reads JSON
+_CHUNK = 1 << 20
+_PROBLEMS_LOGGED = 20
+_PROBLEMS_SHOWN = 3
+_EVENTS_LOGGED = 100_000
 
 
 @dataclass
@@ -22,62 +37,175 @@ class Report:
 
 
 class ReportReader:
-    """Reads the lines that have come since the last time; a line still being written waits for its end."""
+    """Reads the lines that have come since the last time; a line still being written waits for its end.
+
+    The file stays open: what is written to it counts even after a stage has removed it.
+
+    Args:
+        path: The report file; created if it is missing.
+
+    Raises:
+        OSError: It cannot be created.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._position = 0
+        path.touch()
+        self._stream = path.open("rb")
         self._rest = b""
+        self._overlong = 0
 
-    def read(self, final: bool = False) -> list[Report]:
-        """New reports.
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def read(self, final: bool = False) -> Iterator[Report]:
+        """New reports, about a megabyte of them at most: a flood must not keep the caller from its stage.
 
         Args:
-            final: The stage has ended: a last line without a line break counts too.
+            final: The stage has ended: everything is read, and a last line without a line break counts too.
         """
-        try:
-            with self._path.open("rb") as stream:
-                stream.seek(self._position)
-                data = stream.read()
-        except OSError as error:
-            return [Report(problem=f"the report file cannot be read: {error.strerror}")] if final else []
-        self._position += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        problem = self._reopened()
+        if problem:
+            yield Report(problem=problem)
+        while data := self._stream.read(_CHUNK):
+            yield from self._lines(data)
+            if not final:
+                break
         if final and self._rest:
-            lines.append(self._rest)
+            rest, self._rest = self._rest, b""
+            yield parse_report(rest)
+
+    def _lines(self, data: bytes) -> Iterator[Report]:
+        *lines, rest = (self._rest + data).split(b"\n")
+        if lines and self._overlong:
+            first = lines.pop(0)
+            yield _too_long(self._overlong + len(first), first)
+            self._overlong = 0
+        if self._overlong or len(rest) > _MAX_LINE_BYTES:
+            # Not kept in memory: a stage may write gigabytes without a line break.
+            self._overlong += len(rest)
+            rest = b""
+        self._rest = rest
+        for line in lines:
+            if line.strip():
+                yield parse_report(line)
+
+    def _reopened(self) -> str | None:
+        """Notice a file that was cut or replaced, and go on with what is there now."""
+        ours = os.fstat(self._stream.fileno())
+        try:
+            there = self._path.stat()
+        except OSError:
+            return None
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            try:
+                replaced = self._path.open("rb")
+            except OSError:
+                return None
+            self._stream.close()
+            self._stream, self._rest = replaced, b""
+            return "the report file was replaced: append to it instead (>> in a shell)"
+        if there.st_size < self._stream.tell():
+            self._stream.seek(0)
             self._rest = b""
-        return [parse_report(line) for line in lines if line.strip()]
+            return "the report file was cut: append to it instead (>> in a shell)"
+        return None
+
+
+def _too_long(length: int, line: bytes) -> Report:
+    shown = printable(line[:80].decode(errors="replace"))
+    return Report(problem=f"a line of {length} bytes (at most {_MAX_LINE_BYTES}): {shown}...")
 
 
 def parse_report(line: bytes) -> Report:
     """One line of a report file.
 
-    Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail. Anything else
-    comes back with `problem` set, so that it is said and counted rather than dropped.
+    Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail. A
+    number that JSON lacks (NaN, an infinity) in a detail becomes null. Anything else comes back with `problem`
+    set, so that it is said and counted rather than dropped.
     """
-    shown = line[:80].decode(errors="replace")
     if len(line) > _MAX_LINE_BYTES:
-        return Report(problem=f"a line of {len(line)} bytes (at most {_MAX_LINE_BYTES}): {shown}...")
+        return _too_long(len(line), line)
+    shown = printable(line[:200].decode(errors="replace"), 80)
     try:
-        message = json.loads(line)
-    except ValueError:
+        message = json.loads(line.decode(), parse_constant=lambda word: None, parse_float=_finite)
+    except (ValueError, RecursionError):
         return Report(problem=f"not JSON: {shown}")
     if not isinstance(message, dict):
         return Report(problem=f"not a JSON object: {shown}")
     tokens = {}
     for key in TOKEN_KEYS:
-        count = message.pop(key, None)
-        if count is None:
+        if key not in message:
             continue
+        count = message.pop(key)
         if isinstance(count, float) and count.is_integer():
             count = int(count)
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 1 << 62:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MAX_TOKENS:
             return Report(problem=f"{key} must be a whole number >= 0: {shown}")
         tokens[key] = count
     event = message.pop("event", None)
-    if event is not None and (not isinstance(event, str) or not event):
-        return Report(problem=f"event must be a name: {shown}")
+    if event is not None and (not isinstance(event, str) or not event.strip()):
+        return Report(tokens=tokens, problem=f"event must be a name: {shown}")
     if event is None and message:
-        unknown = ", ".join(sorted(map(str, message)))
-        return Report(tokens=tokens, problem=f"unknown member {unknown} (tokens_* or event were expected): {shown}")
-    return Report(tokens=tokens, event=event, detail=message)
+        unknown = printable(", ".join(sorted(message)), 80)
+        expected = "tokens_trained, tokens_processed, tokens_positions, tokens_generated or event"
+        return Report(tokens=tokens, problem=f"unknown member {unknown} ({expected} was expected): {shown}")
+    if event is None and not tokens:
+        return Report(problem=f"neither tokens_* nor event: {shown}")
+    return Report(tokens=tokens, event=None if event is None else printable(event), detail=message)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+class Intake:
+    """Takes one attempt's reports into the log; what it cannot take is said and counted, not dropped.
+
+    Args:
+        session: The meter, whose running stage the reports belong to.
+        warn: Told in words what a person should know now.
+        where: Name of the report file, for the warnings.
+    """
+
+    def __init__(self, session: MeterSession, warn: Callable[[str], None], where: str) -> None:
+        self._session = session
+        self._warn = warn
+        self._where = where
+        self._problems = 0
+        self._events = 0
+
+    def take(self, reports: Iterable[Report]) -> None:
+        """Log reports: tokens are added to the stage, events become rows."""
+        for report in reports:
+            problem = report.problem
+            if report.tokens:
+                try:
+                    self._session.add_tokens(report.tokens)
+                except KitError as error:
+                    problem = error.message
+            if report.event is not None:
+                self._events += 1
+                if self._events <= _EVENTS_LOGGED:
+                    self._session.report_event(report.event, report.detail)
+            if problem is not None:
+                self._problems += 1
+                if self._problems <= _PROBLEMS_LOGGED:
+                    self._session.event("x-bad_report", "warning", problem=scrub(problem))
+                if self._problems <= _PROBLEMS_SHOWN:
+                    self._warn(f"a report line could not be used: {problem}")
+
+    def sum_up(self) -> None:
+        """At the stage's end, say how many reports were not logged one by one."""
+        if self._problems > _PROBLEMS_LOGGED:
+            self._session.event("x-bad_report", "warning", further_lines=self._problems - _PROBLEMS_LOGGED)
+        if self._problems > _PROBLEMS_SHOWN:
+            more = self._problems - _PROBLEMS_SHOWN
+            self._warn(f"{more} more report lines could not be used; all are in {self._where}")
+        if self._events > _EVENTS_LOGGED:
+            more = self._events - _EVENTS_LOGGED
+            self._session.event("x-events_not_logged", "warning", events=more, limit=_EVENTS_LOGGED)
+            limit = f"at most {_EVENTS_LOGGED} a stage"
+            self._warn(f"{more} events are not in the log ({limit}); all are in {self._where}")

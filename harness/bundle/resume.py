@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bundle.journals import journal_files
@@ -11,11 +11,12 @@ from harness.errors import KitError
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A completed stage of an earlier session: its command's digest and the artifacts it left."""
+    """A completed stage of an earlier session: its command's digest and the artifacts it read and left."""
 
     stage_uid: int
     command_sha256: str | None
-    produces: dict[str, str] = field(default_factory=dict)
+    produces: frozenset[str] = frozenset()
+    consumes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,13 @@ class RunState:
     Attributes:
         attempts: stage name -> highest attempt so far.
         finished: stage name -> its last attempt, if that completed.
+        period_us, boundary_mode: How it was sampled.
     """
 
     run_id: str
+    name: str
+    period_us: int
+    boundary_mode: str
     next_session: int
     next_stage_uid: int
     attempts: dict[str, int]
@@ -67,20 +72,24 @@ def continue_run(run_dir: Path) -> RunState | None:
 
     recover(run_dir)
     bundle = Bundle.open(run_dir)
-    columns = ["stage_uid", "name", "stage", "attempt", "status", "command_sha256", "produces"]
+    columns = ["stage_uid", "name", "stage", "attempt", "status", "command_sha256", "produces", "consumes"]
     rows = [row for row in bundle.table("stages", columns).to_pylist() if row["stage"] != "unattributed"]
-    names = {row["artifact_id"]: row["name"] for row in bundle.table("artifacts").to_pylist()}
     attempts: dict[str, int] = {}
     finished: dict[str, FinishedStage] = {}
     for row in sorted(rows, key=lambda row: row["stage_uid"]):
         attempts[row["name"]] = max(attempts.get(row["name"], 0), row["attempt"])
         finished.pop(row["name"], None)
         if row["status"] == "completed":
-            produced = {names.get(artifact, ""): artifact for artifact in row["produces"]}
-            finished[row["name"]] = FinishedStage(row["stage_uid"], row["command_sha256"], produced)
-    sessions = [int(entry["session"]) for entry in bundle.manifest["sampling"]["sessions"]]
+            finished[row["name"]] = FinishedStage(
+                row["stage_uid"], row["command_sha256"], frozenset(row["produces"]), frozenset(row["consumes"])
+            )
+    sampling = bundle.manifest["sampling"]
+    sessions = [int(entry["session"]) for entry in sampling["sessions"]]
     return RunState(
         run_id=bundle.manifest["run_id"],
+        name=bundle.manifest["name"],
+        period_us=int(sampling["nominal_period_us"]),
+        boundary_mode=sampling["boundary_mode"],
         next_session=max(sessions, default=-1) + 1,
         next_stage_uid=max((row["stage_uid"] for row in rows), default=-1) + 1,
         attempts=attempts,

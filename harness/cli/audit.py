@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from harness.audit.plan import Plan
 
 
 @click.command()
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How CPU energy is measured: auto is RAPL where readable, else CodeCarbon's estimate.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of the stages.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the output of the stages as it comes.")
 def cmd(
     pipeline: Path,
     out: Path | None,
@@ -40,13 +37,12 @@ def cmd(
 ) -> None:
     """Run the stages of PIPELINE one after another and log the energy of each.
 
-    The log is a bundle of Parquet files in the run folder; `kit report DIR` shows it, `kit validate DIR` checks it.
-    Ctrl-C ends the running stage cleanly and keeps everything measured; --resume goes on from there.
+    The log is a bundle of Parquet files in the run folder; `kit report DIR` shows it, `kit validate DIR`
+    checks it. Ctrl-C ends the running stage cleanly and keeps everything measured; --resume goes on from there.
     """
     from harness.audit.folders import choose_out
     from harness.audit.plan import describe, load_plan
-    from harness.audit.runner import run_plan
-    from harness.cli.console import RunDisplay, make_console
+    from harness.cli.console import RunDisplay, make_console, short_path
 
     console = make_console()
     plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
@@ -57,11 +53,15 @@ def cmd(
         for plan in plans:
             console.print(describe(plan))
         return
+    from harness.audit.runner import run_plan
+    from harness.bundle.resume import holds_run
+
+    words = ["kit", "audit", short_path(pipeline), *_given(profile, cpu, only, from_stage)]
+    resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     worst = 0
     for plan in plans:
-        display = RunDisplay(console, plan, verbose=verbose)
-        with display:
-            result = run_plan(plan, display, resume_run=resume and _holds_run(plan), cpu=cpu)
+        with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
+            result = run_plan(plan, display, resume_run=resume and holds_run(plan.out_dir), cpu=cpu)
         display.summary(result)
         worst = max(worst, result.exit_code)
         if result.signal_number is not None:
@@ -69,7 +69,9 @@ def cmd(
     raise click.exceptions.Exit(worst)
 
 
-def _holds_run(plan: Plan) -> bool:
-    from harness.bundle.resume import holds_run
-
-    return holds_run(plan.out_dir)
+def _given(profile: str | None, cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
+    """The options that a later call must repeat to mean the same run."""
+    words = ["--profile", profile] if profile is not None else []
+    words += ["--cpu", cpu] if cpu != "auto" else []
+    words += [word for name in only for word in ("--only", name)]
+    return words + (["--from", from_stage] if from_stage is not None else [])

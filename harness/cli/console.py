@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from harness.audit.output import Follower
 
 if TYPE_CHECKING:
+    from harness.audit.attempt import StageLogs, StageResult
     from harness.audit.plan import Plan, PlannedStage
-    from harness.audit.runner import RunResult, StageResult
+    from harness.audit.runner import RunResult
     from harness.meter.session import MeterSession
 
-_MARKS = {"completed": "[green]✓[/]", "failed": "[red]✗[/]", "interrupted": "[yellow]■[/]"}
+_MARKS = {"completed": ("✓", "green"), "failed": ("✗", "red"), "interrupted": ("■", "yellow")}
+_TOKEN_WORDS = {
+    "tokens_trained": "tokens trained",
+    "tokens_processed": "tokens processed",
+    "tokens_positions": "token positions",
+    "tokens_generated": "tokens generated",
+}
+_PLAIN = str.maketrans("✓✗■…", "+x#~")
+
+
+class _Console(Console):
+    """A console that a run outlives: when its reader goes away it falls silent."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 def make_console() -> Console:
     """The console for progress: standard error, so that standard output stays free for results."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def describe_meter(session: MeterSession) -> list[str]:
@@ -31,7 +50,9 @@ def describe_meter(session: MeterSession) -> list[str]:
     devices = greeting["devices"]
     if devices:
         for device in devices:
-            counter = "energy counter" if device["counter_supported"] else "no energy counter: power samples only"
+            counter = (
+                "energy counter" if device["counter_supported"] else "no energy counter: power samples only"
+            )
             if device["counter_supported"] and device["refresh_us"]:
                 counter += f", refreshed every {device['refresh_us'] / 1000:.0f} ms"
             whole = "; MIG: the whole GPU is metered" if device["mig_instance"] else ""
@@ -54,23 +75,28 @@ def describe_meter(session: MeterSession) -> list[str]:
 class RunDisplay:
     """Shows the progress of one run: a line per stage, and a moving one below it on a terminal.
 
+    Nothing that goes wrong with showing ever reaches the run: a terminal may be closed while it works.
+
     Args:
         console: Where to.
         plan: The run.
-        verbose: Whether the stages' own output is shown.
+        verbose: Whether the stages' own output is shown as it comes.
+        resume_command: How to go on if this run stops.
     """
 
-    def __init__(self, console: Console, plan: Plan, *, verbose: bool) -> None:
+    def __init__(self, console: Console, plan: Plan, *, verbose: bool, resume_command: str) -> None:
         self._console = console
         self._plan = plan
         self._verbose = verbose
+        self._resume_command = resume_command
         self._status = console.status("starting the meter") if console.is_terminal else None
         self._begun = 0.0
-        self._log: Path | None = None
-        self._shown = 0
+        self._output: list[Follower] = []
+        self._width = max((len(stage.name) for stage in plan.stages), default=0)
 
     def __enter__(self) -> RunDisplay:
-        self._console.print(f"[bold]{escape(self._plan.name)}[/]: {len(self._plan.stages)} stages")
+        count = len(self._plan.stages)
+        self._line(f"[bold]{escape(self._plan.name)}[/]: {count} stage{'s' if count != 1 else ''}", indent=0)
         if self._status:
             self._status.start()
         return self
@@ -79,84 +105,128 @@ class RunDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._status:
-            self._status.stop()
+            try:
+                self._status.stop()
+            except OSError:
+                self._console.quiet = True
+
+    def _line(self, markup: str, indent: int = 2) -> None:
+        """One line; on a terminal it wraps under its own beginning, elsewhere it stays one line."""
+        text = Text.from_markup(markup)
+        if self._console.encoding.lower() not in ("utf-8", "utf8"):
+            text = Text(text.plain.translate(_PLAIN))
+        try:
+            if self._console.is_terminal:
+                self._console.print(Padding(text, (0, 0, 0, indent)))
+            else:
+                self._console.print(" " * indent, text, sep="", soft_wrap=True)
+        except OSError:
+            self._console.quiet = True
 
     def metering(self, session: MeterSession) -> None:
+        """Say what is measured."""
         for line in describe_meter(session):
-            self._console.print(f"  {escape(line)}")
+            self._line(escape(line))
 
     def _place(self, stage: PlannedStage) -> str:
-        return f"{stage.index + 1:>2} {escape(stage.name)}"
+        return f"{stage.index + 1:>2} {escape(stage.name.ljust(self._width))}"
 
     def skipped(self, stage: PlannedStage, why: str) -> None:
-        self._console.print(f"  - {self._place(stage)}  [dim]{escape(why)}[/]")
+        """Say that a stage is left out."""
+        self._line(f"- {self._place(stage)}  [dim]{escape(why)}[/]")
 
-    def started(self, stage: PlannedStage, attempt: int, log: Path) -> None:
-        self._begun, self._log, self._shown = time.monotonic(), log, 0
-        self._say(stage, {}, attempt)
-        if not self._status:
-            again = f" (attempt {attempt})" if attempt > 1 else ""
-            self._console.print(f"  … {self._place(stage)}{again}")
+    def again(self, stage: PlannedStage, why: str) -> None:
+        """Say that a completed stage runs again."""
+        self._line(f"{escape(stage.name)} runs again: {escape(why)}")
 
-    def _say(self, stage: PlannedStage, tokens: dict[str, int], attempt: int | None = None) -> None:
-        if not self._status:
-            return
-        elapsed = time.monotonic() - self._begun
-        counts = "  ".join(f"{count:,} {name.removeprefix('tokens_')}" for name, count in tokens.items())
-        self._status.update(f"{self._place(stage)}  {stage.kind}  {elapsed:.0f} s  {counts}")
+    def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
+        """An attempt begins."""
+        self._begun = time.monotonic()
+        self._output = (
+            [Follower(path, from_start=False) for path in (logs.out, logs.err)] if self._verbose else []
+        )
+        if self._status:
+            self._say(stage, {})
+        else:
+            again = f"  attempt {attempt}" if attempt > 1 else ""
+            self._line(f"… {self._place(stage)}{again}")
+
+    def _say(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
+        if self._status:
+            elapsed = duration(time.monotonic() - self._begun)
+            self._status.update(f"{self._place(stage)}  {elapsed}{_counts(tokens)}  [dim]{stage.kind}[/]")
 
     def watching(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
-        self._say(stage, tokens)
+        """An attempt goes on."""
+        try:
+            self._say(stage, tokens)
+        except OSError:
+            self._console.quiet = True
         self._show_output()
 
-    def _show_output(self) -> None:
-        if not self._verbose or self._log is None:
-            return
-        for path in (self._log,):
-            with path.open("rb") as stream:
-                stream.seek(self._shown)
-                data = stream.read()
-            cut = data.rfind(b"\n") + 1
-            self._shown += cut
-            for line in data[:cut].decode(errors="replace").splitlines():
-                self._console.print(f"     [dim]{escape(line)}[/]")
+    def _show_output(self, final: bool = False) -> None:
+        for follower in self._output:
+            for line in follower.lines(final=final):
+                self._line(f"[dim]{escape(line)}[/]", indent=5)
 
     def ended(self, stage: PlannedStage, result: StageResult) -> None:
-        self._show_output()
-        mark = _MARKS[result.status]
-        reason = f"  [red]{escape(result.reason)}[/]" if result.reason else ""
-        self._console.print(f"  {mark} {self._place(stage)}  {result.duration_s:.1f} s{reason}")
-        if result.status == "failed":
+        """Say how an attempt ended."""
+        self._show_output(final=True)
+        mark, colour = _MARKS[result.status]
+        reason, *advice = (result.reason or "").splitlines() or [""]
+        shown = f"  [{colour}]{escape(reason)}[/]" if reason else ""
+        shown += ", trying again" if result.retry else ""
+        figures = f"{duration(result.duration_s)}{_counts(result.tokens)}"
+        self._line(f"[{colour}]{mark}[/] {self._place(stage)}  {figures}{shown}")
+        for line in advice:
+            self._line(escape(line.strip()), indent=5)
+        if result.status == "failed" and not self._verbose:
             for line in result.output_tail:
-                self._console.print(f"     [dim]{escape(line)}[/]")
+                self._line(f"[dim]{escape(line)}[/]", indent=5)
 
     def warn(self, text: str) -> None:
-        self._console.print(f"  [yellow]![/] {escape(text)}")
+        """Say what a person should know now."""
+        self._line(f"[yellow]![/] {escape(text)}")
 
     def summary(self, result: RunResult) -> None:
         """The report's table on standard output, and what to do next on standard error."""
-        from harness.report.show import print_report
-
-        print_report(result.run_dir)
-        folder = _short(result.run_dir)
+        folder = shlex.quote(short_path(result.run_dir))
+        if result.exit_code == 0 and result.ran == 0:
+            self._line("nothing to do: every stage completed earlier", indent=0)
+        show_report(result.run_dir)
         if result.exit_code == 0:
-            self._console.print(f"next: kit validate {folder}   kit report {folder} --help")
-        else:
-            what = "stopped" if result.signal_number else f"stage {result.failed} failed"
-            self._console.print(
-                f"{what}; what was measured is kept. Output: {folder}/logs   "
-                f"go on with: kit audit {_short(self._plan.source)} --out {folder} --resume"
-            )
+            self._line(f"next: kit validate {folder}", indent=0)
+            return
+        what = "stopped" if result.signal_number else f"stage {result.failed} failed"
+        self._line(f"{escape(what)}; what was measured is kept, output in {folder}/logs", indent=0)
+        self._line(f"go on: {escape(self._resume_command)}", indent=0)
 
 
-def _short(path: Path) -> str:
+def show_report(run_dir: Path, file: IO[str] | None = None) -> None:
+    """The report of a run as a table on `file`, standard output by default."""
+    from harness.report.model import build
+    from harness.report.terminal import print_report
+
+    print_report(build(run_dir), Console(file=file, highlight=False))
+
+
+def _counts(tokens: dict[str, int]) -> str:
+    """Token counts in words, with what they are."""
+    return "".join(f"  {count:,} {_TOKEN_WORDS.get(name, name)}" for name, count in tokens.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, else hours, minutes and seconds."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def short_path(path: Path) -> str:
     """A path as short as it can be from here."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):
         return str(path)
-
-
-def stdout_console(**options: Any) -> Console:
-    """The console for results."""
-    return Console(file=sys.stdout, highlight=False, **options)

@@ -12,8 +12,8 @@ import click
 def cmd(run_dir: Path) -> None:
     """Seal the journals in DIR into a bundle.
 
-    For a run whose process was killed or whose machine went down. Stages without a recorded end become `interrupted`;
-    nothing that reached the disk is lost. A run that is sealed already is left as it is.
+    For a run whose process was killed or whose machine went down. Stages without a recorded end become
+    `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
     """
     from harness.bundle.journals import journal_files
     from harness.bundle.reader import Bundle

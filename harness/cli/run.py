@@ -8,9 +8,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.meter.session import MeterSession
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
@@ -18,10 +27,16 @@ _NOT_EXECUTABLE = 126
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- COMMAND...")
-@click.option("--out", type=click.Path(path_type=Path), help="Keep the log in this folder.  [default: not kept]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Keep the log in this folder.  [default: not kept]"
+)
 @click.option("--name", help="Name of the stage.  [default: the command's name]")
-@click.option("--kind", default="x-run", show_default=True, help="Kind of the stage: one of the protocol's, or x-...")
-@click.option("--period-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Sampling period.")
+@click.option(
+    "--kind", default="x-run", show_default=True, help="Kind of the stage: one of the protocol's, or x-..."
+)
+@click.option(
+    "--period-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Sampling period."
+)
 @click.option(
     "--cpu",
     type=click.Choice(["auto", "rapl", "codecarbon", "none"]),
@@ -40,26 +55,71 @@ def cmd(
     from harness.meter.api import STAGE_KINDS
 
     if kind not in STAGE_KINDS and not kind.startswith("x-"):
-        raise KitError(f"{kind!r} is not a stage kind", where="--kind", expected=", ".join(STAGE_KINDS) + " or x-...")
-    if out is not None:
-        code = _run(command, out, name, kind, period_ms, cpu)
-    else:
-        with tempfile.TemporaryDirectory(prefix="kit-run-") as folder:
-            code = _run(command, Path(folder) / "run", name, kind, period_ms, cpu)
+        raise KitError(
+            f"{kind!r} is not a stage kind", where="--kind", expected=", ".join(STAGE_KINDS) + " or x-..."
+        )
+    relay = _Relay()
+    with relay.installed():
+        if out is not None:
+            code = _run(command, out, name, kind, period_ms, cpu, relay)
+        else:
+            with tempfile.TemporaryDirectory(prefix="kit-run-") as folder:
+                code = _run(command, Path(folder) / "run", name, kind, period_ms, cpu, relay)
     raise click.exceptions.Exit(code)
 
 
-def _run(command: tuple[str, ...], out: Path, name: str | None, kind: str, period_ms: int, cpu: str) -> int:
-    from harness.audit.reports import ReportReader
+class _Relay:
+    """Hands signals on to the command and keeps the kit alive until its log is sealed."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.number = self.number or number
+        # A key pressed in the terminal has reached the command already, which is in the same process group.
+        if self.process is not None and not (number != signal.SIGTERM and _in_foreground()):
+            self.process.send_signal(number)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        # What the caller ignores (nohup) stays ignored, here and in the command.
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self.handle) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    """Whether keys pressed in a terminal send their signals to our process group."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _run(
+    command: tuple[str, ...], out: Path, name: str | None, kind: str, period_ms: int, cpu: str, relay: _Relay
+) -> int:
     from harness.bundle import resume
-    from harness.bundle.scrub import scrub
+    from harness.bundle.privacy import scrub
     from harness.bundle.seal import seal
     from harness.bundle.ulid import new_ulid
-    from harness.cli.console import describe_meter, make_console
+    from harness.cli.console import describe_meter, make_console, show_report
     from harness.meter.client import MeterConfig
     from harness.meter.session import MeterSession, RunInfo
-    from harness.report.show import print_report
 
+    out = out.absolute()  # the command may change its folder
     resume.refuse_existing(out, "kit run always begins a new log")
     console = make_console()
     title = name or Path(command[0]).name
@@ -68,39 +128,54 @@ def _run(command: tuple[str, ...], out: Path, name: str | None, kind: str, perio
     )
     config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, include_self=False)
     session = MeterSession(out, info, config, warn=lambda text: console.print(f"kit: {text}", markup=False))
-    events = out / "logs" / "run.events.jsonl"
-    events.parent.mkdir()
-    events.touch()
-    # Ctrl-C reaches the command through the terminal; the kit waits for it to end and then seals.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    previous_term = signal.getsignal(signal.SIGTERM)
-    session.begin(title, kind)
+    code = 128 + (relay.number or 0)
     try:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "KIT_EVENTS": str(events)},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-    except OSError as error:
-        code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-        console.print(f"kit: {command[0]}: {error.strerror}", markup=False)
-        session.end("failed", exit_code=code)
-    else:
-        signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-        returned = process.wait()
-        code = 128 - returned if returned < 0 else returned
-        for report in ReportReader(events).read(final=True):
-            if report.tokens:
-                session.add_tokens(report.tokens)
-            if report.event is not None:
-                session.report_event(report.event, report.detail)
-        session.end("completed" if code == 0 else "failed", exit_code=code)
+        if relay.number is None:
+            session.begin(title, kind)
+            code = _metered(command, session, relay, console)
     finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, previous_term)
+        if session.stage is not None:
+            session.end("interrupted")
+        session.close("complete" if code == 0 else "partial")
+        seal(out)
     for line in describe_meter(session):
-        console.print(line, markup=False)
-    session.close("complete" if code == 0 else "partial")
-    seal(out)
-    print_report(out, file=sys.stderr)
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+    show_report(out, file=sys.stderr)
+    return code
+
+
+def _metered(command: tuple[str, ...], session: MeterSession, relay: _Relay, console: Console) -> int:
+    """Run the command as the stage that has begun, and end the stage."""
+    from harness.audit.reports import Intake, ReportReader
+    from harness.meter.clocks import mono_us
+
+    def warn(text: str) -> None:
+        console.print(f"kit: {text}", markup=False)
+
+    logs = session.run_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    reader = ReportReader(logs / "run.events.jsonl")
+    intake = Intake(session, warn, "logs/run.events.jsonl")
+    try:
+        relay.process = subprocess.Popen(
+            command, env={**os.environ, "KIT_EVENTS": str(logs / "run.events.jsonl")}
+        )
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        warn(f"{command[0]}: {'command not found' if missing else error}")
+        code = _NOT_FOUND if missing else _NOT_EXECUTABLE
+        session.end("failed", exit_code=code)
+        return code
+    if relay.number is not None:
+        relay.process.send_signal(relay.number)  # it came while the command was being started
+    returned = relay.process.wait()
+    work_end_us = mono_us()
+    session.cut()
+    relay.process = None
+    code = 128 - returned if returned < 0 else returned
+    intake.take(reader.read(final=True))
+    intake.sum_up()
+    reader.close()
+    status = "completed" if code == 0 else "failed" if relay.number is None else "interrupted"
+    session.end(status, exit_code=code, work_end_us=work_end_us)
     return code

@@ -20,6 +20,7 @@ from harness.meter.journal import JournalWriter
 
 TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
+_MAX_TOKENS = 1 << 53  # exact in every language that reads the log
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class OpenStage:
     consumed: list[str] = field(default_factory=list)
     produced: list[str] = field(default_factory=list)
     dirty: bool = False
+    finish: Boundary | None = None
 
 
 class MeterSession:
@@ -208,13 +210,25 @@ class MeterSession:
         if stage is None:
             raise KitError("tokens were reported while no stage is running", fix="call add_tokens inside a stage")
         for column, count in counts.items():
+            if stage.tokens.get(column, 0) + count > _MAX_TOKENS:
+                raise KitError(f"{column} would exceed {_MAX_TOKENS}: {count} more tokens cannot be")
             stage.tokens[column] = stage.tokens.get(column, 0) + count
         stage.dirty = True
+
+    def cut(self) -> None:
+        """Take the ending boundary of the running stage now; `end` writes it down once the rest is known.
+
+        What the caller still has to read and decide then costs the stage nothing.
+        """
+        stage = self.stage
+        assert stage is not None
+        if stage.finish is None:
+            stage.finish = self.client.boundary(share=False)
 
     def end(
         self, status: str, *, exit_code: int | None = None, work_end_us: int | None = None, **extra: Any
     ) -> Boundary:
-        """Take the ending boundary of the running stage and write it down.
+        """Take the ending boundary of the running stage, unless `cut` did, and write it down.
 
         Args:
             status: "completed", "failed" or "interrupted".
@@ -225,7 +239,9 @@ class MeterSession:
         stage = self.stage
         assert stage is not None
         work_end_us = work_end_us or mono_us()
-        finish = self.client.boundary(share=False)
+        self.cut()
+        finish = stage.finish
+        assert finish is not None
         self.boundaries.append(finish)
         cpu_s = None
         if finish.process_cpu_s is not None and stage.start.process_cpu_s is not None:

@@ -1,0 +1,242 @@
+"""One attempt at a stage: its process between two boundaries, what it reported, and what it left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from harness.audit.artifacts import Artifact, DigestCache
+from harness.audit.output import tail
+from harness.audit.plan import Plan, PlannedStage
+from harness.audit.process import Outcome, StageProcess
+from harness.audit.reports import Intake, ReportReader
+from harness.bundle.privacy import scrub
+from harness.errors import KitError
+from harness.meter.session import MeterSession, OpenStage
+
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How an attempt at a stage ended.
+
+    Attributes:
+        status: "completed", "failed" or "interrupted".
+        reason: In words, why it did not complete.
+        output_tail: Its last lines of output, when it did not complete.
+        retry: Whether a further attempt follows.
+    """
+
+    status: str
+    exit_code: int | None
+    duration_s: float
+    tokens: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
+    output_tail: tuple[str, ...] = ()
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class StageLogs:
+    """The files an attempt writes beside the bundle."""
+
+    out: Path
+    err: Path
+    events: Path
+
+    @classmethod
+    def of(cls, run: Path, stage: str, attempt: int) -> StageLogs:
+        """Their paths in a run folder."""
+        return cls(*(run / "logs" / f"{stage}.{attempt}.{end}" for end in ("out", "err", "events.jsonl")))
+
+
+class Watcher(Protocol):
+    """Told what happens during an attempt."""
+
+    def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
+        """An attempt begins; its output goes to `logs`."""
+
+    def watching(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
+        """Called a few times a second with the tokens reported so far."""
+
+    def warn(self, text: str) -> None:
+        """Something that a person should know now."""
+
+
+class Attempt:
+    """Runs one attempt at a stage.
+
+    Args:
+        plan: The run.
+        stage: The stage.
+        number: Number of the attempt, from 1.
+        session: The meter.
+        digests: Digests of artifacts.
+        watcher: Told what happens.
+        stop: The signal to end with, once the run is to stop.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stage: PlannedStage,
+        number: int,
+        session: MeterSession,
+        digests: DigestCache,
+        watcher: Watcher,
+        stop: Callable[[], int | None],
+    ) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._number = number
+        self._session = session
+        self._digests = digests
+        self._watcher = watcher
+        self._stop = stop
+        self._logs = StageLogs.of(plan.out_dir, stage.name, number)
+        self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
+
+    def run(self) -> StageResult:
+        """Run it to its end.
+
+        Raises:
+            KitError: An input cannot be read, or a folder cannot be made.
+        """
+        stage, logs = self._stage, self._logs
+        try:
+            logs.out.parent.mkdir(exist_ok=True)
+            for path in stage.outputs.values():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if stage.cwd.is_relative_to(self._plan.run_dir):
+                stage.cwd.mkdir(parents=True, exist_ok=True)
+            reader = ReportReader(logs.events)
+        except OSError as error:
+            raise KitError(
+                f"cannot be made: {error.strerror}", where=str(error.filename), expected="a writable folder"
+            ) from None
+        try:
+            # Digests are taken between the stages: reading a checkpoint is no part of training from it.
+            consumed = [(path, self._digests.artifact(path)) for path in stage.inputs.values()]
+            self._watcher.started(stage, self._number, logs)
+            opened = self._session.begin(
+                stage.name, stage.kind, attempt=self._number, command_sha256=stage.fingerprint
+            )
+            for path, artifact in consumed:
+                self._record_artifact(opened, "consumed", path, artifact)
+            return self._measured(opened, reader)
+        finally:
+            reader.close()
+
+    def _measured(self, opened: OpenStage, reader: ReportReader) -> StageResult:
+        stage, session, logs = self._stage, self._session, self._logs
+        try:
+            process = StageProcess(stage.argv, stage.cwd, self._environment(), logs.out, logs.err)
+        except KitError as error:
+            session.event("x-not_started", "error", reason=scrub(str(error)))
+            session.end("failed", exit_code=error.exit_code)
+            return StageResult("failed", error.exit_code, 0.0, {}, str(error))
+
+        def watch() -> None:
+            self._intake.take(reader.read())
+            self._watcher.watching(stage, opened.tokens)
+
+        with process:
+            session.client.register_group(process.pgid, opened.uid)
+            outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._stop, watch=watch)
+            session.cut()  # before anything else: what follows takes time that is not the stage's
+            self._intake.take(reader.read(final=True))
+            result = self._finish(opened, outcome)
+            session.client.register_group(None, opened.uid)
+            left = process.end_leftovers()
+        if left and outcome.reason == "exit":
+            session.event("x-left_processes", "warning", stage_uid=opened.uid, processes=left)
+            what = "a process" if left == 1 else f"{left} processes"
+            self._watcher.warn(
+                f"stage {stage.name} left {what} running; ended, so that the next is measured alone"
+            )
+        if result.status == "completed":
+            for path in stage.outputs.values():
+                self._record_artifact(opened, "produced", path, self._digests.artifact(path))
+        return result
+
+    def _finish(self, opened: OpenStage, outcome: Outcome) -> StageResult:
+        stage, session = self._stage, self._session
+        self._intake.sum_up()
+        reported = set(opened.tokens)
+        for name, count in stage.tokens.items():
+            # Counts declared in the file stand in for what the stage did not report itself.
+            if name != "denominator" and f"tokens_{name}" not in reported:
+                session.add_tokens({f"tokens_{name}": count})
+        status, reason = judge(stage, outcome)
+        lines: tuple[str, ...] = ()
+        if outcome.reason == "timeout":
+            session.event("x-timeout", "error", timeout_s=stage.timeout_s)
+        if status != "completed":
+            errors = tail(self._logs.err, _TAIL_LINES)
+            lines = (*tail(self._logs.out, _TAIL_LINES - min(len(errors), _TAIL_LINES // 2)), *errors)[
+                -_TAIL_LINES:
+            ]
+            detail = {"lines": [scrub(line) for line in lines]} if lines else {}
+            session.event("stage_output_tail", "info", reason=scrub(reason or ""), **detail)
+        session.end(
+            status,
+            exit_code=outcome.exit_code,
+            work_end_us=outcome.work_end_us,
+            token_denominator=stage.tokens.get("denominator"),
+        )
+        duration_s = (outcome.work_end_us - opened.work_start_us) / 1e6
+        return StageResult(status, outcome.exit_code, duration_s, dict(opened.tokens), reason, lines)
+
+    def _record_artifact(self, opened: OpenStage, role: str, path: Path, artifact: Artifact) -> None:
+        inside = path.is_relative_to(self._plan.run_dir)
+        self._session.artifact(
+            opened.uid,
+            role,
+            {
+                "artifact_id": artifact.artifact_id,
+                "name": path.relative_to(self._plan.run_dir).as_posix() if inside else scrub(path.name),
+                "kind": artifact.kind,
+                "bytes": artifact.size_bytes,
+                "origin_run_id": None,
+                "origin_energy_j": None,
+            },
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Our own environment, the interpreter's folder first on PATH, the file's variables, KIT_*."""
+        path = os.environ.get("PATH", os.defpath)
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}",
+            "PYTHONUNBUFFERED": "1",
+            **self._stage.env,
+            "KIT_EVENTS": str(self._logs.events),
+            "KIT_RUN_DIR": str(self._plan.run_dir),
+            "KIT_STAGE": self._stage.name,
+        }
+
+
+def judge(stage: PlannedStage, outcome: Outcome) -> tuple[str, str | None]:
+    """Status of an attempt, and in words why it did not complete."""
+    if outcome.reason == "interrupted":
+        return "interrupted", f"interrupted, exit code {outcome.exit_code}"
+    if outcome.reason == "timeout":
+        return "failed", f"it ran longer than its timeout of {stage.timeout_s:g} s"
+    if 128 < outcome.exit_code < 128 + signal.NSIG:
+        try:
+            name = signal.Signals(outcome.exit_code - 128).name
+        except ValueError:
+            name = f"signal {outcome.exit_code - 128}"
+        return "failed", f"exit code {outcome.exit_code} (ended by {name})"
+    if outcome.exit_code:
+        return "failed", f"exit code {outcome.exit_code}"
+    missing = [path.name for path in stage.outputs.values() if not (path.is_file() or path.is_dir())]
+    if missing:
+        return "failed", f"it ended well but did not write its output {', '.join(missing)}"
+    return "completed", None

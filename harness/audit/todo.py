@@ -1,0 +1,98 @@
+"""Which stages of a plan still have to run, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from harness.audit.artifacts import DigestCache
+from harness.audit.plan import Plan, PlannedStage
+from harness.bundle.privacy import scrub
+from harness.bundle.resume import FinishedStage, RunState
+from harness.errors import KitError
+
+
+class Chooser(Protocol):
+    """Told which stages are left out and which earlier results are not good any more."""
+
+    def skipped(self, stage: PlannedStage, why: str) -> None:
+        """The stage is left out."""
+
+    def again(self, stage: PlannedStage, why: str) -> None:
+        """The stage completed earlier and runs again."""
+
+
+def check_same_run(plan: Plan, state: RunState) -> None:
+    """Refuse to go on with a run of another pipeline, or with other sampling: one log has one of each.
+
+    Raises:
+        KitError: The run in `plan.out_dir` has another name or sampling.
+    """
+    # The manifest holds the name scrubbed.
+    if state.name != scrub(plan.name):
+        raise KitError(
+            f"this folder holds run {state.name!r}, the pipeline file describes {plan.name!r}",
+            where=str(plan.out_dir),
+            expected=f"a run named {plan.name!r}",
+            fix="choose another --out, or resume with the pipeline file that began this run",
+        )
+    period_us = round(plan.sampling.period_ms * 1000)
+    if (state.period_us, state.boundary_mode) != (period_us, plan.sampling.boundary):
+        was = f"{state.period_us / 1000:g} ms, boundary: {state.boundary_mode}"
+        raise KitError(
+            f"the sampling changed since this run began (it was period_ms: {was})",
+            where=str(plan.source),
+            expected="the same sampling in the whole log",
+            fix="set it back, or begin a new run with another --out",
+        )
+
+
+class Todo:
+    """The stages to run, in order, and how many attempts each has behind it.
+
+    Args:
+        plan: The plan.
+        state: Where the run stands when it is resumed; None for a new run.
+        chooser: Told about stages that are left out or run again.
+    """
+
+    def __init__(self, plan: Plan, state: RunState | None, chooser: Chooser) -> None:
+        self.digests = DigestCache(plan.out_dir / "cache" / "digests.json")
+        self.attempts = dict(state.attempts) if state else {}
+        self.stages: list[PlannedStage] = []
+        redone: set[str] = set()
+        for stage in plan.stages:
+            done = state.finished.get(stage.name) if state else None
+            if done is None:
+                self.stages.append(stage)
+                redone.add(stage.name)
+                continue
+            makers = {maker for names in stage.producers.values() for maker in names}
+            why = self._why_again(stage, done, redone & makers)
+            if why is None:
+                chooser.skipped(stage, "completed earlier")
+            else:
+                chooser.again(stage, why)
+                self.stages.append(stage)
+                redone.add(stage.name)
+
+    def _why_again(self, stage: PlannedStage, done: FinishedStage, redone: set[str]) -> str | None:
+        if redone:
+            return f"{', '.join(sorted(redone))} runs again"
+        if done.command_sha256 != stage.fingerprint:
+            return "its command, environment or paths changed"
+        for path in stage.outputs.values():
+            if not path.exists():
+                return f"its output {path.name} is missing"
+            if self._digest(path) not in done.produces:
+                return f"its output {path.name} changed"
+        for path in stage.inputs.values():
+            if self._digest(path) not in done.consumes:
+                return f"its input {path.name} changed"
+        return None
+
+    def _digest(self, path: Path) -> str | None:
+        try:
+            return self.digests.artifact(path).artifact_id
+        except KitError:
+            return None
