@@ -24,6 +24,7 @@ from harness.accounting.totals import (
     tokens,
 )
 from harness.bundle import Bundle
+from harness.errors import KitError
 from harness.report.factors import GridFactor, region_factors
 from harness.validate.compare import Difference, differences, stage_key
 from harness.validate.series import recompute
@@ -128,7 +129,17 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
     options = options or Options()
     factors = region_factors(options.region) if options.region else ()
     bundle = Bundle.open(folder)
-    result = recompute(bundle, threads=min(4, os.cpu_count() or 2))
+    try:
+        result = recompute(bundle, threads=min(4, os.cpu_count() or 2))
+    except KitError:
+        raise
+    except Exception as error:
+        # Values no schema admits break arithmetic in more ways than can be listed; validate names them all.
+        raise KitError(
+            f"the rows cannot be accounted for ({type(error).__name__}: {str(error)[:120]})",
+            where=str(folder),
+            fix=f"kit validate {folder}",
+        ) from error
     fresh = result.derivation.stages
     stored = bundle.table("stages").to_pylist()
     totals = run_totals(fresh, result.derivation.sessions)

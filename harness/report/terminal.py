@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-WIDE = 110
+WIDE = 120
 """Columns from which the wide layout fits."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -116,7 +116,13 @@ def _relative(energy: Interval | None) -> str:
     if energy is None or energy.best <= 0:
         return ""
     share = energy.half_width / energy.best
-    return "<0.1%" if share < 0.0005 else f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
+    return _percent(share, 1) if share < 0.0995 else _percent(share)
+
+
+def _percent(share: float, places: int = 0) -> str:
+    """A share in percent; a little is not nothing."""
+    least = 10.0 ** (-2 - places)
+    return f"<{least:.{places}%}" if 0 < share < least / 2 else f"{share:.{places}%}"
 
 
 def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
@@ -158,7 +164,7 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
         )
     for line, row in zip(lines, rows, strict=True):
         if line.share is not None:
-            drawn = Text(f"{line.share:4.0%} ")
+            drawn = Text(f"{_percent(line.share):>4} ")
             colour = _COLOURS.get(line.row["stage"], "white")
             drawn.append(bar(line.share, bar_width, ascii_only=ascii_only), colour)
             row[2] = drawn
@@ -207,6 +213,13 @@ def _cells(
     return cells
 
 
+PER_TOKEN = {
+    "trained": "per trained token",
+    "processed": "per processed token",
+    "positions": "per position",
+    "reference": "per reference token",
+}
+
 _TOKEN_COLUMNS = {name: f"tokens_{name}" for name in _TOKEN_ORDER[:-1]}
 
 
@@ -243,13 +256,15 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
             lost = f", {part.unknown_rows} rows without a figure" if part.unknown_rows else ""
             found.append((f"  {name}", f"{_q(part.interval)} by {methods}{lost}"))
     if report.unattributed is not None and report.unattributed.energy is not None:
-        share = f" ({report.unattributed.share:.1%})" if report.unattributed.share is not None else ""
+        share = (
+            f" ({_percent(report.unattributed.share, 1)})" if report.unattributed.share is not None else ""
+        )
         found.append(
             ("  unattributed", f"{_q(report.unattributed.energy)}{share}, in no stage, in the total")
         )
     for name, energy in report.per_token.items():
         count = report.token_counts[name]
-        found.append((f"per {name} token", f"{_q(energy)} over {_count(count)} tokens, whole run"))
+        found.append((PER_TOKEN[name], f"{_q(energy)} over {_count(count)} tokens, whole run"))
     if report.facility is not None:
         found.append(("facility energy", f"{both(report.facility)} at PUE {report.options.pue:g}"))
     if report.carbon:

@@ -1,0 +1,274 @@
+"""The report says what the raw rows give, in every format, whatever the bundle says of itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from harness.accounting import Interval
+from harness.cli.report import cmd
+from harness.errors import KitError
+from harness.report.factors import grid_factors, region_factors
+from harness.report.formats import as_dict, to_csv, to_json, to_markdown
+from harness.report.model import Options, build
+from harness.report.terminal import bar, print_report, spread
+from tests.accounting.synthetic import DEFAULT, S, Stage, make_run
+from tests.validate.tamper import edit_rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_run(rapl=True).write(tmp_path_factory.mktemp("report") / "run")
+
+
+def text_of(report, width=80, encoding="utf-8"):
+    from rich.console import Console
+
+    class Out(io.StringIO):
+        @property
+        def encoding(self):
+            return encoding
+
+    out = Out()
+    print_report(report, Console(file=out, width=width, highlight=False))
+    return out.getvalue()
+
+
+def truth_j(stage, run=make_run(rapl=True)):  # noqa: B008
+    seconds = stage.end_s - stage.start_s
+    return sum(run.energy_j(d, stage.start_s, stage.end_s) for d in (0, 1)) + seconds * (150 + 12)
+
+
+def test_figures_are_those_of_the_raw_rows(folder):
+    report = build(folder)
+    for line, stage in zip(report.lines, DEFAULT, strict=True):
+        assert line.energy.best == pytest.approx(truth_j(stage), abs=0.1)
+        assert line.energy.low <= truth_j(stage) <= line.energy.high
+    whole = sum(make_run().energy_j(d, 1, 255) for d in (0, 1)) + 254 * 162
+    assert report.totals.it.best == pytest.approx(whole, abs=0.1)
+    shares = [line.share for line in report.lines] + [report.unattributed.share]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-9)
+    assert report.changed == []
+
+
+def test_a_changed_summary_is_named_and_not_believed(folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folder, tmp_path / "run")
+
+    def lie(rows):
+        next(r for r in rows if r["name"] == "train").update(gpu_energy_j=1000.0)
+
+    edit_rows(copy, "stages", lie)
+    report = build(copy)
+    assert report.lines[2].row["gpu_energy_j"] == pytest.approx(121_000, abs=0.01)
+    (change,) = report.changed
+    assert (change.column, change.stored, change.joules) == (
+        "gpu_energy_j",
+        1000.0,
+        pytest.approx(120_000, abs=0.01),
+    )
+    text = " ".join(text_of(report).split())
+    assert "differs from its raw rows in 1 values, by up to 120.0 kJ" in text
+    assert as_dict(report)["differences"][0]["column"] == "gpu_energy_j"
+
+
+def test_json_carries_units_and_no_nan(folder):
+    report = build(folder, Options(pue=1.2, region="FRA", amortize=10, reference_tokens=30_000_000))
+    data = json.loads(to_json(report))
+    whole = data["totals"]["it_energy_j"]
+    assert data["totals"]["it_energy_kwh"] == pytest.approx(whole / 3.6e6)
+    assert (
+        data["totals"]["gpu_energy_j_low"]
+        <= data["totals"]["gpu_energy_j"]
+        <= data["totals"]["gpu_energy_j_high"]
+    )
+    assert data["totals"]["gpu_sensor_half_width_j"] == pytest.approx(0.05 * data["totals"]["gpu_energy_j"])
+    assert data["facility"]["facility_energy_j"] == pytest.approx(1.2 * whole)
+    newest = data["carbon"][0]
+    assert newest["co2e_kg"] == pytest.approx(1.2 * whole / 3.6e6 * newest["intensity_g_co2e_per_kwh"] / 1000)
+    assert newest["year"] > data["carbon"][1]["year"]
+    assert data["per_token"]["energy_j_per_reference_token"] == pytest.approx(whole / 30e6)
+    teacher = truth_j(DEFAULT[1])
+    assert data["reuse"]["full_energy_j"] == pytest.approx(whole)
+    assert data["reuse"]["marginal_energy_j"] == pytest.approx(whole - teacher, abs=0.2)
+    assert data["reuse"]["amortized_energy_j"] == pytest.approx(whole - 0.9 * teacher, abs=0.2)
+    numbers = re.findall(r'"(\w+)": -?\d', to_json(report))
+    unitless = {"stage_uid", "parent_uid", "attempt", "session", "row", "year", "pue", "reuses", "device_id"}
+    unitless |= {"samples", "missed_samples", "cpu_count", "rows_missing_or_extra", "share_of_it_energy"}
+    unitless |= {"gpu_sensor_rel", "gpu_rows_unknown", "cpu_rows_unknown", "dram_rows_unknown"}
+    counts = {"trained", "processed", "positions", "reference"}
+    for key in set(numbers) - unitless - counts:
+        assert re.search(r"_(j|kwh|kg|us|mw|mib|token)(_low|_high)?$|tokens_|_g_co2e_per_kwh$", key), key
+
+
+def test_unknown_is_null_dash_or_empty_never_zero(tmp_path):
+    run = make_run(devices=0, codecarbon=True)
+    report = build(run.write(tmp_path / "run"))
+    data = as_dict(report)
+    assert data["totals"]["gpu_energy_j"] is None
+    assert data["stages"][0]["gpu_energy_j"] is None
+    line = next(csv.DictReader(io.StringIO(to_csv(report))))
+    assert line["gpu_energy_j"] == ""
+    text = text_of(report)
+    assert "No GPU was metered; GPU energy is absent, not zero." in text
+    assert "GPU " not in text.split("total")[0].replace("no GPU", "")
+    assert "estimate (TDP x load of the process), good to a factor of two" in " ".join(text.split())
+
+
+def test_estimates_print_no_more_digits_than_they_have(tmp_path):
+    text = text_of(build(make_run(devices=0, codecarbon=True).write(tmp_path / "run")))
+    cells = re.findall(r"~(\S+)", text)
+    assert cells
+    assert all(len(cell.strip("0")) <= 2 for cell in cells), cells
+
+
+def test_nothing_measured_still_reports(tmp_path):
+    run = make_run(devices=0)
+    run.counters.clear()
+    text = text_of(build(run.write(tmp_path / "run"), Options(pue=1.1, region="USA", amortize=3)))
+    assert "unknown: nothing was measured" in text
+    assert "train" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 132, 200])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(folder, width):
+    text = text_of(build(folder, Options(pue=1.2, region="USA", amortize=4)), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for figure in ("10.00", "78.60", "121.0", "32.16", "2.431", "244.2", "6.000", "38.10", "0.1372"):
+        assert figure in text
+    assert text.count("█") > 4
+
+
+def test_bars_are_proportional_and_never_vanish():
+    assert bar(1.0, 10) == "█" * 10
+    assert bar(0.5, 10) == "█" * 5
+    assert bar(0.51, 10) == "█" * 5 + "▏"
+    assert bar(0.0001, 10) == "▏"
+    assert bar(0.0, 10) == bar(None, 10) == ""
+    assert bar(0.5, 10, ascii_only=True) == "#####"
+
+
+def test_a_terminal_without_blocks_gets_plain_text(folder):
+    text = text_of(build(folder), encoding="ascii")
+    assert text.isascii()
+    assert "####" in text
+
+
+def test_failures_children_flags_and_gaps_are_said(tmp_path):
+    stages = (
+        Stage("outer", "student_train", 10, 90, 300, tokens=1000),
+        Stage("inner", "evaluate", 30, 40, 300),
+        Stage("eval", "evaluate", 90, 100, 300, status="failed"),
+        Stage("eval", "evaluate", 100, 140, 300),
+    )
+    run = make_run(stages, end_s=150, devices=1)
+    run.stages[1]["parent_uid"] = 0
+    run.stages[3]["attempt"] = 2
+    run.manifest.update(method="sft", status="partial")
+    run.power["power_mw_valid"][(run.power["mono_us"] > 1050 * S) & (run.power["mono_us"] < 1070 * S)] = False
+    run.stages[0]["flags"] = ["shared_gpu", "strange_thing"]
+    report = build(run.write(tmp_path / "run"))
+    assert [(line.row["name"], line.depth) for line in report.lines] == [
+        ("outer", 0),
+        ("inner", 1),
+        ("eval", 0),
+        ("eval", 0),
+    ]
+    assert report.totals.it.best == pytest.approx(
+        sum(run.energy_j(0, a, b) for a, b in ((1, 150),)), abs=0.01
+    )
+    text = " ".join(text_of(report).split())
+    assert "✗ eval" in text
+    assert "eval #2" in text
+    assert "20.5 s without samples (6.150 kJ by interpolation)" in text
+    assert "another process used a metered GPU" in text
+    assert "strange thing" in text
+    assert "3.000 kJ went into attempts that did not complete" in text
+    assert "The run is partial" in text
+    assert "±5%" in text
+    assert as_dict(report)["stages"][1]["parent_uid"] == 0
+
+
+def test_markdown_and_csv(folder, tmp_path):
+    run = make_run(
+        (Stage("a|b *c*", "student_train", 10, 90, 300, tokens=5), Stage("=1+1", "evaluate", 90, 95, 200)),
+        end_s=100,
+    )
+    report = build(run.write(tmp_path / "run"))
+    text = to_markdown(report)
+    assert "a\\|b \\*c\\*" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    rows = list(csv.DictReader(io.StringIO(to_csv(report))))
+    assert [r["name"] for r in rows] == ["a|b *c*", "'=1+1", "unattributed"]
+    assert float(rows[0]["gpu_energy_j"]) == pytest.approx(80 * 610, abs=0.01)
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(tmp_path):
+    run = make_run((Stage("evil\x1b[2J\u202e", "evaluate", 10, 90, 300),), end_s=100)
+    run.manifest.update(name="x\x1b[31m", method="sft", labels=["\x1b]0;t\x07"])
+    text = text_of(build(run.write(tmp_path / "run")))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\x07" not in text
+
+
+def test_inherited_artifacts_enter_full_and_amortized(tmp_path):
+    run = make_run((Stage("train", "student_train", 10, 90, 300),), end_s=100, devices=1)
+    run.stages[0]["consumes"] = ["sha256:ab"]
+    edge = {"artifact_id": "sha256:ab", "name": "cache", "kind": "folder", "bytes": 1, "stage_uid": 0}
+    origin = {"origin_run_id": "01J00000000000000000000000", "origin_energy_j": 50_000.0}
+    run.artifacts.append({**edge, "role": "consumed", **origin})
+    report = build(run.write(tmp_path / "run"), Options(amortize=5))
+    own = report.totals.it.best
+    assert (report.reuse.marginal.best, report.reuse.amortized.best, report.reuse.full.best) == pytest.approx(
+        (own, own + 10_000, own + 50_000)
+    )
+
+
+def test_factors_are_complete_and_dated():
+    rows = grid_factors()
+    assert len({row.factor_id for row in rows}) == len(rows) >= 20
+    for row in rows:
+        assert 2000 <= row.year <= 2030
+        assert 1 <= row.g_co2e_per_kwh <= 1200
+        assert row.source and row.licence
+        assert len(row.region) == 3
+    germany = {f.year: f.g_co2e_per_kwh for f in region_factors("deu")}
+    assert germany[2023] == 380.95
+    assert germany[2024] == pytest.approx(344.14, abs=0.01)
+    with pytest.raises(KitError) as caught:
+        region_factors("Germany")
+    assert "--region DEU" in str(caught.value)
+
+
+def test_spread_is_one_figure_or_two():
+    assert spread(Interval(10_000.0, 9_995.0, 10_005.0)) == "± 5 J"
+    assert spread(Interval(10_000.0, 9_000.0, 14_000.0)) == "-1.0 kJ / +4 kJ"
+
+
+def test_command(folder, tmp_path):
+    runner = CliRunner()
+    assert "train" in runner.invoke(cmd, [str(folder)]).output
+    assert json.loads(runner.invoke(cmd, [str(folder), "--format", "json"]).output)["name"] == "synthetic"
+    assert runner.invoke(cmd, [str(folder), "--format", "csv"]).output.startswith("stage_uid,")
+    assert runner.invoke(cmd, [str(folder), "--pue", "0.5"]).exit_code == 2
+    assert runner.invoke(cmd, [str(folder), "--amortize", "0"]).exit_code == 2
+    assert isinstance(runner.invoke(cmd, [str(tmp_path)]).exception, KitError)
+
+
+def test_values_out_of_all_reason_are_an_error_with_a_next_step(folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folder, tmp_path / "run")
+    edit_rows(copy, "stages", lambda rows: [{**r, "device_ids": [0, 1, 2]} for r in rows])
+    try:
+        build(copy)
+    except KitError as error:
+        assert "kit validate" in str(error)
