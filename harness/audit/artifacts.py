@@ -19,8 +19,8 @@ class Artifact:
     """A file or folder named by its content.
 
     Attributes:
-        artifact_id: "sha256:" and the digest; of a folder, that of the sorted list of its files' relative paths
-            and digests.
+        artifact_id: "sha256:" and the digest; of a folder, that of the sorted list of its files' paths and
+            digests.
         kind: "file" or "folder".
         size_bytes: Sum over the files.
     """

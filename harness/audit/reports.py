@@ -122,8 +122,8 @@ def parse_report(line: bytes) -> Report:
     """One line of a report file.
 
     Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail. A
-    number that JSON lacks (NaN, an infinity) in a detail becomes null. Anything else comes back with `problem`
-    set, so that it is said and counted rather than dropped.
+    number that JSON lacks (NaN, an infinity) in a detail becomes null. Anything else comes back with
+    `problem` set, so that it is said and counted rather than dropped.
     """
     if len(line) > _MAX_LINE_BYTES:
         return _too_long(len(line), line)

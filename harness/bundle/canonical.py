@@ -27,6 +27,29 @@ def canonical_json(value: object) -> bytes:
     return "".join(_parts(value, "$")).encode()
 
 
+def storable(value: object, depth: int = 64) -> object:
+    """What a program reported, as a value that `canonical_json` takes: a log is never lost to an odd report.
+
+    NaN and infinities become null, integers beyond 2**53 - 1 text, lone surrogates question marks, keys text,
+    and what lies deeper than `depth` or has no JSON form the name of its type.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if abs(value) <= _LARGEST_EXACT else str(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if depth and isinstance(value, dict):
+        return {_utf8(str(key)): storable(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, list | tuple):
+        return [storable(item, depth - 1) for item in value]
+    return _utf8(value if isinstance(value, str) else f"<{type(value).__name__}>")
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 def _parts(value: object, path: str) -> Iterator[str]:
     if value is None:
         yield "null"

@@ -25,8 +25,8 @@ def machine_facts() -> dict[str, Any]:
 def software_facts() -> dict[str, Any]:
     """Versions and revisions; None where unknown.
 
-    The image digest and the lock's digest are told by the image through KIT_IMAGE_DIGEST and KIT_LOCK_SHA256; in a
-    checkout the lock is read from the tree. The commit is that of the folder the run was started in.
+    The image digest and the lock's digest are told by the image through KIT_IMAGE_DIGEST and KIT_LOCK_SHA256;
+    in a checkout the lock is read from the tree. The commit is that of the folder the run was started in.
     """
     commit, dirty = _git_state(Path.cwd())
     return {

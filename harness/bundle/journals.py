@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.errors import KitError
 from harness.meter.journal import (
     KIND_JSON,
     KIND_POWER,
     POWER_FIELDS,
     ZONE_FIELDS,
+    is_being_written,
     read_journal,
     torn_bytes,
 )
@@ -24,6 +27,7 @@ POWER_DTYPE = np.dtype(list(POWER_FIELDS))
 ZONE_DTYPE = np.dtype(list(ZONE_FIELDS))
 _SPOOL_BYTES = 32 << 20
 _BATCH_BYTES = 8 << 20
+_PATIENCE_S = 20.0
 
 PowerKey = tuple[int, int]
 """device_id, session."""
@@ -76,7 +80,7 @@ class JournalRun:
         for device, session in np.unique(rows[["device_id", "session"]]).tolist():
             spool = self._power.get((device, session))
             if spool is None:
-                spool = self._power[(device, session)] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
+                spool = self._power[(device, session)] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
             chosen = (rows["device_id"] == device) & (rows["session"] == session)
             spool.write(rows[chosen].tobytes())
 
@@ -92,6 +96,26 @@ class JournalRun:
 def journal_files(run_dir: Path) -> list[Path]:
     """The unsealed journals of a run folder, oldest first."""
     return sorted((run_dir / "journal").glob("*.jnl"))
+
+
+def await_writers(run_dir: Path, patience_s: float = _PATIENCE_S) -> None:
+    """Wait until nobody writes the journals of a run folder any more.
+
+    A sampler whose runner was killed needs up to ten seconds to end the stage and take the last boundary.
+
+    Raises:
+        KitError: Somebody still does: the run is going on.
+    """
+    until = time.monotonic() + patience_s
+    while any(is_being_written(path) for path in journal_files(run_dir)):
+        if time.monotonic() > until:
+            raise KitError(
+                "this run is still going on: its meter is writing",
+                where=str(run_dir),
+                expected="a run that has ended",
+                fix="wait for it to end, or end it with Ctrl-C in its terminal",
+            )
+        time.sleep(0.1)
 
 
 def read_journals(run_dir: Path) -> JournalRun:

@@ -81,7 +81,10 @@ def continue_run(run_dir: Path) -> RunState | None:
         finished.pop(row["name"], None)
         if row["status"] == "completed":
             finished[row["name"]] = FinishedStage(
-                row["stage_uid"], row["command_sha256"], frozenset(row["produces"]), frozenset(row["consumes"])
+                row["stage_uid"],
+                row["command_sha256"],
+                frozenset(row["produces"]),
+                frozenset(row["consumes"]),
             )
     sampling = bundle.manifest["sampling"]
     sessions = [int(entry["session"]) for entry in sampling["sessions"]]

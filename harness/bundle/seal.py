@@ -1,7 +1,7 @@
 """Sealing: journals (and an earlier bundle of the same run) become the bundle.
 
-Every derived number comes from `harness.accounting` and the raw rows, so a run that is sealed once at its end and one
-that was killed, recovered, resumed and sealed three times have the same figures for the same rows.
+Every derived number comes from `harness.accounting` and the raw rows, so a run that is sealed once at its end
+and one that was killed, recovered, resumed and sealed three times have the same figures for the same rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from harness.accounting.series import PowerSeries
 from harness.accounting.stages import DevicePart, Plan
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
-from harness.bundle.journals import POWER_DTYPE, JournalRun, Rows, journal_files, read_journals
+from harness.bundle.journals import POWER_DTYPE, JournalRun, Rows, await_writers, journal_files, read_journals
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
 from harness.bundle.seal_manifest import build_manifest
@@ -70,15 +70,16 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir / "journal"),
             fix=f"remove {run_dir} and start again",
         )
-    earlier = _earlier_bundle(run_dir, journals)
-    try:
-        _write(run_dir, protocol, journals, earlier, recovered)
-    except OSError as error:
-        raise KitError(
-            f"the bundle cannot be written: {error.strerror or error}",
-            where=str(run_dir),
-            fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
-        ) from None
+    earlier, sealed = _earlier_bundle(run_dir, journals)
+    if not sealed:
+        try:
+            _write(run_dir, protocol, journals, earlier, recovered)
+        except OSError as error:
+            raise KitError(
+                f"the bundle cannot be written: {error.strerror or error}",
+                where=str(run_dir),
+                fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
+            ) from None
     for file in files:
         file.unlink()
         stderr = file.with_suffix(".stderr")
@@ -94,32 +95,36 @@ def recover(run_dir: Path | str) -> Path:
     """Seal a run whose owner was killed. Does nothing to a run that is sealed already.
 
     Raises:
-        KitError: The folder holds neither a bundle nor journals.
+        KitError: The folder holds neither a bundle nor journals, or the run in it is still going on.
     """
     run_dir = Path(run_dir)
     if not journal_files(run_dir):
         Bundle.open(run_dir)
         return run_dir
+    await_writers(run_dir)
     return seal(run_dir, recovered=True)
 
 
-def _earlier_bundle(run_dir: Path, journals: JournalRun) -> Bundle | None:
+def _earlier_bundle(run_dir: Path, journals: JournalRun) -> tuple[Bundle | None, bool]:
+    """What was sealed here before, and whether that holds these journals already."""
     if not (run_dir / "manifest.json").exists():
-        return None
+        return None, False
     bundle = Bundle.open(run_dir)
     sealed = {int(entry["session"]) for entry in bundle.manifest["sampling"]["sessions"]}
     fresh = {int(record["session"]) for record in journals.of_type("run")}
     if sealed & fresh:
-        # The crash came between the commit and the removal of the journals: what they hold is sealed already, and
-        # sealing it from the journals alone gives the same bundle again, provided nothing older is in it.
+        # The crash came between the commit and the removal of the journals: what they hold is sealed already.
+        # Sealing it from the journals alone gives the same bundle again, provided nothing older is in it.
         if sealed <= fresh:
-            return None
+            return None, False
+        if fresh <= sealed:
+            return bundle, True
         raise KitError(
             f"session {min(sealed & fresh)} is both sealed and in a journal",
             where=str(run_dir),
-            fix=f"remove the journals of that session from {run_dir / 'journal'}: they are in the bundle already",
+            fix=f"remove that session's journals from {run_dir / 'journal'}: the bundle has them already",
         )
-    return bundle
+    return bundle, False
 
 
 def _write(

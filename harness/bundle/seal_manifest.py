@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness import __version__
+from harness.bundle.canonical import storable
 from harness.bundle.environment import machine_facts, software_facts
 from harness.bundle.journals import JournalRun
 from harness.bundle.privacy import scrub_value
@@ -61,7 +62,7 @@ def build_manifest(
         "status": _status(journals, stages, recovered),
         "created_t_us": earlier["created_t_us"] if earlier else journals.of_type("run")[0]["t_us"],
         "labels": sorted({*run["labels"], *(earlier["labels"] if earlier else ())}),
-        "pipeline": scrub_value(run["pipeline"]),
+        "pipeline": scrub_value(_pipeline(run["pipeline"], earlier)),
         "hardware": {
             "devices": [
                 {name: devices[device].get(name) for name in _DEVICE_FIELDS} for device in sorted(devices)
@@ -86,6 +87,16 @@ def build_manifest(
         "reference_tokens": run["reference_tokens"],
         "shared_node": foreign if devices else None,
     }
+
+
+def _pipeline(pipeline: dict[str, Any], earlier: dict[str, Any] | None) -> object:
+    """The pipeline as it was run, with the stages of earlier sessions that `--only` or `--from` left out."""
+    before = [] if earlier is None else earlier["pipeline"].get("stages", [])
+    now = {stage["name"]: stage for stage in pipeline.get("stages", [])}
+    if before:
+        kept = {stage["name"]: stage for stage in before}
+        pipeline = {**pipeline, "stages": list({**kept, **now}.values())}
+    return storable(pipeline)
 
 
 def _session(journals: JournalRun, run: dict[str, Any]) -> dict[str, Any]:

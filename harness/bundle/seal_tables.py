@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.bundle.canonical import canonical_json
+from harness.bundle.canonical import canonical_json, storable
 from harness.bundle.journals import JournalRun
 from harness.bundle.order import sorted_rows
 from harness.bundle.privacy import scrub_value
@@ -19,7 +19,7 @@ _STALE_COUNTER_US = 100_000
 
 
 def counter_rows(journals: JournalRun, protocol: Protocol) -> pa.Table:
-    """The counters table: GPU counters at boundaries, RAPL zones at every tick, CodeCarbon's cumulative estimate."""
+    """The counters: GPU counters at boundaries, RAPL zones at every tick, CodeCarbon's running estimate."""
     schema = protocol.arrow_schema("counters")
     rows = _gpu_rows(journals) + _estimate_rows(journals)
     tables = [pa.Table.from_pylist(rows, schema=schema), *_zone_tables(journals, schema)]
@@ -112,7 +112,7 @@ def _zone_tables(journals: JournalRun, schema: pa.Schema) -> list[pa.Table]:
 
 
 def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> list[dict[str, Any]]:
-    """A boundary made from the last readings of a session that was killed whole, with the uncertainty that it deserves.
+    """A boundary from the last readings of a session that was killed whole, with the uncertainty it deserves.
 
     Args:
         journals: The run's journals.
@@ -120,8 +120,8 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
         after: Number of its last boundary.
 
     Returns:
-        Journal records: the boundary and, beside it, the last CPU estimate; nothing when there are no readings after
-        the last boundary.
+        Journal records: the boundary and, beside it, the last CPU estimate; nothing when there are no
+        readings after the last boundary.
     """
     number = after + 1
     start = next(
@@ -178,7 +178,7 @@ def event_rows(journals: JournalRun, first_id: int) -> list[dict[str, Any]]:
         journals: The run's journals.
         first_id: First free event id.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in journals.records:
         kind = record["kind"] if record["type"] == "event" else _EVENT_KINDS.get(record["type"])
         if kind is None:
@@ -196,7 +196,7 @@ def event_rows(journals: JournalRun, first_id: int) -> list[dict[str, Any]]:
                 "stage_uid": record.get("stage_uid"),
                 "device_id": record.get("device_id"),
                 "severity": record.get("severity", "info"),
-                "detail": canonical_json(scrub_value(detail)).decode() if detail else None,
+                "detail": canonical_json(scrub_value(storable(detail))).decode() if detail else None,
             }
         )
     for name, torn in sorted(journals.torn.items()):

@@ -1,4 +1,4 @@
-"""From journal records to the recorded columns of `stages`, also where the end of a stage was never written."""
+"""From journal records to the recorded columns of `stages`, also where a stage's end was never written."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def stage_rows(
 ) -> list[dict[str, Any]]:
     """Recorded columns of every stage that began.
 
-    A stage without a recorded end (its runner was killed) is `interrupted` and ends at the first boundary after its
-    start: the one the sampler took when it found itself alone, or the one that `seal` made from the last samples.
+    A stage without a recorded end (its runner was killed) is `interrupted` and ends at the first boundary
+    after its start: the one the sampler took when it found itself alone, or the one that `seal` made from the
+    last samples.
 
     Args:
         records: Journal records in order.

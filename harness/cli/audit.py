@@ -38,7 +38,9 @@ def cmd(
     """Run the stages of PIPELINE one after another and log the energy of each.
 
     The log is a bundle of Parquet files in the run folder; `kit report DIR` shows it, `kit validate DIR`
-    checks it. Ctrl-C ends the running stage cleanly and keeps everything measured; --resume goes on from there.
+    checks it.
+
+    Ctrl-C ends the running stage cleanly and keeps everything measured; --resume goes on from there.
     """
     from harness.audit.folders import choose_out
     from harness.audit.plan import describe, load_plan

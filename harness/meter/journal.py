@@ -1,8 +1,8 @@
 """The journal: append-only frames, written as things happen, from which a bundle is sealed.
 
-A journal file is `KITJNL1\\n` followed by frames `<u32 length><u32 crc32><u8 kind><payload>` (little-endian, length
-counts the payload). One process writes one file. A frame that was cut off by a kill can only be the last one; the
-reader stops there and says how many bytes it left.
+A journal file is `KITJNL1\\n` followed by frames `<u32 length><u32 crc32><u8 kind><payload>` (little-endian,
+length counts the payload). One process writes one file. A frame that was cut off by a kill can only be the last
+one; the reader stops there and says how many bytes it left.
 
 Power rows are packed structs rather than JSON: at 8 GPUs and 2 Hz a day is 1.4 million of them.
 """
@@ -10,11 +10,13 @@ Power rows are packed structs rather than JSON: at 8 GPUs and 2 Hz a day is 1.4 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,10 @@ class Frame:
 
 
 class JournalWriter:
-    """Appends frames and hands them to the kernel at once, so that killing the process loses nothing already written.
+    """Appends frames and hands them to the kernel at once: killing the process loses nothing already written.
 
-    When the disk refuses (full, quota, I/O error) the bytes stay in memory, up to 64 MiB, and are tried again with
-    every later append: a disk that gets its space back within hours has lost nothing.
+    When the disk refuses (full, quota, I/O error) the bytes stay in memory, up to 64 MiB, and are tried again
+    with every later append: a disk that gets its space back within hours has lost nothing.
 
     Args:
         path: The file to create; it must not exist, since a journal has one writer in its life.
@@ -82,6 +84,9 @@ class JournalWriter:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o644)
+        with suppress(OSError):  # some network file systems have no locks
+            # Says that this journal is being written; goes with the process, however that ends.
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._pending = bytearray(MAGIC)
         self.error: str | None = None
         self.dropped_frames = 0
@@ -92,7 +97,7 @@ class JournalWriter:
         self._append(KIND_JSON, json.dumps(record, separators=(",", ":")).encode())
 
     def append_rows(self, kind: int, rows: bytes, *, flush: bool = True) -> None:
-        """Append packed rows (`KIND_POWER` or `KIND_ZONE`); without `flush`, with the next frame that is flushed."""
+        """Append packed rows (`KIND_POWER`, `KIND_ZONE`); without `flush`, with the next frame that is flushed."""
         self._append(kind, rows, flush)
 
     def _append(self, kind: int, payload: bytes, flush: bool = True) -> None:
@@ -134,6 +139,18 @@ class JournalWriter:
         os.close(self._fd)
 
 
+def is_being_written(path: Path) -> bool:
+    """Whether another process has this journal open for writing."""
+    try:
+        with path.open("r+b") as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # gone, or no locks here: whoever reads it will see
+    return False
+
+
 def read_journal(path: Path) -> Iterator[Frame]:
     """All whole frames of a journal, in order; a torn or damaged tail ends the iteration.
 
@@ -146,8 +163,8 @@ def read_journal(path: Path) -> Iterator[Frame]:
 def torn_bytes(path: Path) -> int:
     """Bytes at the end of the file that do not form whole frames."""
     end = len(MAGIC)
-    for _, end in _frames(path):
-        pass
+    for _, position in _frames(path):
+        end = position
     return max(0, path.stat().st_size - end)
 
 
