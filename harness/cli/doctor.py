@@ -1,0 +1,95 @@
+"""`kit doctor`: what can be measured here, what cannot, and the command that would change it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+_REQUIREMENTS = ("gpu", "counter", "rapl")
+
+
+@click.command("doctor")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--require",
+    "required",
+    type=click.Choice(_REQUIREMENTS),
+    multiple=True,
+    help="Exit with 1 unless this is there; may be given several times.",
+)
+@click.option(
+    "--runs", "target", default="runs", show_default=True, help="The folder whose disk is looked at."
+)
+@click.option(
+    "--probe", is_flag=True, help="Measure the GPUs' own instruments instead (about half a minute)."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=4.0, max=600.0),
+    default=30.0,
+    show_default=True,
+    help="Probe: how long.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Probe: write the figures here, as JSON."
+)
+@click.option(
+    "--load/--no-load", default=True, help="Probe: make a square-wave load if torch with CUDA is found."
+)
+@click.option(
+    "--load-python", metavar="PYTHON", help="Probe: the interpreter that has torch, if not this one."
+)
+def cmd(
+    style: str,
+    required: tuple[str, ...],
+    target: str,
+    probe: bool,
+    seconds: float,
+    out: Path | None,
+    load: bool,
+    load_python: str | None,
+) -> None:
+    """Say what can be measured here, what cannot, and for each the one command that would fix it.
+
+    Exits with 0 when a run can be measured at all, even if only by an estimate of the CPU's energy; with 1 when
+    nothing can, or when something asked for with --require is missing.
+    """
+    if probe:
+        if required:
+            raise click.UsageError("--require belongs to the checks, not to --probe")
+        _probe(style, seconds, out, load, load_python)
+        return
+    if out is not None:
+        raise click.UsageError("--out belongs to --probe; for the checks: kit doctor --format json > FILE")
+    from harness.doctor.diagnose import diagnose
+    from harness.doctor.render import render
+
+    diagnosis = diagnose(target, required)
+    if style == "json":
+        click.echo(json.dumps(diagnosis.as_json(), indent=2))
+    else:
+        click.echo(render(diagnosis, sys.stdout.encoding))
+    click.get_current_context().exit(diagnosis.exit_code)
+
+
+def _probe(style: str, seconds: float, out: Path | None, load: bool, load_python: str | None) -> None:
+    from harness.doctor.probe.report import render_probe
+    from harness.doctor.probe.run import run_probe
+    from harness.errors import KitError
+
+    result = run_probe(
+        seconds, load=load, load_python=load_python, say=lambda text: click.echo(text, err=True)
+    )
+    text = json.dumps(result.as_json(), indent=2)
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise KitError(
+                f"the figures cannot be written: {error.strerror}", where=str(out), fix="--out FILE elsewhere"
+            ) from None
+    click.echo(text if style == "json" else render_probe(result))

@@ -1,0 +1,117 @@
+"""Checks of RAPL and of CodeCarbon, which estimates where RAPL cannot be read."""
+
+from __future__ import annotations
+
+from harness.doctor.machine import Machine, package_watts
+from harness.doctor.model import Verdict, machine_check
+
+_MOUNT = "docker run -v /sys/class/powercap/intel-rapl:/powercap:ro -e KIT_POWERCAP_ROOT=/powercap IMAGE"
+_OPEN = "sudo chmod -R a+r /sys/class/powercap/intel-rapl*"
+
+
+@machine_check(
+    "RAPL",
+    "cpu",
+    "The processor's own energy counters measure CPU and memory; without them CPU energy is an estimate that may be "
+    "wrong by half.",
+)
+def rapl(machine: Machine) -> Verdict:
+    """Whether RAPL package counters can be read."""
+    probe = machine.rapl
+    labels = [zone.label for zone in probe.zones]
+    data = {"zones": labels, "denied": list(probe.denied)}
+    if probe.has_package:
+        watts = {name: round(value, 3) for name, value in package_watts(probe.zones).items()}
+        data["watts"] = watts
+        denied = f"; denied: {', '.join(probe.denied)}" if probe.denied else ""
+        observed = f"readable: {', '.join(labels)}{denied}"
+        return Verdict(
+            "warn" if probe.denied else "ok", observed, _open(machine) if probe.denied else None, data
+        )
+    if probe.denied:
+        return Verdict("missing", f"permission denied for {', '.join(probe.denied)}", _open(machine), data)
+    if machine.powercap_exists:
+        return Verdict("missing", "zones are there, but no package counter among them", None, data)
+    if machine.virtual:
+        return Verdict(
+            "missing",
+            "no RAPL zones: this is a virtual machine, and its hypervisor passes none on",
+            None,
+            data,
+        )
+    if machine.container:
+        return Verdict("missing", "no RAPL zones inside this container", _MOUNT, data)
+    return Verdict(
+        "missing", "no RAPL zones: the kernel module is not loaded", "sudo modprobe intel_rapl_msr", data
+    )
+
+
+def _open(machine: Machine) -> str:
+    """Opens the counters; inside a container that is the host's to do, whose root this one's may not be."""
+    return f"{_OPEN}  # on the host" if machine.container else _OPEN
+
+
+@machine_check(
+    "RAPL mirrors", "cpu", "Some machines show one package's counter under two names; it counts once."
+)
+def rapl_mirrors(machine: Machine) -> Verdict | None:
+    """Whether a package is shown twice."""
+    packages = [zone.label for zone in machine.rapl.zones if zone.label.startswith("package")]
+    if len(packages) < 2:
+        return None
+    data = {"mirrors": list(machine.rapl_mirrors)}
+    if machine.rapl_mirrors:
+        return Verdict(
+            "info", f"{', '.join(machine.rapl_mirrors)} repeats another one and is not added", data=data
+        )
+    return Verdict("ok", f"{len(packages)} packages with counters of their own", data=data)
+
+
+@machine_check(
+    "RAPL psys", "cpu", "psys contains the packages and more; it is recorded, never added to them."
+)
+def rapl_psys(machine: Machine) -> Verdict | None:
+    """Whether the platform's own counter is there."""
+    if not any(zone.label.startswith("psys") for zone in machine.rapl.zones):
+        return None
+    return Verdict("info", "present, recorded beside the packages")
+
+
+@machine_check(
+    "memory (DRAM)", "cpu", "Where memory has a counter its energy is measured, else estimated or absent."
+)
+def dram(machine: Machine) -> Verdict:
+    """Where memory energy comes from."""
+    zones = [zone.label for zone in machine.rapl.zones if zone.label.startswith("dram")]
+    if zones:
+        return Verdict("ok", f"RAPL: {', '.join(zones)}", data={"method": "rapl"})
+    if machine.rapl.has_package:
+        return Verdict(
+            "info", "no counter on this processor; the column says absent", data={"method": "absent"}
+        )
+    if machine.estimator.error is None:
+        return Verdict("info", "estimated by CodeCarbon's model", data={"method": "codecarbon_process"})
+    return Verdict("missing", "neither counted nor estimated", data={"method": "absent"})
+
+
+@machine_check(
+    "CodeCarbon",
+    "cpu",
+    "Stands in for RAPL: a model of the processor times the job's CPU time. Such a figure is labelled estimated and "
+    "never ranked beside a measured one.",
+)
+def codecarbon(machine: Machine) -> Verdict:
+    """Whether the estimate would be used, and from what it is made."""
+    facts = machine.estimator
+    data = {"version": facts.version, "tdp_w": facts.tdp_w, "cpu_model": facts.cpu_model}
+    if machine.rapl.has_package:
+        return Verdict("info", f"{facts.version or 'not installed'}; not used, RAPL is better", data=data)
+    if facts.error is not None:
+        installed = facts.version is not None
+        fix = None if installed else "python3 -m pip install 'codecarbon>=3.3.2,<3.4'"
+        return Verdict("missing", f"{facts.version or ''} {facts.error}".strip(), fix, data)
+    tdp = "an unknown rating" if facts.tdp_w is None else f"a rating of {facts.tdp_w:.0f} W"
+    observed = (
+        f"{facts.version}, would be used: {tdp} ({facts.cpu_model or 'unknown CPU'}) x CPU time of the job"
+    )
+    return Verdict("warn", observed, None, data)

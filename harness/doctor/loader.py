@@ -1,0 +1,162 @@
+"""Starts the load program and gives it orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.errors import KitError
+
+_PROGRAM = Path(__file__).with_name("load.py")
+_START_S = 180.0  # torch and CUDA from a cold disk
+_GRACE_S = 60.0
+
+
+class Load:
+    """A running load program.
+
+    Args:
+        python: The interpreter that runs it.
+        backend: "torch" or "numpy".
+
+    Raises:
+        KitError: It cannot make load; the message says why.
+    """
+
+    def __init__(self, python: str, backend: str) -> None:
+        try:
+            self._process = subprocess.Popen(
+                [python, str(_PROGRAM), backend],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            raise KitError(f"{python} cannot be started: {error.strerror}") from None
+        self.python = python
+        self._buffer = b""
+        self._seconds = 0.0
+        try:
+            ready = self._receive(_START_S)["ready"]
+        except BaseException:
+            self.close()
+            raise
+        self.name: str = ready["backend"]
+        self.devices: int = ready["devices"]
+
+    @property
+    def pid(self) -> int:
+        """Process id of the program."""
+        return self._process.pid
+
+    def open(self) -> None:
+        """Make contexts and tensors on the devices."""
+        self._send({"op": "open"})
+        self._receive(_START_S)
+
+    def start(self, kind: str, seconds: float, **shape: float) -> None:
+        """Begin a piece of work; `finish` waits for it."""
+        self._seconds = seconds
+        self._send({"op": "work", "kind": kind, "seconds": seconds, **shape})
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the work begun: `start_us` and `end_us` (CLOCK_MONOTONIC) and `pieces` done."""
+        done: dict[str, Any] = self._receive(self._seconds + _GRACE_S)["done"]
+        return done
+
+    def work(self, kind: str, seconds: float, **shape: float) -> dict[str, Any]:
+        """Do a piece of work and wait for it."""
+        self.start(kind, seconds, **shape)
+        return self.finish()
+
+    def _send(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            os.write(self._process.stdin.fileno(), json.dumps(order).encode() + b"\n")
+        except OSError:
+            raise KitError("the load program ended early") from None
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise KitError(f"the load program did not answer within {timeout_s:.0f} s")
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise KitError("the load program ended early")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise KitError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the program."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def start_torch(python: str | None = None) -> Load:
+    """A load program on torch with CUDA.
+
+    Args:
+        python: The interpreter to use; None tries this one, then `python3` on PATH.
+
+    Raises:
+        KitError: No interpreter has torch with a CUDA device.
+    """
+    candidates = (
+        [python]
+        if python
+        else list(dict.fromkeys([sys.executable, shutil.which("python3") or sys.executable]))
+    )
+    reasons = []
+    for candidate in candidates:
+        try:
+            return Load(candidate, "torch")
+        except KitError as error:
+            reasons.append(error.message)
+    raise KitError(
+        f"no load can be made: {'; '.join(dict.fromkeys(reasons))}",
+        expected="an interpreter with torch that sees a CUDA device",
+        fix="name it with --load-python PYTHON",
+    )
+
+
+@contextmanager
+def maybe(load: Load | None) -> Iterator[Load | None]:
+    """The load as a context, closed at the end if there is one."""
+    try:
+        yield load
+    finally:
+        if load is not None:
+            load.close()

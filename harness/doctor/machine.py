@@ -1,0 +1,313 @@
+"""What the checks look at besides NVML: kernel, container, RAPL, CodeCarbon, clocks and scheduling.
+
+Everything is looked at once, the slow parts side by side, and everything may be absent: no /sys, no permission, no
+CodeCarbon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.doctor.inventory import Nvml, package_environ, take_inventory
+from harness.meter.clocks import mono_us, utc_us
+from harness.meter.rapl import RaplProbe, RaplZone, find_zones, powercap_root
+
+_HELPER_TIMEOUT_S = 40.0
+_MIRROR_LOOKS = 3
+_MIRROR_PAUSE_S = 0.05
+_MIRROR_APART_UJ = 1_000_000  # two packages that were never the same agree to a joule only by chance
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """CodeCarbon as the meter would use it: what it estimates from, or why it cannot be used."""
+
+    version: str | None = None
+    cpu_model: str | None = None
+    tdp_w: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """The machine's clocks.
+
+    Attributes:
+        source: The kernel's clock source ("tsc"), None where the kernel does not show it.
+        available: The others it could use.
+        resolution_ns: What the kernel states for CLOCK_MONOTONIC.
+        step_ns: The smallest step seen between two reads.
+        wall_shift_us: How far the wall clock moved against the monotonic one while the doctor looked.
+        watched_s: For how long that was watched.
+    """
+
+    source: str | None = None
+    available: tuple[str, ...] = ()
+    resolution_ns: float = 0.0
+    step_ns: int = 0
+    wall_shift_us: int = 0
+    watched_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The folder that runs go to, or its nearest parent that exists."""
+
+    target: str
+    free_bytes: int | None
+    writable: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything the checks judge."""
+
+    nvml: Nvml = Nvml()
+    nvidia_on_pci: int | None = None
+    nvidia_module: bool = False
+    container: str | None = None
+    virtual: bool = False
+    root: bool = False
+    powercap_exists: bool = False
+    powercap_custom: bool = False
+    rapl: RaplProbe = RaplProbe(())
+    rapl_mirrors: tuple[str, ...] = ()
+    estimator: Estimator = Estimator()
+    scheduling: str | None = None
+    clocks: Clocks = field(default_factory=Clocks)
+    disk: Disk = Disk("runs", None, True)
+    cpu_count: int | None = None
+
+
+def observe(target: str = "runs") -> Machine:
+    """Look at everything once.
+
+    Args:
+        target: The folder that runs are to go to; need not exist.
+    """
+    offset_us, begin_us = utc_us() - mono_us(), mono_us()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        asked_nvml = pool.submit(take_inventory)
+        rapl = find_zones()
+        # As `MeterClient` decides: CodeCarbon only where no package counter can be read.
+        asked_estimator = None if rapl.has_package else pool.submit(_try_estimator)
+        root = powercap_root()
+        clocks = _look_at_clocks()
+        facts = {
+            "nvidia_on_pci": _nvidia_on_pci(),
+            "nvidia_module": Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists(),
+            "container": _container(),
+            "virtual": _virtual(),
+            "root": hasattr(os, "geteuid") and os.geteuid() == 0,
+            "powercap_exists": _has_zones(root),
+            "powercap_custom": bool(os.environ.get("KIT_POWERCAP_ROOT")),
+            "rapl": rapl,
+            "rapl_mirrors": _mirrors(rapl),
+            "scheduling": _scheduling(),
+            "disk": _disk(target),
+            "cpu_count": os.cpu_count(),
+        }
+        estimator = Estimator(version=_codecarbon_version())
+        if asked_estimator is not None:
+            estimator = asked_estimator.result()
+        nvml = asked_nvml.result()
+    shift_us = utc_us() - mono_us() - offset_us
+    watched_s = (mono_us() - begin_us) / 1e6
+    return Machine(
+        nvml=nvml,
+        estimator=estimator,
+        clocks=Clocks(*clocks, wall_shift_us=shift_us, watched_s=watched_s),
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _nvidia_on_pci() -> int | None:
+    """NVIDIA functions on the PCI bus that are display or 3D controllers; None where the bus is not shown."""
+    try:
+        folders = list(Path("/sys/bus/pci/devices").iterdir())
+    except OSError:
+        return None
+    return sum(
+        _read(folder / "vendor") == "0x10de" and (_read(folder / "class") or "").startswith("0x03")
+        for folder in folders
+    )
+
+
+def _container() -> str | None:
+    """The kind of container this runs in, None outside one."""
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "kubernetes"
+    for marker, kind in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
+        if Path(marker).exists():
+            return kind
+    if os.environ.get("SINGULARITY_CONTAINER") or os.environ.get("APPTAINER_CONTAINER"):
+        return "apptainer"
+    groups = _read(Path("/proc/1/cgroup")) or ""
+    for word, kind in (
+        ("docker", "docker"),
+        ("kubepods", "kubernetes"),
+        ("libpod", "podman"),
+        ("lxc", "lxc"),
+    ):
+        if word in groups:
+            return kind
+    return os.environ.get("container") or None
+
+
+def _virtual() -> bool:
+    """Whether a hypervisor runs this kernel."""
+    flags = [line for line in (_read(Path("/proc/cpuinfo")) or "").splitlines() if line.startswith("flags")]
+    return bool(flags) and "hypervisor" in flags[0].split()
+
+
+def _has_zones(root: Path) -> bool:
+    try:
+        return any(entry.name.startswith("intel-rapl:") for entry in root.iterdir())
+    except OSError:
+        return False
+
+
+def _mirrors(probe: RaplProbe) -> tuple[str, ...]:
+    """Package zones that show the counter of an earlier one; adding them would count it twice."""
+    packages = [zone for zone in probe.zones if zone.label.startswith("package")]
+    if len(packages) < 2:
+        return ()
+    looks: list[list[int | None]] = []
+    for _ in range(_MIRROR_LOOKS):
+        looks.append([zone.read_uj() for zone in packages])
+        time.sleep(_MIRROR_PAUSE_S)
+    copies = []
+    for later in range(1, len(packages)):
+        if any(_same(looks, earlier, later) for earlier in range(later)):
+            copies.append(packages[later].label)
+    return tuple(copies)
+
+
+def _same(looks: list[list[int | None]], a: int, b: int) -> bool:
+    for look in looks:
+        left, right = look[a], look[b]
+        if left is None or right is None or abs(left - right) > _MIRROR_APART_UJ:
+            return False
+    return True
+
+
+def package_watts(zones: tuple[RaplZone, ...], seconds: float = 0.05) -> dict[str, float]:
+    """Mean power of each zone over a moment, as a sign of life; a zone that wrapped or failed is left out."""
+    begin_us = mono_us()
+    first = {zone.label: zone.read_uj() for zone in zones}
+    time.sleep(seconds)
+    elapsed_us = mono_us() - begin_us
+    watts = {}
+    for zone in zones:
+        before, after = first[zone.label], zone.read_uj()
+        if before is not None and after is not None and after >= before:
+            watts[zone.label] = (after - before) / elapsed_us
+    return watts
+
+
+def _codecarbon_version() -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version("codecarbon")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _try_estimator() -> Estimator:
+    """Start the meter's CPU estimator as a run would, hear what it found, and end it."""
+    version = _codecarbon_version()
+    if version is None:
+        return Estimator(error="the package codecarbon is not installed")
+    with tempfile.TemporaryDirectory(prefix="kit-doctor-") as folder:
+        config = {
+            "session": 0,
+            "owner_pid": os.getpid(),
+            "root_pid": os.getpid(),
+            "include_root": True,
+            "helper_pids": [],
+            "journal": str(Path(folder) / "estimator.jnl"),
+        }
+        command = [sys.executable, "-P", "-m", "harness.meter.codecarbon_worker", json.dumps(config)]
+        try:
+            # Its standard input ends at once: it greets, finds itself alone and leaves.
+            done = subprocess.run(
+                command,
+                env=package_environ(OMP_NUM_THREADS="1"),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_HELPER_TIMEOUT_S,
+                check=False,
+            )
+            answer = json.loads(done.stdout.splitlines()[0])
+        except subprocess.TimeoutExpired:
+            return Estimator(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
+        except (OSError, IndexError, ValueError):
+            return Estimator(version, error="it did not start")
+    if "error" in answer:
+        return Estimator(version, error=str(answer["error"]))
+    ready = answer["ready"]
+    return Estimator(version, cpu_model=ready.get("cpu_model"), tdp_w=ready.get("tdp_w"))
+
+
+def _scheduling() -> str | None:
+    """The scheduling a sampler gets here ("fifo", "nice -10", "normal"), tried out in a process of its own."""
+    code = "from harness.meter.sampler import _raise_priority as ask; print(ask())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env=package_environ(),
+            capture_output=True,
+            text=True,
+            timeout=_HELPER_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _look_at_clocks() -> tuple[str | None, tuple[str, ...], float, int]:
+    folder = Path("/sys/devices/system/clocksource/clocksource0")
+    available = (_read(folder / "available_clocksource") or "").split()
+    steps = []
+    for _ in range(200):
+        before = time.monotonic_ns()
+        after = time.monotonic_ns()
+        if after > before:
+            steps.append(after - before)
+    return (
+        _read(folder / "current_clocksource"),
+        tuple(available),
+        time.get_clock_info("monotonic").resolution * 1e9,
+        min(steps, default=0),
+    )
+
+
+def _disk(target: str) -> Disk:
+    folder = Path(target).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free: int | None = shutil.disk_usage(folder).free
+    except OSError:
+        free = None
+    return Disk(target, free, folder.is_dir() and os.access(folder, os.W_OK))
