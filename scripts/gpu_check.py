@@ -1,8 +1,8 @@
 """Runs everything that only a real GPU can show (`make gpu-check`): under ten minutes, no network.
 
-Needs an interpreter with torch that sees a CUDA device. If that interpreter lacks the kit's own packages, the check
-runs in the checkout's environment (.venv) and only the load in the one with torch. Results go to
-artifacts/gpu-check/<model>-<driver>.json and .md.
+Needs an interpreter with torch that sees a CUDA device. If that interpreter lacks the kit's own packages,
+the check runs in the checkout's environment (.venv) and only the load in the one with torch. Results go
+to artifacts/gpu-check/<model>-<driver>.json and .md.
 
 Exit codes: 0 every expectation holds, 1 one does not, 2 the check cannot run here.
 """
@@ -29,7 +29,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cpu-rehearsal",
         action="store_true",
-        help="run everything against whatever NVML loads, with work on the CPU; results are labelled rehearsal",
+        help="run against whatever NVML loads, with work on the CPU; results are labelled rehearsal",
     )
     parser.add_argument(
         "--out", type=Path, help=f"folder for the results (default {ARTIFACTS}, rehearsals {REHEARSALS})"
@@ -116,9 +116,7 @@ def check(options: argparse.Namespace) -> int:
         result = run_sections(bench, nvml, options.only)
     data, text = write_result(result, folder)
     failed = len(result.failed)
-    print(
-        f"gpu-check: {failed or 'no'} expectation{'s' * (failed != 1)} failed; {text} (figures in {data.name})"
-    )
+    print(f"gpu-check: {failed or 'no'} expectation{'s' * (failed != 1)} failed; see {text} and {data.name}")
     return 1 if failed else 0
 
 

@@ -54,8 +54,8 @@ def cmd(
 ) -> None:
     """Say what can be measured here, what cannot, and for each the one command that would fix it.
 
-    Exits with 0 when a run can be measured at all, even if only by an estimate of the CPU's energy; with 1 when
-    nothing can, or when something asked for with --require is missing.
+    Exits with 0 when a run can be measured at all, even if only by an estimate of the CPU's energy; with 1
+    when nothing can, or when something asked for with --require is missing.
     """
     if probe:
         if required:

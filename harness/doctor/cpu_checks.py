@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.doctor.machine import Machine, package_watts
 from harness.doctor.model import Verdict, machine_check
 
@@ -12,14 +14,14 @@ _OPEN = "sudo chmod -R a+r /sys/class/powercap/intel-rapl*"
 @machine_check(
     "RAPL",
     "cpu",
-    "The processor's own energy counters measure CPU and memory; without them CPU energy is an estimate that may be "
-    "wrong by half.",
+    "The processor's own energy counters measure CPU and memory; without them CPU energy is an estimate "
+    "that may be wrong by half.",
 )
 def rapl(machine: Machine) -> Verdict:
     """Whether RAPL package counters can be read."""
     probe = machine.rapl
     labels = [zone.label for zone in probe.zones]
-    data = {"zones": labels, "denied": list(probe.denied)}
+    data: dict[str, Any] = {"zones": labels, "denied": list(probe.denied)}
     if probe.has_package:
         watts = {name: round(value, 3) for name, value in package_watts(probe.zones).items()}
         data["watts"] = watts
@@ -97,8 +99,8 @@ def dram(machine: Machine) -> Verdict:
 @machine_check(
     "CodeCarbon",
     "cpu",
-    "Stands in for RAPL: a model of the processor times the job's CPU time. Such a figure is labelled estimated and "
-    "never ranked beside a measured one.",
+    "Stands in for RAPL: a model of the processor times the job's CPU time. Such a figure is labelled "
+    "estimated and never ranked beside a measured one.",
 )
 def codecarbon(machine: Machine) -> Verdict:
     """Whether the estimate would be used, and from what it is made."""

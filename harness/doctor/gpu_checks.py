@@ -124,8 +124,8 @@ def _dmesg(gpu: Gpu) -> str:
 
 @gpu_check(
     "energy counter",
-    "Stage energy comes from this counter: within 0.1 % of it a stage, where power samples at 2 Hz alone err by up "
-    "to 40 %.",
+    "Stage energy comes from this counter, to 0.1 % of what it counts; power samples at 2 Hz alone are off "
+    "by up to 40 % a stage.",
 )
 def energy_counter(machine: Machine, gpu: Gpu) -> Verdict | None:
     """Whether the energy counter is there and moves."""
@@ -150,8 +150,8 @@ def energy_counter(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 @gpu_check(
     "INSTANT power",
-    "The power integral beside the counter is made of it; the older reading is a mean over 1 s on recent cards and "
-    "moves energy between stages.",
+    "The power integral beside the counter is made of it; the older reading is a mean over 1 s on recent "
+    "cards and moves energy between stages.",
 )
 def instant_power(machine: Machine, gpu: Gpu) -> Verdict | None:
     """Whether INSTANT power can be read."""
@@ -165,8 +165,12 @@ def instant_power(machine: Machine, gpu: Gpu) -> Verdict | None:
         return Verdict("warn", "not supported; the older PowerUsage takes its place", _NEWER_DRIVER, data)
     if method == "field":
         return Verdict("warn", _failing(gpu, "instant"), _dmesg(gpu), data)
-    status = "missing" if gpu.average_mw is None else "warn"
-    return Verdict(status, "no instantaneous power of any kind", _NEWER_DRIVER, data)
+    return Verdict(
+        "missing" if gpu.average_mw is None else "warn",
+        "no instantaneous power of any kind",
+        _NEWER_DRIVER,
+        data,
+    )
 
 
 @gpu_check("AVERAGE power", "A second view of the same sensor; the probe measures its lag.")
@@ -180,7 +184,7 @@ def average_power(machine: Machine, gpu: Gpu) -> Verdict | None:
         return Verdict("warn", "not supported; the log's column stays empty", _NEWER_DRIVER, data)
     if gpu.average_mw is None:
         return Verdict("warn", _failing(gpu, "average"), _dmesg(gpu), data)
-    return Verdict("ok", f"works (field 185)", data=data)
+    return Verdict("ok", "works (field 185)", data=data)
 
 
 def _failing(gpu: Gpu, quantity: str) -> str:
@@ -209,7 +213,7 @@ def power_limit(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 @gpu_check(
     "persistence mode",
-    "When it is off the driver unloads between programs: the counter restarts and the first call takes a second.",
+    "When off, the driver unloads between programs: the counter restarts, the first call takes a second.",
 )
 def persistence(machine: Machine, gpu: Gpu) -> Verdict | None:
     """Whether the driver stays loaded."""

@@ -1,7 +1,7 @@
 """What NVML says of this machine, asked for in a process of its own.
 
-A broken libnvidia-ml can hang or crash whoever loads it; the doctor must be able to say so. `take_inventory` starts
-`python -m harness.doctor.inventory`, which prints one JSON object.
+A broken libnvidia-ml can hang or crash whoever loads it; the doctor must be able to say so.
+`take_inventory` starts `python -m harness.doctor.inventory`, which prints one JSON object.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHORT_UUID = re.compile(r"((?:MIG-)?(?:GPU-)?[0-9a-fA-F]{8})-[0-9a-fA-F-]{9,}")
 
 
 def shorten_uuids(text: str) -> str:
-    """The text with every GPU's UUID cut to its first eight digits, which still tell cards of a machine apart."""
+    """The text with every UUID cut to its first eight digits, enough to tell cards apart."""
     return _SHORT_UUID.sub(r"\1...", text)
 
 
@@ -37,7 +37,7 @@ class Gpu:
         methods: How counter, INSTANT and AVERAGE power are read: "field", "call" or "absent".
         read_errors: NVML codes of quantities that are known to the card but failed when asked.
         ticks: How many times the energy counter moved while it was watched, at most 2.
-        foreign_pids: Processes with a context on the card that are not ours; None when NVML does not list them.
+        foreign_pids: Processes on the card that are not ours; None when NVML does not list them.
     """
 
     index: int
@@ -168,7 +168,7 @@ def _ask(owner_pid: int) -> dict[str, Any]:
     except pynvml.NVMLError as error:
         return {**found, "error": f"the GPUs cannot be counted: {error}", "code": error.value}
     for index in range(count):
-        entry = {
+        entry: dict[str, Any] = {
             "index": index,
             "selected": index in selection.indices,
             "mig_selected": index in selection.mig_indices,
@@ -247,7 +247,7 @@ def _answers_for_module(handle: Any) -> bool:
         ]
     except pynvml.NVMLError:
         return False
-    return int(value.nvmlReturn) == 0 and 0 < int(value.value.uiVal)
+    return int(value.nvmlReturn) == 0 and int(value.value.uiVal) > 0
 
 
 def _mig_instances(handle: Any) -> int:

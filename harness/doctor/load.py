@@ -1,9 +1,9 @@
-"""A program that makes known work, run as a child by any interpreter that has torch (or numpy, for rehearsals).
+"""A program that makes known work, run as a child by any interpreter that has torch (or numpy).
 
-It stands alone: nothing of the kit is imported, because the interpreter with torch is often not the kit's. Orders come
-as JSON lines on standard input (`{"op": "work", "kind": "matmul", "seconds": 2}`), each is answered by one line when
-the device has finished. Kinds: "matmul" (compute-bound), "memory" (bandwidth-bound), "idle", and "square", which
-alternates matmul and idle by `high_s` and `low_s`.
+It stands alone: nothing of the kit is imported, because the interpreter with torch is often not the
+kit's. Orders come as JSON lines on standard input (`{"op": "work", "kind": "matmul", "seconds": 2}`),
+each is answered by one line when the device has finished. Kinds: "matmul" (compute-bound), "memory"
+(bandwidth-bound), "idle", and "square", which alternates matmul and idle by `high_s` and `low_s`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the checks look at besides NVML: kernel, container, RAPL, CodeCarbon, clocks and scheduling.
 
-Everything is looked at once, the slow parts side by side, and everything may be absent: no /sys, no permission, no
-CodeCarbon.
+Everything is looked at once, the slow parts side by side, and everything may be absent: no /sys, no
+permission, no CodeCarbon.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Disk:
 class Machine:
     """Everything the checks judge."""
 
-    nvml: Nvml = Nvml()
+    nvml: Nvml = field(default_factory=Nvml)
     nvidia_on_pci: int | None = None
     nvidia_module: bool = False
     container: str | None = None
@@ -79,12 +79,12 @@ class Machine:
     root: bool = False
     powercap_exists: bool = False
     powercap_custom: bool = False
-    rapl: RaplProbe = RaplProbe(())
+    rapl: RaplProbe = field(default_factory=lambda: RaplProbe(()))
     rapl_mirrors: tuple[str, ...] = ()
-    estimator: Estimator = Estimator()
+    estimator: Estimator = field(default_factory=Estimator)
     scheduling: str | None = None
     clocks: Clocks = field(default_factory=Clocks)
-    disk: Disk = Disk("runs", None, True)
+    disk: Disk = field(default_factory=lambda: Disk("runs", None, True))
     cpu_count: int | None = None
 
 
@@ -167,7 +167,7 @@ def _container() -> str | None:
     ):
         if word in groups:
             return kind
-    return os.environ.get("container") or None
+    return os.environ.get("container") or None  # noqa: SIM112  (systemd spells it so)
 
 
 def _virtual() -> bool:
@@ -269,7 +269,7 @@ def _try_estimator() -> Estimator:
 
 
 def _scheduling() -> str | None:
-    """The scheduling a sampler gets here ("fifo", "nice -10", "normal"), tried out in a process of its own."""
+    """The scheduling a sampler gets here ("fifo", "nice -10", "normal"), tried out in a child."""
     code = "from harness.meter.sampler import _raise_priority as ask; print(ask())"
     try:
         done = subprocess.run(

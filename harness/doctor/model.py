@@ -1,4 +1,4 @@
-"""Checks as values: what one is, the registry of them, and how they are run so that none can bring down the others."""
+"""Checks as values, the registry of them, and how they are run so that none can bring down the others."""
 
 from __future__ import annotations
 

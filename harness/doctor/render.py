@@ -92,7 +92,7 @@ def _check_lines(check: Check, devices: list[int], marks: dict[str, str]) -> lis
 
 
 def _command_lines(fix: str | None) -> list[str]:
-    """A command that can be copied: continued with backslashes where it is too long, its remark on a line before."""
+    """A command that can be copied: backslashes where it is too long, its remark on a line of its own."""
     if fix is None:
         return []
     command, _, remark = fix.partition("  # ")

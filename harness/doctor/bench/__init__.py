@@ -1,5 +1,6 @@
-"""The GPU check: known work on a real card, audited by the meter, with an expectation and a bar for every finding.
+"""The GPU check: known work on a real card, audited by the meter; a bar for every finding.
 
-`sections` is the list of what is done; a section is a function and a line in its registry. Only a real GPU gives these
-findings a meaning; a rehearsal (`scripts/gpu_check.py --cpu-rehearsal`) shows that the programs work.
+`sections` is the list of what is done; a section is a function and a line in its registry. Only a real
+GPU gives these findings a meaning; a rehearsal (`scripts/gpu_check.py --cpu-rehearsal`) shows that the
+programs work.
 """

@@ -329,7 +329,7 @@ def synchronise(bench: Bench) -> SectionResult:
 
 def _stage_table(caption: str, run: MeteredRun) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     header = ("stage", "billed s", "J", "mean W", "+- J", "integral J", "counter / integral - 1")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in run.stages:
         energy, low, high = (row[f"gpu_energy_j{end}"] for end in ("", "_low", "_high"))
         half = None if low is None or high is None else (high - low) / 2

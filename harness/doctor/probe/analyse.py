@@ -214,5 +214,7 @@ def _cost(name: str, times: list[int]) -> list[Figure]:
     count = len(times)
     return [
         Figure(f"{name}_us", labels[name], float(np.median(times)), None, count, f"median of {count} calls"),
-        Figure(f"{name}_worst_us", "  its worst", float(max(times)), None, count, "of the same calls"),
+        Figure(
+            f"{name}_worst_us", f"worst {labels[name]}", float(max(times)), None, count, "of the same calls"
+        ),
     ]

@@ -8,15 +8,15 @@ from typing import Any
 from harness import __version__
 
 HONESTY = (
-    "These figures are what the loaded libnvidia-ml.so.1 showed. Nothing a program can read proves that it belongs "
-    "to a driver, nor how right the sensors are: the vendor states 5 %."
+    "These figures are what the loaded libnvidia-ml.so.1 showed. Nothing a program can read proves that it "
+    "belongs to a driver, nor how right the sensors are: the vendor states 5 %."
 )
 SCOPES = {
     "gpu": "the counter agrees with the GPU's own INSTANT power: it counts the GPU",
     "module": "the counter agrees with the module's power: it counts the whole module, not the GPU alone",
-    "wider": "the counter counts more than INSTANT power shows: likely the whole module; do not compare it with GPUs",
+    "wider": "the counter counts more than INSTANT power shows: likely a whole module, not a GPU alone",
     "narrower": "the counter counts less than INSTANT power shows: one of the two is wrong",
-    "unknown": "not known",
+    "unknown": "what the counter counts could not be told: no steady power, or a reading is missing",
 }
 
 

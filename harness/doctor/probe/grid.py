@@ -1,8 +1,8 @@
 """Finds the refresh period behind moments at which a shown value changed.
 
-A reading changes only at refreshes, but not at every refresh: two in a row may show the same value. So the period is
-not the mean distance of changes; it is the longest period whose grid all changes lie on. That is sought as the lowest
-frequency at which the changes are in phase.
+A reading changes only at refreshes, but not at every refresh: two in a row may show the same value. So
+the period is not the mean distance of changes; it is the longest period whose grid all changes lie on.
+That is sought as the lowest frequency at which the changes are in phase.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Refresh:
 def find_refresh(changes: Changes) -> Refresh | None:
     """The refresh period behind `changes`, None when there are too few to tell.
 
-    Sources of the criterion: with n random phases the resultant length R exceeds r with probability exp(-n r^2)
-    (Rayleigh); the threshold keeps a chance hit among all frequencies tried below one in a hundred.
+    The criterion: with n random phases the resultant length R exceeds r with probability exp(-n r^2)
+    (Rayleigh's test); the threshold keeps a chance hit among all frequencies tried below one in a hundred.
     """
+    changes = changes.sharp()
     at = changes.at_us - (changes.at_us[0] if len(changes) else 0.0)
     if len(at) < 6:
         return None
@@ -83,7 +84,8 @@ def _search(at: Floats, shortest: float, longest: float) -> float | None:
 
 def _resultant(at: Floats, frequencies: Floats) -> Floats:
     angles = 2.0 * math.pi * np.outer(frequencies, at)
-    return np.hypot(np.cos(angles).mean(axis=1), np.sin(angles).mean(axis=1))
+    lengths: Floats = np.hypot(np.cos(angles).mean(axis=1), np.sin(angles).mean(axis=1))
+    return lengths
 
 
 def _fit(at: Floats, period: float, half_width: Floats) -> Refresh | None:

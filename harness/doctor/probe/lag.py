@@ -1,9 +1,10 @@
 """How far a power reading lags behind the energy counter.
 
-A reading that averages over w seconds shows the power of w/2 ago; summed up, its joules run behind the counter's by
-that much time. So the running integral of the reading is compared with the counter shifted by a lag: the lag at which
-they fit best is the mean delay of the reading, whatever the shape of the averaging. Gain and a constant offset
-between the two instruments are fitted along, so a wrong scale does not pass for a delay.
+A reading that averages over w seconds shows the power of w/2 ago; summed up, its joules run behind the
+counter's by that much time. So the running integral of the reading is compared with the counter shifted
+by a lag: the lag at which they fit best is the mean delay of the reading, whatever the shape of the
+averaging. Gain and a constant offset between the two instruments are fitted along, so a wrong scale does
+not pass for a delay.
 """
 
 from __future__ import annotations
@@ -96,12 +97,12 @@ def _best(ticks: Changes, reading: Shown, start: float, end: float) -> tuple[flo
 
     low, high = (edge * 1e6 for edge in _LAGS_S)
     coarse = np.arange(low, high + 1, _COARSE_US)
-    fits = np.array([explained(lag) for lag in coarse])
+    fits = np.array([explained(float(lag)) for lag in coarse])
     best = int(np.argmax(fits))
     if best in (0, len(coarse) - 1) or fits[best] < _LEAST_FIT:
         return None
     fine = np.arange(coarse[best - 1], coarse[best + 1], _FINE_US)
-    fits = np.array([explained(lag) for lag in fine])
+    fits = np.array([explained(float(lag)) for lag in fine])
     best = int(np.argmax(fits))
     return float(fine[best]), float(fits[best])
 

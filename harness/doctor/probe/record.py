@@ -15,12 +15,13 @@ from harness.meter.nvml import GpuSource
 
 Floats = npt.NDArray[np.float64]
 POLL_S = 0.001
+_SHARP_US = 1_000.0
 _SHARE_OF_A_CORE = 0.5  # a driver whose calls take milliseconds must not be kept busy all the time
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What one instrument showed: value i was read between `begin_us[i]` and `end_us[i]`; all of equal length."""
+    """What one instrument showed: value i was read between `begin_us[i]` and `end_us[i]`."""
 
     begin_us: Floats
     end_us: Floats
@@ -37,17 +38,10 @@ class Shown:
         return Shown(self.begin_us[keep], self.end_us[keep], self.value[keep])
 
     def changes(self) -> Changes:
-        """When the shown value changed, sharp ones only.
-
-        A reader that lost the processor for a while brackets a change badly; such changes are left out.
-        """
+        """When the shown value changed, sharp ones only."""
         moved = np.flatnonzero(np.diff(self.value)) + 1
         low, high = self.begin_us[moved - 1], self.end_us[moved]
-        half = (high - low) / 2
-        if len(half):
-            keep = half <= max(3.0 * float(np.median(half)), 1_000.0)
-            moved, low, half = moved[keep], low[keep], half[keep]
-        return Changes(low + half, half, self.value[moved])
+        return Changes((low + high) / 2, (high - low) / 2, self.value[moved]).sharp()
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,13 @@ class Changes:
 
     def __len__(self) -> int:
         return len(self.at_us)
+
+    def sharp(self) -> Changes:
+        """Those that are well known: a reader that lost the processor for a while brackets a change badly."""
+        if not len(self):
+            return self
+        keep = self.half_width_us <= max(3.0 * float(np.median(self.half_width_us)), _SHARP_US)
+        return Changes(self.at_us[keep], self.half_width_us[keep], self.value[keep])
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from harness.meter.ticks import Tick, TickModel, watch_ticks
 
 _TICK_SHARE, _IDLE_SHARE, _CONTEXT_SHARE = 0.15, 0.2, 0.05
 _FIRST_TICKS, _LEAST_TICKS, _MOST_TICKS = 6, 20, 400
-# Longer than any averaging window in use (1 s), unequal so that no lag is mistaken for another, and in no simple
-# ratio to any refresh period.
+# Longer than any averaging window in use (1 s), unequal so that no lag is mistaken for another, and in no
+# simple ratio to any refresh period.
 _HIGH_S, _LOW_S = 2.31, 1.83
 _COST_CALLS, _LIST_CALLS = 100, 3
 

@@ -1,8 +1,9 @@
-"""What the energy counter counts, told by comparing its slope with INSTANT power while the power is steady."""
+"""What the energy counter counts, told by comparing it with INSTANT power while the power is steady."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def _blocks(ticks: Changes, power: Shown, module: Shown) -> list[_Block]:
             edges.append(number)
     blocks: list[_Block] = []
     before: float | None = None
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         start, end = float(ticks.at_us[left]), float(ticks.at_us[right])
         shown = power.between(start, end)
         if len(shown.value) < 10:
@@ -136,7 +137,7 @@ def _time_mean(shown: Shown) -> float:
 
 
 def _line(blocks: list[_Block]) -> tuple[float | None, float | None]:
-    """Slope and offset of counter power over INSTANT power, where there are two levels to draw a line through."""
+    """Slope and offset of counter power over INSTANT power, where there are two levels for a line."""
     if len(blocks) < 2:
         return None, None
     instant = np.array([block.instant_w for block in blocks])
