@@ -82,14 +82,13 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
             rate = float(step[good].sum()) / span if span else 0.0
             step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
     ambiguous = extra = np.zeros(0, dtype=np.int64)
-    if wrap_range:
+    if wrap_range and dt.size and float(dt.max()) * max_w > wrap_range:
         room = dt * max_w - step
         ambiguous = np.flatnonzero(room > wrap_range)
         extra = (room[ambiguous] // wrap_range).astype(np.int64) * wrap_range
-    cumulative = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(step)))
-    return Unwrapped(
-        mono_us, cumulative[: mono_us.shape[0]], wraps, int(bridged.size), ambiguous, extra, bridged
-    )
+    cumulative = np.zeros(mono_us.shape[0], dtype=np.int64)
+    np.cumsum(step, out=cumulative[1:])
+    return Unwrapped(mono_us, cumulative, wraps, int(bridged.size), ambiguous, extra, bridged)
 
 
 def mirrored(zones: Sequence[CounterSeries]) -> list[int]:
@@ -146,11 +145,7 @@ class ZoneMeter:
         copies = mirrored(usable)
         self.mirrors = [usable[i].zone or "" for i in copies]
         self.incomplete = len(usable) < len(zones)
-        self._zones = [
-            (z, unwrap(z.mono_us[z.valid], z.value[z.valid], z.wrap_range))
-            for i, z in enumerate(usable)
-            if i not in copies
-        ]
+        self._zones = [(z, unwrap(*_known(z), z.wrap_range)) for i, z in enumerate(usable) if i not in copies]
 
     def __bool__(self) -> bool:
         return bool(self._zones)
@@ -201,6 +196,13 @@ class ZoneMeter:
                     low -= min(low, float(np.diff(curve.at(np.array([a, b])))[0]))
             total += energy
         return ZoneEnergy(total, min(low, float(total)), max(high, float(total)), ambiguous, reset)
+
+
+def _known(zone: CounterSeries) -> tuple[Int64, Int64]:
+    """Times and values of the reads that succeeded, without a copy when all did."""
+    if zone.valid.all():
+        return zone.mono_us, zone.value
+    return zone.mono_us[zone.valid], zone.value[zone.valid]
 
 
 def _edge(zone: CounterSeries, number: int | None, fallback_us: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.bundle import Bundle
 from harness.spec import Protocol
@@ -72,8 +72,8 @@ class Context:
         """Rows of counters that belong to a boundary."""
         columns = ["node_id", "source", "device_id", "session", "t_us", "mono_us", "value", "boundary"]
         found: list[dict[str, Any]] = []
-        for batch in self.bundle.iter_batches("counters", columns):
-            marked = pa.compute.is_valid(batch.column("boundary"))
+        for batch in self.bundle.iter_batches("counters", columns, encoded=True):
+            marked = pc.is_valid(batch.column("boundary"))
             found += batch.filter(marked).to_pylist()
         return found
 

@@ -126,7 +126,7 @@ def recompute(bundle: Bundle, *, step_us: int | None = None, threads: int = 2) -
     """
     plan = Plan(
         bundle.table("stages").to_pylist(),
-        counter_series(bundle.table("counters")),
+        counter_series(bundle.iter_batches("counters", encoded=True)),
         sampling_rules(bundle.protocol, bundle.manifest),
         device_limits(bundle.manifest),
     )

@@ -612,7 +612,9 @@ def test_values_out_of_all_reason_never_raise(pristine, tmp_path, table):
     for column in load_protocol().tables[table].columns:
         folder = Path(shutil.copytree(pristine, tmp_path / column.name))
         high = {k: (-v - 1 if isinstance(v, int) and v < 0 else v) for k, v in EXTREMES.items()}
-        for value in (EXTREMES[column.type], high[column.type]):
+        for value in [EXTREMES[column.type]] + [high[column.type]] * (
+            high[column.type] != EXTREMES[column.type]
+        ):
             edit_rows(folder, table, lambda rows, v=value, c=column.name: [{**r, c: v} for r in rows])
             report = validate(folder)
             assert report.exit_code in (0, 1)
