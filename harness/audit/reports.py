@@ -21,6 +21,7 @@ TOKEN_KEYS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_
 _MAX_LINE_BYTES = 1 << 16
 _MAX_TOKENS = 1 << 53  # exact in every language that reads JSON
 _CHUNK = 1 << 20
+_SEEN_BYTES = 256
 _PROBLEMS_LOGGED = 20
 _PROBLEMS_SHOWN = 3
 _EVENTS_LOGGED = 100_000
@@ -54,6 +55,7 @@ class ReportReader:
         self._stream = path.open("rb")
         self._rest = b""
         self._overlong = 0
+        self._seen = b""  # the end of what was read: a file that was cut and grew again differs there
 
     def close(self) -> None:
         """Close the file."""
@@ -69,6 +71,7 @@ class ReportReader:
         if problem:
             yield Report(problem=problem)
         while data := self._stream.read(_CHUNK):
+            self._seen = (self._seen + data)[-_SEEN_BYTES:]
             yield from self._lines(data)
             if not final:
                 break
@@ -104,11 +107,12 @@ class ReportReader:
             except OSError:
                 return None
             self._stream.close()
-            self._stream, self._rest = replaced, b""
+            self._stream, self._rest, self._seen = replaced, b"", b""
             return "the report file was replaced: append to it instead (>> in a shell)"
-        if there.st_size < self._stream.tell():
+        start = self._stream.tell() - len(self._seen)
+        if os.pread(self._stream.fileno(), len(self._seen), start) != self._seen:
             self._stream.seek(0)
-            self._rest = b""
+            self._rest = self._seen = b""
             return "the report file was cut: append to it instead (>> in a shell)"
         return None
 
