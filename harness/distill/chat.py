@@ -1,0 +1,209 @@
+"""Conversations to tokens through the tokenizer's own chat template, with the assistant's tokens as labels.
+
+Every assistant turn is a label, its end token included, and nothing else is. Where a turn begins and ends the
+template itself says: what it renders before the turn (with the generation prompt) and through the turn are
+prefixes of the whole, or it marks the turn with `{% generation %}`. No tag is searched for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import KitError
+
+Message = Mapping[str, str]
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as tokens: input_ids int32 [n] and label_mask bool [n]."""
+
+    input_ids: npt.NDArray[np.int32]
+    label_mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a conversation cannot be used: a reason that is counted."""
+
+    reason: str
+
+
+class ChatEncoder:
+    """Encodes conversations with one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template.
+
+    Attributes:
+        tokenizer_sha256: Names the vocabulary, the merges and the special tokens.
+        template_sha256: Names the chat template.
+
+    Raises:
+        KitError: The tokenizer has no chat template or gives no character offsets.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise KitError("the tokenizer gives no character offsets", expected="one with a tokenizer.json")
+        if not isinstance(tokenizer.chat_template, str):
+            raise KitError(
+                "the tokenizer has no chat template",
+                where=str(tokenizer.name_or_path),
+                expected="chat_template in tokenizer_config.json, or chat_template.jinja",
+            )
+        self.tokenizer = tokenizer
+        self.tokenizer_sha256 = _tokenizer_digest(tokenizer)
+        self.template_sha256 = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
+        added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._specials = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+        self._marked = bool(_GENERATION.search(tokenizer.chat_template))
+
+    @classmethod
+    def load(cls, directory: Path | str) -> ChatEncoder:
+        """The encoder of a tokenizer or model folder, without a network.
+
+        Raises:
+            KitError: There is no such tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise KitError(
+                f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
+                where=str(directory),
+                expected="a folder with tokenizer.json and tokenizer_config.json",
+            ) from None
+        return cls(tokenizer)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of a conversation up to where the assistant is to speak."""
+        text = self._render(messages, generation=True)
+        return [int(token) for token in self._backend.encode(text, add_special_tokens=False).ids]
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded | Dropped]:
+        """Encode conversations.
+
+        Returns:
+            For each, its tokens and labels, or why there are none: "empty", "no_assistant_turn",
+            "assistant_speaks_first", "special_token_in_content", "refused_by_template" or
+            "turns_not_separable" (the template renders a turn differently once others follow).
+        """
+        texts: list[str] = []
+        spans: list[list[tuple[int, int]]] = []
+        result: list[Encoded | Dropped | None] = []
+        for messages in conversations:
+            rendered = self._locate(messages)
+            if isinstance(rendered, Dropped):
+                result.append(rendered)
+                continue
+            texts.append(rendered[0])
+            spans.append(rendered[1])
+            result.append(None)
+        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        where = iter(spans)
+        return [_labelled(next(encodings), next(where)) if item is None else item for item in result]
+
+    @property
+    def _backend(self) -> Any:
+        return self.tokenizer.backend_tokenizer
+
+    def _render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]] | Dropped:
+        """The rendered text and the character span of every assistant turn."""
+        from jinja2 import TemplateError
+
+        speakers = [message["role"] for message in messages]
+        if not messages:
+            return Dropped("empty")
+        if "assistant" not in speakers:
+            return Dropped("no_assistant_turn")
+        if next(speaker for speaker in speakers if speaker != "system") == "assistant":
+            return Dropped("assistant_speaks_first")
+        if any(special in message["content"] for message in messages for special in self._specials):
+            return Dropped("special_token_in_content")
+        try:
+            spans = self._marked_spans(messages) if self._marked else self._prefix_spans(messages)
+        except TemplateError:
+            return Dropped("refused_by_template")
+        if spans is None:
+            return Dropped("turns_not_separable")
+        text, turns = spans
+        return text, [self._to_end_of_turn(text, start, end) for start, end in turns]
+
+    def _prefix_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]] | None:
+        text = self._render(messages)
+        spans = []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._render(messages[:number], generation=True)
+            last = number == len(messages) - 1
+            through = text if last else self._render(messages[: number + 1])
+            if not (through.startswith(before) and text.startswith(through)):
+                return None
+            spans.append((len(before), len(through)))
+        return text, spans
+
+    def _marked_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]] | None:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        rendered: Any = render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=self.tokenizer.chat_template,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        texts, spans = rendered
+        return texts[0], [(int(start), int(end)) for start, end in spans[0]]
+
+    def _to_end_of_turn(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """A turn ends with its end token: without what follows it, and with it where the span stops short."""
+        said = text[start:end].rstrip()
+        if said.endswith(self._specials):
+            return start, start + len(said)
+        closing = self.tokenizer.eos_token
+        return (start, end + len(closing)) if closing and text.startswith(closing, end) else (start, end)
+
+
+def _labelled(encoding: Any, spans: list[tuple[int, int]]) -> Encoded:
+    """Tokens that lie wholly in a span are labels. One that began before it has a piece of the prompt, which
+    a model is given before it speaks.
+    """
+    ids = np.array(encoding.ids, dtype=np.int32)
+    offsets = np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int64, count=2 * len(ids))
+    starts, ends = offsets[0::2], offsets[1::2]
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    for start, end in spans:
+        mask |= (starts >= start) & (ends > start) & (ends <= end)
+    mask[:1] = False
+    return Encoded(ids, mask)
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Set by the last call that padded or cut, not by the tokenizer's maker.
+    described.pop("padding", None)
+    described.pop("truncation", None)
+    named = {"tokenizer": described, "special": dict(sorted(tokenizer.special_tokens_map.items()))}
+    return hashlib.sha256(json.dumps(named, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
