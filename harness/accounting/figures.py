@@ -50,9 +50,11 @@ def significant(
         high: upper bound.
         most: most significant digits.
     """
+    if best == 0:
+        return "0"
     half = 0.0 if low is None or high is None else max(best - low, high - best)
     places = decimals(best, half, most)
-    if best and round(best, places) == 0:
+    if round(best, places) == 0:
         places = -_exponent(best)
     rounded = round(best, places)
     separator = "," if abs(rounded) >= 10_000 else ""
