@@ -214,6 +214,8 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
     spans: dict[tuple[str, int, int], tuple[int, int]] = {}
     for row in ctx.stages:
+        if row["gpu_energy_method"] == "imported":
+            continue
         for device, start, end in zip(
             row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
         ):
