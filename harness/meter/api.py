@@ -5,8 +5,8 @@
         with meter.stage("student_train") as stage:
             stage.add_tokens(trained=512, processed=1024, positions=1024)
 
-Under `kit audit` the program is itself a stage that is being measured: then nothing is metered a second time, and
-tokens and events go to the file named in KIT_EVENTS.
+Under `kit audit` the program is itself a stage that is being measured: then nothing is metered a second time,
+and tokens and events go to the file named in KIT_EVENTS.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Stage:
             whole = int(count)
             if isinstance(count, bool) or whole != count or whole < 0:
                 raise KitError(
-                    f"{name}={count!r} is no token count", where=f"stage {self.name!r}", expected="a whole number >= 0"
+                    f"{name}={count!r} is no token count",
+                    where=f"stage {self.name!r}",
+                    expected="a whole number >= 0",
                 )
             counts[f"tokens_{name}"] = whole
         self._sink.tokens(counts)
@@ -171,8 +173,8 @@ class Meter:
         method: "sft", "kd", "synthetic_sft" or "other".
         devices: GPUs to meter: None follows CUDA_VISIBLE_DEVICES, [] none, else NVML indices or UUIDs.
         period_ms: Sampling period; the protocol's is 500.
-        boundary: "tick" waits for the energy counter to move (at most one refresh, ~100 ms, at each end of a stage);
-            "interpolate" does not wait and has the wider interval.
+        boundary: "tick" waits for the energy counter to move (at most one refresh, ~100 ms, at each end of a
+            stage); "interpolate" does not wait and has the wider interval.
         cpu: "auto" (RAPL, else CodeCarbon's estimate), "rapl", "codecarbon" or "none".
         reference_tokens: The declared denominator for J/token.
         labels: Labels for the manifest, such as "pocket".
@@ -263,7 +265,8 @@ class Meter:
         self._session = MeterSession(self.out, info, self._config, warn=_warn)
 
     def stage(self, name: str, kind: str | None = None) -> StageContext:
-        """A stage as a `with` block; its kind is its name when that is one of the protocol's kinds, else `x-NAME`.
+        """A stage as a `with` block; its kind is its name when that is one of the protocol's kinds, else
+        `x-NAME`.
 
         Raises:
             KitError: `kind` is not a stage kind.
@@ -272,7 +275,9 @@ class Meter:
             kind = name if name in STAGE_KINDS else f"x-{name}"
         elif kind not in STAGE_KINDS and not kind.startswith("x-"):
             raise KitError(
-                f"{kind!r} is not a stage kind", where=f"stage {name!r}", expected=", ".join(STAGE_KINDS) + " or x-..."
+                f"{kind!r} is not a stage kind",
+                where=f"stage {name!r}",
+                expected=", ".join(STAGE_KINDS) + " or x-...",
             )
         return StageContext(self, name, kind)
 
@@ -294,8 +299,8 @@ def synchronize_devices(quiet: bool = False) -> None:
     """Wait for queued device work, if torch is loaded and has used a device; never loads torch itself.
 
     Args:
-        quiet: Whether an error of the device is swallowed: at the end of a stage that failed anyway, its own error is
-            the one to see.
+        quiet: Whether an error of the device is swallowed: at the end of a stage that failed anyway, its own
+            error is the one to see.
     """
     torch = sys.modules.get("torch")
     if torch is None:

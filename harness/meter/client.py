@@ -1,6 +1,8 @@
-"""Starting the meter's processes and asking them for stage boundaries, from the runner or from a measured program.
+"""Starting the meter's processes and asking them for stage boundaries, from the runner or from a measured
+program.
 
-A helper that dies is started again at once: the counter then still gives the right energy, and the hole in the samples
+A helper that dies is started again at once: the counter then still gives the right energy, and the hole in
+    the samples
 is in the log.
 """
 
@@ -37,7 +39,8 @@ class MeterConfig:
         boundary_mode: "tick" waits for the counter (at most one refresh), "interpolate" does not.
         devices: None follows CUDA_VISIBLE_DEVICES; an empty tuple meters no GPU; else NVML indices and UUIDs.
         cpu: "auto" (RAPL, else CodeCarbon), "rapl", "codecarbon" or "none".
-        include_self: Whether the calling process is itself the measured program (API) or only its children are.
+        include_self: Whether the calling process is itself the measured program (API) or only its children
+            are.
     """
 
     period_us: int = 500_000
@@ -95,7 +98,9 @@ class _Helper:
         try:
             message = self.receive(_READY_TIMEOUT_S)
         except _Lost:
-            tail = self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []
+            tail = (
+                self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []
+            )
             raise KitError(
                 "the meter process did not start" + (f": {tail[0]}" if tail else ""),
                 where=str(self._log),
@@ -262,14 +267,14 @@ class MeterClient:
         """Take a stage boundary.
 
         Args:
-            share: Whether the previous boundary may serve when it is less than one counter refresh old: true where a
-                stage starts, false where one ends.
+            share: Whether the previous boundary may serve when it is less than one counter refresh old: true
+                where a stage starts, false where one ends.
         """
         with self._lock:
             number = self._next_boundary
             self._next_boundary += 1
-            # Both are asked at once: the CPU figure belongs to this moment, and the watch for the counter's tick must
-            # not begin later for its sake.
+            # Both are asked at once: the CPU figure belongs to this moment, and the watch for the counter's
+            # tick must not begin later for its sake.
             asked = self._send_estimator(number)
             taken = self._ask_sampler({"op": "boundary", "boundary": number, "share": share})
             estimate = self._receive_estimator() if asked else None

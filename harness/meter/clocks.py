@@ -23,7 +23,8 @@ def utc_us() -> int:
 def clock_id() -> str:
     """A name for this machine's monotonic clock: times compare only under one clock id.
 
-    Derived from the boot id, hashed so that it cannot be linked to the machine; "unknown" where the kernel shows none.
+    Derived from the boot id, hashed so that it cannot be linked to the machine; "unknown" where the kernel
+    shows none.
     """
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

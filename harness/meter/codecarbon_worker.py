@@ -1,13 +1,15 @@
 """CPU and memory energy estimated by CodeCarbon in process-tracking mode, where RAPL cannot be read.
 
-A process of its own, started and warm before the first stage: CodeCarbon needs 1-2 s and pandas to start, which belongs
+A process of its own, started and warm before the first stage: CodeCarbon needs 1-2 s and pandas to start,
+    which belongs
 in no stage. No CodeCarbon output file is written, so runs cannot mix.
 
-CodeCarbon's process mode multiplies the CPU's power rating by the CPU time of a process and its children, but it looks
-at the children that are alive at each look: the CPU time of a command that ended since the last look is lost, which for
-a stage of a few seconds is a large part of it. Here it is fed the cumulative CPU time of the measured tree including
-children that have ended (`MeasuredTree`), so the estimate does not depend on when one looks. The estimate is cumulative
-in uJ and is journalled like a counter.
+CodeCarbon's process mode multiplies the CPU's power rating by the CPU time of a process and its children, but
+it looks at the children that are alive at each look: the CPU time of a command that ended since the last look
+    is lost, which for
+a stage of a few seconds is a large part of it. Here it is fed the cumulative CPU time of the measured tree
+including children that have ended (`MeasuredTree`), so the estimate does not depend on when one looks. The
+estimate is cumulative in uJ and is journalled like a counter.
 
 Run as `python -m harness.meter.codecarbon_worker CONFIG-JSON`; commands and answers are JSON lines.
 """
@@ -110,8 +112,8 @@ class Estimator:
     def read(self) -> tuple[int, int | None, float]:
         """(CPU uJ, RAM uJ or None, CPU seconds), all cumulative."""
         now = time.time()
-        # CodeCarbon divides the CPU time by the wall clock's difference; multiplied by the same difference, a step of
-        # the wall clock cancels.
+        # CodeCarbon divides the CPU time by the wall clock's difference; multiplied by the same difference, a
+        # step of the wall clock cancels.
         duration, self._last_s = now - self._last_s, now
         _, energy = self._cpu.measure_power_and_energy(duration)
         self.cpu_uj += max(0, round(energy.kWh * 3.6e12))
@@ -206,7 +208,8 @@ def main() -> int:
     """Entry point of the estimator process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Nothing that CodeCarbon or its imports print may reach the answers, and no user setting of its may change them.
+    # Nothing that CodeCarbon or its imports print may reach the answers, and no user setting of its may
+    # change them.
     answers = os.dup(1)
     os.dup2(2, 1)
     for name in [name for name in os.environ if name.startswith("CODECARBON_")]:

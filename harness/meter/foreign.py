@@ -9,7 +9,8 @@ from pathlib import Path
 def foreign_pids(pids: list[int], owner_pid: int | None = None) -> list[int]:
     """Those of `pids` that are neither the owner (default: this process) nor descended from it.
 
-    A process that this machine's /proc does not show (another container's, or its pid in another namespace) counts as
+    A process that this machine's /proc does not show (another container's, or its pid in another namespace)
+    counts as
     foreign: nothing shows that it is ours.
     """
     owner = os.getpid() if owner_pid is None else owner_pid

@@ -1,8 +1,8 @@
 """The journal: append-only frames, written as things happen, from which a bundle is sealed.
 
 A journal file is `KITJNL1\\n` followed by frames `<u32 length><u32 crc32><u8 kind><payload>` (little-endian,
-length counts the payload). One process writes one file. A frame that was cut off by a kill can only be the last
-one; the reader stops there and says how many bytes it left.
+length counts the payload). One process writes one file. A frame that was cut off by a kill can only be the
+last one; the reader stops there and says how many bytes it left.
 
 Power rows are packed structs rather than JSON: at 8 GPUs and 2 Hz a day is 1.4 million of them.
 """

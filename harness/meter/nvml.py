@@ -1,7 +1,8 @@
-"""NVIDIA GPUs through pynvml: one field query a tick for counter, instant and average power, with recorded fall-backs.
+"""NVIDIA GPUs through pynvml: one field query a tick for counter, instant and average power, with recorded
+fall-backs.
 
-A failed read is None, never 0; so is a power of exactly 0 mW, which a powered card does not draw but drivers return in
-bursts. What a card cannot tell is found out once, at start, and remembered in `GpuSource.methods`.
+A failed read is None, never 0; so is a power of exactly 0 mW, which a powered card does not draw but drivers
+return in bursts. What a card cannot tell is found out once, at start, and remembered in `GpuSource.methods`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FIELD_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE, mW over 1 s on Ampere and late
 FIELD_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, mW
 _SLOW_EVERY = 20  # power limit and MIG mode are read every 20th tick: they change by hand only
 _MAX_POWER_MW = 1 << 30
+
 
 def nvml_unavailable() -> str | None:
     """Initialise NVML; None when it works, else NVML's own reason why not."""
@@ -166,7 +168,12 @@ class GpuSource:
         if self._ticks % _SLOW_EVERY == 0:
             self._limit_mw = _try(lambda: int(pynvml.nvmlDeviceGetPowerManagementLimit(self.handle)))
         self._ticks += 1
-        energy, power, average, limit = reading.energy_mj, reading.power_mw, reading.average_mw, self._limit_mw
+        energy, power, average, limit = (
+            reading.energy_mj,
+            reading.power_mw,
+            reading.average_mw,
+            self._limit_mw,
+        )
         row = POWER_ROW.pack(
             self.index,
             session,
@@ -244,7 +251,9 @@ def _mig_uuids(handle: Any) -> list[str]:
         return []
     uuids = []
     for position in range(_try(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
-        instance = _try(lambda position=position: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position))  # type: ignore[misc]
+        instance = _try(
+            lambda position=position: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position)
+        )  # type: ignore[misc]
         uuid = None
         if instance is not None:
             uuid = _text(lambda instance=instance: pynvml.nvmlDeviceGetUUID(instance))  # type: ignore[misc]

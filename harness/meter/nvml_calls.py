@@ -1,8 +1,8 @@
 """The reads of every tick, through the library that pynvml loaded, without allocating anything.
 
-pynvml builds its structures anew at each call; at 8 GPUs and 2 Hz after a cold cache that alone would use up the
-sampler's budget of 0.1 % of a core. Everything that is not called at every tick goes through pynvml's functions.
-Each call returns NVML's own codes instead of raising.
+pynvml builds its structures anew at each call; at 8 GPUs and 2 Hz after a cold cache that alone would use up
+the sampler's budget of 0.1 % of a core. Everything that is not called at every tick goes through pynvml's
+functions. Each call returns NVML's own codes instead of raising.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import pynvml
 
-# nvmlFieldValue_t: fieldId, scopeId, timestamp, latencyUsec, valueType, nvmlReturn, value (8 bytes); 40 bytes in all.
-# The masks cut the value out of its union, by valueType.
+# nvmlFieldValue_t: fieldId, scopeId, timestamp, latencyUsec, valueType, nvmlReturn, value (8 bytes); 40 bytes
+# in all. The masks cut the value out of its union, by valueType.
 _VALUE_MASKS = {1: 0xFFFFFFFF, 2: (1 << 64) - 1, 3: (1 << 64) - 1, 4: (1 << 63) - 1, 5: 0x7FFFFFFF, 6: 0xFFFF}
 _DOUBLE = 0
 
@@ -52,7 +52,8 @@ class FieldQuery:
         self._unpack = struct.Struct("<" + "24xIIQ" * self._count).unpack
 
     def read(self) -> tuple[int, ...]:
-        """A code and a value per field, flat: (code 0, value 0, code 1, value 1, ...); a value counts if its code is 0.
+        """A code and a value per field, flat: (code 0, value 0, code 1, value 1, ...); a value counts if its
+        code is 0.
 
         When the call itself fails, its code is every field's.
         """

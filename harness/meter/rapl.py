@@ -1,8 +1,9 @@
 """CPU and memory energy from RAPL through the powercap files of Linux.
 
-The sampler reads every zone at every tick and stores the counters as read: they wrap after 65-262 kJ, and a total of
-packages cannot be unwrapped any more. Which zones are added up is the reader's business (packages and memory; never
-`psys` or `core`, which contain or are contained in a package).
+The sampler reads every zone at every tick and stores the counters as read: they wrap after 65-262 kJ, and a
+    total of
+packages cannot be unwrapped any more. Which zones are added up is the reader's business (packages and memory;
+never `psys` or `core`, which contain or are contained in a package).
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _zone_folders(root: Path) -> list[Path]:
     folders: list[Path] = []
     for folder in top:
         folders.append(folder)
-        # The kernel links sub-zones both beside their package and below it; a mounted tree may have only the latter.
+        # The kernel links sub-zones both beside their package and below it; a mounted tree may have only the
+        # latter.
         try:
             folders += sorted(sub for sub in folder.iterdir() if sub.name.startswith("intel-rapl:"))
         except OSError:

@@ -1,8 +1,9 @@
 """The sampler: a process of its own that reads every device at absolute deadlines and writes the journal.
 
-Started by `harness.meter.client` before the first stage. It reads commands as JSON lines on standard input and answers
-on standard output; when its owner disappears it ends the stage's processes (nothing should run unmeasured), takes a
-last boundary and closes the journal. Run as `python -m harness.meter.sampler CONFIG-JSON`.
+Started by `harness.meter.client` before the first stage. It reads commands as JSON lines on standard input
+and answers on standard output; when its owner disappears it ends the stage's processes (nothing should run
+unmeasured), takes a last boundary and closes the journal. Run as `python -m harness.meter.sampler
+CONFIG-JSON`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from harness.meter.watchers import GpuWatch, LatenessHistogram
 
 VERSION = "1"
 _LEARN_TICKS = 5
+_LEARN_ROUNDS = 6  # more than one only where the processor is hard to get, or the counters keep no time
+_SHARP_US = 200.0
+_LOOK_AGAIN_US = 2_000_000
+_LOOK_AGAIN_MAX_US = 120_000_000
 _STATS_EVERY_US = 10_000_000
 _OVERDUE_US = 150_000
 _ORPHAN_GRACE_S = 5.0
@@ -60,6 +65,8 @@ class Sampler:
         self._ready_us = 0
         self._next_stats_us = 0
         self._due_us = 0
+        self._look_again_us = 0
+        self._look_pause_us = _LOOK_AGAIN_US
         self.gpus: list[nvml.GpuSource] = []
         self.no_gpu_reason: str | None = None
         self.doubts: tuple[str, ...] = ()
@@ -109,8 +116,11 @@ class Sampler:
         """Warm up: describe the devices, learn the counters' ticks, take the first samples. Returns the greeting."""
         scheduling = _raise_priority()
         zones = [{"label": zone.label, "range": zone.range_uj} for zone in self.rapl.zones]
-        if self.gpus:
-            watch_ticks(self.gpus, self.models, count=_LEARN_TICKS)
+        self._due_us = mono_us() + self.period_us  # nothing is due while the ticks are learned
+        for _ in range(_LEARN_ROUNDS):
+            self._watch_counters(_LEARN_TICKS)
+            if not any(model.is_fading(mono_us(), _SHARP_US) for model in self.models.values()):
+                break
         described = [gpu.describe() for gpu in self.gpus]
         for entry in described:
             entry["refresh_us"] = self.models[entry["device_id"]].period_us
@@ -139,7 +149,9 @@ class Sampler:
         for gpu in self.gpus:
             for quantity, method in gpu.methods.items():
                 if method != "field":
-                    self.event("field_fallback", "warning", device_id=gpu.index, quantity=quantity, method=method)
+                    self.event(
+                        "field_fallback", "warning", device_id=gpu.index, quantity=quantity, method=method
+                    )
         self._due_us = mono_us()
         self._tick()
         self._cpu_at_ready_s, self._ready_us = _cpu_s(), mono_us()
@@ -231,8 +243,8 @@ class Sampler:
         if self.mode == "interpolate":
             readings = [self._interpolate(gpu) for gpu in self.gpus]
         else:
-            seen = watch_ticks(self.gpus, self.models, idle=self._keep_schedule) if self.gpus else {}
-            readings = [(seen[gpu.index] or [self._immediate(gpu)])[-1] for gpu in self.gpus]
+            seen = self._watch_counters()
+            readings = [(seen.get(gpu.index) or [self._immediate(gpu)])[-1] for gpu in self.gpus]
         powers = {gpu.index: gpu.read() for gpu in self.gpus}
         record = {
             "type": "boundary",
@@ -260,6 +272,11 @@ class Sampler:
         self.last_boundary = {**record, "shareable": shareable}
         return self.last_boundary
 
+    def _watch_counters(self, count: int = 1) -> dict[int, list[Tick]]:
+        """Wait for ticks of the counters there are; the schedule of samples is kept meanwhile."""
+        ticking = [gpu for gpu in self.gpus if gpu.methods["energy"] != "absent"]
+        return watch_ticks(ticking, self.models, count=count, idle=self._keep_schedule) if ticking else {}
+
     def _fresh(self, boundary: dict[str, Any]) -> bool:
         now = mono_us()
         return all(
@@ -273,10 +290,11 @@ class Sampler:
 
     def _immediate(self, gpu: nvml.GpuSource) -> Tick:
         """The reading of a counter that does not tick or cannot be read."""
-        if gpu.methods["energy"] != "absent":
+        energy_mj = None if gpu.methods["energy"] == "absent" else gpu.read_energy()
+        if energy_mj is not None:
             self.event("counter_stuck", "warning", device_id=gpu.index)
         period = self.models[gpu.index].period_us
-        return Tick(gpu.index, mono_us(), round(period or 100_000), gpu.read_energy(), "immediate")
+        return Tick(gpu.index, mono_us(), round(period or 100_000), energy_mj, "immediate")
 
     def _keep_schedule(self, calm: bool) -> None:
         overdue = mono_us() - self._due_us
@@ -308,8 +326,15 @@ class Sampler:
     def _refresh_models(self) -> None:
         """Look at the next tick of counters whose tick times are becoming uncertain, to keep boundaries cheap."""
         now = mono_us()
-        if any(model.is_fading(now) for model in self.models.values()):
-            watch_ticks(self.gpus, self.models, idle=self._keep_schedule)
+        if now < self._look_again_us or not any(model.is_fading(now) for model in self.models.values()):
+            return
+        self._watch_counters()
+        # A look that changed nothing (no processor, a counter without a rhythm) is not repeated at every
+        # tick.
+        now = mono_us()
+        fading = any(model.is_fading(now) for model in self.models.values())
+        self._look_pause_us = min(2 * self._look_pause_us, _LOOK_AGAIN_MAX_US) if fading else _LOOK_AGAIN_US
+        self._look_again_us = now + (self._look_pause_us if fading else 0)
 
     def _obey(self, command: dict[str, Any]) -> bool:
         operation = command["op"]
@@ -374,8 +399,8 @@ def _cpu_s() -> float:
 def _raise_priority() -> str:
     """Ask for punctual wake-ups: real-time scheduling, else a better nice value, else what there is.
 
-    The sampler sleeps but for a fraction of a millisecond a tick, so this takes nothing from the measured job; it is
-    what keeps a boundary sharp when the job keeps every core busy.
+    The sampler sleeps but for a fraction of a millisecond a tick, so this takes nothing from the measured
+    job; it is what keeps a boundary sharp when the job keeps every core busy.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: 1 ns instead of 50 us
@@ -394,7 +419,9 @@ def _raise_priority() -> str:
 def main() -> int:
     """Entry point of the sampler process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the owner decides when measuring ends: Ctrl-C reaches the whole group
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # the owner decides when measuring ends: Ctrl-C reaches the whole group
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
     try:
         sampler = Sampler(json.loads(sys.argv[1]))

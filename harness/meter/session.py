@@ -1,6 +1,8 @@
-"""One session of a run: the run folder, the owner's journal, the meter's processes, and stages one after another.
+"""One session of a run: the run folder, the owner's journal, the meter's processes, and stages one after
+another.
 
-Both ways of measuring use it: `harness.meter.api.Meter` for stages inside a Python program, `harness.audit.runner` for
+Both ways of measuring use it: `harness.meter.api.Meter` for stages inside a Python program,
+    `harness.audit.runner` for
 stages that are processes.
 """
 
@@ -96,7 +98,9 @@ class MeterSession:
             ) from None
         except OSError as error:
             raise KitError(
-                f"the run folder cannot be written: {error.strerror}", where=str(run_dir), expected="a writable folder"
+                f"the run folder cannot be written: {error.strerror}",
+                where=str(run_dir),
+                expected="a writable folder",
             ) from None
         self._record(
             {
@@ -170,7 +174,9 @@ class MeterSession:
         words = {} if kind == "checkpoint" else {"event": name}
         self.event(kind, "info", **words, **({"report": detail} if detail else {}))
 
-    def begin(self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None) -> OpenStage:
+    def begin(
+        self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None
+    ) -> OpenStage:
         """Take the starting boundary of a stage and write it down.
 
         Raises:
@@ -208,7 +214,9 @@ class MeterSession:
         """Add to the running stage's token counts, by column name; written within half a second."""
         stage = self.stage
         if stage is None:
-            raise KitError("tokens were reported while no stage is running", fix="call add_tokens inside a stage")
+            raise KitError(
+                "tokens were reported while no stage is running", fix="call add_tokens inside a stage"
+            )
         for column, count in counts.items():
             if stage.tokens.get(column, 0) + count > _MAX_TOKENS:
                 raise KitError(f"{column} would exceed {_MAX_TOKENS}: {count} more tokens cannot be")
@@ -270,7 +278,11 @@ class MeterSession:
             foreign = foreign_pids(pids)
             if foreign:
                 self.event(
-                    "foreign_process", "warning", stage_uid=stage_uid, device_id=device_id, processes=len(foreign)
+                    "foreign_process",
+                    "warning",
+                    stage_uid=stage_uid,
+                    device_id=device_id,
+                    processes=len(foreign),
                 )
 
     def artifact(self, stage_uid: int, role: str, entry: dict[str, Any]) -> None:
@@ -296,5 +308,13 @@ class MeterSession:
         """End the meter's processes and the journal. The run folder can then be sealed."""
         self._closed.set()
         self.client.stop()
-        self._record({"type": "session_end", "session": self.session, "status": status, "mono_us": mono_us(), "t_us": utc_us()})
+        self._record(
+            {
+                "type": "session_end",
+                "session": self.session,
+                "status": status,
+                "mono_us": mono_us(),
+                "t_us": utc_us(),
+            }
+        )
         self._journal.close()

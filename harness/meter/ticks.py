@@ -1,17 +1,19 @@
 """When the energy counter ticks, and stage boundaries aligned to those ticks.
 
-An energy counter is refreshed every 20-100 ms and stands still in between, so the difference of two readings is exact
-only for a window whose two ends are refreshes ("ticks"). A boundary therefore watches the counter until it moves and
-takes the moment half-way between the last reading of the old value and the first of the new one. How close those two
-readings lie is the boundary's uncertainty; it is what limits the accuracy of a short stage (power at the edge times
-uncertainty), so the watch sleeps far from the expected tick and spins near it.
+An energy counter is refreshed every 20-100 ms and stands still in between, so the difference of two readings
+is exact only for a window whose two ends are refreshes ("ticks"). A boundary therefore watches the counter
+until it moves and takes the moment half-way between the last reading of the old value and the first of the
+new one. How close those two readings lie is the boundary's uncertainty; it is what limits the accuracy of a
+short stage (power at the edge times uncertainty), so the watch sleeps far from the expected tick and spins
+near it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 NO_TICK_US = 600_000
@@ -19,9 +21,14 @@ NO_TICK_US = 600_000
 
 _SPIN_US = 200  # spin this long before the earliest expected tick: longer than a sleep overshoots
 _FINE_SLEEP_S = 60e-6  # between looks when the tick can come at any moment
+_UNLIMITED_S = 1.0
 _GUARD_SLEEP_S = 8e-3  # between looks when no tick is expected: only notices that the expectation was wrong
 _FADING_US = 700.0
 _CALM_S = 1e-3  # with this much time before the next look a sample can be taken without widening a bracket
+_WIDE_US = 60.0  # a bracket wider than this is compared with the grid
+_MARGIN_US = 30.0  # of an expectation: what a read itself takes
+_DRIFT = 1e-6  # by how much the card's clock and ours may drift apart
+_MAX_SEEN = 16
 _MAX_WINDOW_US = 3_000.0  # an expectation vaguer than this is no better than looking all the time
 
 
@@ -38,59 +45,163 @@ class CounterSource(Protocol):
 class TickModel:
     """Expected tick times of one counter, learned from the ticks seen so far.
 
-    The counter is taken to refresh on a regular grid; `jitter_us` is how far ticks were seen from it. On a card whose
-    refreshes follow no grid the jitter grows until `expect` gives up and the watch looks all the time instead.
+    The counter is taken to refresh on a regular grid. Every tick seen is a bracket in time, and period and
+    phase are bounded by what all brackets allow together, so that one sharp bracket among many wide ones,
+    seen by a reader that rarely gets the processor, sharpens the whole grid. `jitter_us` is how far ticks
+    were seen off the grid; on a card whose refreshes follow no grid it grows until `expect` gives up and the
+    watch looks all the time instead.
+
+    Attributes:
+        period_us: The refresh period; None until two ticks were seen.
+        period_error_us: Half-width of what the period can be.
+        jitter_us: Largest recent deviation from the grid.
     """
 
-    last_us: float | None = None
-    last_error_us: float = 0.0
     period_us: float | None = None
     period_error_us: float = 0.0
     jitter_us: float = 0.0
+    _seen: list[_Seen] = field(default_factory=list)
 
     def expect(self, after_us: float) -> tuple[float, float] | None:
         """The next tick after `after_us` as (time, half-width), or None when it cannot be told well enough."""
-        if self.last_us is None or self.period_us is None:
+        if not self._seen or self.period_us is None:
             return None
-        count = max(1.0, -(-(after_us - self.last_us) // self.period_us))
-        half_width = self._half_width(count)
+        count = max(1, math.ceil((after_us - self._seen[-1].middle_us) / self.period_us))
+        low, high = self._span(count)
+        half_width = self._with_margin(high - low)
         if half_width > _MAX_WINDOW_US:
             return None
-        return self.last_us + count * self.period_us, half_width
+        return (low + high) / 2, half_width
 
-    def _half_width(self, count: float) -> float:
-        return self.last_error_us + count * self.period_error_us + 2 * self.jitter_us + 30.0
+    def _span(self, count: int) -> tuple[float, float]:
+        """Where tick number `count` after the last one seen lies, by all brackets together; jitter left out."""
+        assert self.period_us is not None
+        shortest, longest = self.period_us - self.period_error_us, self.period_us + self.period_error_us
+        index = self._seen[-1].index + count
+        low, high = -math.inf, math.inf
+        for seen in self._seen:
+            steps = index - seen.index
+            low = max(low, seen.low_us + steps * shortest)
+            high = min(high, seen.high_us + steps * longest)
+        if low <= high:
+            return low, high
+        # Off the grid by its jitter: the last one is what counts.
+        last = self._seen[-1]
+        return last.low_us + count * shortest, last.high_us + count * longest
 
-    def is_fading(self, now_us: float) -> bool:
-        """Whether the next tick is worth a look now, before the expectation becomes too vague to use.
+    def _with_margin(self, width_us: float) -> float:
+        return width_us / 2 + 2 * self.jitter_us + _MARGIN_US
 
-        Each such look lengthens the base over which the period is known, so they become rare: at tenfold intervals.
+    def is_fading(self, now_us: float, limit_us: float = _FADING_US) -> bool:
+        """Whether the next tick is worth a look now, since it is known to no better than +-`limit_us`.
+
+        Each such look lengthens the base over which the period is known, so that they become rare.
         """
-        if self.last_us is None or self.period_us is None or self.jitter_us > _MAX_WINDOW_US / 4:
+        if not self._seen or self.period_us is None or self.jitter_us > _MAX_WINDOW_US / 4:
             return False
-        count = (now_us - self.last_us) / self.period_us
-        return _FADING_US < self._half_width(count) < _MAX_WINDOW_US
+        low, high = self._span(max(1, math.ceil((now_us - self._seen[-1].middle_us) / self.period_us)))
+        # Jitter is left out: no look makes it smaller.
+        return (high - low) / 2 > limit_us
+
+    def narrow(self, seen_us: float, before_us: float, after_us: float) -> tuple[float, float]:
+        """Bracket of a tick that a slow or late reader saw, made as narrow as the grid allows.
+
+        Args:
+            seen_us: When the older value was still there.
+            before_us: Start of the read that gave the newer value.
+            after_us: Its end.
+
+        Returns:
+            (earliest, latest) moment at which the counter can have taken the newer value: that of the last
+            tick up to some moment of the read. The whole stretch where the grid is not known well enough, or
+            contradicts it.
+        """
+        if not self._seen or self.period_us is None:
+            return seen_us, after_us
+        count = max(1, round((after_us - self._seen[-1].middle_us) / self.period_us))
+        grid_low, grid_high = self._span(count)
+        half_width, middle = self._with_margin(grid_high - grid_low), (grid_low + grid_high) / 2
+        if half_width > self.period_us / 4:
+            return seen_us, after_us
+        # The last tick that surely came before the read began, and the last one that can have come before it
+        # ended.
+        first = math.floor((before_us - half_width - middle) / self.period_us)
+        last = math.floor((after_us + half_width - middle) / self.period_us)
+        # A tick before the older value was seen did not end that value.
+        first = max(first, math.ceil((seen_us - half_width - middle) / self.period_us))
+        low = max(seen_us, middle + first * self.period_us - half_width)
+        high = min(after_us, middle + last * self.period_us + half_width)
+        return (low, high) if low < high else (seen_us, after_us)
 
     def learn(self, time_us: float, error_us: float) -> None:
         """Take in a tick seen at `time_us`, known to within `error_us`."""
-        last, period = self.last_us, self.period_us
-        self.last_us, previous_error, self.last_error_us = time_us, self.last_error_us, error_us
-        if last is None or time_us <= last:
+        if not self._seen:
+            self._seen = [_Seen(0, time_us - error_us, time_us + error_us)]
             return
-        elapsed = time_us - last
-        slack = error_us + previous_error
-        if period is None or elapsed < 0.75 * period:
+        last = self._seen[-1]
+        elapsed = time_us - last.middle_us
+        if elapsed <= 0:
+            return
+        if self.period_us is None or elapsed < 0.75 * self.period_us:
             # The first pair, or a tick between two known ones: the period is (at most) this.
-            self.period_us, self.period_error_us = elapsed, slack
+            second = _Seen(1, time_us - error_us, time_us + error_us)
+            if (second.width_us + last.width_us) / 2 > elapsed / 5:
+                self._seen = [second]  # too blurred to be a measure
+                return
+            self._seen = [replace(last, index=0), second]
+            self._bound_period()
             return
-        count = max(1, round(elapsed / period))
-        residual = abs(elapsed - count * period)
-        if count * self.period_error_us + slack > period / 4:
-            return  # too long ago to tell how many ticks passed: keep the period, only the phase is new
-        expected = slack + count * self.period_error_us
-        self.jitter_us = max(0.7 * self.jitter_us, residual - expected)
-        if slack / count < self.period_error_us:
-            self.period_us, self.period_error_us = elapsed / count, slack / count
+        count = max(1, round(elapsed / self.period_us))
+        fresh = _Seen(last.index + count, time_us - error_us, time_us + error_us)
+        if count * self.period_error_us + last.width_us / 2 > self.period_us / 4:
+            # Too long ago to tell how many ticks passed: only the phase is new, and the period if it is any
+            # good.
+            self._seen = [fresh]
+            if self.period_error_us > self.period_us / 10:
+                self.period_us = None
+            return
+        if error_us > self.period_us / 4:
+            return  # it could be this tick or the next one: nothing to learn from
+        low, high = self._span(count)
+        off_grid = max(0.0, fresh.low_us - high, low - fresh.high_us)
+        self.jitter_us = max(0.7 * self.jitter_us, off_grid)
+        self._seen.append(fresh)
+        if off_grid > self.period_us / 4:
+            self._seen = [fresh]
+        elif len(self._seen) > _MAX_SEEN:
+            # The ends give the base, the sharpest brackets the rest.
+            self._seen.remove(max(self._seen[1:-1], key=lambda seen: seen.width_us))
+        self._bound_period()
+
+    def _bound_period(self) -> None:
+        if len(self._seen) < 2:
+            return
+        low, high, blur = 0.0, math.inf, 2 * self.jitter_us
+        for later, one in enumerate(self._seen):
+            for other in self._seen[:later]:
+                steps = one.index - other.index
+                low = max(low, (one.low_us - other.high_us - blur) / steps)
+                high = min(high, (one.high_us - other.low_us + blur) / steps)
+        self.period_us = (low + high) / 2
+        # Two clocks never run quite alike.
+        self.period_error_us = abs(high - low) / 2 + _DRIFT * self.period_us
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A tick that was seen: its number on the grid, and between which two moments it happened."""
+
+    index: int
+    low_us: float
+    high_us: float
+
+    @property
+    def middle_us(self) -> float:
+        return (self.low_us + self.high_us) / 2
+
+    @property
+    def width_us(self) -> float:
+        return self.high_us - self.low_us
 
 
 @dataclass(frozen=True)
@@ -135,17 +246,12 @@ def _look(pending: _Pending) -> Tick | None:
         pending.value, pending.seen_us = value, before
         return None
     # The old value was still there when the earlier read began, the new one when this read ended.
-    error = (after - pending.seen_us) / 2
-    middle = pending.seen_us + error
     low, high = pending.seen_us, after
-    if pending.expected is not None and error > pending.expected[1]:
-        # A reader that lost the processor saw a wide bracket: where the grid says more, believe the grid.
-        low = max(low, pending.expected[0] - pending.expected[1])
-        high = min(high, pending.expected[0] + pending.expected[1])
-        if low < high:
-            middle, error = (low + high) / 2, (high - low) / 2
+    if high - low > _WIDE_US:
+        # The reader lost the processor, or the driver took its time: more than one tick may lie in between.
+        low, high = pending.model.narrow(low, before, after)
     pending.value, pending.seen_us = value, before
-    return Tick(pending.source.index, round(middle), round(error + 0.5), value, "tick")
+    return Tick(pending.source.index, round((low + high) / 2), round((high - low) / 2 + 0.5), value, "tick")
 
 
 def watch_ticks(
@@ -154,6 +260,7 @@ def watch_ticks(
     *,
     count: int = 1,
     timeout_us: int = NO_TICK_US,
+    calm_s: float = _CALM_S,
     idle: Callable[[bool], Any] = lambda calm: None,
 ) -> dict[int, list[Tick]]:
     """Wait until every counter has ticked `count` times, or for `timeout_us` without a tick.
@@ -163,6 +270,7 @@ def watch_ticks(
         models: What is known of each device's ticks; updated.
         count: Ticks to wait for.
         timeout_us: When a device is given up; its list is then short.
+        calm_s: How long no tick must be expected for the time between two looks to count as calm.
         idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it.
 
     Returns:
@@ -176,7 +284,7 @@ def watch_ticks(
         pending.expected = pending.model.expect(pending.seen_us)
     deadline = {pending.source.index: begin + timeout_us for pending in waiting}
     while waiting:
-        pause = _GUARD_SLEEP_S
+        pause = _UNLIMITED_S
         for pending in list(waiting):
             tick = _look(pending)
             now = _now_us()
@@ -195,13 +303,16 @@ def watch_ticks(
         if not waiting:
             break
         if pause > 0:
-            idle(pause >= _CALM_S)
-            time.sleep(pause)
+            wake_us = _now_us() + min(pause, _GUARD_SLEEP_S) * 1e6
+            idle(pause >= calm_s)
+            left_us = wake_us - _now_us()  # what was done meanwhile must not make the watch late
+            if left_us > 0:
+                time.sleep(left_us / 1e6)
     return ticks
 
 
 def _pause_s(pending: _Pending, now_us: float) -> float:
-    """How long the watch may sleep for this device's sake."""
+    """How long this device needs no look, as far as its expected tick goes."""
     if pending.expected is None:
         return _FINE_SLEEP_S
     time_us, half_width = pending.expected
@@ -211,7 +322,7 @@ def _pause_s(pending: _Pending, now_us: float) -> float:
     until_us = time_us - half_width - _SPIN_US - now_us
     if until_us <= 0:
         return 0.0
-    return min(_GUARD_SLEEP_S, until_us / 1e6)
+    return until_us / 1e6
 
 
 def interpolated(
@@ -219,7 +330,8 @@ def interpolated(
 ) -> Tick:
     """A boundary at this very moment: the last tick's counter value plus INSTANT power times the time since.
 
-    Not waiting costs certainty: the uncertainty covers the whole time since the last tick, or a whole refresh when the
+    Not waiting costs certainty: the uncertainty covers the whole time since the last tick, or a whole refresh
+        when the
     tick times are not known.
     """
     energy = source.read_energy()

@@ -33,10 +33,11 @@ class Selection:
 def select_visible(gpus: list[GpuIdentity], visible: str | None, device_order: str | None) -> Selection:
     """Resolve CUDA_VISIBLE_DEVICES against the machine's GPUs.
 
-    As in CUDA: unset means all; the list ends at the first entry that names no device; numbers count in CUDA's order,
-    which is PCI order when CUDA_DEVICE_ORDER=PCI_BUS_ID or when all GPUs are of one model, and otherwise unknown from
-    outside ("fastest first"), which is reported as a doubt. UUIDs may be shortened while they stay unique; a MIG form
-    selects its parent GPU, since power is only measured for whole GPUs.
+    As in CUDA: unset means all; the list ends at the first entry that names no device; numbers count in
+        CUDA's order,
+    which is PCI order when CUDA_DEVICE_ORDER=PCI_BUS_ID or when all GPUs are of one model, and otherwise
+    unknown from outside ("fastest first"), which is reported as a doubt. UUIDs may be shortened while they
+    stay unique; a MIG form selects its parent GPU, since power is only measured for whole GPUs.
 
     Args:
         gpus: All GPUs that NVML shows.
