@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from harness.distill.losses import TeacherRows, kd_loss, sft_loss
 
 CASES = ("plain SFT", "chunked SFT", "plain KD (partial sum)", "plain KD (bucket)", "chunked KD (bucket)")

@@ -183,5 +183,5 @@ def copy_stochastic(target: torch.Tensor, source: torch.Tensor, generator: torch
 
 
 def _rms(tensor: torch.Tensor) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(tensor)
-    return norm / float(tensor.numel()) ** 0.5
+    result: torch.Tensor = torch.linalg.vector_norm(tensor) / float(tensor.numel()) ** 0.5
+    return result

@@ -1,0 +1,192 @@
+"""Model folders and training states on disk, replaced whole or not at all.
+
+OUT/checkpoint/     the best model so far: a Hugging Face folder (safetensors, config, tokenizer)
+OUT/state/          what training needs to go on bit for bit; the last one only
+    latest.json         names the folder in use; replaced atomically
+    step-00000120/      model.safetensors optimizer.safetensors trainer.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.distill.arguments import write_json
+from harness.errors import KitError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder so that after a kill at any point its old or its new content is there, whole.
+
+    Args:
+        folder: The folder to replace.
+        write: Fills the empty folder it is given.
+    """
+    recover_folder(folder)
+    new, old = _beside(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    write(new)
+    _sync(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish what a kill in `replace_folder` left undone."""
+    _, old = _beside(folder)
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+
+
+def save_model(model: Any, folder: Path, tokenizer: Path) -> None:
+    """Write a model with its tokenizer as a Hugging Face folder.
+
+    Args:
+        model: A transformers model.
+        folder: Replaced whole.
+        tokenizer: Folder whose tokenizer files go along.
+    """
+
+    def write(new: Path) -> None:
+        model.save_pretrained(new)
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, new / name)
+
+    replace_folder(folder, write)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands after an optimizer step.
+
+    Attributes:
+        model: Weights by name.
+        optimizer: `Adafactor.export`, with `torch_rng` (and `cuda_rng`) beside it.
+        trainer: Counters and the early stop's memory, JSON values.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    trainer: dict[str, Any]
+
+
+class StateFolder:
+    """The state folder of one run.
+
+    Args:
+        folder: OUT/state.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._latest = folder / "latest.json"
+
+    def save(self, step: int, state: State) -> None:
+        """Write a state, make it the one in use, and remove its predecessors."""
+        name = f"step-{step:08d}"
+        target = self.folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        save_file(_own(state.model), target / "model.safetensors")
+        save_file(_own(state.optimizer), target / "optimizer.safetensors")
+        (target / "trainer.json").write_text(json.dumps(state.trainer), encoding="utf-8")
+        _sync(target)
+        _sync_folder(self.folder)
+        write_json(self._latest, {"folder": name})
+        _sync_folder(self.folder)
+        for other in self.folder.glob("step-*"):
+            if other.name != name:
+                shutil.rmtree(other)
+
+    def load(self) -> State | None:
+        """The state in use, on the CPU; None before the first.
+
+        Raises:
+            KitError: The folder was changed by hand or its disk is damaged.
+        """
+        if not self._latest.exists():
+            return None
+        try:
+            folder = self.folder / json.loads(self._latest.read_text(encoding="utf-8"))["folder"]
+            return State(
+                load_file(folder / "model.safetensors"),
+                load_file(folder / "optimizer.safetensors"),
+                json.loads((folder / "trainer.json").read_text(encoding="utf-8")),
+            )
+        except Exception as error:
+            raise KitError(
+                f"the training state cannot be read: {error}",
+                where=str(self.folder),
+                fix="remove the folder to train from the start",
+            ) from None
+
+    def clear(self) -> None:
+        """Remove every state: training is over."""
+        self._latest.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors without shared memory, as safetensors wants them; tied weights are kept once."""
+    result: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        result[name] = tensor.contiguous()
+    return result
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
