@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -193,13 +195,28 @@ class RunDisplay:
         folder = shlex.quote(short_path(result.run_dir))
         if result.exit_code == 0 and result.ran == 0:
             self._line("nothing to do: every stage completed earlier", indent=0)
-        show_report(result.run_dir)
+        try:
+            show_report(result.run_dir)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            # The terminal is gone. The run is sealed; what is left to say must not turn into a failure of it.
+            discard_stdout()
+            self._console.quiet = True
         if result.exit_code == 0:
             self._line(f"next: kit validate {folder}", indent=0)
             return
         what = "stopped" if result.signal_number else f"stage {result.failed} failed"
         self._line(f"{escape(what)}; what was measured is kept, output in {folder}/logs", indent=0)
         self._line(f"go on: {escape(self._resume_command)}", indent=0)
+
+
+def discard_stdout() -> None:
+    """Point standard output at nothing, or the interpreter's last flush would fail where there is no reader."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
 
 
 def show_report(run_dir: Path, file: IO[str] | None = None) -> None:
