@@ -10,6 +10,8 @@ PY := $(BIN)/python
 DEMO := runs/demo
 # More arguments for pytest: make test ARGS="-k journal"
 ARGS ?=
+# Which build of torch to install: auto, cpu, cuda or none (scripts/setup.sh).
+export TORCH ?= auto
 # The interpreter of the GPU check: the environment's own if it has torch, else the machine's.
 GPU_PYTHON ?= $(shell $(PY) -c 'import torch' 2>/dev/null && echo $(PY) || echo python3)
 
@@ -19,10 +21,10 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint format lock gpu-check wheel setup setup-dev clean clean-all
+.PHONY: help demo test lint format lock gpu-check wheel setup setup-dev setup-train setup-test clean clean-all
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and report it
 	@echo "demo: auditing examples/minimal.yaml (under a minute)"
@@ -44,12 +46,12 @@ demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and
 	  "  kit doctor                             what this machine can measure, and how to get more" \
 	  "  examples/minimal.yaml                  copy it and put your own commands in"
 
-test: setup-dev ## Run the tests; ARGS="-k journal" selects some
+test: setup-test ## Run the tests; ARGS="-k journal" selects some
 	@$(PY) -m pytest $(ARGS) || { code=$$?; \
 	  echo "test: failed. Next: make test ARGS=\"--last-failed -x -vv\" shows the first failure alone"; exit $$code; }
 	@echo "test: passed. Next: make lint checks style and types; make demo audits a pipeline here"
 
-lint: setup-dev ## Check style (ruff) and types (mypy --strict)
+lint: setup-test ## Check style (ruff) and types (mypy --strict)
 	@failed=""; \
 	  $(PY) -m ruff check . || failed="$$failed style"; \
 	  $(PY) -m ruff format --check . || failed="$$failed format"; \
@@ -76,6 +78,12 @@ setup: ## Make .venv with what `kit` needs
 
 setup-dev: ## Make .venv with tests and linters too
 	@scripts/setup.sh dev
+
+setup-train: ## Make .venv with torch, training and evaluation; TORCH=cpu|cuda chooses the build of torch
+	@scripts/setup.sh train
+
+setup-test: ## Make .venv with everything the tests use; TORCH=none leaves torch out
+	@scripts/setup.sh test
 
 clean: ## Remove caches and build products; keeps .venv and runs/
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

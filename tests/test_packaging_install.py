@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,31 +97,95 @@ def test_setup_names_the_remedy_for_a_missing_venv_module(tmp_path: Path) -> Non
     assert f"apt-get install -y python{sys.version_info[0]}.{sys.version_info[1]}-venv" in done.stderr
 
 
-def test_setup_with_a_valid_stamp_needs_nothing(tmp_path: Path) -> None:
+def stamped_environment(tmp_path: Path, level: str, locks: list[str]) -> tuple[Path, dict[str, str]]:
+    """A copy of the project whose .venv bears a valid stamp, answers setup's questions and can do no more."""
     source = copy_of_project(tmp_path / "source")
     binary = source / ".venv" / "bin" / "python"
     binary.parent.mkdir(parents=True)
-    # Answers the question for the key and fails at everything else, an installation above all.
-    binary.write_text('#!/bin/sh\ncase "$2" in *sys.prefix*) echo 3.11 here;; *) exit 1;; esac\n')
+    binary.write_text(
+        "#!/bin/sh\n"
+        'case "$2" in *sys.prefix*) echo 3.11 here;; *metadata*) echo $FAKE_TORCH;; *) exit 1;; esac\n'
+    )
     binary.chmod(0o755)
+    files = " ".join(f"requirements/{lock}.lock" for lock in locks)
     key = subprocess.run(
-        "{ echo 3.11 here && cat requirements/dev.lock pyproject.toml; } | sha256sum | cut -d' ' -f1",
+        f"{{ echo 3.11 here && cat {files} pyproject.toml; }} | sha256sum | cut -d' ' -f1",
         shell=True,
         capture_output=True,
         text=True,
         cwd=source,
     ).stdout
-    (source / ".venv" / ".stamp-dev").write_text(key)
-    for level in ("dev", "base"):
-        done = subprocess.run([source / "scripts" / "setup.sh", level], capture_output=True, text=True)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-    (source / "requirements" / "dev.lock").open("a").write("# changed\n")
-    done = subprocess.run(
-        [source / "scripts" / "setup.sh", "dev"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHON": "/nonexistent"},
+    (source / ".venv" / f".stamp-{level}").write_text(key)
+    [pin] = re.findall(
+        r"^torch==(\S+)", (source / "requirements" / "torch-cpu.lock").read_text(), re.MULTILINE
     )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH"}
+    return source, environment | {"PYTHON": "/nonexistent", "FAKE_TORCH": pin}
+
+
+@pytest.mark.parametrize(
+    ("stamp", "locks", "served"),
+    [
+        ("base", ["base"], ["base"]),
+        ("dev", ["dev"], ["base", "dev"]),
+        ("train", ["torch-cpu", "train"], ["base", "train"]),
+        ("test", ["torch-cpu", "train", "dev", "peers"], ["base", "dev", "train", "test"]),
+    ],
+)
+def test_setup_with_a_valid_stamp_needs_nothing(
+    tmp_path: Path, stamp: str, locks: list[str], served: list[str]
+) -> None:
+    source, environment = stamped_environment(tmp_path, stamp, locks)
+
+    def setup(level: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [source / "scripts" / "setup.sh", level]
+        return subprocess.run(command, capture_output=True, text=True, env=environment | more)
+
+    for level in served:
+        done = setup(level)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), level
+    for level in {"base", "dev", "train", "test"} - set(served):
+        assert "needs Python 3.11" in setup(level).stderr, level
+    # The other build of torch is another environment; an environment without torch is no worse than dev.
+    if "train" in locks:
+        assert "needs Python 3.11" in setup("train", TORCH="cuda").stderr
+
+    (source / "requirements" / f"{locks[-1]}.lock").open("a").write("# changed\n")
+    done = setup(stamp)
     assert done.returncode == 2
     assert "needs Python 3.11" in done.stderr
+
+
+def test_setup_without_torch_serves_the_tests_from_the_dev_lock(tmp_path: Path) -> None:
+    source, environment = stamped_environment(tmp_path, "dev", ["dev"])
+    setup = source / "scripts" / "setup.sh"
+    environment["TORCH"] = "none"
+    done = subprocess.run([setup, "test"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = subprocess.run([setup, "train"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "training needs torch, and TORCH=none forbids it" in done.stderr
+
+
+def test_setup_never_fetches_the_cuda_build_for_want_of_the_cpu_build(tmp_path: Path) -> None:
+    source, environment = stamped_environment(tmp_path, "base", ["base"])
+    calls = tmp_path / "calls"
+    refusal = "ERROR: No matching distribution found for torch==2.13.0+cpu"
+    (source / ".venv" / "bin" / "python").write_text(
+        f'#!/bin/sh\necho "$@" >>{calls}\n'
+        f'case "$*" in *metadata*) ;; *torch-cpu.lock*) echo "{refusal}"; exit 1;; esac\n'
+    )
+    done = subprocess.run(
+        [source / "scripts" / "setup.sh", "train"],
+        capture_output=True,
+        text=True,
+        env=environment | {"TORCH": "cpu"},
+    )
+    assert done.returncode == 2
+    assert "pip sees no CPU build of torch" in done.stderr
+    assert "TORCH=cuda" in done.stderr
+    installs = [line for line in calls.read_text().splitlines() if "pip install" in line]
+    assert [("torch-cpu.lock" in line, "torch-cuda.lock" in line) for line in installs] == [
+        (False, False),  # setuptools
+        (True, False),
+    ]
