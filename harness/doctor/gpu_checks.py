@@ -54,7 +54,7 @@ def _nvml_fix(machine: Machine, hardware: bool) -> str | None:
         if machine.container:
             # The library belongs to the driver: the container runtime brings it in, no package does.
             return "docker run --gpus all IMAGE  # the host needs a GPU and nvidia-container-toolkit"
-        return "sudo apt-get install nvidia-driver-580-server  # then reboot" if hardware else None
+        return "sudo apt-get install nvidia-driver-580-server  # or newer; then reboot" if hardware else None
     if not hardware:
         return None
     return {

@@ -78,7 +78,6 @@ class Machine:
     virtual: bool = False
     root: bool = False
     powercap_exists: bool = False
-    powercap_custom: bool = False
     rapl: RaplProbe = field(default_factory=lambda: RaplProbe(()))
     rapl_mirrors: tuple[str, ...] = ()
     estimator: Estimator = field(default_factory=Estimator)
@@ -97,7 +96,9 @@ def observe(target: str = "runs") -> Machine:
     offset_us, begin_us = utc_us() - mono_us(), mono_us()
     with ThreadPoolExecutor(max_workers=2) as pool:
         asked_nvml = pool.submit(take_inventory)
-        rapl = find_zones()
+        found = find_zones()
+        # A zone is reached in two ways, below its package and beside it.
+        rapl = RaplProbe(found.zones, tuple(dict.fromkeys(found.denied)))
         # As `MeterClient` decides: CodeCarbon only where no package counter can be read.
         asked_estimator = None if rapl.has_package else pool.submit(_try_estimator)
         root = powercap_root()
@@ -109,7 +110,6 @@ def observe(target: str = "runs") -> Machine:
             "virtual": _virtual(),
             "root": hasattr(os, "geteuid") and os.geteuid() == 0,
             "powercap_exists": _has_zones(root),
-            "powercap_custom": bool(os.environ.get("KIT_POWERCAP_ROOT")),
             "rapl": rapl,
             "rapl_mirrors": _mirrors(rapl),
             "scheduling": _scheduling(),

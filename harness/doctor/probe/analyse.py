@@ -207,8 +207,8 @@ def _idle(seen: Observed) -> tuple[list[Figure], list[str]]:
 
 def _cost(name: str, times: list[int]) -> list[Figure]:
     labels = {
-        "read_all": "read of a tick",
-        "read_counter": "read of the counter",
+        "read_all": "read of all",
+        "read_counter": "read of counter",
         "list_processes": "process list",
     }
     count = len(times)

@@ -60,10 +60,6 @@ class DeviceProbe:
     scope: str
     remarks: tuple[str, ...] = ()
 
-    def value(self, key: str) -> float | None:
-        """A figure by its key."""
-        return next((figure.value for figure in self.figures if figure.key == key), None)
-
     def as_json(self) -> dict[str, Any]:
         """The device as a JSON object."""
         return {

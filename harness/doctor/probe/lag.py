@@ -18,7 +18,7 @@ from harness.doctor.probe.record import Changes, Floats, Shown
 _LAGS_S = (-0.2, 1.6)
 _COARSE_US, _FINE_US = 20_000.0, 1_000.0
 _GRID_US = 10_000.0
-_LEAST_FIT = 0.98
+_LEAST_FIT = 0.95
 _LEAST_SWING_W, _LEAST_SWING = 10.0, 0.1
 _BLOCK_US = 200_000.0
 
