@@ -78,15 +78,17 @@ class ChatEncoder:
         Raises:
             KitError: There is no such tokenizer.
         """
+        expected = "a folder with tokenizer.json and tokenizer_config.json"
+        if not Path(directory).is_dir():
+            raise KitError("no tokenizer there", where=str(directory), expected=expected)
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
             raise KitError(
-                f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
-                where=str(directory),
-                expected="a folder with tokenizer.json and tokenizer_config.json",
+                f"no tokenizer that can be read ({said})", where=str(directory), expected=expected
             ) from None
         return cls(tokenizer)
 
