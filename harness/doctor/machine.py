@@ -257,11 +257,15 @@ def _try_estimator() -> Estimator:
                 timeout=_HELPER_TIMEOUT_S,
                 check=False,
             )
-            answer = json.loads(done.stdout.splitlines()[0])
         except subprocess.TimeoutExpired:
             return Estimator(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
-        except (OSError, IndexError, ValueError):
-            return Estimator(version, error="it did not start")
+        except OSError as error:
+            return Estimator(version, error=f"it did not start: {error.strerror}")
+    try:
+        answer = json.loads(done.stdout.splitlines()[0])
+    except (IndexError, ValueError):
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return Estimator(version, error=f"it did not start: {last[0]}")
     if "error" in answer:
         return Estimator(version, error=str(answer["error"]))
     ready = answer["ready"]

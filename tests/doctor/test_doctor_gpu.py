@@ -67,13 +67,6 @@ def test_two_healthy_gpus(examine: Examine) -> None:
         ({"faults": (counter_stuck(0),)}, "energy_counter", "missing", "stood still", "dmesg"),
         ({"faults": (not_supported("field:83"),)}, "energy_counter", "ok", "the older call", None),
         ({"faults": (not_supported("field:186"),)}, "instant_power", "warn", "PowerUsage", "driver"),
-        (
-            {"faults": (zero_power(0, 10**12, "field:185"),)},
-            "average_power",
-            "warn",
-            "not supported",
-            "driver",
-        ),
         ({"faults": (not_supported("field:185"),)}, "average_power", "warn", "not supported", "driver"),
         ({"power_limit_mw": 350_000}, "power_limit", "warn", "350 W", "sudo nvidia-smi -i 0 -pl 700"),
         ({"persistence": 0}, "persistence", "warn", "off", "sudo nvidia-smi -pm 1"),
@@ -94,6 +87,12 @@ def test_what_is_wrong_with_a_card_is_named_with_its_fix(
     assert words in check.observed
     assert (fix is None and check.fix is None) or (fix is not None and fix in (check.fix or ""))
     assert check.why_it_matters
+
+
+def test_a_power_of_zero_is_no_power(examine: Examine) -> None:
+    device = replace(HEALTHY, faults=(zero_power(0, -1, "field:185"),))
+    check = find(examine(LabConfig((device,))), "average_power")
+    assert check.status == "warn" and check.data["power_mw"] is None and check.fix
 
 
 def test_without_a_counter_the_run_is_an_integral_and_the_counter_is_missed(examine: Examine) -> None:
