@@ -69,7 +69,10 @@ class _Stop:
     def wanted(self) -> int | None:
         if self.number is None:
             return None
-        return signal.SIGKILL if self.count > 1 else self.number
+        if self.count > 1:
+            return signal.SIGKILL
+        # A closed terminal means an end like any other: programs save their state on SIGTERM, hardly on SIGHUP.
+        return signal.SIGTERM if self.number == signal.SIGHUP else self.number
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -110,7 +110,7 @@ class RunDisplay:
             try:
                 self._status.stop()
             except OSError:
-                self._console.quiet = True
+                self._fall_silent()
 
     def _line(self, markup: str, indent: int = 2) -> None:
         """One line; on a terminal it wraps under its own beginning, elsewhere it stays one line."""
@@ -123,7 +123,12 @@ class RunDisplay:
             else:
                 self._console.print(" " * indent, text, sep="", soft_wrap=True)
         except OSError:
-            self._console.quiet = True
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Nobody reads any more: the terminal was closed."""
+        self._console.quiet = True
+        _silence(sys.stderr)
 
     def metering(self, session: MeterSession) -> None:
         """Say what is measured."""
@@ -163,7 +168,7 @@ class RunDisplay:
         try:
             self._say(stage, tokens)
         except OSError:
-            self._console.quiet = True
+            self._fall_silent()
         self._show_output()
 
     def _show_output(self, final: bool = False) -> None:
@@ -202,8 +207,8 @@ class RunDisplay:
             raise
         except OSError:
             # The terminal is gone. The run is sealed; what is left to say must not turn into a failure of it.
-            discard_stdout()
-            self._console.quiet = True
+            _silence(sys.stdout)
+            self._fall_silent()
         if result.exit_code == 0:
             self._line(f"next: kit validate {folder}", indent=0)
             return
@@ -212,10 +217,10 @@ class RunDisplay:
         self._line(f"go on: {escape(self._resume_command)}", indent=0)
 
 
-def discard_stdout() -> None:
-    """Point standard output at nothing, or the interpreter's last flush would fail where there is no reader."""
+def _silence(stream: TextIO) -> None:
+    """Point a stream at nothing, or the interpreter's last flush would fail where there is no reader."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)
 
 
