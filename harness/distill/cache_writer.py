@@ -27,7 +27,7 @@ from harness.distill.cache_folder import (
     record_shard,
 )
 from harness.distill.cache_format import CacheSpec, RowBlock
-from harness.distill.cache_writer_shard import ShardBuffer
+from harness.distill.cache_writer_shard import Arrays, ShardBuffer, allocate
 from harness.errors import KitError
 
 Order = tuple[Callable[..., None], tuple[Any, ...]]
@@ -80,6 +80,7 @@ class CacheWriter:
         self._claims = ExitStack()
         self._current: Shard | None = None
         self._buffer: ShardBuffer | None = None
+        self._room: Arrays | None = None
         self._thread = threading.Thread(target=self._run, name="cache-writer", daemon=True)
         self._thread.start()
 
@@ -185,12 +186,10 @@ class CacheWriter:
 
     def _begin(self, shard: Shard) -> None:
         self._current = shard
-        self._buffer = ShardBuffer(
-            self._spec,
-            shard,
-            self._label_counts[shard.first : shard.last],
-            self._keys(shard.first, shard.last),
-        )
+        if self._room is None:
+            self._room = allocate(self._spec, max(shard.rows for shard in self._plan))
+        counts = self._label_counts[shard.first : shard.last]
+        self._buffer = ShardBuffer(self._spec, shard, counts, self._keys(shard.first, shard.last), self._room)
 
     def _put(self, rows: RowBlock | Callable[[], RowBlock], example_rows: list[tuple[int, int]]) -> None:
         assert self._buffer is not None

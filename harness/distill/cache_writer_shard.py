@@ -15,6 +15,29 @@ from harness.distill.cache_folder import Shard, ShardRecord, sync_directory
 from harness.distill.cache_format import CacheSpec, RowBlock, header_bytes, high_bits, write_arrays
 from harness.errors import KitError
 
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def allocate(spec: CacheSpec, rows: int) -> Arrays:
+    """Room for shards of up to `rows` rows, one after the other: fresh memory for each would cost more than
+    packing its rows, in page faults.
+    """
+    k = spec.k
+    result: Arrays = {
+        "log_tail": np.empty(rows, dtype="<f4"),
+        "a_t": np.empty((rows, len(spec.temperatures)), dtype="<f4"),
+        "target": np.empty(rows, dtype="<u4"),
+        "ids_lo": np.empty((rows, k), dtype="<u2"),
+        "logp": np.empty((rows, k), dtype="<f2"),
+        "target_logp": np.empty(rows, dtype="<f2"),
+        "ids_hi": np.empty((rows, spec.high_bits * -(-k // 8)), dtype="u1"),
+    }
+    if spec.ragged:
+        result["row_len"] = np.empty(rows, dtype="<u2")
+    if spec.mode == "sample":
+        result["counts"] = np.empty((rows, k), dtype=spec.counts_dtype)
+    return result
+
 
 class ShardBuffer:
     """A shard's arrays, one row for every label position.
@@ -24,6 +47,7 @@ class ShardBuffer:
         shard: The shard.
         label_counts: Label positions of its examples.
         keys: Their keys, uint64.
+        room: From `allocate`, for at least the shard's rows; holds another shard's rows no longer.
     """
 
     def __init__(
@@ -32,28 +56,15 @@ class ShardBuffer:
         shard: Shard,
         label_counts: npt.NDArray[np.int64],
         keys: npt.NDArray[np.uint64],
+        room: Arrays,
     ) -> None:
         self._spec = spec
         self._shard = shard
         self._offsets = np.concatenate([[0], np.cumsum(label_counts, dtype=np.int64)])
         self._filled = np.zeros(len(label_counts), dtype=np.bool_)
         self._kept = np.zeros(1 + len(spec.temperatures), dtype=np.float64)
-        rows, k = shard.rows, spec.k
-        self._arrays: dict[str, npt.NDArray[Any]] = {
-            "offsets": self._offsets,
-            "example_key": keys,
-            "log_tail": np.empty(rows, dtype="<f4"),
-            "a_t": np.empty((rows, len(spec.temperatures)), dtype="<f4"),
-            "target": np.empty(rows, dtype="<u4"),
-            "ids_lo": np.empty((rows, k), dtype="<u2"),
-            "logp": np.empty((rows, k), dtype="<f2"),
-            "target_logp": np.empty(rows, dtype="<f2"),
-            "ids_hi": np.empty((rows, spec.high_bits * -(-k // 8)), dtype="u1"),
-        }
-        if spec.ragged:
-            self._arrays["row_len"] = np.empty(rows, dtype="<u2")
-        if spec.mode == "sample":
-            self._arrays["counts"] = np.empty((rows, k), dtype=spec.counts_dtype)
+        self._arrays: Arrays = {name: values[: shard.rows] for name, values in room.items()}
+        self._arrays |= {"offsets": self._offsets, "example_key": keys}
 
     def put(self, block: RowBlock, example_rows: Sequence[tuple[int, int]]) -> None:
         """Store rows.
@@ -73,7 +84,7 @@ class ShardBuffer:
         starts, ends = self._offsets[examples], np.cumsum(counts)
         if (counts != self._offsets[examples + 1] - starts).any() or counts.sum() != len(block.target):
             raise ValueError(f"{self._shard.name}: not the label counts of the data set: {example_rows}")
-        if self._filled[examples].any() or len(np.unique(examples)) != len(examples):
+        if self._filled[examples].any() or not np.diff(np.sort(examples)).all():
             raise ValueError(f"{self._shard.name}: an example twice: {example_rows}")
         bad = np.isnan(block.target_logp) | np.isnan(block.log_tail) | ~np.isfinite(block.a_t).all(axis=1)
         if bad.any():
@@ -90,7 +101,7 @@ class ShardBuffer:
             place = np.repeat(starts - (ends - counts), counts) + np.arange(len(block.target))
         arrays = self._arrays
         # The cast to 16 bits keeps the low ones.
-        arrays["ids_lo"][place] = block.ids.astype(np.uint16)
+        arrays["ids_lo"][place] = block.ids.astype("<u2")
         if self._spec.high_bits:
             arrays["ids_hi"][place] = high_bits(block.ids, self._spec.high_bits)
         for name in ("logp", "log_tail", "a_t", "target", "target_logp"):
@@ -139,7 +150,7 @@ class ShardBuffer:
         )
 
 
-def _flattened(spec: CacheSpec, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def _flattened(spec: CacheSpec, arrays: Arrays) -> Arrays:
     """Padded rows to the flat entries of the ragged modes."""
     used = np.arange(spec.k) < arrays["row_len"][:, None]
     result = dict(arrays)

@@ -84,7 +84,12 @@ def distribution_rows(
         spec: What a row holds.
         uniforms: float64 [R, k] in [0, 1), see `uniforms_of`; needed in mode sample and only there.
     """
-    logp = logits.sub_(torch.logsumexp(logits, dim=1, keepdim=True))
+    log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+    if spec.mode != "sample":
+        # Before the shift by log_z, which can round two unequal logits to one log-probability.
+        top, ids = top_k(logits, spec.k)
+        top = top - log_z
+    logp = logits.sub_(log_z)
     target_logp = logp.gather(1, target[:, None])[:, 0]
     normalisers = [torch.logsumexp(logp / value, dim=1) for value in spec.temperatures]
     a_t = torch.stack(normalisers, dim=1) if normalisers else logp.new_empty(len(logp), 0)
@@ -92,12 +97,8 @@ def distribution_rows(
     if spec.mode == "sample":
         assert uniforms is not None
         ids, top, counts, lengths = _sampled(logp, uniforms)
-        outside = ids
-    else:
-        top, ids = top_k(logp, spec.k)
-        outside = ids
     # From here on logp is only the complement.
-    log_tail = torch.logsumexp(logp.scatter_(1, outside, -torch.inf), dim=1)
+    log_tail = torch.logsumexp(logp.scatter_(1, ids, -torch.inf), dim=1)
     if spec.mode == "nucleus":
         assert spec.eps is not None
         lengths, log_tail = _nucleus(top, log_tail, spec.eps)
