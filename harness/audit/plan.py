@@ -204,9 +204,10 @@ def load_plan(
 
 
 def describe(plan: Plan) -> RenderableType:
-    """A table for `--dry-run`: stages in order, command, what they consume and produce, timeout."""
-    from rich.markup import escape
-    from rich.table import Table
+    """For `--dry-run`: the stages in order, a block each: command, what it reads and writes, limits."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
 
     portable = Portable(plan.run_dir, plan.pipeline_dir)
     facts = [
@@ -215,31 +216,35 @@ def describe(plan: Plan) -> RenderableType:
         f"every {plan.sampling.period_ms} ms",
     ]
     facts += [f"profile {plan.profile}"] if plan.profile else []
-    table = Table(
-        title=escape(f"{plan.name} ({', '.join(facts)})"),
-        caption=escape(f"${{run_dir}} = {plan.run_dir}\n${{pipeline_dir}} = {plan.pipeline_dir}"),
-        caption_justify="left",
-        title_justify="left",
-        show_lines=True,
-    )
-    for column in ("#", "stage", "kind", "command", "consumes", "produces", "timeout"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("#", "timeout") else "left")
+    blocks: list[RenderableType] = [
+        Text.assemble((plan.name, "bold"), f" ({', '.join(facts)})"),
+        _pairs([("${run_dir}", str(plan.run_dir)), ("${pipeline_dir}", str(plan.pipeline_dir))]),
+    ]
     for stage in plan.stages:
-        consumed = [
-            portable.text(path) + "".join(f" (from {maker})" for maker in stage.producers[name])
-            for name, path in stage.inputs.items()
-        ]
+        limits = [] if stage.timeout_s is None else [f"timeout {_duration(stage.timeout_s)}"]
+        limits += [f"retries {stage.retries}"] if stage.retries else []
+        head = Text.assemble(f"{stage.index + 1:>2} ", (stage.name, "bold"), f"  {stage.kind}")
+        head.append("".join(f"  {limit}" for limit in limits), "dim")
         words = stage.argv[2:] if stage.argv[:2] == ("/bin/sh", "-c") else stage.argv
-        row = (
-            str(stage.index),
-            stage.name,
-            stage.kind,
-            portable.text(" ".join(words)).strip(),
-            "\n".join(consumed),
-            "\n".join(portable.text(path) for path in stage.outputs.values()),
-            "" if stage.timeout_s is None else _duration(stage.timeout_s),
-        )
-        table.add_row(*(escape(cell) for cell in row))
+        lines = [("run", portable.text(" ".join(words)).strip())]
+        for name, path in stage.inputs.items():
+            makers = "".join(f" (from {maker})" for maker in stage.producers[name])
+            lines.append(("read", portable.text(path) + makers))
+        lines += [("write", portable.text(path)) for path in stage.outputs.values()]
+        blocks += [Text(""), head, Padding(_pairs(lines), (0, 0, 0, 3))]
+    return Group(*blocks)
+
+
+def _pairs(lines: Sequence[tuple[str, str]]) -> RenderableType:
+    """Words and what belongs to them; long texts wrap beside their word."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for word, text in lines:
+        table.add_row(Text(word), Text(text))
     return table
 
 

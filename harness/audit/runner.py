@@ -71,7 +71,7 @@ class _Stop:
             return None
         if self.count > 1:
             return signal.SIGKILL
-        # A closed terminal means an end like any other: programs save their state on SIGTERM, hardly on SIGHUP.
+        # A closed terminal is an end like any other: programs save their state on SIGTERM, hardly on SIGHUP.
         return signal.SIGTERM if self.number == signal.SIGHUP else self.number
 
 

@@ -44,20 +44,21 @@ def cmd(
     """
     from harness.audit.folders import choose_out
     from harness.audit.plan import describe, load_plan
-    from harness.cli.console import RunDisplay, make_console, short_path
+    from harness.cli.console import RunDisplay, make_console, short_path, stdout_console
 
-    console = make_console()
     plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
     if out is None:
         out = choose_out(plans, resume=resume)
         plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
     if dry_run:
-        for plan in plans:
-            console.print(describe(plan))
+        result_console = stdout_console()
+        for number, plan in enumerate(plans):
+            result_console.print(*([""] if number else []), describe(plan), sep="\n")
         return
     from harness.audit.runner import run_plan
     from harness.bundle.resume import holds_run
 
+    console = make_console()
     words = ["kit", "audit", short_path(pipeline), *_given(profile, cpu, only, from_stage)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     worst = 0

@@ -45,6 +45,14 @@ def make_console() -> Console:
     return _Console(stderr=True, highlight=False)
 
 
+def stdout_console() -> Console:
+    """The console for results. In a pipe nothing is wrapped: who reads it may want to search it."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
+
+
 def describe_meter(session: MeterSession) -> list[str]:
     """In words, what this session measures and what it does not."""
     greeting = session.client.greeting
