@@ -231,7 +231,7 @@ def describe(plan: Plan) -> RenderableType:
             makers = "".join(f" (from {maker})" for maker in stage.producers[name])
             lines.append(("read", portable.text(path) + makers))
         lines += [("write", portable.text(path)) for path in stage.outputs.values()]
-        blocks += [Text(""), head, Padding(_pairs(lines), (0, 0, 0, 3))]
+        blocks += [Text(""), head, Padding(_pairs(lines), (0, 0, 0, 3), expand=False)]
     return Group(*blocks)
 
 

@@ -38,6 +38,7 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        _silence(sys.stderr)
 
 
 def make_console() -> Console:
@@ -127,7 +128,7 @@ class RunDisplay:
             text = Text(text.plain.translate(_PLAIN))
         try:
             if self._console.is_terminal:
-                self._console.print(Padding(text, (0, 0, 0, indent)))
+                self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
             else:
                 self._console.print(" " * indent, text, sep="", soft_wrap=True)
         except OSError:
@@ -169,7 +170,9 @@ class RunDisplay:
     def _say(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
         if self._status:
             elapsed = duration(time.monotonic() - self._begun)
-            self._status.update(f"{self._place(stage)}  {elapsed}{_counts(tokens)}  [dim]{stage.kind}[/]")
+            text = Text.from_markup(f"{self._place(stage)}  {elapsed}{_counts(tokens)}  [dim]{stage.kind}[/]")
+            text.truncate(self._console.width - 3, overflow="ellipsis")  # beside the spinner, on one line
+            self._status.update(text)
 
     def watching(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
         """An attempt goes on."""

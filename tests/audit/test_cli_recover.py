@@ -1,0 +1,67 @@
+"""`kit recover`: dead runs are sealed, everything else is left alone and named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.audit.kit_process import Kit, alive, pipeline, stage_rows, wait_for
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path)
+
+
+def test_a_dead_run_is_sealed_once(kit: Kit) -> None:
+    kit.write(
+        "p.yaml",
+        pipeline(
+            "{name: a, kind: x-a, command: 'true'}",
+            '{name: b, kind: x-b, command: \'echo "{\\"tokens_trained\\": 3}" >> $KIT_EVENTS; echo $$ > pid;'
+            " exec sleep 300'}",
+        ),
+    )
+    process = kit.start("audit", "p.yaml", "--cpu", "none")
+    pid = kit.cwd / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    time.sleep(1.2)  # for the tokens to reach the disk, at most a second after they were reported
+    # Runner and sampler at once, as the machine's memory killer or a container's end does it.
+    helpers = [
+        int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
+    for victim in [process.pid, *(helper for helper in helpers if helper != int(pid.read_text()))]:
+        os.kill(victim, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not alive(int(pid.read_text())))
+    out, _ = kit.run("recover", "runs/p")
+    assert "a attempt 1: completed" in out and "b attempt 1: interrupted" in out
+    bundle = kit.bundle()
+    _, row = stage_rows(bundle)
+    assert bundle.manifest["status"] == "recovered"
+    assert (row["status"], row["exit_code"], row["tokens_trained"]) == ("interrupted", None, 3)
+    assert row["flags"] == ["end_not_recorded"]
+    # With neither GPU nor CPU readings nothing shows how long it went on.
+    assert row["mono_start_us"] <= row["work_start_us"] <= row["work_end_us"] <= row["mono_end_us"]
+    before = (kit.cwd / "runs/p/manifest.json").read_bytes()
+    out, _ = kit.run("recover", "runs/p")
+    assert "sealed already (status recovered), nothing to recover" in out
+    assert (kit.cwd / "runs/p/manifest.json").read_bytes() == before
+
+
+def test_what_holds_no_run_is_named(kit: Kit) -> None:
+    (kit.cwd / "empty").mkdir()
+    (kit.cwd / "empty/journal").mkdir()
+    kit.write("file", "text")
+    kit.write("empty/journal/000-000-runner.jnl", "")
+    for name in ("nothing", "file"):
+        error = kit.run("recover", name, code=2)[1]
+        assert name in error and "expected:" in error
+    error = kit.run("recover", "empty", code=2)[1]
+    assert "hold no run" in error and "fix:" in error
+    (kit.cwd / "empty/journal/000-000-runner.jnl").unlink()
+    assert "expected:" in kit.run("recover", "empty", code=2)[1]
