@@ -7,12 +7,16 @@ MLP in units of the model's, grouped-query attention in the 32B and full attenti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
-from harness.distill.pocket_tokenizer import VOCABULARY
+from harness.distill.arguments import run_stage, write_config
+from harness.distill.checkpoint import replace_folder, save_model
+from harness.distill.pocket_tokenizer import VOCABULARY, save_tokenizer
 from harness.errors import KitError
 
 
@@ -96,3 +100,45 @@ def parameter_count(shape: Shape, vocabulary: int) -> int:
     attention = 2 * shape.width * queries + 2 * shape.width * keys + queries + keys
     block = attention + 3 * shape.width * shape.mlp + 2 * shape.width
     return shape.layers * block + 2 * vocabulary * shape.width + shape.width
+
+
+@dataclass(frozen=True)
+class PocketModels:
+    """Make the pocket models, with random weights, and their tokenizer: in place of fetching."""
+
+    out: Path = field(metadata={"help": "gets tokenizer/ and a model folder by each name"})
+    names: list[str] = field(
+        default_factory=lambda: list(POCKET), metadata={"help": "which models; all by default"}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "of the weights and of the text the tokenizer is trained on"}
+    )
+
+
+def make(config: PocketModels) -> list[Path]:
+    """Run the program; a folder that is there already is left alone.
+
+    Returns:
+        The model folders; each holds the tokenizer too and can stand wherever a model of the paper does.
+    """
+    disable_progress_bar()
+    write_config(config, config.out)
+    tokenizer = config.out / "tokenizer"
+    if not tokenizer.exists():
+        replace_folder(tokenizer, lambda folder: save_tokenizer(folder, seed=config.seed))
+    folders = []
+    for name in config.names:
+        folder = config.out / name
+        folders.append(folder)
+        if not folder.exists():
+            save_model(new_model(name, seed=config.seed), folder, tokenizer)
+    return folders
+
+
+def main() -> int:
+    """Run as a program."""
+    return run_stage(PocketModels, make)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

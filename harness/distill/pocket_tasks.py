@@ -29,8 +29,8 @@ _SLOTS: dict[Split, range] = {"train": range(16), "validation": range(16, 18), "
 _TRIES = 200
 
 WORDS = (
-    *("acorn", "bird", "cloud", "door", "egg", "fish", "goat", "hat", "iron", "jar", "kite", "lamp"),
-    *("moon", "nest", "oak", "pear", "quilt", "rose", "ship", "tree", "urn", "vase", "wolf", "yarn"),
+    *("bird", "door", "fish", "hat", "jar", "kite", "lamp", "moon"),
+    *("nest", "oak", "pear", "rose", "ship", "tree", "vase", "wolf"),
 )
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana")
 THINGS = ("apples", "books", "coins", "eggs", "keys", "nuts", "pens", "shells")
@@ -128,23 +128,17 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
 
 
 def _arithmetic(source: random.Random) -> Turn:
-    name, thing = source.choice(NAMES), source.choice(THINGS)
-    total = source.randint(1, 9)
-    story = [f"{name} has {total} {thing}."]
+    thing = source.choice(THINGS)
+    total = source.randint(0, 9)
+    story = [f"{source.choice(NAMES)} has {total} {thing}"]
     steps = []
     for _ in range(source.randint(1, 3)):
-        if total > 15 or (total >= 2 and source.random() < 0.5):
-            change = source.randint(1, min(9, total))
-            story.append(f"{name} {source.choice(LOSSES)} {change}.")
-            steps.append(f"{total}-{change}={total - change}")
-            total -= change
-        else:
-            change = source.randint(1, 9)
-            story.append(f"{name} {source.choice(GAINS)} {change}.")
-            steps.append(f"{total}+{change}={total + change}")
-            total += change
-    story.append(f"How many {thing}?")
-    return Turn(" ".join(story), f"{' '.join(steps)} Answer: {total}", str(total))
+        change = _change(total, source)
+        verb = source.choice(GAINS if change > 0 else LOSSES)
+        story.append(f"{verb} {abs(change)}")
+        steps.append(f"{total}{change:+d}={total + change}")
+        total += change
+    return Turn(f"{', '.join(story)}. How many {thing}?", f"{' '.join(steps)} Answer: {total}", str(total))
 
 
 def _programs(source: random.Random) -> Turn:
@@ -156,17 +150,20 @@ def _programs(source: random.Random) -> Turn:
             value = source.randint(0, 9)
             lines.append(f"{target}={value}")
         else:
-            left = source.choice(sorted(values))
-            operator = source.choice("+-")
-            right = source.choice([*sorted(values), str(source.randint(1, 9))])
-            operand = values[right] if right in values else int(right)
-            value = (values[left] + operand if operator == "+" else values[left] - operand) % 10
-            lines.append(f"{target}={left}{operator}{right}")
+            name = source.choice(sorted(values))
+            change = _change(values[name], source)
+            value = values[name] + change
+            lines.append(f"{target}={name}{change:+d}")
         values[target] = value
         trace.append(f"{target}={value}")
     asked = source.choice(sorted(values))
-    prompt = "Run mod 10: " + "; ".join(lines) + f"; print {asked}"
+    prompt = "Run: " + "; ".join(lines) + f"; print {asked}"
     return Turn(prompt, f"{' '.join(trace)} Answer: {values[asked]}", str(values[asked]))
+
+
+def _change(value: int, source: random.Random) -> int:
+    """A number to add or take away, other than 0, that keeps a digit a digit."""
+    return source.choice([change for change in range(-value, 10 - value) if change])
 
 
 _MAKERS: dict[str, Callable[[random.Random], Turn]] = {
