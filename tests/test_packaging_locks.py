@@ -38,7 +38,7 @@ EXTRA_IMPORTS = {
         "vllm",
     },
     "evaluation": {"datasets", "lm_eval", "safetensors", "tokenizers", "torch", "transformers", "vllm"},
-    "fetch": {"huggingface_hub"},
+    "fetch": {"httpx2", "huggingface_hub"},
 }
 
 

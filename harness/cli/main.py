@@ -39,6 +39,8 @@ COMMANDS: dict[str, Entry] = {
     "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
     "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
     "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
+    "fetch": Entry("harness.cli.fetch:cmd", "Get the models and data of a reproduction, before measuring."),
+    "lock": Entry("harness.cli.lock:cmd", "Resolve the revisions of models and data anew."),
     "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
     "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
     "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),

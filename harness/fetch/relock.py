@@ -1,0 +1,58 @@
+"""Resolve the lock anew: the head of each repository's main branch, and its files' sizes and digests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from harness.fetch.lockfile import Asset, AssetsLock, dump_lock, read_header
+from harness.fetch.prefetch import load_client
+
+
+def relock(lock: AssetsLock, names: Iterable[str], today: date, endpoint: str | None = None) -> AssetsLock:
+    """The lock with some assets resolved from `main`.
+
+    Args:
+        lock: The present lock.
+        names: Assets to resolve.
+        today: Day to record for a revision that is new; one that has not moved keeps its day.
+        endpoint: The hub; $HF_ENDPOINT if None.
+
+    Raises:
+        KitError: A repository cannot be found or the hub cannot be reached.
+    """
+    return lock.model_copy(
+        update={"assets": lock.assets | {name: _resolve(lock.asset(name), today, endpoint) for name in names}}
+    )
+
+
+def _resolve(asset: Asset, today: date, endpoint: str | None) -> Asset:
+    hub = load_client()
+    revision: str = hub.head(asset, endpoint)
+    observed = asset.observed if revision == asset.revision else today.isoformat()
+    moved = asset.model_copy(update={"revision": revision, "observed": observed})
+    files = tuple(hub.list_files(moved, endpoint))
+    changed = {"files": files, "bytes": sum(file.size for file in files)}
+    # Checked once more: what a hub says goes into a file that others trust.
+    return Asset.model_validate(moved.model_copy(update=changed).model_dump())
+
+
+def difference(old: AssetsLock, new: AssetsLock) -> str:
+    """A unified diff of two locks; empty if they are the same."""
+    return "".join(
+        difflib.unified_diff(
+            dump_lock(old).splitlines(keepends=True),
+            dump_lock(new).splitlines(keepends=True),
+            fromfile="locked",
+            tofile="resolved",
+        )
+    )
+
+
+def write_lock(path: Path, lock: AssetsLock) -> None:
+    """Replace a lock file, keeping the comment on top."""
+    waiting = path.with_name(f".{path.name}.new")
+    waiting.write_text(dump_lock(lock, read_header(path)), encoding="utf-8")
+    waiting.replace(path)

@@ -1,0 +1,211 @@
+"""Where fetched assets lie, and what makes one complete.
+
+    CACHE/assets/KEY/files/...      a complete asset, and nothing else
+    CACHE/assets/KEY/receipt.json   what was fetched and how each file was verified
+    CACHE/partial/KEY/...           the same folder while it is being filled
+    CACHE/locks/KEY.lock            held by the process that fills it
+
+An asset moves from partial/ to assets/ by one rename, after every file was verified and forced to the disk,
+so whatever is found under assets/ was complete when it got there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KitError
+from harness.fetch.lockfile import Asset, LockedFile
+
+RECEIPT_SCHEMA = "asset-receipt/1.0"
+# Left free on top of what is fetched: a full disk ruins more than a download.
+SPARE_BYTES = 1 << 30
+
+
+def default_cache() -> Path:
+    """$KIT_CACHE, else distill-energy-kit in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    if chosen := os.environ.get("KIT_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "distill-energy-kit"
+
+
+class Store:
+    """A cache folder. Reading never writes to it.
+
+    Args:
+        root: The folder; `default_cache()` if None.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.is_default = root is None
+        self.root = root or default_cache()
+
+    def files(self, asset: Asset) -> Path:
+        """Folder of a complete asset's files."""
+        return self.root / "assets" / asset.key / "files"
+
+    def partial(self, asset: Asset) -> Path:
+        """Folder in which an asset is put together."""
+        return self.root / "partial" / asset.key
+
+    def fault(self, asset: Asset) -> str | None:
+        """Why an asset cannot be used; None if it is complete.
+
+        Looks at names and sizes. The contents were verified before the asset was published.
+        """
+        folder = self.root / "assets" / asset.key
+        if not folder.is_dir():
+            return "has not been fetched" if not self.partial(asset).is_dir() else "has been fetched in part"
+        try:
+            receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+            listed = {file["path"]: file["size"] for file in receipt["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return "has no readable receipt"
+        if receipt.get("revision") != asset.revision or receipt.get("repository") != asset.repository:
+            return "has the receipt of something else"
+        if asset.files and listed != {file.path: file.size for file in asset.files}:
+            return "has other files than the lock"
+        for path, size in listed.items():
+            try:
+                found = (folder / "files" / path).stat().st_size
+            except OSError:
+                return f"lacks {path}"
+            if found != size:
+                return f"has {path} with {found:,} bytes instead of {size:,}"
+        return None
+
+    def fetched_bytes(self, asset: Asset) -> int:
+        """Bytes of an asset that need not be fetched again; finished files of a partial fetch count."""
+        if self.fault(asset) is None:
+            return asset.bytes
+        folders = [self.files(asset), self.partial(asset) / "files"]
+        return sum(
+            path.stat().st_size
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.is_file() and ".cache" not in path.relative_to(folder).parts
+        )
+
+    def free_bytes(self) -> int:
+        """Free space of the disk the cache is or will be on."""
+        folder = self.root.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    @contextmanager
+    def exclusive(self, asset: Asset, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold an asset against other processes; the system lets go when this one dies.
+
+        Args:
+            asset: What is going to be fetched.
+            on_wait: Called once if another process holds it.
+        """
+        path = self.root / "locks" / f"{asset.key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def begin(self, asset: Asset) -> Path:
+        """The folder to fill; what is left of a damaged asset is taken back into it.
+
+        Returns:
+            Its `files` folder, without the leftovers of a process that was killed.
+        """
+        partial, published = self.partial(asset), self.root / "assets" / asset.key
+        if published.exists():
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            published.rename(partial)
+            (partial / "receipt.json").unlink(missing_ok=True)
+        files = partial / "files"
+        files.mkdir(parents=True, exist_ok=True)
+        # The hub's client names these after itself and never takes them up again.
+        for leftover in files.glob(".cache/**/*.incomplete"):
+            leftover.unlink()
+        return files
+
+    def publish(self, asset: Asset, files: Sequence[LockedFile], receipt: dict[str, Any]) -> None:
+        """Make a filled folder visible as complete.
+
+        Args:
+            asset: What it is.
+            files: Every file, verified, with its SHA-256.
+            receipt: More to record.
+        """
+        partial = self.partial(asset)
+        shutil.rmtree(partial / "files" / ".cache", ignore_errors=True)
+        wanted = {file.path for file in files}
+        for path in (path for path in (partial / "files").rglob("*") if path.is_file()):
+            if str(path.relative_to(partial / "files")) not in wanted:
+                path.unlink()
+        document = {
+            "schema": RECEIPT_SCHEMA,
+            "type": asset.type,
+            "repository": asset.repository,
+            "revision": asset.revision,
+            "include": list(asset.include),
+            "bytes": sum(file.size for file in files),
+            "files": [file.model_dump(exclude_none=True) for file in files],
+            **receipt,
+        }
+        waiting = partial / "receipt.json"
+        waiting.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        for path in (*partial.rglob("*"), partial):
+            _force_to_disk(path)
+        published = self.root / "assets" / asset.key
+        published.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(published)
+        _force_to_disk(published.parent)
+
+
+def check_space(store: Store, needed: int) -> None:
+    """Refuse to begin what cannot end.
+
+    Args:
+        store: The cache.
+        needed: Bytes still to be fetched.
+
+    Raises:
+        KitError: The disk has too little room.
+    """
+    free = store.free_bytes()
+    if needed and free < needed + SPARE_BYTES:
+        raise KitError(
+            f"{human(needed)} are to be fetched and the disk has {human(free)} free",
+            where=str(store.root),
+            expected=f"{human(needed + SPARE_BYTES)} free",
+            fix="make room, or choose a folder on another disk: kit fetch ... --cache DIR (or set KIT_CACHE)",
+        )
+
+
+def human(size: float) -> str:
+    """A size in decimal units, as disks and the hub give it."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def _force_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
