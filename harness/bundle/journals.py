@@ -98,6 +98,12 @@ def journal_files(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "journal").glob("*.jnl"))
 
 
+def session_of(path: Path) -> int:
+    """The session that a journal belongs to, by its name."""
+    number = path.name.split("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
 def await_writers(run_dir: Path, patience_s: float = _PATIENCE_S) -> None:
     """Wait until nobody writes the journals of a run folder any more.
 
@@ -133,7 +139,7 @@ def read_journals(run_dir: Path) -> JournalRun:
 def _read_one(path: Path, run: JournalRun) -> None:
     labels: list[str] = []
     power, zones = bytearray(), bytearray()
-    session = int(path.name.split("-")[0])
+    session = session_of(path)
     last_us = 0
     for frame in read_journal(path):
         if frame.kind == KIND_JSON:

@@ -15,8 +15,17 @@ import pyarrow as pa
 
 from harness.accounting.series import PowerSeries
 from harness.accounting.stages import DevicePart, Plan
+from harness.bundle.commit import DECISION, MANIFEST
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
-from harness.bundle.journals import POWER_DTYPE, JournalRun, Rows, await_writers, journal_files, read_journals
+from harness.bundle.journals import (
+    POWER_DTYPE,
+    JournalRun,
+    Rows,
+    await_writers,
+    journal_files,
+    read_journals,
+    session_of,
+)
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
 from harness.bundle.seal_manifest import build_manifest
@@ -63,6 +72,15 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir / "journal"),
             expected="a folder that a meter wrote",
         )
+    earlier = _earlier_bundle(run_dir)
+    if earlier is not None:
+        # A crash between the commit and the removal of the journals leaves some of them: the bundle has them.
+        sealed = {int(entry["session"]) for entry in earlier.manifest["sampling"]["sessions"]}
+        _remove([file for file in files if session_of(file) in sealed])
+        files = [file for file in files if session_of(file) not in sealed]
+        if not files:
+            _remove_folder(run_dir)
+            return run_dir
     journals = read_journals(run_dir)
     if not journals.of_type("run"):
         raise KitError(
@@ -70,25 +88,31 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir / "journal"),
             fix=f"remove {run_dir} and start again",
         )
-    earlier, sealed = _earlier_bundle(run_dir, journals)
-    if not sealed:
-        try:
-            _write(run_dir, protocol, journals, earlier, recovered)
-        except OSError as error:
-            raise KitError(
-                f"the bundle cannot be written: {error.strerror or error}",
-                where=str(run_dir),
-                fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
-            ) from None
-    for file in files:
+    try:
+        _write(run_dir, protocol, journals, earlier, recovered)
+    except OSError as error:
+        raise KitError(
+            f"the bundle cannot be written: {error.strerror or error}",
+            where=str(run_dir),
+            fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
+        ) from None
+    _remove(files)
+    _remove_folder(run_dir)
+    return run_dir
+
+
+def _remove(journals: list[Path]) -> None:
+    for file in journals:
         file.unlink()
         stderr = file.with_suffix(".stderr")
         if stderr.exists() and stderr.stat().st_size == 0:
             stderr.unlink()
-    journal_dir = run_dir / "journal"
-    if not any(journal_dir.iterdir()):
-        journal_dir.rmdir()
-    return run_dir
+
+
+def _remove_folder(run_dir: Path) -> None:
+    folder = run_dir / "journal"
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def recover(run_dir: Path | str) -> Path:
@@ -105,26 +129,11 @@ def recover(run_dir: Path | str) -> Path:
     return seal(run_dir, recovered=True)
 
 
-def _earlier_bundle(run_dir: Path, journals: JournalRun) -> tuple[Bundle | None, bool]:
-    """What was sealed here before, and whether that holds these journals already."""
-    if not (run_dir / "manifest.json").exists():
-        return None, False
-    bundle = Bundle.open(run_dir)
-    sealed = {int(entry["session"]) for entry in bundle.manifest["sampling"]["sessions"]}
-    fresh = {int(record["session"]) for record in journals.of_type("run")}
-    if sealed & fresh:
-        # The crash came between the commit and the removal of the journals: what they hold is sealed already.
-        # Sealing it from the journals alone gives the same bundle again, provided nothing older is in it.
-        if sealed <= fresh:
-            return None, False
-        if fresh <= sealed:
-            return bundle, True
-        raise KitError(
-            f"session {min(sealed & fresh)} is both sealed and in a journal",
-            where=str(run_dir),
-            fix=f"remove that session's journals from {run_dir / 'journal'}: the bundle has them already",
-        )
-    return bundle, False
+def _earlier_bundle(run_dir: Path) -> Bundle | None:
+    """What was sealed here before, a commit that was cut short included."""
+    if not (run_dir / MANIFEST).exists() and not (run_dir / DECISION).exists():
+        return None
+    return Bundle.open(run_dir)
 
 
 def _write(
@@ -166,6 +175,8 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
     taken = boundaries_of(journals.records)
     for start in journals.of_type("stage_start"):
         session, number = int(start["session"]), int(start["boundary"])
+        if (session, number) not in taken:
+            continue  # its boundary never reached the disk
         if start["stage_uid"] in ended or any(s == session and n > number for s, n in taken):
             continue
         journals.records += last_sample_boundaries(journals, session, number)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from harness.bundle.canonical import canonical_json, storable
-from harness.bundle.journals import JournalRun
+from harness.bundle.journals import JournalRun, session_of
 from harness.bundle.order import sorted_rows
 from harness.bundle.privacy import scrub_value
 from harness.bundle.stage_rows import NODE
@@ -150,6 +151,7 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
     times = [r["mono_us"] for r in readings] + [r["mono_us"] for r in estimates[-1:]]
     times += [int(rows["mono_us"][-1]) for (_, s), rows in journals.zone_rows() if s == session]
     times += [r["mono_us"] for r in journals.records if r["session"] == session]
+    times += [r["work_start_us"] for r in journals.of_type("stage_start") if r["session"] == session]
     end_us = max(times)
     if end_us <= start["mono_us"]:
         return []
@@ -204,7 +206,7 @@ def event_rows(journals: JournalRun, first_id: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "event_id": first_id + len(rows),
-                "session": int(name.split("-")[0]),
+                "session": session_of(Path(name)),
                 "t_us": _utc_near(journals, last),
                 "mono_us": last["mono_us"],
                 "kind": "journal_error",

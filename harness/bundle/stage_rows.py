@@ -22,15 +22,24 @@ class BoundaryTimes:
 
 
 def boundaries_of(records: Iterable[Record]) -> dict[tuple[int, int], BoundaryTimes]:
-    """(session, boundary number) -> where it lies."""
+    """(session, boundary number) -> where it lies.
+
+    The sampler writes boundaries down; what a stage remembers of its own stands in for one that was lost.
+    """
     found: dict[tuple[int, int], BoundaryTimes] = {}
+    remembered: dict[tuple[int, int], BoundaryTimes] = {}
     for record in records:
         if record["type"] == "boundary":
             devices = {int(r["device_id"]): int(r["mono_us"]) for r in record["readings"]}
             found[(record["session"], record["boundary"])] = BoundaryTimes(
                 record["mono_us"], record["t_us"], devices
             )
-    return found
+        elif record["type"] in ("stage_start", "stage_end") and "boundary_us" in record:
+            devices = {int(device): int(at_us) for device, at_us in record["device_us"].items()}
+            remembered[(record["session"], record["boundary"])] = BoundaryTimes(
+                record["boundary_us"], record["t_us"], devices
+            )
+    return remembered | found
 
 
 def stage_rows(
@@ -64,6 +73,7 @@ def stage_rows(
             flag = _EVENT_FLAGS.get(record["kind"])
             if flag:
                 flags.setdefault(record["stage_uid"], set()).add(flag)
+    noticed = _noticed_events(records)
     rows = []
     for record in records:
         if record["type"] != "stage_start":
@@ -79,11 +89,16 @@ def stage_rows(
         if (session, start_number) not in boundaries or (session, end_number) not in boundaries:
             continue  # torn off before its boundary reached the disk: less than a second old
         first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
-        devices = sorted(set(first.devices) & set(last.devices))
+        # A device that is missing at one end was lost in between: what it used until then still counts.
+        devices = sorted({*first.devices, *last.devices})
         given = end["tokens"] if end is not None else tokens.get(uid, {})
         recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
-        starts = [first.devices[device] for device in devices]
-        finishes = [last.devices[device] for device in devices]
+        starts = [first.devices.get(device, first.mono_us) for device in devices]
+        finishes = [last.devices.get(device, last.mono_us) for device in devices]
+        if set(first.devices) != set(last.devices):
+            recorded.add(_EVENT_FLAGS["gpu_lost"])
+        window = (min([*starts, first.mono_us]), max([*finishes, last.mono_us]))
+        recorded |= {flag for s, at, flag in noticed if s == session and window[0] <= at <= window[1]}
         rows.append(
             {
                 "stage_uid": uid,
@@ -117,6 +132,18 @@ def stage_rows(
             }
         )
     return rows
+
+
+def _noticed_events(records: Iterable[Record]) -> list[tuple[int, int, str]]:
+    """(session, time, flag) of what the sampler noticed: it knows the time but no stage."""
+    return [
+        (record["session"], record["mono_us"], _EVENT_FLAGS[record["kind"]])
+        for record in records
+        if record["type"] == "event"
+        and record.get("stage_uid") is None
+        and record["kind"] in _EVENT_FLAGS
+        and not (record.get("detail") or {}).get("recovered")
+    ]
 
 
 _TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")

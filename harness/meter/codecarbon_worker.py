@@ -16,6 +16,7 @@ Run as `python -m harness.meter.codecarbon_worker CONFIG-JSON`; commands and ans
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,27 @@ class MeasuredTree:
     Args:
         root_pid: The measured program (API) or the runner whose children are the stages.
         include_root: Whether the root's own CPU time counts; not so for the runner.
-        helper_pids: Processes of the meter itself, left out.
+        helper_pids: Processes of the meter itself, children of the root, left out.
     """
 
-    def __init__(self, root_pid: int, include_root: bool, helper_pids: set[int]) -> None:
+    def __init__(self, root_pid: int, include_root: bool, helper_pids: Iterable[int] = ()) -> None:
         self._root = psutil.Process(root_pid)
         self._include_root = include_root
-        self._helpers = helper_pids
+        self._helpers: dict[int, float] = {}  # pid -> CPU seconds when last seen
+        self._forgotten_s = 0.0
         self._seen_s = 0.0
+        self.add_helpers(helper_pids)
+
+    def add_helpers(self, pids: Iterable[int]) -> None:
+        """Leave out further processes of the meter; what they used up to now does not count either."""
+        before_s = self.cpu_seconds()
+        self._helpers.update(dict.fromkeys(pids, 0.0))
+        # The sum falls by what they had used: it goes on from where it was, instead of standing still until the
+        # measured program has made up for it.
+        self._seen_s = 0.0
+        self._forgotten_s = 0.0
+        self._forgotten_s = before_s - self.cpu_seconds()
+        self._seen_s = before_s
 
     def cpu_seconds(self) -> float:
         """User + system seconds so far; never falls, also when a process disappears while it is read."""
@@ -59,19 +74,26 @@ class MeasuredTree:
             total += own.children_user + own.children_system
             if self._include_root:
                 total += own.user + own.system
-            children = self._root.children(recursive=True)
+            children = {child.pid: child for child in self._root.children(recursive=True)}
         except psutil.Error:
             return self._seen_s
-        for child in children:
-            if child.pid in self._helpers:
-                continue
-            try:
-                times = child.cpu_times()
-            except psutil.Error:
-                continue
-            total += times.user + times.system + times.children_user + times.children_system
-        self._seen_s = max(self._seen_s, total)
+        for pid in self._helpers:
+            helper = children.pop(pid, None)
+            if helper is not None:
+                with contextlib.suppress(psutil.Error):
+                    self._helpers[pid] = _cpu_time(helper)
+            else:
+                total -= self._helpers[pid]  # it ended, and the root's children's time now contains it
+        for child in children.values():
+            with contextlib.suppress(psutil.Error):
+                total += _cpu_time(child)
+        self._seen_s = max(self._seen_s, total + self._forgotten_s)
         return self._seen_s
+
+
+def _cpu_time(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 class Estimator:
@@ -130,9 +152,8 @@ class Worker:
         self._session = int(config["session"])
         self._owner_pid = int(config["owner_pid"])
         self._answers = answers
-        helpers = {os.getpid(), *config["helper_pids"]}
+        helpers = [os.getpid(), *config["helper_pids"]]
         self._tree = MeasuredTree(int(config["root_pid"]), bool(config["include_root"]), helpers)
-        self._helpers = helpers
         self._estimator = Estimator(self._tree, int(config["root_pid"]))
         self._journal = JournalWriter(Path(config["journal"]))
 
@@ -176,7 +197,7 @@ class Worker:
             self._say({"id": command["id"], "stopped": True})
             return False
         if command["op"] == "helpers":
-            self._helpers.update(command["pids"])
+            self._tree.add_helpers(command["pids"])
             return True
         self._say({"id": command["id"], **self._look(int(command["boundary"]))})
         return True

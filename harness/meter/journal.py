@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ KIND_ZONE = 3
 _HEADER = struct.Struct("<IIB")
 _MAX_PAYLOAD = 1 << 24
 _MAX_PENDING_BYTES = 64 << 20
+_CLOSE_PATIENCE_S = 10.0
 
 POWER_ROW = struct.Struct("<hhqqiiqhihiqii")
 POWER_FIELDS: tuple[tuple[str, str], ...] = (
@@ -110,6 +112,10 @@ class JournalWriter:
         if flush:
             self._flush()
 
+    def flush(self) -> None:
+        """Try again to write what the disk did not take."""
+        self._flush()
+
     def _flush(self) -> None:
         try:
             while self._pending:
@@ -132,9 +138,16 @@ class JournalWriter:
         except OSError as error:
             self.error = errno.errorcode.get(error.errno or 0, str(error))
 
-    def close(self) -> None:
-        """Write what is pending and close."""
+    def close(self, patience_s: float = _CLOSE_PATIENCE_S) -> None:
+        """Write what is pending and close; what the disk still refuses after `patience_s` is lost.
+
+        `pending_bytes` then says how much that is.
+        """
+        deadline = time.monotonic() + patience_s
         self._flush()
+        while self._pending and time.monotonic() < deadline:
+            time.sleep(0.2)
+            self._flush()
         self.sync()
         os.close(self._fd)
 

@@ -24,6 +24,7 @@ FIELD_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE, mW over 1 s on Ampere and late
 FIELD_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, mW
 _SLOW_EVERY = 20  # power limit and MIG mode are read every 20th tick: they change by hand only
 _MAX_POWER_MW = 1 << 30
+_ANSWERED_ZERO = -1  # stands for a code where a field answered, but with a power of 0
 
 
 def nvml_unavailable() -> str | None:
@@ -71,9 +72,10 @@ class GpuSource:
         methods: How each quantity is read: "field", "call" (an older NVML function) or "absent".
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, handle: Any = None) -> None:
         self.index = index
-        self.handle: Any = pynvml.nvmlDeviceGetHandleByIndex(index)
+        self.handle: Any = pynvml.nvmlDeviceGetHandleByIndex(index) if handle is None else handle
+        self.uuid = _text(lambda: pynvml.nvmlDeviceGetUUID(self.handle)) or ""
         self.methods = {"energy": "field", "instant": "field", "average": "field"}
         self._fields = FieldQuery(self.handle, [FIELD_ENERGY, FIELD_INSTANT, FIELD_AVERAGE])
         self._energy_field = FieldQuery(self.handle, [FIELD_ENERGY])
@@ -93,13 +95,15 @@ class GpuSource:
                 ("instant", reading.power_mw),
                 ("average", reading.average_mw),
             ):
-                verdicts[name].add(0 if value is not None else (reading.errors or {}).get(name, -1))
+                verdicts[name].add(
+                    0 if value is not None else (reading.errors or {}).get(name, _ANSWERED_ZERO)
+                )
         unsupported = {
             pynvml.NVML_ERROR_NOT_SUPPORTED,
             pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
             pynvml.NVML_ERROR_INVALID_ARGUMENT,
             UNKNOWN_TYPE,
-            -1,  # it answered, but with a power of 0
+            _ANSWERED_ZERO,
         }
         calls: dict[str, Callable[[], Any]] = {
             "energy": lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle),
@@ -108,8 +112,10 @@ class GpuSource:
         for name, seen in verdicts.items():
             if 0 in seen or not seen <= unsupported:
                 continue
-            works = name in calls and _try(calls[name]) is not None
-            self.methods[name] = "call" if works else "absent"
+            answer = _try(calls[name]) if name in calls else None
+            works = answer is not None and (name == "energy" or answer > 0)
+            if works or _ANSWERED_ZERO not in seen:
+                self.methods[name] = "call" if works else "absent"
         self._all_fields = set(self.methods.values()) == {"field"}
 
     def read(self) -> GpuReading:
@@ -235,6 +241,12 @@ def identify_gpus() -> list[GpuIdentity]:
             )
         )
     return gpus
+
+
+def open_by_uuid(index: int, uuid: str) -> GpuSource | None:
+    """The GPU with this UUID under the number it had before; None when NVML does not show it any more."""
+    handle = _try(lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid))
+    return None if handle is None else GpuSource(index, handle)
 
 
 def choose_gpus(devices: list[str] | None) -> Selection:

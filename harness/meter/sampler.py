@@ -32,6 +32,7 @@ VERSION = "1"
 _LEARN_TICKS = 5
 _LEARN_ROUNDS = 6  # more than one only where the processor is hard to get, or the counters keep no time
 _SHARP_US = 200.0
+_CALM_S = 1e-3  # with more time than this before the next look, a sample can be taken in between
 _LOOK_AGAIN_US = 2_000_000
 _LOOK_AGAIN_MAX_US = 120_000_000
 _STATS_EVERY_US = 10_000_000
@@ -45,7 +46,8 @@ class Sampler:
     Args:
         config: `journal` (file to create), `session`, `period_us`, `boundary_mode` ("tick" or "interpolate"),
             `devices` (None = follow CUDA_VISIBLE_DEVICES, [] = none, or a list of indices and UUIDs),
-            `rapl` (whether to read CPU zones), `owner_pid`.
+            `known_gpus` (None, or [device id, UUID] of each device of the sampler that this one replaces),
+            `rapl` (whether to read CPU zones), `owner_pid`, `next_boundary` (first number not used yet).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -65,13 +67,18 @@ class Sampler:
         self._ready_us = 0
         self._next_stats_us = 0
         self._due_us = 0
+        self._sample_s = 0.0  # how long reading everything takes, at worst lately
         self._look_again_us = 0
         self._look_pause_us = _LOOK_AGAIN_US
         self.gpus: list[nvml.GpuSource] = []
+        self.next_boundary = int(config["next_boundary"])
         self.no_gpu_reason: str | None = None
         self.doubts: tuple[str, ...] = ()
         self.mig_devices: tuple[int, ...] = ()
-        self._open_gpus(config["devices"])
+        if config["known_gpus"] is None:
+            self._open_gpus(config["devices"])
+        else:
+            self._reopen_gpus(config["known_gpus"])
         self.rapl = find_zones() if config["rapl"] else RaplProbe(())
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
         self.watches = {gpu.index: GpuWatch(gpu.index) for gpu in self.gpus}
@@ -94,6 +101,16 @@ class Sampler:
         self.gpus = [nvml.GpuSource(index) for index in selection.indices]
         if not self.gpus:
             self.no_gpu_reason = "no GPU is visible (CUDA_VISIBLE_DEVICES)"
+
+    def _reopen_gpus(self, known: list[list[Any]]) -> None:
+        """The devices of the sampler that this one replaces, under the same numbers; one may be lost meanwhile."""
+        self.no_gpu_reason = nvml.nvml_unavailable() if known else "not asked for (devices: none)"
+        for device_id, uuid in known:
+            gpu = None if self.no_gpu_reason else nvml.open_by_uuid(int(device_id), str(uuid))
+            if gpu is None:
+                self.event("gpu_lost", "error", device_id=int(device_id), at_restart=True)
+            else:
+                self.gpus.append(gpu)
 
     def event(self, kind: str, severity: str = "info", **fields: Any) -> None:
         """Write an event to the journal; `device_id`, `stage_uid` and `at_us` are columns, the rest is detail."""
@@ -174,6 +191,7 @@ class Sampler:
         if step is not None:
             self.event("clock_step", "warning", step_us=step)
         self._sample()
+        self._sample_s = max(0.9 * self._sample_s, (mono_us() - now) / 1e6)
         if now >= self._next_stats_us:
             self._next_stats_us = now + _STATS_EVERY_US
             self.journal.append_record(self._stats())
@@ -263,19 +281,30 @@ class Sampler:
                 }
                 for tick in readings
             ],
-            "compute_pids": {str(gpu.index): gpu.compute_pids() for gpu in self.gpus},
+            # Slow and locking in a driver: asked for where a stage ends, not before one may begin.
+            "compute_pids": {} if share else {str(gpu.index): gpu.compute_pids() for gpu in self.gpus},
             "zone_uncertainty_us": UPDATE_US,
         }
         self._read_zones(number)
         self.journal.append_record(record)
         shareable = bool(readings) and all(tick.method == "tick" for tick in readings)
         self.last_boundary = {**record, "shareable": shareable}
+        self.next_boundary = max(self.next_boundary, number + 1)
         return self.last_boundary
 
-    def _watch_counters(self, count: int = 1) -> dict[int, list[Tick]]:
-        """Wait for ticks of the counters there are; the schedule of samples is kept meanwhile."""
+    def _watch_counters(self, count: int = 1, *, interruptible: bool = False) -> dict[int, list[Tick]]:
+        """Wait for ticks of the counters there are; the schedule of samples is kept meanwhile.
+
+        Args:
+            count: Ticks to wait for.
+            interruptible: Whether a command ends the watch: no boundary waits for a look that is only useful.
+        """
         ticking = [gpu for gpu in self.gpus if gpu.methods["energy"] != "absent"]
-        return watch_ticks(ticking, self.models, count=count, idle=self._keep_schedule) if ticking else {}
+        if not ticking:
+            return {}
+        idle = self._keep_schedule_until_asked if interruptible else self._keep_schedule
+        calm_s = max(_CALM_S, 2 * self._sample_s)
+        return watch_ticks(ticking, self.models, count=count, calm_s=calm_s, idle=idle)
 
     def _fresh(self, boundary: dict[str, Any]) -> bool:
         now = mono_us()
@@ -296,10 +325,15 @@ class Sampler:
         period = self.models[gpu.index].period_us
         return Tick(gpu.index, mono_us(), round(period or 100_000), energy_mj, "immediate")
 
-    def _keep_schedule(self, calm: bool) -> None:
+    def _keep_schedule(self, calm: bool) -> bool:
         overdue = mono_us() - self._due_us
         if overdue > (0 if calm else _OVERDUE_US):
             self._tick()
+        return False
+
+    def _keep_schedule_until_asked(self, calm: bool) -> bool:
+        self._keep_schedule(calm)
+        return bool(select.select([0], [], [], 0)[0])
 
     def run(self) -> int:
         """Sample until told to stop. Returns the process's exit code."""
@@ -328,7 +362,7 @@ class Sampler:
         now = mono_us()
         if now < self._look_again_us or not any(model.is_fading(now) for model in self.models.values()):
             return
-        self._watch_counters()
+        self._watch_counters(interruptible=True)
         # A look that changed nothing (no processor, a counter without a rhythm) is not repeated at every
         # tick.
         now = mono_us()
@@ -361,8 +395,7 @@ class Sampler:
         if self.group is not None:
             group, stage_uid = self.group
             self._end_group(group)
-        number = 0 if self.last_boundary is None else int(self.last_boundary["boundary"]) + 1
-        taken = self.boundary(number, share=False)
+        taken = self.boundary(self.next_boundary, share=False)
         self.event("runner_lost", "error", stage_uid=stage_uid, boundary=taken["boundary"])
         self._finish()
         return 3
@@ -432,7 +465,8 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
-    _say({"ready": greeting})
+    # UUIDs are for the owner's memory only: no file of the run holds one.
+    _say({"ready": {"greeting": greeting, "gpus": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
     return sampler.run()
 
 

@@ -86,6 +86,8 @@ class MeterSession:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._warn = warn
+        self._journal_error: str | None = None
         journal_dir = run_dir / "journal"
         try:
             journal_dir.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class MeterSession:
                 "boundary_mode": config.boundary_mode,
             }
         )
-        self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn)
+        self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn, self._record)
         try:
             self.client.start()
         except BaseException:
@@ -201,6 +203,8 @@ class MeterSession:
                 "stage": kind,
                 "attempt": attempt,
                 "boundary": start.number,
+                "boundary_us": start.mono_us,
+                "device_us": start.device_us,
                 "work_start_us": stage.work_start_us,
                 "t_us": utc_us(),
                 "command_sha256": command_sha256,
@@ -262,6 +266,8 @@ class MeterSession:
                 "session": self.session,
                 "stage_uid": stage.uid,
                 "boundary": finish.number,
+                "boundary_us": finish.mono_us,
+                "device_us": finish.device_us,
                 "work_end_us": work_end_us,
                 "t_us": utc_us(),
                 "status": status,
@@ -292,6 +298,22 @@ class MeterSession:
     def _flush_forever(self) -> None:
         while not self._closed.wait(_FLUSH_EVERY_S):
             self.flush_tokens()
+            self._watch_disk()
+
+    def _watch_disk(self) -> None:
+        """Retry what the disk refused, and tell when that begins and ends."""
+        with self._lock:
+            if self._journal.error is not None:
+                self._journal.flush()
+            error = self._journal.error
+        if error == self._journal_error:
+            return
+        before, self._journal_error = self._journal_error, error
+        if error is not None:
+            self.event("disk_full", "error", error=error, recovered=False)
+            self._warn(f"the journal cannot be written ({error}); it is kept in memory")
+        else:
+            self.event("disk_full", "warning", error=before, recovered=True)
 
     def flush_tokens(self) -> None:
         """Write the running stage's token counts if they changed."""
@@ -318,3 +340,5 @@ class MeterSession:
             }
         )
         self._journal.close()
+        if self._journal.pending_bytes:
+            self._warn(f"{self._journal.pending_bytes} bytes of the log could not be written and are lost")

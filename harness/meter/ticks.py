@@ -271,7 +271,8 @@ def watch_ticks(
         count: Ticks to wait for.
         timeout_us: When a device is given up; its list is then short.
         calm_s: How long no tick must be expected for the time between two looks to count as calm.
-        idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it.
+        idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it. A true
+            answer ends the watch.
 
     Returns:
         The ticks of each device, by device id.
@@ -304,7 +305,8 @@ def watch_ticks(
             break
         if pause > 0:
             wake_us = _now_us() + min(pause, _GUARD_SLEEP_S) * 1e6
-            idle(pause >= calm_s)
+            if idle(pause >= calm_s):
+                break
             left_us = wake_us - _now_us()  # what was done meanwhile must not make the watch late
             if left_us > 0:
                 time.sleep(left_us / 1e6)

@@ -1,0 +1,107 @@
+"""A helper process of the meter as its owner sees it: JSON lines to its standard input, answers from its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KitError
+from harness.meter.clocks import mono_us
+
+_READY_TIMEOUT_S = 60.0
+
+
+class Lost(Exception):
+    """The helper process is gone."""
+
+
+class Helper:
+    """One meter process: JSON lines to its standard input, answers from its standard output."""
+
+    def __init__(self, module: str, config: dict[str, Any], log: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, json.dumps(config)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+            )
+        self._log = log
+        self._buffer = b""
+
+    def wait_ready(self) -> dict[str, Any]:
+        """The helper's greeting.
+
+        Raises:
+            KitError: It ended or said why it cannot work.
+        """
+        try:
+            message = self.receive(_READY_TIMEOUT_S)
+        except Lost:
+            tail = (
+                self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []
+            )
+            raise KitError(
+                "the meter process did not start" + (f": {tail[0]}" if tail else ""),
+                where=str(self._log),
+                fix="kit doctor",
+            ) from None
+        if "error" in message:
+            raise KitError(
+                message["error"],
+                where=message.get("where"),
+                expected=message.get("expected"),
+                fix=message.get("fix"),
+            )
+        ready: dict[str, Any] = message["ready"]
+        return ready
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            os.write(self.process.stdin.fileno(), json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise Lost from None
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        deadline = mono_us() + timeout_s * 1e6
+        descriptor = self.process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            remaining_s = (deadline - mono_us()) / 1e6
+            if remaining_s <= 0 or not select.select([descriptor], [], [], remaining_s)[0]:
+                self.process.kill()  # it hangs: as good as gone, and its successor must not find it alive
+                raise Lost
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise Lost
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self._log.exists() and self._log.stat().st_size == 0:
+            self._log.unlink()
+
+
+def _python_path() -> str:
+    """The helper must find this very package, installed or not, whatever the measured program's path is."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    rest = os.environ.get("PYTHONPATH")
+    return f"{package_parent}{os.pathsep}{rest}" if rest else package_parent
