@@ -77,7 +77,7 @@ class CacheWriter:
         self._keys = keys
         self._queue: queue.Queue[Order | None] = queue.Queue(_QUEUED_BLOCKS)
         self._error: BaseException | None = None
-        self._claims = ExitStack()
+        self._claims: dict[Shard, ExitStack] = {}
         self._current: Shard | None = None
         self._buffer: ShardBuffer | None = None
         self._room: Arrays | None = None
@@ -99,16 +99,17 @@ class CacheWriter:
         Raises:
             KitError: Another process is writing it.
         """
-        self._claims.close()
+        held = ExitStack()
         try:
             # The lock lies on the temporary file, which becomes the shard: nothing is left over.
-            self._claims.enter_context(locked(self._temporary(shard), wait=False))
+            held.enter_context(locked(self._temporary(shard), wait=False))
         except BlockingIOError:
             raise KitError(
                 "another process is writing this shard",
                 where=shard.name,
                 fix="give every worker its own number: --worker 0 --workers 2, --worker 1 --workers 2",
             ) from None
+        self._claims[shard] = held
         self._send(self._begin, shard)
 
     def put(self, rows: RowBlock | Callable[[], RowBlock], example_rows: Sequence[tuple[int, int]]) -> None:
@@ -122,7 +123,7 @@ class CacheWriter:
 
     def finish(self) -> None:
         """End the current shard, which has all its rows; it is written while the caller goes on."""
-        self._send(self._finish, self._claims.pop_all())
+        self._send(self._finish)
 
     def close(self) -> None:
         """Wait until everything handed over is on disk.
@@ -130,10 +131,7 @@ class CacheWriter:
         Raises:
             BaseException: What stopped the writer.
         """
-        if self._thread.is_alive():
-            self._offer(None)
-            self._thread.join()
-        self._claims.close()
+        self._stop()
         self._raise()
 
     def __enter__(self) -> CacheWriter:
@@ -147,9 +145,14 @@ class CacheWriter:
             return
         # The caller's error is the one to see: drop what was handed over, and let the unfinished shard go.
         self._error = self._error or error
+        self._stop()
+
+    def _stop(self) -> None:
         self._offer(None)
         self._thread.join()
-        self._claims.close()
+        for held in self._claims.values():
+            held.close()
+        self._claims.clear()
 
     def _temporary(self, shard: Shard) -> Path:
         return self._directory / f".{shard.name}.tmp"
@@ -195,11 +198,11 @@ class CacheWriter:
         assert self._buffer is not None
         self._buffer.put(rows() if callable(rows) else rows, example_rows)
 
-    def _finish(self, claimed: ExitStack) -> None:
+    def _finish(self) -> None:
         shard, buffer = self._current, self._buffer
         assert shard is not None and buffer is not None
-        with claimed:
-            self._buffer = None
-            note = {"mode": self._spec.mode, "shard": str(shard.index)}
-            record = buffer.write(self._temporary(shard), self._directory / shard.name, note)
-            record_shard(self._directory, record)
+        self._buffer = None
+        note = {"mode": self._spec.mode, "shard": str(shard.index)}
+        record = buffer.write(self._temporary(shard), self._directory / shard.name, note)
+        record_shard(self._directory, record)
+        self._claims.pop(shard).close()
