@@ -12,7 +12,6 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.text import Text
 
 from harness.audit.output import Follower
@@ -30,6 +29,7 @@ _TOKEN_WORDS = {
     "tokens_positions": "token positions",
     "tokens_generated": "tokens generated",
 }
+_HANG = 3  # further lines of a wrapped one stand under its text, not under its mark
 _PLAIN = str.maketrans("✓✗■…", "+x#~")
 
 
@@ -128,7 +128,9 @@ class RunDisplay:
             text = Text(text.plain.translate(_PLAIN))
         try:
             if self._console.is_terminal:
-                self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
+                lines = text.wrap(self._console, max(20, self._console.width - indent - _HANG))
+                for number, line in enumerate(lines):
+                    self._console.print(" " * (indent + (_HANG if number else 0)), line, sep="", no_wrap=True)
             else:
                 self._console.print(" " * indent, text, sep="", soft_wrap=True)
         except OSError:
