@@ -230,6 +230,7 @@ class _ChunkedLoss(torch.autograd.Function):
                     torch.mm(gradient, weight, out=grad_hidden[part])
                 if grad_weight is not None:
                     grad_weight.addmm_(gradient.t(), hidden[part])
+            del logits, gradient  # else this chunk would live on beside the next one
         ctx.gradients = (grad_hidden, grad_weight)
         total = ce if ids is None else alpha * ce + (1.0 - alpha) * temperature**2 * kl
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
