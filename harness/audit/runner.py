@@ -81,6 +81,8 @@ def _signals(stop: _Stop) -> Iterator[None]:
     # What the caller has ignored stays so: nohup, or a job in the background of a script.
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop.handle) for number in heeded}
+    # Ctrl-Z would stop the runner and not the stage, which has a session of its own and would go on unwatched.
+    previous[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda number, frame: None)
     try:
         yield
     finally:

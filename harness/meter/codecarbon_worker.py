@@ -227,7 +227,7 @@ class Worker:
 
 def main() -> int:
     """Entry point of the estimator process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     # Nothing that CodeCarbon or its imports print may reach the answers, and no user setting of its may
     # change them.

@@ -451,7 +451,7 @@ def _raise_priority() -> str:
 
 def main() -> int:
     """Entry point of the sampler process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(
             number, signal.SIG_IGN
         )  # the owner decides when measuring ends: Ctrl-C reaches the whole group
