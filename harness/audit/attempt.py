@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,19 @@ from harness.errors import KitError
 from harness.meter.session import MeterSession, OpenStage
 
 _TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The stage of another run that an artifact comes from.
+
+    Attributes:
+        run_id: The run that made it.
+        energy_j: What its making cost there; None when nobody is charged for it, or it is unknown.
+    """
+
+    run_id: str
+    energy_j: float | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Attempt:
         digests: Digests of artifacts.
         watcher: Told what happens.
         stop: The signal to end with, once the run is to stop.
+        origins: Artifact id to the run that paid for it, for inputs from other runs.
     """
 
     def __init__(
@@ -91,6 +105,7 @@ class Attempt:
         digests: DigestCache,
         watcher: Watcher,
         stop: Callable[[], int | None],
+        origins: Mapping[str, Origin] | None = None,
     ) -> None:
         self._plan = plan
         self._stage = stage
@@ -99,6 +114,7 @@ class Attempt:
         self._digests = digests
         self._watcher = watcher
         self._stop = stop
+        self._origins = origins or {}
         self._logs = StageLogs.of(plan.out_dir, stage.name, number)
         self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
 
@@ -195,6 +211,7 @@ class Attempt:
 
     def _record_artifact(self, opened: OpenStage, role: str, path: Path, artifact: Artifact) -> None:
         inside = path.is_relative_to(self._plan.run_dir)
+        origin = self._origins.get(artifact.artifact_id) if role == "consumed" and not inside else None
         self._session.artifact(
             opened.uid,
             role,
@@ -203,8 +220,8 @@ class Attempt:
                 "name": path.relative_to(self._plan.run_dir).as_posix() if inside else scrub(path.name),
                 "kind": artifact.kind,
                 "bytes": artifact.size_bytes,
-                "origin_run_id": None,
-                "origin_energy_j": None,
+                "origin_run_id": origin.run_id if origin else None,
+                "origin_energy_j": origin.energy_j if origin else None,
             },
         )
 

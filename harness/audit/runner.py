@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from harness.audit.attempt import Attempt, StageResult, Watcher
+from harness.audit.attempt import Attempt, Origin, StageResult, Watcher
 from harness.audit.folders import prepare
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import adopting_orphans
@@ -81,7 +81,7 @@ def _signals(stop: _Stop) -> Iterator[None]:
     # What the caller has ignored stays so: nohup, or a job in the background of a script.
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop.handle) for number in heeded}
-    # Ctrl-Z would stop the runner and not the stage, which has a session of its own and would go on unwatched.
+    # Ctrl-Z would stop the runner and not the stage, which has its own session and would go on unwatched.
     previous[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda number, frame: None)
     try:
         yield
@@ -90,7 +90,14 @@ def _signals(stop: _Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_plan(plan: Plan, progress: Progress, *, resume_run: bool = False, cpu: str = "auto") -> RunResult:
+def run_plan(
+    plan: Plan,
+    progress: Progress,
+    *,
+    resume_run: bool = False,
+    cpu: str = "auto",
+    origins: Mapping[str, Origin] | None = None,
+) -> RunResult:
     """Run the stages of a plan one after another; seal the bundle, also when a stage fails or a signal comes.
 
     Args:
@@ -99,6 +106,7 @@ def run_plan(plan: Plan, progress: Progress, *, resume_run: bool = False, cpu: s
         resume_run: Go on with the run in `plan.out_dir`: stages that completed with the same command, inputs
             and outputs are not run again; everything that earlier attempts used stays in the log.
         cpu: How CPU energy is measured, as in `MeterConfig`.
+        origins: Artifact id to the run that paid for it; the log names it where a stage consumes one.
 
     Raises:
         KitError: The run folder cannot be used, or the devices cannot be metered.
@@ -117,7 +125,7 @@ def run_plan(plan: Plan, progress: Progress, *, resume_run: bool = False, cpu: s
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(plan.out_dir, _info(plan, state), _meter_config(plan, cpu), warn=progress.warn)
-        runner = _Runner(plan, session, progress, stop, todo)
+        runner = _Runner(plan, session, progress, stop, todo, origins or {})
         finished = False
         try:
             progress.metering(session)
@@ -163,13 +171,20 @@ def _meter_config(plan: Plan, cpu: str) -> MeterConfig:
 
 class _Runner:
     def __init__(
-        self, plan: Plan, session: MeterSession, progress: Progress, stop: _Stop, todo: Todo
+        self,
+        plan: Plan,
+        session: MeterSession,
+        progress: Progress,
+        stop: _Stop,
+        todo: Todo,
+        origins: Mapping[str, Origin],
     ) -> None:
         self._plan = plan
         self._session = session
         self._progress = progress
         self._stop = stop
         self._todo = todo
+        self._origins = origins
         self.failed: str | None = None
         self.ran = 0
 
@@ -198,6 +213,7 @@ class _Runner:
                 self._todo.digests,
                 self._progress,
                 self._stop.wanted,
+                self._origins,
             )
             result = attempt.run()
             retry = result.status == "failed" and left > 0 and self._stop.number is None

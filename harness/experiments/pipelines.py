@@ -1,0 +1,314 @@
+"""Cells and a profile become pipeline files: one shared run for data and teacher, one run for every cell.
+
+Everything lies in one folder, and the files name all paths by it, so that it can be moved:
+
+    OUT/shared.yaml, OUT/<cell>.yaml      what `kit audit` could run as well
+    OUT/runs/shared/, OUT/runs/<cell>/    the bundles; products in their work/
+
+A stage's settings are flags of its command and so part of the log, of its fingerprint and of what resuming
+compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import KitError
+from harness.experiments.grid import Cell, Variant
+from harness.experiments.profile import Profile, Values
+
+SHARED = "shared"
+CHARGED = ("preprocess", "teacher_logits", "teacher_generate")
+"""Kinds of shared stages whose energy belongs to the cells that use their output."""
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would be billed for waiting
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in the output folder.
+
+    Args:
+        root: The folder.
+        assets: Asset to the folder it was fetched into; empty where models and data are made here.
+    """
+
+    root: Path
+    assets: Mapping[str, Path]
+
+    def pipeline(self, run: str) -> Path:
+        """The pipeline file of a run."""
+        return self.root / f"{run}.yaml"
+
+    def run(self, run: str) -> Path:
+        """The folder of a run: its bundle and products."""
+        return self.root / "runs" / run
+
+    def product(self, run: str, name: str) -> Path:
+        """A product of a run."""
+        return self.run(run) / "work" / name
+
+    def shared(self, name: str) -> str:
+        """A product of the shared run, as a cell's pipeline file names it."""
+        return "${pipeline_dir}/runs/" + f"{SHARED}/work/{name}"
+
+
+def shared_stages(cells: Sequence[Cell]) -> dict[str, str]:
+    """Names of the shared stages that cells are charged for -> kind, in order."""
+    stages = {"preprocess": "preprocess"}
+    if any(cell.regime == "kd" for cell in cells):
+        stages["teacher-logits"] = "teacher_logits"
+    for variant in _variants(cells):
+        stages[f"teacher-generate-{variant.name}"] = "teacher_generate"
+        stages[f"preprocess-{variant.name}"] = "preprocess"
+    return stages
+
+
+def charged_stages(cell: Cell) -> dict[str, tuple[str, ...]]:
+    """What a cell is charged of the shared run: preprocess and teacher to names of stages."""
+    if cell.variant is not None:
+        name = cell.variant.name
+        return {
+            "preprocess": ("preprocess", f"preprocess-{name}"),
+            "teacher": (f"teacher-generate-{name}",),
+        }
+    teacher = ("teacher-logits",) if cell.regime == "kd" else ()
+    return {"preprocess": ("preprocess",), "teacher": teacher}
+
+
+def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Path:
+    """Write the pipeline file of everything the cells share; returns its path."""
+    work = "${run_dir}/"
+    stages: list[Values] = []
+    if profile.kind == "generated":
+        teacher, stages = _made_here(profile, work)
+    else:
+        teacher = str(layout.assets[profile.teacher])
+    tokenizer = _tokenizer(profile, layout, work + "models/tokenizer")
+    stages.append(
+        _stage(
+            "preprocess",
+            "preprocess",
+            {"tokenizer": tokenizer, **_sources(profile.settings("preprocess"), layout)},
+            inputs={"tokenizer": tokenizer},
+            out=work + "dataset",
+        )
+    )
+    if any(cell.regime == "kd" for cell in cells):
+        temperatures = sorted({cell.temperature for cell in cells if cell.temperature is not None})
+        stages.append(
+            _stage(
+                "teacher-logits",
+                "teacher_logits",
+                {
+                    "teacher": teacher,
+                    "dataset": work + "dataset",
+                    # Those of the sweep in any case: the cache stays the same when the sweep follows.
+                    "temperatures": sorted({1.0, 2.0, 4.0, *temperatures}),
+                    **profile.settings("teacher_logits"),
+                },
+                inputs={"teacher": teacher, "dataset": work + "dataset"},
+                out=work + "logits",
+            )
+        )
+    for variant in _variants(cells):
+        stages += _synthetic(profile, variant, teacher, tokenizer, layout, work)
+    stages.append(
+        _stage(
+            "evaluate-teacher",
+            # The paper's totals charge nobody for scoring the teacher.
+            "x-evaluate_teacher",
+            {"model": teacher, **profile.settings("evaluate")},
+            inputs={"model": teacher},
+            out=work + "teacher-scores",
+            program="evaluate",
+        )
+    )
+    return _write(layout, SHARED, profile, "other", stages, reference_tokens=None)
+
+
+def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: int | None) -> Path:
+    """Write the pipeline file of one cell; returns its path."""
+    model_name = profile.students[cell.size]
+    model = str(layout.assets[model_name]) if layout.assets else layout.shared(f"models/{model_name}")
+    tokenizer = _tokenizer(profile, layout, layout.shared("models/tokenizer"))
+    settings = profile.student_settings(cell)
+    inputs = {"model": model}
+    if cell.variant is not None:
+        inputs["dataset"] = layout.shared(f"dataset-{cell.variant.name}")
+        # Not read again, but paid for: the log names what the data set was made of, and who made it.
+        inputs["synthetic"] = layout.shared(f"synthetic-{cell.variant.name}")
+    else:
+        inputs["dataset"] = layout.shared("dataset")
+    if cell.regime == "kd":
+        inputs["cache"] = settings["cache"] = layout.shared("logits")
+    train = _stage(
+        "student_train",
+        "student_train",
+        {"model": model, "dataset": inputs["dataset"], "tokenizer": tokenizer, **settings},
+        inputs=inputs,
+        out="${run_dir}/student",
+    )
+    checkpoint = "${stages.student_train.out}/checkpoint"
+    evaluate = _stage(
+        "evaluate",
+        "evaluate",
+        {"model": checkpoint, **profile.settings("evaluate")},
+        inputs={"model": "${stages.student_train.out}"},
+        out="${run_dir}/scores",
+    )
+    method = cell.regime
+    return _write(layout, cell.name, profile, method, [train, evaluate], reference_tokens=reference_tokens)
+
+
+def _made_here(profile: Profile, work: str) -> tuple[str, list[Values]]:
+    """Stages that make models, tokenizer and teacher; the teacher's checkpoint."""
+    models = _stage(
+        "models",
+        "prerun",
+        profile.settings("pocket_models"),
+        inputs={},
+        out=work + "models",
+        program="pocket_models",
+    )
+    data = _stage(
+        "teacher-data",
+        "x-teacher_data",
+        {"tokenizer": work + "models/tokenizer", **profile.settings("teacher_data")},
+        inputs={"models": work + "models"},
+        out=work + "teacher-dataset",
+        program="preprocess",
+    )
+    train = _stage(
+        "teacher-train",
+        "x-teacher_train",
+        {
+            "model": f"{work}models/{profile.teacher}",
+            "dataset": work + "teacher-dataset",
+            **profile.settings("teacher_train"),
+        },
+        inputs={"models": work + "models", "dataset": work + "teacher-dataset"},
+        out=work + "teacher",
+        program="teacher_train",
+    )
+    return work + "teacher/checkpoint", [models, data, train]
+
+
+def _synthetic(
+    profile: Profile, variant: Variant, teacher: str, tokenizer: str, layout: Layout, work: str
+) -> list[Values]:
+    scaled = profile.scaled(variant)
+    answers = f"{work}synthetic-{variant.name}"
+    generate = _stage(
+        f"teacher-generate-{variant.name}",
+        "teacher_generate",
+        {
+            "teacher": teacher,
+            "dataset": work + "dataset",
+            "prompts": scaled.prompts,
+            "max_new_tokens": scaled.max_new_tokens,
+            **profile.settings("teacher_generate"),
+        },
+        inputs={"teacher": teacher, "dataset": work + "dataset"},
+        out=answers,
+        program="teacher_generate",
+    )
+    settings = _sources(profile.settings("preprocess_synthetic"), layout)
+    own = {"kind": "examples", "path": f"{answers}/examples.jsonl"}
+    # With a held-out source of its own (the same as in the other regimes) all answers are trained on.
+    own |= {"split": "train"} if settings.get("sources") else {}
+    settings["sources"] = [own, *settings.get("sources", ())]
+    tokenise = _stage(
+        f"preprocess-{variant.name}",
+        "preprocess",
+        {"tokenizer": tokenizer, **settings},
+        inputs={"tokenizer": tokenizer, "answers": answers},
+        out=f"{work}dataset-{variant.name}",
+        program="preprocess",
+    )
+    return [generate, tokenise]
+
+
+def _tokenizer(profile: Profile, layout: Layout, made_here: str) -> str:
+    if profile.kind == "generated":
+        return made_here
+    return str(layout.assets[profile.tokenizer or profile.teacher])
+
+
+def _sources(settings: Values, layout: Layout) -> Values:
+    """Sources with the folders of their assets in place of the names."""
+    if "sources" not in settings:
+        return settings
+    sources = []
+    for source in settings["sources"]:
+        found = dict(source)
+        asset = found.pop("asset", None)
+        if asset is not None:
+            found["path"] = str(layout.assets[asset])
+        sources.append(found)
+    return {**settings, "sources": sources}
+
+
+def _variants(cells: Sequence[Cell]) -> list[Variant]:
+    return list(dict.fromkeys(cell.variant for cell in cells if cell.variant is not None))
+
+
+def _stage(
+    name: str, kind: str, settings: Values, *, inputs: Mapping[str, str], out: str, program: str | None = None
+) -> Values:
+    words = ["python", "-m", f"harness.distill.{program or kind}", "--out", "${outputs.out}"]
+    for key, value in settings.items():
+        if value is not None:
+            words += [f"--{key}", _word(value)]
+    stage: Values = {"name": name, "kind": kind, "command": words, "outputs": {"out": out}}
+    return {**stage, "inputs": dict(inputs)} if inputs else stage
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _write(
+    layout: Layout,
+    run: str,
+    profile: Profile,
+    method: str,
+    stages: list[Values],
+    *,
+    reference_tokens: int | None,
+) -> Path:
+    document: Values = {"protocol": "1.0", "name": run, "method": method}
+    document["labels"] = list(profile.labels)
+    document["sampling"] = {"period_ms": profile.period_ms}
+    document["env"] = {**ENVIRONMENT, **profile.env}
+    if reference_tokens is not None:
+        document["reference_tokens"] = reference_tokens
+    document["stages"] = stages
+    text = f"# Profile {profile.name}, written by kit reproduce.\n" + yaml.safe_dump(
+        document, sort_keys=False, width=110
+    )
+    path = layout.pipeline(run)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            waiting = path.with_name(f".{path.name}.new")
+            waiting.write_text(text, encoding="utf-8")
+            os.replace(waiting, path)
+    except OSError as error:
+        raise KitError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    return path
