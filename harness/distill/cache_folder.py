@@ -27,7 +27,7 @@ from harness.errors import KitError
 
 FINGERPRINT = "fingerprint.json"
 MANIFEST = "manifest.jsonl"
-_LOCK = ".lock"
+LOCK = ".lock"
 _BLOCK = 1 << 22
 
 
@@ -119,7 +119,7 @@ def claim(directory: Path, fingerprint: Mapping[str, Any]) -> None:
         KitError: The folder holds a cache of something else, or one made in a way that gives other bits.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory / _LOCK):
+    with locked(directory / LOCK):
         path = directory / FINGERPRINT
         if path.exists():
             check_fingerprint(
@@ -203,7 +203,7 @@ def record_shard(directory: Path, record: ShardRecord) -> None:
     The whole file is written anew, sorted, under a lock: its bytes then depend neither on how many workers
     there were nor on who finished first.
     """
-    with locked(directory / _LOCK):
+    with locked(directory / LOCK):
         records = {**read_manifest(directory), record.name: record}
         lines = [json.dumps(asdict(records[name]), separators=(",", ":")) + "\n" for name in sorted(records)]
         temporary = directory / f".{MANIFEST}.tmp"

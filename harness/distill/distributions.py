@@ -91,7 +91,7 @@ def distribution_rows(
         top = top - log_z
     logp = logits.sub_(log_z)
     target_logp = logp.gather(1, target[:, None])[:, 0]
-    normalisers = [torch.logsumexp(logp / value, dim=1) for value in spec.temperatures]
+    normalisers = [_normaliser(logp, value) for value in spec.temperatures]
     a_t = torch.stack(normalisers, dim=1) if normalisers else logp.new_empty(len(logp), 0)
     lengths = counts = None
     if spec.mode == "sample":
@@ -117,6 +117,13 @@ def distribution_rows(
         lengths=lengths,
         counts=counts,
     )
+
+
+def _normaliser(logp: torch.Tensor, temperature: float) -> torch.Tensor:
+    """A_T of each row, with one temporary of its size where logsumexp(logp / T) takes two."""
+    largest = logp.amax(dim=1, keepdim=True)
+    terms = (logp - largest).div_(temperature).exp_()
+    return terms.sum(dim=1).log_() + largest[:, 0] / temperature
 
 
 def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,7 +36,7 @@ import transformers
 
 from harness.distill.arguments import run_stage, write_config
 from harness.distill.batches import Batch, collate, pack
-from harness.distill.cache_folder import Shard, example_key, read_manifest, shard_plan
+from harness.distill.cache_folder import LOCK, Shard, example_key, locked, read_manifest, shard_plan
 from harness.distill.cache_format import FORMAT, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.dataset import TokenDataset
@@ -144,7 +144,8 @@ def run(config: TeacherLogitsConfig) -> None:
         keys=lambda first, last: _keys(dataset, first, last),
     ) as writer:
         # The folder is the same whoever made it, so its config.json names no worker.
-        write_config(dataclasses.replace(config, worker=0, workers=1), config.out)
+        with locked(config.out / LOCK):
+            write_config(dataclasses.replace(config, worker=0, workers=1), config.out)
         pending = writer.pending(config.worker, config.workers)
         if pending:
             _check_space(config.out, sum(shard.rows for shard in pending) * spec.bytes_per_position)

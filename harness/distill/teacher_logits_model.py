@@ -127,6 +127,8 @@ class Teacher:
         ids = torch.arange(min(8, vocab_size), device=self._device)[None]
         own = self._model(input_ids=ids, use_cache=False).logits[0].float()
         ours = self._head(self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+        if not bool(own.isfinite().all()):
+            raise KitError("the teacher gives no finite distribution", fix="check that its weights are whole")
         if not torch.allclose(ours, own, rtol=0.03, atol=0.03 * float(own.abs().max())):
             raise KitError(
                 "the teacher's logits are not its last hidden state times its output matrix",

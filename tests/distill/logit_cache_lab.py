@@ -1,7 +1,7 @@
 """Caches of random rows without a teacher, as a module and as a program that can be killed.
 
-`python -m tests.distill.logit_cache_lab OUT worker workers pause_s` says "ready" and writes this worker's shards
-of the standard cache; every row is a function of (example, position), so whoever writes a shard writes the same.
+`python -m tests.distill.logit_cache_lab OUT worker workers pause_s` says "ready" and writes this worker's
+shards of the standard cache. Every row is a function of its example, whoever writes it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from harness.distill.cache_folder import read_manifest, shard_plan
 from harness.distill.cache_format import CacheSpec, RowBlock
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.logit_cache import CacheReader, CacheRows, main
+from harness.distill.losses import TeacherRows, kd_loss
 from harness.errors import KitError
 from tests.distill.logit_cache_lab import (
     FINGERPRINT,
@@ -271,6 +272,34 @@ def test_labels_are_compared_at_every_read(cache: Path) -> None:
         reader.rows([30, 2], target[:-1])
     with pytest.raises(KitError, match="of example 2"):
         reader.rows([2, 30], np.roll(expected_rows(SPEC, [2, 30]).target, 1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sampled_rows_give_the_loss_the_gradient_of_the_estimator(tmp_path: Path, temperature: float) -> None:
+    """d/dz of -T^2 sum_i w_i log q_i is T ((sum w) q - w), with w = count / draws * p_T / p_1."""
+    spec = CacheSpec(900, 60, "sample", (2.0,), seed=1)
+    write_cache(tmp_path, spec)
+    indices = [4, 30]
+    rows = CacheReader.open(tmp_path).rows(indices, temperature=temperature)
+    stored = expected_rows(spec, indices)
+    assert stored.counts is not None and stored.lengths is not None
+    used = np.arange(spec.k) < stored.lengths[:, None]
+    weight = np.where(used, stored.counts / spec.k, 0.0)
+    if temperature != 1:
+        shift = stored.logp.astype(np.float64) * (1 / temperature - 1) - stored.a_t[:, :1]
+        weight = np.where(used, weight * np.exp(shift), 0.0)
+    full = np.zeros((len(weight), 900))
+    np.add.at(full, (np.arange(len(weight))[:, None], stored.ids), weight)
+    # With the unit matrix as output matrix the hidden states are the logits.
+    logits = torch.randn(len(weight), 900, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    hidden = logits.clone().requires_grad_()
+    teacher = TeacherRows.from_cache(rows)
+    unit = torch.eye(900, dtype=torch.float64)
+    kd_loss(hidden, unit, rows.target, teacher, alpha=0.0, temperature=temperature).total.backward()
+    q = torch.softmax(logits / temperature, dim=1).numpy()
+    assert hidden.grad is not None
+    exact = temperature * (full.sum(axis=1, keepdims=True) * q - full)
+    assert np.allclose(hidden.grad.numpy(), exact, rtol=1e-4, atol=1e-6)
 
 
 def test_keys_and_mass(cache: Path, tmp_path: Path) -> None:
