@@ -139,7 +139,8 @@ class StageProcess:
                 now = time.monotonic()
                 if now >= reap_at:
                     reap_at = now + _REAP_EVERY_S
-                    self._descendants()
+                    if _has_dead_child():
+                        self._descendants()
                 wanted = interrupted()
                 if end_at is None and wanted is not None:
                     reason, end_at = "interrupted", now + TERM_GRACE_S
@@ -238,6 +239,14 @@ def _processes() -> dict[int, _Process]:
             state, parent, group, session = status.rpartition(b")")[2].split()[:4]
             table[int(entry.name)] = _Process(state in b"ZX", int(parent), int(group), int(session))
     return table
+
+
+def _has_dead_child() -> bool:
+    """Whether any child waits to be reaped; asking costs nothing, reading the whole of /proc does."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def _cannot_start(error: OSError | ValueError, argv: Sequence[str], cwd: Path) -> KitError:

@@ -86,6 +86,23 @@ def test_orphans_that_end_are_reaped(tmp_path: Path) -> None:
         os.waitpid(-1, os.WNOHANG)  # no zombie is left to wait for
 
 
+def test_orphans_of_a_long_stage_are_reaped_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_REAP_EVERY_S", 0.1)
+    seen: list[int] = []
+
+    def count_zombies() -> None:
+        table = process_module._processes().values()
+        seen.append(sum(process.dead and process.parent == os.getpid() for process in table))
+
+    script = "for i in 1 2 3 4 5; do (sleep 0.01 &); done; sleep 1.2"
+    with adopting_orphans(), start(tmp_path, "sh", "-c", script) as stage:
+        outcome = stage.wait(timeout_s=None, interrupted=lambda: None, watch=count_zombies)
+    assert outcome.exit_code == 0
+    assert max(seen) > 0 and seen[-1] == 0
+
+
 def test_a_signal_goes_to_the_whole_group(tmp_path: Path) -> None:
     with start(tmp_path, "sh", "-c", "sleep 300 & echo $!; wait") as stage:
         wait_for(lambda: (tmp_path / "out").stat().st_size > 0)
