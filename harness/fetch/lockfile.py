@@ -56,7 +56,7 @@ class Asset(_Frozen):
 
     role: str
     type: Literal["model", "dataset"]
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repository: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     revision: Commit
     observed: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
     """Day on which the revision was the head of the repository's main branch."""

@@ -110,13 +110,19 @@ def _fetch(name: str, asset: Asset, store: Store, progress: Progress, endpoint: 
         )
     progress.begin(name, total)
     folder = store.begin(asset)
-    stop = Event()
+    failed, interrupted = Event(), Event()
+
+    def advance(step: int) -> None:
+        # The only place where a download can be left: the client calls it for every piece that arrives.
+        if interrupted.is_set():
+            raise _StoppedError
+        progress.advance(step)
 
     def get(file: LockedFile) -> LockedFile:
-        if stop.is_set():
+        if failed.is_set():
             raise _StoppedError
         found: LockedFile = hub.download(
-            asset, file, folder, advance=progress.advance, note=progress.note, endpoint=endpoint
+            asset, file, folder, advance=advance, note=progress.note, endpoint=endpoint
         )
         return found
 
@@ -126,8 +132,12 @@ def _fetch(name: str, asset: Asset, store: Store, progress: Progress, endpoint: 
         futures = [pool.submit(get, file) for file in order]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            interrupted.set()
+            raise
         finally:
-            stop.set()
+            # Files on their way may arrive: they are kept for the next try. No other is begun.
+            failed.set()
     verified = sorted(_results(futures), key=lambda file: file.path)
     receipt = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds"), "client": hub.client_version()}
     store.publish(asset, verified, receipt)
@@ -135,7 +145,7 @@ def _fetch(name: str, asset: Asset, store: Store, progress: Progress, endpoint: 
 
 
 class _StoppedError(Exception):
-    """Another file failed; this one was not begun."""
+    """The fetch has failed or was interrupted elsewhere."""
 
 
 def _results(futures: list[Future[LockedFile]]) -> list[LockedFile]:
