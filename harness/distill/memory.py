@@ -13,7 +13,7 @@ stochastic rounding, gradient checkpointing, 4 x 1024 positions, at worst all of
     context, libraries, allocator's slack                 3.0
     peak                                                 62.2     fits, 22 GB to spare
 
-What does not fit, by the same sum: no checkpointing (+55), AdamW with two bfloat16 moments (+55), a master copy
+What does not fit, by the same sum: no checkpointing (+55), AdamW with bfloat16 moments (+55), a master copy
 in float32 (+55). So for 13B on one card stochastic rounding is the only remedy for the rounding of bfloat16;
 for 1B and 7B a master copy fits too.
 """

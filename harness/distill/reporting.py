@@ -20,7 +20,7 @@ def report_tokens(*, trained: int = 0, processed: int = 0, positions: int = 0, g
     """Add to the four token counts of this stage attempt.
 
     Args:
-        trained: Label tokens that entered a training loss; a token trained on in two epochs counts twice.
+        trained: Label tokens that entered a training loss for the first time; later epochs add none.
         processed: Real tokens through a model, prompts included, padding not.
         positions: Positions through a model, padding included.
         generated: Tokens sampled from a model, the end token included, padding not.
@@ -38,7 +38,7 @@ def report_tokens(*, trained: int = 0, processed: int = 0, positions: int = 0, g
         _append(counts)
 
 
-def report_event(name: str, **detail: object) -> None:
+def report_event(name: str, /, **detail: object) -> None:
     """Record an event with its details (JSON values; NaN and infinities become null)."""
     if not name:
         raise ValueError("an event needs a name")
