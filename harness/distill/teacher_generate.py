@@ -1,0 +1,260 @@
+"""Stage teacher_generate: the teacher answers the training prompts; what passes the filters is a data set.
+
+    python -m harness.distill.teacher_generate --teacher DIR --dataset DIR --out DIR
+
+    OUT/config.json         the resolved configuration
+    OUT/synthetic.parquet   every answer, kept or dropped and why
+    OUT/examples.jsonl      those kept, as a source for preprocess
+    OUT/meta.json           recipe, counts and digests; its presence says that the set is whole
+    OUT/journal.jsonl       while running: finished prompts
+
+Run again after a kill it answers what is not in the journal, in the same batches, and gives the same bytes on
+the same machine; run again when whole it does nothing.
+
+Counting: *generated* are the tokens sampled, end tokens included; *processed* the real tokens through the
+model, prompts included; *positions* the same with padding and rows that had ended. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.distill.arguments import run_stage, write_config
+from harness.distill.chat import ChatEncoder
+from harness.distill.dataset import TokenDataset
+from harness.distill.filters import AnswerFilter, FilterConfig
+from harness.distill.generation import Generation, Generator, Prompt, Sampling, prompt_seed
+from harness.distill.generation_journal import Answered, Journal
+from harness.distill.generation_prompts import Question, QuestionReader, select
+from harness.distill.generation_vllm import VllmOptions
+from harness.distill.reporting import Progress, report_event, report_tokens
+from harness.distill.synthetic_set import find_finished, publish
+from harness.errors import KitError
+
+FORMAT = "synthetic/1"
+
+
+@dataclass(frozen=True)
+class TeacherGenerateConfig:
+    """Let the teacher answer the prompts of a data set, and keep the good answers as training examples."""
+
+    teacher: Path = field(metadata={"help": "model folder of the teacher, with its tokenizer"})
+    dataset: Path = field(
+        metadata={"help": "data set folder as preprocess writes it; its train split is asked"}
+    )
+    out: Path = field(metadata={"help": "output folder; a run that was killed goes on there"})
+    prompts: int | None = field(
+        default=7000, metadata={"help": "how many prompts; fewer are the first of more; null: all"}
+    )
+    max_new_tokens: int = field(default=1024, metadata={"help": "most tokens of an answer"})
+    temperature: float = field(default=0.7, metadata={"help": "0: the likeliest token, no sampling"})
+    top_p: float = field(default=0.9, metadata={"help": "mass of the nucleus; 1: everything"})
+    seed: int = field(default=0, metadata={"help": "decides which prompts, and each prompt's random numbers"})
+    filters: FilterConfig = field(
+        default_factory=FilterConfig, metadata={"help": "what is asked of an answer, see filters"}
+    )
+    engine: Literal["auto", "transformers", "vllm"] = field(
+        default="auto", metadata={"help": "auto: vllm where it is installed beside a GPU"}
+    )
+    batch_size: int = field(default=128, metadata={"help": "transformers: prompts a batch"})
+    journal_every: int = field(
+        default=256, metadata={"help": "prompts between two lines of the journal: what a kill can cost"}
+    )
+    vllm: VllmOptions = field(default_factory=VllmOptions, metadata={"help": "flags of the vLLM engine"})
+    teacher_revision: str | None = field(
+        default=None,
+        metadata={"help": "commit of the teacher's weights; names them instead of a digest of every byte"},
+    )
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="bfloat16", metadata={"help": "type of weights and activations; sampling is in float32"}
+    )
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda where there is one"})
+    threads: int | None = field(default=None, metadata={"help": "CPU threads; torch's choice by default"})
+
+    @property
+    def sampling(self) -> Sampling:
+        """How to sample."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+
+
+def run(config: TeacherGenerateConfig) -> dict[str, Any]:
+    """Run the stage; returns what `meta.json` holds.
+
+    Raises:
+        KitError: Teacher, data and settings do not fit each other or the folder; what is finished stays.
+    """
+    import torch
+
+    from harness.distill.teacher_logits_model import teacher_identity
+
+    if config.journal_every < 1:
+        raise KitError("journal_every", expected="at least 1")
+    sampling = config.sampling
+    dataset = TokenDataset.open(config.dataset, "train")
+    encoder = ChatEncoder.load(config.teacher)
+    _check_tokenizer(encoder, dataset)
+    identity = teacher_identity(config.teacher, config.teacher_revision)
+    device = _device(config.device)
+    recipe: dict[str, Any] = {
+        "format": FORMAT,
+        "teacher": {"digest": identity.digest, "revision": identity.revision, "dtype": config.dtype},
+        "data": {
+            "content_digest": dataset.meta["content_digest"],
+            "tokenizer_sha256": encoder.tokenizer_sha256,
+            "template_sha256": encoder.template_sha256,
+        },
+        "prompts": config.prompts,
+        "sampling": asdict(sampling),
+        "seed": config.seed,
+        "journal_every": config.journal_every,
+        "engine": _engine(config.engine),
+    }
+    filters = asdict(config.filters)
+    finished = find_finished(config.out, {**recipe, "filters": filters})
+    if finished is not None:
+        # A kill may have come between the last file and this.
+        (config.out / "journal.jsonl").unlink(missing_ok=True)
+        report_event("reused", content_digest=finished["content_digest"])
+        return finished
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    room = _positions(config.teacher)
+    longest = None if room is None else room - sampling.max_new_tokens
+    reader = QuestionReader(encoder)
+    questions, passed_over = select(dataset, reader, config.prompts, seed=config.seed, longest=longest)
+    generator = _load(config, recipe["engine"], device, encoder.tokenizer)
+    made_with = generator.describe()
+    write_config(config, config.out)
+    journal = Journal(config.out / "journal.jsonl", {**recipe, "made_with": made_with})
+    _answer(config, generator, questions, journal)
+    meta = publish(
+        config.out,
+        [(question, journal.done[question.id]) for question in questions],
+        AnswerFilter(config.filters, reader.specials),
+        seed=config.seed,
+        recipe={**recipe, "filters": filters, "made_with": made_with, "passed_over": passed_over},
+    )
+    journal.remove()
+    report_event(
+        "synthetic",
+        content_digest=meta["content_digest"],
+        answers=meta["answers"],
+        kept=meta["kept"],
+        dropped=meta["dropped"],
+        passed_over=meta["passed_over"],
+        generated_tokens=meta["generated_tokens"],
+        kept_tokens=meta["kept_tokens"],
+    )
+    return meta
+
+
+def _answer(
+    config: TeacherGenerateConfig, generator: Generator, questions: Sequence[Question], journal: Journal
+) -> None:
+    """Answer what the journal lacks, chunk by chunk; a chunk is in it whole or not at all."""
+    sampling = config.sampling
+    # Like lengths beside each other, longest first: too little memory shows at once.
+    ordered = sorted(questions, key=lambda question: (-len(question.token_ids), question.id))
+    progress = Progress("teacher_generate", len(ordered), unit="prompts", done=len(journal.done))
+    for start in range(0, len(ordered), config.journal_every):
+        chunk = ordered[start : start + config.journal_every]
+        if all(question.id in journal.done for question in chunk):
+            continue
+        before = (generator.work.processed, generator.work.positions, generator.work.generated)
+        prompts = [
+            Prompt(question.id, question.token_ids, prompt_seed(config.seed, question.id))
+            for question in chunk
+        ]
+        answers = generator.generate(prompts, sampling)
+        _check_counts(answers, len(prompts), generator.work.generated - before[2], sampling.max_new_tokens)
+        journal.append(
+            [
+                Answered(question.id, answer.token_ids, answer.text, answer.finish_reason)
+                for question, answer in zip(chunk, answers, strict=True)
+            ]
+        )
+        generated = generator.work.generated - before[2]
+        report_tokens(
+            processed=generator.work.processed - before[0],
+            positions=generator.work.positions - before[1],
+            generated=generated,
+        )
+        progress.advance(len(chunk), tokens=generated)
+    progress.close()
+
+
+def _check_counts(answers: Sequence[Generation], prompts: int, generated: int, cap: int) -> None:
+    """What was counted is what was sampled, and never more than was allowed."""
+    total = sum(answer.n_tokens for answer in answers)
+    most = max(answer.n_tokens for answer in answers)
+    if len(answers) != prompts or total != generated or most > cap or total > cap * prompts:
+        raise KitError(
+            f"the engine gave {len(answers)} answers of {total} tokens, the longest of {most}, and counted "
+            f"{generated}",
+            where="teacher_generate",
+            expected=f"{prompts} answers of at most {cap} tokens each, every one counted",
+            exit_code=1,
+        )
+
+
+def _check_tokenizer(encoder: ChatEncoder, dataset: TokenDataset) -> None:
+    for name in ("tokenizer_sha256", "template_sha256"):
+        made_with = dataset.meta.get(name)
+        if made_with != getattr(encoder, name):
+            raise KitError(
+                f"the data set was made with another {name.removesuffix('_sha256')}: {made_with}",
+                where=dataset.directory.name,
+                expected=f"the teacher's, {getattr(encoder, name)}",
+                fix="preprocess with the teacher's tokenizer",
+            )
+
+
+def _engine(name: str) -> str:
+    if name != "auto":
+        return name
+    from harness.distill.generation_vllm import available
+
+    return "vllm" if available() else "transformers"
+
+
+def _load(config: TeacherGenerateConfig, engine: str, device: str, tokenizer: Any) -> Generator:
+    if engine == "vllm":
+        from harness.distill.generation_vllm import VllmGenerator
+
+        return VllmGenerator.load(
+            config.teacher, dtype=config.dtype, seed=config.seed, options=config.vllm, tokenizer=tokenizer
+        )
+    from harness.distill.generation_transformers import TransformersGenerator
+
+    return TransformersGenerator.load(
+        config.teacher, dtype=config.dtype, device=device, batch_size=config.batch_size, tokenizer=tokenizer
+    )
+
+
+def _positions(teacher: Path) -> int | None:
+    """Positions the teacher has, from its configuration; None when it does not say."""
+    value = json.loads((teacher / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    return None if value is None else int(value)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise KitError("no GPU that torch can use", where="device", fix="--device cpu")
+    return name
+
+
+def main() -> int:
+    """The stage's command line."""
+    return run_stage(TeacherGenerateConfig, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
