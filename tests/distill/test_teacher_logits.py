@@ -214,9 +214,9 @@ def test_workers_at_once_and_kills_at_random_moments_leave_the_same_files(
     base: TeacherLogitsConfig, tmp_path: Path
 ) -> None:
     """Processes forked from one that has imported everything, so that a kill falls into the work."""
-    write(tmp_path / "data", make_examples(250), seq_len=64)
+    write(tmp_path / "data", make_examples(160), seq_len=64)
     words = [f"--{name}={getattr(base, name)}" for name in ("teacher", "dtype", "device")]
-    words += [f"--dataset={tmp_path / 'data'}", "--micro_batch=1", "--shard_positions=200", "--threads=1"]
+    words += [f"--dataset={tmp_path / 'data'}", "--micro_batch=1", "--shard_positions=120", "--threads=1"]
     report = subprocess.run(
         [sys.executable, "-c", _FORKS, str(tmp_path), *words],
         cwd=Path(__file__).parents[2],
@@ -226,7 +226,7 @@ def test_workers_at_once_and_kills_at_random_moments_leave_the_same_files(
         check=True,
     )
     outcome = json.loads(report.stdout.splitlines()[-1])
-    assert outcome["codes"] == [0, 0, 0] and outcome["killed"] >= 3
+    assert outcome["codes"] == [0, 0, 0] and outcome["killed"] >= 2
     alone = without_config(tmp_path / "alone")
     assert len(alone) > 10
     for name in ("together", "killed-0", "killed-1"):
@@ -259,13 +259,13 @@ start = time.monotonic()
 os.waitpid(fork(root + "/alone"), 0)
 whole_s = time.monotonic() - start
 moments, killed = random.Random(1), 0
-for number in range(6):
-    out = f"{root}/killed-{number // 3}"
+for number in range(4):
+    out = f"{root}/killed-{number // 2}"
     child = fork(out)
     time.sleep(moments.uniform(0.05, 0.5) * whole_s)
     os.kill(child, signal.SIGKILL)
     killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    if number % 3 == 2:
+    if number % 2 == 1:
         assert os.waitpid(fork(out), 0)[1] == 0
 print(json.dumps({"codes": codes, "killed": killed}))
 """
