@@ -1,8 +1,14 @@
-"""What every test may rely on: no library tries a network, and no setting of the caller's shell leaks in."""
+"""What every test may rely on: no library tries a network, and no setting of the caller's shell leaks in.
+
+Test modules import torch and its like at their top; where those are not installed, the module is skipped and
+the summary says why.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Generator
 
 import pytest
 
@@ -17,3 +23,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run inside `kit run` or with KIT_DEBUG set behave as anywhere else."""
     for name in [name for name in os.environ if name.startswith(("KIT_", "_KIT_"))]:
         monkeypatch.delenv(name)
+
+
+_EXTRAS = (
+    "accelerate|datasets|httpx2|huggingface_hub|jinja2|lm_eval|safetensors|tokenizers|torch|transformers|trl"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that wants a package of the train or eval extra is skipped where it is missing, not broken."""
+    report = yield
+    if report.failed and (missing := re.search(rf"No module named '({_EXTRAS})['.]", str(report.longrepr))):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: {missing[1]} is not installed: make setup-test")
+    return report

@@ -14,9 +14,8 @@ from harness.fetch.lockfile import SCHEMA, Asset, AssetsLock, LockedFile
 from harness.fetch.store import Store
 from tests.fetch.hub import LARGE, Hub, Repo, etag
 
-pytest.importorskip("huggingface_hub", reason="fetching needs the train extra: make setup-train")
-
 OLD, NEW = "1" * 40, "2" * 40
+NEEDS = "huggingface_hub is not installed: make setup-test"
 
 
 def content_of(seed: int, size: int) -> bytes:
@@ -55,6 +54,7 @@ class Listener:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
+    pytest.importorskip("huggingface_hub", reason=NEEDS)
     newer = {**MODEL, "config.json": b'{"model_type": "olmo3"}', "extra.bin": content_of(5, 10_000)}
     repos = {
         "models/lab/student": Repo({OLD: dict(MODEL), NEW: newer}),
@@ -67,6 +67,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The client may use the network of this process, has no pauses and no cache of the user's."""
+    pytest.importorskip("huggingface_hub", reason=NEEDS)
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
