@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "fetch": Entry("harness.cli.fetch:cmd", "Get the models and data of a reproduction, before measuring."),
     "lock": Entry("harness.cli.lock:cmd", "Resolve the revisions of models and data anew."),
     "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
+    "reproduce": Entry("harness.cli.reproduce:cmd", "Run the paper's experiments and compare the tables."),
     "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
     "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
 }

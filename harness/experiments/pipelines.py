@@ -12,7 +12,6 @@ compares.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,7 +307,7 @@ def _write(
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             waiting = path.with_name(f".{path.name}.new")
             waiting.write_text(text, encoding="utf-8")
-            os.replace(waiting, path)
+            waiting.replace(path)
     except OSError as error:
         raise KitError(f"cannot be written: {error.strerror}", where=str(path)) from None
     return path

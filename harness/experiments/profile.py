@@ -1,4 +1,4 @@
-"""Settings of a profile: models, data and hyperparameters of every stage, and what deviates from the paper."""
+"""Settings of a profile: models, data, hyperparameters of every stage, and what deviates from the paper."""
 
 from __future__ import annotations
 

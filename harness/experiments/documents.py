@@ -1,0 +1,253 @@
+"""The tables of a reproduction as files: Markdown, CSV and JSON, and the frontier as SVG.
+
+In a pocket reproduction every table and figure says so in its first lines and its columns carry the word.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.accounting import BreakEven, Interval
+from harness.accounting.figures import J_PER_KWH, significant
+from harness.errors import KitError
+from harness.experiments.comparison import remarks
+from harness.experiments.frontier import frontier, svg
+from harness.experiments.grid import REGIME_WORDS, Target
+from harness.experiments.results import Results
+from harness.experiments.tables import (
+    as_csv,
+    as_json,
+    grid_of,
+    published_record,
+    sweep_rows,
+    table2_csv,
+    table3_rows,
+)
+
+NOT_AVAILABLE = "-"
+
+
+def write_documents(results: Results, name: str, target: Target, folder: Path) -> dict[str, Path]:
+    """Write everything a target ends with.
+
+    Args:
+        results: The figures.
+        name: Name of the target.
+        target: The target.
+        folder: Where to; made if missing.
+
+    Returns:
+        File name to path, in the order a reader wants them.
+
+    Raises:
+        KitError: The folder cannot be written.
+    """
+    texts: dict[str, str] = {}
+    for table in target.tables:
+        texts[f"{table}.md"] = _MARKDOWN[table](results)
+        texts[f"{table}.csv"] = _csv(results, table)
+        texts[f"{table}.json"] = json.dumps(as_json(results, name), indent=2, sort_keys=True) + "\n"
+    points = frontier(grid_of(results))
+    if "frontier" in target.figures and points:
+        texts["frontier.svg"] = svg(results, points)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KitError(f"cannot be written: {error.strerror}", where=str(error.filename or folder)) from None
+    return {file: folder / file for file in texts}
+
+
+def _csv(results: Results, table: str) -> str:
+    if table == "table2":
+        return table2_csv(results)
+    return as_csv(table3_rows(results) if table == "table3" else sweep_rows(results))
+
+
+def table2_markdown(results: Results) -> str:
+    """The main table with what may be compared, for a person."""
+    students = max(result.students for result in results.cells)
+    unit, scale = _unit(results)
+    label = _label(results)
+    head = ["pipeline", "size", f"E {unit}{label}", f"E {unit}, teacher shared{label}"]
+    head += [f"J/token{label}", f"Q{label}"]
+    head += [f"N*{label}", "E kWh, published", "J/token, published", "Q, published", "N*, published"]
+    lines = []
+    for result in grid_of(results):
+        cell = result.cell
+        paper = published_record(cell.regime, cell.size)
+        even = results.break_even(result)
+        lines.append(
+            [
+                REGIME_WORDS[cell.regime],
+                cell.size.upper(),
+                _figure(result.total, scale),
+                _figure(result.amortized, scale),
+                _figure(result.per_reference_token, 1.0),
+                _number(result.quality, 2),
+                NOT_AVAILABLE if cell.regime == "sft" or even is None else _break_even(even),
+                _number(paper["published_energy_kwh"], 2),
+                _number(paper["published_energy_j_per_token"], 2),
+                _number(paper["published_quality"], 2),
+                _number(paper["published_break_even_reuses"], 2),
+            ]
+        )
+    return "\n".join(
+        [
+            "# Table 2: energy, J/token and quality of each pipeline and size",
+            "",
+            *_preface(results),
+            "",
+            *markdown(head, lines),
+            "",
+            "E charges the teacher's stage in full, as the paper does; in the next column it is divided",
+            f"among the {students} students of this grid. J/token: E",
+            f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
+            "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
+            f"and, for an estimate, its factor of two. `{NOT_AVAILABLE}`: not available, or not defined.",
+            "",
+            "## What may be compared",
+            "",
+            *markdown(
+                ["cell", "quantity", "verdict", "why"],
+                [
+                    [result.cell.name, remark.quantity, remark.verdict, remark.why]
+                    for result in grid_of(results)
+                    for remark in remarks(results, result)
+                ],
+            ),
+            "",
+            *_notes(results),
+            "",
+        ]
+    )
+
+
+def table3_markdown(results: Results) -> str:
+    """The stage breakdown, for a person."""
+    unit, scale = _unit(results)
+    label = _label(results)
+    head = ["pipeline", "size", "stage", f"E {unit}{label}", f"share{label}"]
+    head += ["E kWh, published", "share, published"]
+    lines = []
+    for row in table3_rows(results):
+        energy = None
+        if row["energy_j"] is not None:
+            energy = Interval(row["energy_j"], row["energy_j_low"], row["energy_j_high"] or math.inf)
+        lines.append(
+            [
+                REGIME_WORDS[row["regime"]],
+                row["size"].upper(),
+                row["stage"],
+                _figure(energy, scale),
+                _percent(row["share"]),
+                _number(row["published_energy_kwh"], 2),
+                _percent(row["published_share"]),
+            ]
+        )
+    title = "# Table 3: energy by stage"
+    return "\n".join([title, "", *_preface(results), "", *markdown(head, lines), "", *_notes(results), ""])
+
+
+def sweeps_markdown(results: Results) -> str:
+    """The sweeps, for a person."""
+    unit, scale = _unit(results)
+    label = _label(results)
+    head = ["sweep", "setting", "runs", f"E {unit}{label}", f"E student {unit}{label}", f"Q{label}"]
+    head += [f"held-out loss{label}", f"failed attempts {unit}{label}"]
+    lines = [
+        [
+            row["sweep"],
+            row["setting"],
+            str(row["runs"]),
+            _mean(row, "energy_j", scale),
+            _mean(row, "student_energy_j", scale),
+            _mean(row, "quality", 1.0),
+            _mean(row, "heldout_loss", 1.0),
+            significant(row["failed_attempts_energy_j"] * scale),
+        ]
+        for row in sweep_rows(results)
+    ]
+    note = "Mean and standard deviation over the seeds; the paper's values of these sweeps are not available."
+    title = "# Sweeps around the 1B cells"
+    return "\n".join([title, "", *_preface(results), "", *markdown(head, lines), "", note, ""])
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns line up."""
+    table = [list(head), *[list(line) for line in lines]]
+    widths = [max(len(row[k]) for row in table) for k in range(len(head))]
+
+    def row_of(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return [row_of(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(row_of, lines)]
+
+
+def _unit(results: Results) -> tuple[str, float]:
+    return ("J", 1.0) if results.profile.is_pocket else ("kWh", 1 / J_PER_KWH)
+
+
+def _label(results: Results) -> str:
+    return f", {results.profile.name}"
+
+
+def _preface(results: Results) -> list[str]:
+    bases = sorted({result.basis.words for result in results.cells})
+    lines = [f"Profile `{results.profile.name}`: {results.profile.summary}. {'; '.join(bases)}."]
+    if results.profile.is_pocket:
+        lines.append("**Pocket figures say nothing about OLMo-2 and are not ranked beside measured ones.**")
+    return lines
+
+
+def _notes(results: Results) -> list[str]:
+    uncharged = [
+        f"{name} {significant(energy.best)} J"
+        for name, energy in results.uncharged.items()
+        if energy is not None
+    ]
+    lines = [f"Logged, charged to nobody (as in the paper): {', '.join(uncharged)}."] if uncharged else []
+    failed = [(r.cell.name, r.failed.best) for r in results.cells if r.failed is not None]
+    if failed:
+        listed = ", ".join(f"{name} {significant(joules)} J" for name, joules in failed)
+        lines.append(f"In E, used by attempts that did not complete: {listed}.")
+    return [*lines, "Deviations from the paper: " + " ".join(results.profile.deviations)]
+
+
+def _figure(energy: Interval | None, scale: float) -> str:
+    if energy is None:
+        return NOT_AVAILABLE
+    best, low, high = energy.best * scale, energy.low * scale, energy.high * scale
+    half = max(best - low, high - best)
+    width = f" ± {significant(half, most=2)}" if half > 0 and math.isfinite(half) else ""
+    return f"{significant(best, low, high) if math.isfinite(half) else significant(best)}{width}"
+
+
+def _break_even(even: BreakEven) -> str:
+    if even.ratio is None:
+        return "never"
+    return f"{even.ratio:.2f}" + ("" if math.isfinite(even.high) else ", not resolved")
+
+
+def _number(value: float | None, places: int) -> str:
+    return NOT_AVAILABLE if value is None else f"{value:.{places}f}"
+
+
+def _percent(value: float | None) -> str:
+    return NOT_AVAILABLE if value is None else f"{100 * value:.0f} %"
+
+
+def _mean(row: Mapping[str, Any], name: str, scale: float) -> str:
+    mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
+    if mean is None:
+        return NOT_AVAILABLE
+    text = significant(mean * scale)
+    return text if spread is None else f"{text} ± {significant(spread * scale, most=2)}"
+
+
+_MARKDOWN = {"table2": table2_markdown, "table3": table3_markdown, "sweeps": sweeps_markdown}

@@ -1,0 +1,52 @@
+"""Which run paid for an artifact, and how much: what a cell's log says about its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.accounting import Interval
+from harness.accounting.interval import total
+from harness.accounting.totals import roots, row_energy
+from harness.audit.attempt import Origin
+from harness.bundle import Bundle
+from harness.validate.series import recompute
+
+Row = Mapping[str, Any]
+
+
+def stage_rows(run: Path) -> list[Row]:
+    """Rows of `stages` of a bundle, every derived column recomputed from its raw rows."""
+    derived: list[Row] = list(recompute(Bundle.open(run), threads=1).derivation.stages)
+    return derived
+
+
+def energy_of(rows: Iterable[Row], names: Iterable[str]) -> Interval | None:
+    """Energy of stages by name, all attempts together; None if nothing is known of any."""
+    wanted = set(names)
+    known = [row_energy(row) for row in roots(rows) if row["name"] in wanted]
+    energies = [energy for energy in known if energy is not None]
+    return total(energies) if energies else None
+
+
+def origins_of(run: Path, charged: Iterable[str]) -> dict[str, Origin]:
+    """Every artifact that a run produced, with the energy of the stage that made it.
+
+    Args:
+        run: Folder of the sealed run.
+        charged: Names of the stages that users of their output are charged for; of the others the log names
+            the run and no energy.
+    """
+    bundle = Bundle.open(run)
+    rows = stage_rows(run)
+    names = {row["stage_uid"]: row["name"] for row in rows}
+    paid = {name: energy_of(rows, [name]) for name in charged}
+    origins = {}
+    for row in bundle.table("artifacts").to_pylist():
+        if row["role"] == "produced":
+            energy = paid.get(names.get(row["stage_uid"], ""))
+            origins[str(row["artifact_id"])] = Origin(
+                str(bundle.manifest["run_id"]), None if energy is None else energy.best
+            )
+    return origins
