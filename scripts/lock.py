@@ -5,7 +5,7 @@ newest allowed version. One lock serves Python 3.11 to 3.13 (environment markers
 wherever that is possible, so that results from two interpreters stay comparable.
 
 torch comes in two builds with one version. On Linux the registry's wheel is the CUDA build, which drags
-several GB of NVIDIA libraries along; the CPU build is known by its local version `+cpu`. Therefore three files:
+several GB of NVIDIA libraries along; the CPU build is known by its local version `+cpu`. So there are three:
 
 - train.lock has everything both builds need. Its torch line lists the hashes of both.
 - torch-cuda.lock has torch with the registry's hashes alone, so that no `+cpu` wheel can satisfy it, and the
@@ -177,7 +177,7 @@ def split_torch(blocks: Blocks) -> tuple[Blocks, Blocks, Blocks]:
 
 
 def cpu_wheel_hashes(version: str) -> list[str]:
-    """Hashes of the CPU wheels of this torch; a version not yet listed is looked for where pip looks and added.
+    """Hashes of the CPU wheels of this torch; a version not yet listed is looked for where pip looks.
 
     Raises:
         SystemExit: None is listed and pip sees none.
