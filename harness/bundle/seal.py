@@ -6,6 +6,7 @@ and one that was killed, recovered, resumed and sealed three times have the same
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,17 +103,18 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
 
 
 def _remove(journals: list[Path]) -> None:
-    for file in journals:
-        file.unlink()
-        stderr = file.with_suffix(".stderr")
-        if stderr.exists() and stderr.stat().st_size == 0:
-            stderr.unlink()
+    """Remove journals that the bundle holds; those that cannot be removed are no harm, and known as sealed."""
+    with contextlib.suppress(OSError):
+        for file in journals:
+            file.unlink()
+            stderr = file.with_suffix(".stderr")
+            if stderr.exists() and stderr.stat().st_size == 0:
+                stderr.unlink()
 
 
 def _remove_folder(run_dir: Path) -> None:
-    folder = run_dir / "journal"
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    with contextlib.suppress(OSError):
+        (run_dir / "journal").rmdir()
 
 
 def recover(run_dir: Path | str) -> Path:

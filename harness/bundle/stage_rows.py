@@ -64,6 +64,7 @@ def stage_rows(
     tokens: dict[int, dict[str, int]] = {}
     artifacts: dict[tuple[int, str], list[str]] = {}
     flags: dict[int, set[str]] = {}
+    split: set[int] = set()
     for record in records:
         if record["type"] == "stage_tokens":
             tokens[record["stage_uid"]] = record["tokens"]
@@ -73,6 +74,9 @@ def stage_rows(
             flag = _EVENT_FLAGS.get(record["kind"])
             if flag:
                 flags.setdefault(record["stage_uid"], set()).add(flag)
+        elif record["type"] == "sampler_start":
+            # Power is measured for whole cards: a share of one was not measured.
+            split |= {int(device["device_id"]) for device in record["devices"] if device.get("mig")}
     noticed = _noticed_events(records)
     rows = []
     for record in records:
@@ -97,6 +101,8 @@ def stage_rows(
         finishes = [last.devices.get(device, last.mono_us) for device in devices]
         if set(first.devices) != set(last.devices):
             recorded.add(_EVENT_FLAGS["gpu_lost"])
+        if split & set(devices):
+            recorded.add("mig")
         window = (min([*starts, first.mono_us]), max([*finishes, last.mono_us]))
         recorded |= {flag for s, at, flag in noticed if s == session and window[0] <= at <= window[1]}
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -64,13 +65,23 @@ class Helper:
         return ready
 
     def send(self, message: dict[str, Any]) -> None:
+        """Give it a command.
+
+        Raises:
+            Lost: It is gone.
+        """
         assert self.process.stdin is not None
         try:
             os.write(self.process.stdin.fileno(), json.dumps(message).encode() + b"\n")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: closed already, when it could not be replaced
             raise Lost from None
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
+        """Its next answer.
+
+        Raises:
+            Lost: It is gone, or said nothing for `timeout_s`.
+        """
         assert self.process.stdout is not None
         deadline = mono_us() + timeout_s * 1e6
         descriptor = self.process.stdout.fileno()
@@ -88,6 +99,7 @@ class Helper:
         return message
 
     def close(self) -> None:
+        """Wait for its end, which closing its standard input brings about; keep its log only if it says anything."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
@@ -96,8 +108,9 @@ class Helper:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self._log.exists() and self._log.stat().st_size == 0:
-            self._log.unlink()
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size == 0:
+                self._log.unlink()
 
 
 def _python_path() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -152,7 +153,8 @@ class GpuSource:
     def read_energy(self) -> int | None:
         """The counter alone, mJ; the quick read for bursts around a counter tick."""
         if self.methods["energy"] == "call":
-            return _try(lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)))
+            energy_mj = _try(partial(pynvml.nvmlDeviceGetTotalEnergyConsumption, self.handle))
+            return None if energy_mj is None else int(energy_mj)
         code, energy = self._energy_field.read()
         return None if code else energy
 
@@ -207,7 +209,7 @@ class GpuSource:
         return {
             "device_id": self.index,
             "vendor": "nvidia",
-            "model": _text(lambda: pynvml.nvmlDeviceGetName(handle)),
+            "model": _text(lambda: pynvml.nvmlDeviceGetName(handle)) or "unknown",
             "mem_mib": _try(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) >> 20),
             "power_limit_mw": _try(lambda: int(pynvml.nvmlDeviceGetPowerManagementLimit(handle))),
             "default_power_limit_mw": _try(
@@ -228,15 +230,15 @@ def identify_gpus() -> list[GpuIdentity]:
     """All GPUs NVML shows; one that is lost is left out."""
     gpus = []
     for index in range(_try(pynvml.nvmlDeviceGetCount) or 0):
-        handle = _try(lambda index=index: pynvml.nvmlDeviceGetHandleByIndex(index))  # type: ignore[misc]
-        if handle is None:
+        handle = _try(partial(pynvml.nvmlDeviceGetHandleByIndex, index))
+        if handle is None or _is_lost(handle):
             continue
         gpus.append(
             GpuIdentity(
                 index,
-                _text(lambda handle=handle: pynvml.nvmlDeviceGetUUID(handle)) or "",  # type: ignore[misc]
+                _text(partial(pynvml.nvmlDeviceGetUUID, handle)) or "",
                 _text(lambda handle=handle: pynvml.nvmlDeviceGetPciInfo(handle).busId) or "",  # type: ignore[misc]
-                _text(lambda handle=handle: pynvml.nvmlDeviceGetName(handle)) or "",  # type: ignore[misc]
+                _text(partial(pynvml.nvmlDeviceGetName, handle)) or "",
                 tuple(_mig_uuids(handle)),
             )
         )
@@ -257,18 +259,31 @@ def choose_gpus(devices: list[str] | None) -> Selection:
     return select_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
 
 
+def _is_lost(handle: Any) -> bool:
+    try:
+        pynvml.nvmlDeviceGetUUID(handle)
+    except pynvml.NVMLError as error:
+        return bool(error.value == pynvml.NVML_ERROR_GPU_IS_LOST)
+    return False
+
+
+def lost_gpus() -> list[int]:
+    """NVML indices of GPUs that have fallen off the bus and cannot be metered."""
+    handles = [
+        (index, _try(partial(pynvml.nvmlDeviceGetHandleByIndex, index)))
+        for index in range(_try(pynvml.nvmlDeviceGetCount) or 0)
+    ]
+    return [index for index, handle in handles if handle is None or _is_lost(handle)]
+
+
 def _mig_uuids(handle: Any) -> list[str]:
     mode = _try(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
     if not mode:
         return []
     uuids = []
     for position in range(_try(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
-        instance = _try(
-            lambda position=position: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position)
-        )  # type: ignore[misc]
-        uuid = None
-        if instance is not None:
-            uuid = _text(lambda instance=instance: pynvml.nvmlDeviceGetUUID(instance))  # type: ignore[misc]
+        instance = _try(partial(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, position))
+        uuid = None if instance is None else _text(partial(pynvml.nvmlDeviceGetUUID, instance))
         if uuid:
             uuids.append(uuid)
     return uuids

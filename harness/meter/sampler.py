@@ -99,6 +99,9 @@ class Sampler:
         selection = nvml.choose_gpus(devices)
         self.doubts, self.mig_devices = selection.doubts, selection.mig_indices
         self.gpus = [nvml.GpuSource(index) for index in selection.indices]
+        for index in nvml.lost_gpus():
+            self.doubts += ("gpu_lost",)
+            self.event("gpu_lost", "error", device_id=index, at_start=True)
         if not self.gpus:
             self.no_gpu_reason = "no GPU is visible (CUDA_VISIBLE_DEVICES)"
 

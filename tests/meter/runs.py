@@ -70,6 +70,7 @@ class Sealed:
     """A sealed run, read back."""
 
     folder: Path
+    exit_code: int = 0
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -115,7 +116,7 @@ def run_program(
     code: str,
     *arguments: str,
     env: Mapping[str, str],
-    code_wanted: int | None = 0,
+    code_wanted: int | tuple[int, ...] = 0,
     timeout: float = 90,
     **popen: Any,
 ) -> Sealed:
@@ -129,9 +130,10 @@ def run_program(
         check=False,
         **popen,
     )
-    assert code_wanted is None or done.returncode == code_wanted, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr or code_wanted != 0, done.stderr
-    return Sealed(out)
+    wanted = (code_wanted,) if isinstance(code_wanted, int) else code_wanted
+    assert done.returncode in wanted, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return Sealed(out, done.returncode)
 
 
 def run_stages(

@@ -1,0 +1,179 @@
+"""The sampler is a process of its own: what a stage does to its interpreter costs no sample."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from harness.meter.client import MeterClient, MeterConfig
+from tests.lab import LabConfig, LabDevice, Refresh, random_waveform, read_calls
+from tests.meter.runs import environment, run_program
+from tests.meter.truth import assert_within_bar
+
+# Holds the interpreter lock for six seconds: PyDLL calls C without releasing it.
+HOLDS_THE_LOCK = """
+import ctypes, sys, threading, time
+from harness import Meter
+with Meter(out=sys.argv[1], cpu="none") as meter:
+    with meter.stage("hold", kind="x-work"):
+        ticks = []
+        def count():
+            while not done:
+                ticks.append(time.monotonic())
+                time.sleep(0.01)
+        done = False
+        thread = threading.Thread(target=count)
+        thread.start()
+        before = time.monotonic()
+        ctypes.PyDLL(None).sleep(6)
+        held = time.monotonic()
+        done = True
+        thread.join()
+assert not [t for t in ticks if before + 0.5 < t < held - 0.5], "the lock was not held"
+"""
+
+
+def test_a_stage_that_holds_the_interpreter_lock_costs_no_sample(lab_dir: Path, tmp_path: Path) -> None:
+    config = LabConfig((LabDevice(random_waveform(11)),))
+    run = run_program(tmp_path / "run", HOLDS_THE_LOCK, env=environment(config, lab_dir))
+    hold = run.stage("hold")
+    assert hold["missed_samples"] == 0
+    assert hold["gap_us"] == 0
+    mono = [r["mono_us"] for r in run.rows("power")]
+    inside = [m for m in mono if hold["work_start_us"] <= m <= hold["work_end_us"]]
+    assert len(inside) >= 11
+    assert max(b - a for a, b in pairwise(mono)) < 800_000
+    assert_within_bar(config, run)
+
+
+def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
+    """The schedule is absolute: an offset of one sample is not carried over to the next ones."""
+    config = LabConfig((LabDevice(),))
+    code = """
+    import sys, time
+    from harness import Meter
+    with Meter(out=sys.argv[1], cpu="none", period_ms=50) as meter, meter.stage("idle"):
+        time.sleep(4)
+    """
+    run = run_program(tmp_path / "run", code, env=environment(config, lab_dir))
+    mono = [r["mono_us"] for r in run.rows("power")]
+    grid = [round((m - mono[0]) / 50_000) for m in mono]
+    late = sorted(m - mono[0] - 50_000 * g for m, g in zip(mono, grid, strict=True))
+    # A relative schedule would drift by its own cost a tick: over 80 ticks, by more than this.
+    assert abs(late[len(late) // 2]) < 5_000
+    session = run.manifest["sampling"]["sessions"][0]
+    assert session["ticks"] >= 80 - session["missed_ticks"]
+    assert session["sampler_cpu_s"] > 0
+    assert session["sampler_wall_s"] > 4
+    assert run.manifest["sampling"]["nominal_period_us"] == 50_000
+    assert session["jitter_p50_us"] <= session["jitter_p95_us"] <= session["jitter_max_us"]
+
+
+def test_the_sampler_loads_nothing_heavy(lab_dir: Path, tmp_path: Path) -> None:
+    code = """
+    import json, os, sys
+    from pathlib import Path
+    from harness.meter.client import MeterClient, MeterConfig
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    client = MeterClient(folder, 0, MeterConfig(cpu="none"), lambda *words: None)
+    client.start()
+    client.boundary(share=False)
+    maps = Path(f"/proc/{client.sampler_pid}/maps").read_text()
+    status = Path(f"/proc/{client.sampler_pid}/status").read_text()
+    print(json.dumps({"maps": maps, "status": status}), file=open(sys.argv[2], "w"))
+    client.stop()
+    """
+    seen = tmp_path / "seen.json"
+    run_program(tmp_path / "journal", code, str(seen), env=environment(LabConfig(), lab_dir))
+    found = json.loads(seen.read_text())
+    mapped = {Path(line.split()[-1]).name for line in found["maps"].splitlines() if ".so" in line}
+    assert "libnvidia-ml.so.1" in mapped
+    assert not [name for name in mapped if re.search("numpy|arrow|torch|openblas|pydantic|pandas", name)]
+    resident_kib = int(re.search(r"VmRSS:\s+(\d+)", found["status"])[1])  # type: ignore[index]
+    assert resident_kib < 60_000
+    threads = int(re.search(r"Threads:\s+(\d+)", found["status"])[1])  # type: ignore[index]
+    assert threads == 1
+
+
+def test_calls_of_a_tick_are_few(lab_dir: Path, tmp_path: Path) -> None:
+    """Each call takes the driver's lock: one field query and five gauges a sample, process lists at ends only."""
+    calls = tmp_path / "calls"
+    config = LabConfig((LabDevice(), LabDevice()), calls_path=str(calls))
+    code = """
+    import sys, time
+    from pathlib import Path
+    from harness.meter.client import MeterClient, MeterConfig
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    client = MeterClient(folder, 0, MeterConfig(cpu="none", period_us=100_000), lambda *words: None)
+    client.start()
+    sys.path.insert(0, sys.argv[3])
+    from tests.lab import read_calls
+    before = read_calls(Path(sys.argv[2]))
+    time.sleep(3)
+    after = read_calls(Path(sys.argv[2]))
+    client.boundary(share=True)
+    started = read_calls(Path(sys.argv[2]))
+    client.boundary(share=False)
+    ended = read_calls(Path(sys.argv[2]))
+    client.stop()
+    import json
+    print(json.dumps([before, after, started, ended]), file=open(sys.argv[4], "w"))
+    """
+    out = tmp_path / "counts.json"
+    root = str(Path(__file__).resolve().parents[2])
+    run_program(tmp_path / "journal", code, str(calls), root, str(out), env=environment(config, lab_dir))
+    before, after, started, ended = json.loads(out.read_text())
+    ticks = after["nvmlDeviceGetTemperature"] - before["nvmlDeviceGetTemperature"]
+    assert ticks >= 20
+    fields = after["nvmlDeviceGetFieldValues"] - before["nvmlDeviceGetFieldValues"]
+    assert fields <= 1.5 * ticks + 40  # the rest: an occasional look at the ticks
+    names = {name for name in after if after[name] != before.get(name, 0)}
+    assert not [name for name in names if "Processes" in name or "GetHandle" in name]
+
+    def lists(counts: dict[str, int]) -> int:
+        return sum(count for name, count in counts.items() if "ComputeRunningProcesses" in name)
+
+    assert lists(started) == lists(before)
+    assert lists(ended) == lists(before) + 2
+    assert read_calls(calls)
+
+
+def test_boundaries_count_upwards_and_are_shared_within_a_refresh(lab_dir: Path, tmp_path: Path) -> None:
+    code = """
+    import sys, time
+    from pathlib import Path
+    from harness.meter.client import MeterClient, MeterConfig
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    client = MeterClient(folder, 0, MeterConfig(cpu="none"), lambda *words: None)
+    client.start()
+    first = client.boundary(share=True)
+    shared = client.boundary(share=True)
+    end = client.boundary(share=False)
+    time.sleep(0.25)
+    later = client.boundary(share=True)
+    client.stop()
+    assert shared.number == first.number and shared.device_us == first.device_us
+    assert end.number > shared.number and end.device_us[0] > shared.device_us[0]
+    assert later.number > end.number
+    """
+    config = LabConfig((LabDevice(counter=Refresh(100_000, 5_000)),))
+    run_program(tmp_path / "journal", code, env=environment(config, lab_dir))
+
+
+def test_without_a_gpu_a_boundary_takes_no_time(tmp_path: Path) -> None:
+    client = MeterClient(tmp_path, 0, MeterConfig(cpu="none", devices=()), lambda *words: None)
+    client.start()
+    try:
+        before = time.monotonic()
+        for _ in range(20):
+            client.boundary(share=False)
+        assert time.monotonic() - before < 2
+    finally:
+        client.stop()
+    assert not list(tmp_path.glob("*.stderr"))
