@@ -173,6 +173,8 @@ def run_stage(cls: type[Config], stage: Callable[[Config], object], argv: Sequen
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

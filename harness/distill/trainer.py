@@ -123,9 +123,9 @@ class Trainer:
             record = self._step(epoch, batches, total)
             counters.step += 1
             counters.epoch, counters.batch = epoch, first + len(batches)
-            record["tokens_per_s"] = round(record["label_tokens"] / max(1e-9, time.monotonic() - start_s), 1)
+            record["tokens_per_s"] = round(record["real_tokens"] / max(1e-9, time.monotonic() - start_s), 1)
             self._write(record)
-            progress.advance(tokens=record["label_tokens"], note=f"loss {record['loss']:.4f}")
+            progress.advance(tokens=record["real_tokens"], note=f"loss {record['loss']:.4f}")
             at_end = counters.step == total
             if at_end or (options.eval_every_steps and counters.step % options.eval_every_steps == 0):
                 self._evaluate()
