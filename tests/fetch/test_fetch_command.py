@@ -12,8 +12,10 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.errors import KitError
+from harness.experiments.profile import load_profile
 from harness.fetch.lockfile import LOCK_PATH, AssetsLock, dump_lock, load_lock
 from harness.fetch.prefetch import WAITING
 from harness.fetch.relock import difference, relock
@@ -285,3 +287,18 @@ def test_a_damaged_lock_is_refused_by_field(
 def test_a_listed_path_cannot_leave_the_folder(path: str) -> None:
     with pytest.raises(ValueError, match="path inside the repository"):
         locked_files({path: b"x"})
+
+
+def test_every_profile_and_target_finds_what_it_names() -> None:
+    lock = load_lock()
+    data = LOCK_PATH.parent
+    targets = yaml.safe_load((data / "targets.yaml").read_text())
+    assert set(targets) == set(lock.targets)
+    for path in (data / "profiles").glob("*.yaml"):
+        profile = load_profile(path.stem)
+        if profile.kind == "generated":
+            assert path.stem in lock.generated_profiles
+            continue
+        sources = [source["asset"] for source in profile.stages["preprocess"]["sources"]]
+        named = {profile.teacher, profile.tokenizer, *profile.students.values(), *sources}
+        assert named == set(lock.needed_by("table2", path.stem))
