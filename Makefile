@@ -8,10 +8,12 @@ MAKEFLAGS += --no-print-directory
 BIN := $(CURDIR)/.venv/bin
 PY := $(BIN)/python
 DEMO := runs/demo
-# More arguments for pytest: make test ARGS="-k journal"
+# More arguments for pytest or kit reproduce: make test ARGS="-k journal"
 ARGS ?=
 # Which build of torch to install: auto, cpu, cuda or none (scripts/setup.sh).
 export TORCH ?= auto
+# How to reproduce: auto, pocket or paper; ARGS="--yes --out DIR" and so on go to kit reproduce.
+PROFILE ?= auto
 # The interpreter of the GPU check: the environment's own if it has torch, else the machine's.
 GPU_PYTHON ?= $(shell $(PY) -c 'import torch' 2>/dev/null && echo $(PY) || echo python3)
 
@@ -21,10 +23,10 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint format lock gpu-check wheel setup setup-dev setup-train setup-test clean clean-all
+.PHONY: help demo test lint format lock gpu-check wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
 
 demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and report it
 	@echo "demo: auditing examples/minimal.yaml (under a minute)"
@@ -68,6 +70,18 @@ lock: setup-dev ## Write requirements/*.lock anew; UPGRADE=1 moves every pin
 
 gpu-check: ## Run what only a real GPU can show (needs torch, no network, under ten minutes)
 	@$(GPU_PYTHON) scripts/gpu_check.py
+
+reproduce-table2: setup-train ## Energy, J/token and Q of every pipeline and size; PROFILE=pocket|paper
+	@kit reproduce table2 --profile $(PROFILE) $(ARGS)
+
+reproduce-table3: setup-train ## Energy by stage, from the same runs
+	@kit reproduce table3 --profile $(PROFILE) $(ARGS)
+
+reproduce-sweeps: setup-train ## The sweeps around the 1B students, three seeds each
+	@kit reproduce sweeps --profile $(PROFILE) $(ARGS)
+
+reproduce-all: setup-train ## Everything
+	@kit reproduce all --profile $(PROFILE) $(ARGS)
 
 wheel: setup-dev ## Build the wheel into dist/ without a network
 	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation -w dist .

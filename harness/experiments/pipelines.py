@@ -130,8 +130,8 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
             "evaluate-teacher",
             # The paper's totals charge nobody for scoring the teacher.
             "x-evaluate_teacher",
-            {"model": teacher, **profile.settings("evaluate")},
-            inputs={"model": teacher},
+            {"model": teacher, "dataset": work + "dataset", **profile.settings("evaluate")},
+            inputs={"model": teacher, "dataset": work + "dataset"},
             out=work + "teacher-scores",
             program="evaluate",
         )
@@ -162,11 +162,16 @@ def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: i
         out="${run_dir}/student",
     )
     checkpoint = "${stages.student_train.out}/checkpoint"
+    # Held-out data are the same in all regimes, whatever the student was trained on.
+    compared = {
+        "dataset": layout.shared("dataset"),
+        "teacher_results": layout.shared("teacher-scores/results.json"),
+    }
     evaluate = _stage(
         "evaluate",
         "evaluate",
-        {"model": checkpoint, **profile.settings("evaluate")},
-        inputs={"model": "${stages.student_train.out}"},
+        {"model": checkpoint, **compared, **profile.settings("evaluate")},
+        inputs={"model": "${stages.student_train.out}", **compared},
         out="${run_dir}/scores",
     )
     method = cell.regime
