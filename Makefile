@@ -10,6 +10,8 @@ PY := $(BIN)/python
 DEMO := runs/demo
 # More arguments for pytest or kit reproduce: make test ARGS="-k journal"
 ARGS ?=
+# Test processes at once; most tests wait for clocks and child processes, so more than there are cores pays.
+JOBS ?= 3
 # Which build of torch to install: auto, cpu, cuda or none (scripts/setup.sh).
 export TORCH ?= auto
 # How to reproduce: auto, pocket or paper; ARGS="--yes --out DIR" and so on go to kit reproduce.
@@ -49,7 +51,7 @@ demo: setup ## Audit examples/minimal.yaml on this machine, validate the log and
 	  "  examples/minimal.yaml                  copy it and put your own commands in"
 
 test: setup-test ## Run the tests; ARGS="-k journal" selects some
-	@$(PY) -m pytest $(ARGS) || { code=$$?; \
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS) || { code=$$?; \
 	  echo "test: failed. Next: make test ARGS=\"--last-failed -x -vv\" shows the first failure alone"; exit $$code; }
 	@echo "test: passed. Next: make lint checks style and types; make demo audits a pipeline here"
 
