@@ -12,7 +12,8 @@ from harness.bundle.canonical import canonical_json, storable
 from harness.bundle.journals import JournalRun, session_of
 from harness.bundle.order import sorted_rows
 from harness.bundle.privacy import scrub_value
-from harness.bundle.stage_rows import NODE
+from harness.bundle.stage_rows import NODE, boundaries_of
+from harness.meter.rapl import UPDATE_US
 from harness.spec import Protocol
 
 _STALE_COUNTER_US = 100_000
@@ -125,10 +126,8 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
         readings after the last boundary.
     """
     number = after + 1
-    start = next(
-        r for r in journals.of_type("boundary") if r["session"] == session and r["boundary"] == after
-    )
-    readings = []
+    began = boundaries_of(journals.records)[(session, after)]
+    readings: list[dict[str, Any]] = []
     for device, in_session in journals.power_keys():
         if in_session != session:
             continue
@@ -153,9 +152,13 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
     times += [r["mono_us"] for r in journals.records if r["session"] == session]
     times += [r["work_start_us"] for r in journals.of_type("stage_start") if r["session"] == session]
     end_us = max(times)
-    if end_us <= start["mono_us"]:
+    if end_us <= began.mono_us:
         return []
-    offset_us = start["t_us"] - start["mono_us"]
+    for reading in readings:
+        if reading["mono_us"] <= began.devices.get(reading["device_id"], 0):
+            # Its last sample is older than the stage: what it used in these moments is to be estimated.
+            reading.update(mono_us=end_us, value=None, power_mw=None)
+    offset_us = began.t_us - began.mono_us
     made: list[dict[str, Any]] = [
         {
             "type": "boundary",
@@ -165,7 +168,7 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
             "t_us": end_us + offset_us,
             "readings": readings,
             "compute_pids": {},
-            "zone_uncertainty_us": start["zone_uncertainty_us"],
+            "zone_uncertainty_us": UPDATE_US,
         }
     ]
     if estimates:
