@@ -1,0 +1,166 @@
+"""Figures of cells, the frontier and the documents, from made-up energies with known answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.accounting import Interval
+from harness.experiments.comparison import remarks
+from harness.experiments.documents import write_documents
+from harness.experiments.frontier import frontier
+from harness.experiments.grid import Cell, cells_of, main_cells, target
+from harness.experiments.profile import load_profile
+from harness.experiments.results import Basis, CellResult, Results
+from harness.experiments.tables import cell_record, sweep_rows, table3_rows
+
+ESTIMATE = Basis({"gpu": ("absent",), "cpu": ("codecarbon_process",), "dram": ("codecarbon_process",)})
+MEASURED = Basis({"gpu": ("counter_tick",), "cpu": ("rapl",), "dram": ("rapl",)})
+STUDENT_J = {"1b": 100.0, "7b": 200.0, "13b": 400.0}
+
+
+def result(
+    cell: Cell, *, quality: float | None = 0.5, rel: float = 0.0, basis: Basis = ESTIMATE
+) -> CellResult:
+    saving = 0.0 if cell.regime == "sft" else 20.0
+    teacher = {"sft": 0.0, "kd": 60.0, "synthetic_sft": 90.0}[cell.regime]
+    energies = {"preprocess": 10.0, "teacher": teacher, "student_train": STUDENT_J[cell.size] - saving}
+    energies["evaluate"] = 5.0
+    return CellResult(
+        cell=cell,
+        run_id="run-" + cell.name,
+        parts={k: Interval(v, v * (1 - rel), v * (1 + rel)) for k, v in energies.items()},
+        failed=None,
+        unattributed=Interval.exact(1.0),
+        students=3,
+        trained=1000,
+        reference=2000,
+        quality=quality,
+        quality_stderr=0.1,
+        quality_note="" if quality is not None else "no score of the teacher",
+        scores={"pocket": 0.4},
+        heldout_loss=1.5,
+        training={"step": 10},
+        basis=basis,
+    )
+
+
+def results(profile: str = "pocket", **options: Any) -> Results:
+    cells = [result(cell, **options) for cell in main_cells()]
+    uncharged = {"teacher-train": Interval.exact(1000.0)}
+    return Results(load_profile(profile), cells, {"pocket": 0.8}, 1.0, uncharged, "run-shared")
+
+
+def find(made: Results, regime: str, size: str) -> CellResult:
+    found = made.cell(regime, size)
+    assert found is not None
+    return found
+
+
+def test_totals_charge_the_teacher_in_full_and_share_it_when_amortized() -> None:
+    kd = find(results(), "kd", "1b")
+    assert kd.total == Interval.exact(10 + 60 + 80 + 5)
+    assert kd.amortized is not None and kd.amortized.best == pytest.approx(10 + 20 + 80 + 5)
+    assert kd.per_reference_token is not None and kd.per_reference_token.best == 155 / 2000
+    assert kd.per_trained_token is not None and kd.per_trained_token.best == 80 / 1000
+
+
+def test_an_unknown_part_leaves_no_total() -> None:
+    kd = find(results(), "kd", "1b")
+    parts = {**kd.parts, "evaluate": None}
+    unknown = CellResult(**{**vars(kd), "parts": parts})
+    assert unknown.total is None and unknown.amortized is None and unknown.per_reference_token is None
+    assert cell_record(results(), unknown)["energy_j"] is None
+
+
+def test_break_even_and_its_doubt() -> None:
+    exact, wide = results(), results(rel=0.5)
+    even = exact.break_even(find(exact, "kd", "1b"))
+    assert even is not None and (even.ratio, even.whole) == (3.0, 3)
+    vague = wide.break_even(find(wide, "kd", "1b"))
+    assert vague is not None and vague.ratio == 3.0 and vague.high == float("inf")
+    assert exact.break_even(find(exact, "sft", "1b")) is None
+
+
+def test_frontier_tells_domination_from_a_tie() -> None:
+    made = {p.name: p for p in frontier(results().cells)}
+    # All have Q 0.5, so only the cheapest is on the frontier.
+    assert [name for name, p in made.items() if p.on_frontier] == ["sft-1b"]
+    assert "sft-1b" in made["kd-1b"].dominated_by and not made["kd-1b"].ties
+    blurred = {p.name: p for p in frontier(results(rel=0.5).cells)}
+    assert blurred["kd-1b"].ties == ("sft-1b",) and not blurred["kd-1b"].dominated_by
+    better = [result(c, quality=0.9 if c.regime == "kd" and c.size == "1b" else 0.5) for c in main_cells()]
+    assert [p.name for p in frontier(better) if p.on_frontier] == ["sft-1b", "kd-1b"]
+
+
+def test_pocket_is_never_comparable_and_says_so_everywhere(tmp_path: Path) -> None:
+    made = results()
+    assert {r.verdict for c in made.cells for r in remarks(made, c)} == {"not comparable"}
+    files = write_documents(made, "all", target("all"), tmp_path)
+    for name in ("table2.md", "table3.md", "sweeps.md"):
+        text = files[name].read_text()
+        assert "**Pocket figures say nothing about OLMo-2" in text
+        assert "J, pocket" in text and "kWh, pocket" not in text
+    assert "POCKET" in files["frontier.svg"].read_text()
+    for name in ("table2.csv", "table3.csv", "sweeps.csv"):
+        rows = list(csv.DictReader(io.StringIO(files[name].read_text())))
+        assert rows and {row["profile"] for row in rows} == {"pocket"}
+
+
+def test_paper_cells_are_compared_with_care_or_not_at_all() -> None:
+    made = results("paper", basis=MEASURED)
+    verdicts = {
+        (c.cell.regime, c.cell.size, r.quantity): r.verdict for c in made.cells for r in remarks(made, c)
+    }
+    assert verdicts["kd", "1b", "energy"] == "with care"
+    assert verdicts["kd", "7b", "energy"] == "not comparable"
+    assert verdicts["synthetic_sft", "1b", "energy_per_token"] == "not comparable"
+    assert verdicts["kd", "1b", "quality"] == "not comparable"  # not the five benchmarks
+    absent = results("paper")
+    assert {r.verdict for c in absent.cells for r in remarks(absent, c)} == {"not comparable"}
+
+
+def test_published_values_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    files = write_documents(results(), "table2", target("table2"), tmp_path)
+    rows = {(r["regime"], r["size"]): r for r in csv.DictReader(io.StringIO(files["table2.csv"].read_text()))}
+    assert rows["kd", "13b"]["published_energy_kwh"] == "42.5"
+    assert rows["kd", "7b"]["published_energy_kwh"] == ""
+    assert float(rows["kd", "13b"]["energy_j"]) == 10 + 60 + 380 + 5
+    assert rows["kd", "13b"]["teacher_paid_by_run_id"] == "run-shared"
+    found = json.loads(files["table2.json"].read_text())
+    assert found["profile"] == "pocket" and len(found["cells"]) == 9
+    assert found["not_charged"]["teacher-train"]["energy_j"] == 1000.0
+
+
+def test_stage_shares_add_up() -> None:
+    rows = table3_rows(results())
+    for regime in ("sft", "kd", "synthetic_sft"):
+        mine = [row for row in rows if row["regime"] == regime and row["size"] == "1b"]
+        assert sum(row["share"] for row in mine) == pytest.approx(1.0)
+        assert sum(row["published_share"] for row in mine) == pytest.approx(1.0)
+    assert not [row for row in rows if row["regime"] == "sft" and row["stage"].startswith("teacher")]
+
+
+def test_sweeps_report_mean_and_spread() -> None:
+    cells = [result(c, quality=0.4 + 0.1 * c.seed) for c in cells_of(target("sweeps"))]
+    rows = sweep_rows(Results(load_profile("pocket"), cells, {}, None))
+    by_setting = {(row["sweep"], row["setting"]): row for row in rows}
+    row = by_setting["kd-alpha", "alpha=0.3"]
+    assert row["runs"] == 3
+    assert row["quality_mean"] == pytest.approx(0.5) and row["quality_std"] == pytest.approx(0.1)
+    assert row["energy_j_std"] == 0.0
+    assert len(by_setting) == 3 + 3 + 3 + 2
+
+
+def test_the_figure_is_a_picture_with_every_cell(tmp_path: Path) -> None:
+    made = results(rel=0.3)
+    files = write_documents(made, "table2", target("table2"), tmp_path)
+    root = ET.fromstring(files["frontier.svg"].read_text())
+    titles = [e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 9 and all("Q 0.500" in title for title in titles)
