@@ -77,7 +77,7 @@ def test_every_cell_is_run_once_and_has_a_name_of_its_own() -> None:
     assert len({cell.name for cell in cells}) == len(cells) == len(set(cells))
     # The default cell belongs to the grid and to both sweeps of its regime.
     assert [cell.name for cell in cells].count("kd-1b") == 1
-    # 9 of the grid; 5 settings of KD and 4 of synthetic SFT with three seeds, the two defaults at seed 0 again.
+    # 9 of the grid; 5 settings of KD and 4 of synthetic SFT with three seeds, two of them in the grid.
     assert len(cells) == 9 + (5 + 4) * 3 - 2
 
 

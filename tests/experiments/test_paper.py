@@ -60,8 +60,12 @@ def test_joules_per_token_are_the_total_over_30_million_tokens(key: tuple[str, s
 
 @pytest.mark.parametrize(
     ("regime", "size", "ratio", "whole"),
-    [("kd", "1b", 10.0, 10), ("kd", "13b", 3.55, 4), ("synthetic_sft", "1b", 11.16, 12)]
-    + [("synthetic_sft", "13b", 2.36, 3)],
+    [
+        ("kd", "1b", 10.0, 10),
+        ("kd", "13b", 3.55, 4),
+        ("synthetic_sft", "1b", 11.16, 12),
+        ("synthetic_sft", "13b", 2.36, 3),
+    ],
 )
 def test_break_even(regime: str, size: str, ratio: float, whole: int) -> None:
     found = published_break_even(regime, size)
