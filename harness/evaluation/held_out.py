@@ -1,0 +1,56 @@
+"""Cross-entropy per label token on a data set's validation split: what training minimises, on unseen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.distill.batches import Batcher
+from harness.distill.dataset import TokenDataset
+from harness.distill.forward import label_states, use_attention
+from harness.distill.generation import Work
+from harness.distill.losses import sft_loss
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out loss.
+
+    Attributes:
+        loss: Nats per label token.
+        label_tokens: How many it is the mean of.
+    """
+
+    loss: float
+    label_tokens: int
+
+
+@torch.inference_mode()
+def held_out_loss(
+    model: Any, dataset: TokenDataset, *, seq_len: int, rows: int, work: Work
+) -> HeldOut | None:
+    """The loss of a model in eval mode; None where the split is empty.
+
+    Args:
+        model: A causal language model on its device.
+        dataset: The validation split.
+        seq_len: Positions of a packed row.
+        rows: Rows of a forward pass; the loss does not depend on it.
+        work: What was done is added here.
+    """
+    if not len(dataset):
+        return None
+    attention = use_attention(model, "auto")
+    weight = model.get_output_embeddings().weight
+    batches = Batcher(dataset, seq_len=seq_len, micro_batch=rows, seed=0, mode="packed")
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    labels = 0
+    for number in range(batches.batches_per_epoch(0)):
+        batch = batches.batch(0, number).to(weight.device)
+        hidden, targets = label_states(model, batch, attention)
+        total += sft_loss(hidden, weight, targets).ce
+        labels += batch.label_tokens
+        work.add(Work(processed=batch.real_tokens, positions=batch.positions))
+    return HeldOut(total.item() / labels, labels)

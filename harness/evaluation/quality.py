@@ -1,0 +1,112 @@
+"""Q: how much of the teacher's quality a student keeps, over exactly the benchmarks of a suite.
+
+    r_b = score of the student / score of the teacher on benchmark b,     Q = mean of r_b
+
+A benchmark that is missing on either side leaves no Q, never a mean over the others: that would be another
+quantity. A teacher at or below a benchmark's floor leaves the ratio, and Q, undefined. One ratio with a weak
+teacher can dominate a mean of ratios, so the geometric mean and the range of Q when any one benchmark is left
+out stand beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.evaluation.suites import Benchmark
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score with its standard error; None where unknown."""
+
+    score: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Q with what it takes to judge it.
+
+    Attributes:
+        q: Mean of the ratios; None where it is not defined.
+        reason: Why not; None where it is.
+        ratios: Benchmark to ratio, as far as defined.
+        geometric_mean: Of the ratios; None with q, or where a ratio is negative.
+        leave_one_out: Least and largest mean of all ratios but one; None with q, or for one benchmark.
+        stderr: Of q, by the delta method; None with q, or where any standard error is unknown.
+    """
+
+    q: float | None
+    reason: str | None = None
+    ratios: dict[str, float] = field(default_factory=dict)
+    geometric_mean: float | None = None
+    leave_one_out: tuple[float, float] | None = None
+    stderr: float | None = None
+
+
+def quality(
+    scores: Mapping[str, Measured], teacher_scores: Mapping[str, Measured], benchmarks: Sequence[Benchmark]
+) -> Quality:
+    """Q of a student.
+
+    The standard error takes the two scores of a benchmark as independent:
+    Var(s/t) = se_s^2 / t^2 + s^2 se_t^2 / t^4, and Var(Q) = sum of Var(r_b) / n^2. On the same items they are
+    correlated, positively as a rule, so this is an upper estimate then.
+
+    Args:
+        scores: The student's, by benchmark.
+        teacher_scores: The teacher's.
+        benchmarks: Those of the suite, at least one.
+    """
+    reasons = []
+    ratios: dict[str, float] = {}
+    variances: list[float | None] = []
+    for benchmark in benchmarks:
+        name = benchmark.name
+        sides = {"the student": scores, "the teacher": teacher_scores}
+        missing = [whose for whose, side in sides.items() if name not in side]
+        if missing:
+            reasons.append(f"{name}: no score of {' and '.join(missing)}")
+            continue
+        student, teacher = scores[name], teacher_scores[name]
+        if not (math.isfinite(student.score) and math.isfinite(teacher.score)):
+            reasons.append(f"{name}: a score is no number")
+        elif teacher.score <= benchmark.floor:
+            floor = f"the floor {benchmark.floor:g}"
+            reasons.append(f"{name}: the teacher's {teacher.score:g} is not above {floor}")
+        else:
+            ratios[name] = student.score / teacher.score
+            variances.append(_variance(student, teacher))
+    names = {benchmark.name for benchmark in benchmarks}
+    reasons += [f"{name}: not in the suite" for name in sorted({*scores, *teacher_scores} - names)]
+    if reasons or not ratios:
+        return Quality(None, "; ".join(reasons) or "no benchmark", ratios)
+    values = list(ratios.values())
+    count, total = len(values), math.fsum(values)
+    without = [(total - value) / (count - 1) for value in values] if count > 1 else []
+    known = [variance for variance in variances if variance is not None]
+    return Quality(
+        total / count,
+        None,
+        ratios,
+        _geometric_mean(values),
+        (min(without), max(without)) if without else None,
+        math.sqrt(math.fsum(known)) / count if len(known) == count else None,
+    )
+
+
+def _variance(student: Measured, teacher: Measured) -> float | None:
+    if student.stderr is None or teacher.stderr is None:
+        return None
+    own = (student.stderr / teacher.score) ** 2
+    return own + (student.score * teacher.stderr / teacher.score**2) ** 2
+
+
+def _geometric_mean(values: Sequence[float]) -> float | None:
+    if min(values) < 0:
+        return None
+    if min(values) == 0:
+        return 0.0
+    return math.exp(math.fsum(math.log(value) for value in values) / len(values))
