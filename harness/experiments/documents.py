@@ -216,7 +216,8 @@ def _notes(results: Results) -> list[str]:
     if failed:
         listed = ", ".join(f"{name} {significant(joules)} J" for name, joules in failed)
         lines.append(f"In E, used by attempts that did not complete: {listed}.")
-    return [*lines, "Deviations from the paper: " + " ".join(results.profile.deviations)]
+    deviations = [f"- {deviation}" for deviation in results.profile.deviations]
+    return [*lines, *([""] if lines else []), "Deviations of this profile from the paper:", "", *deviations]
 
 
 def _figure(energy: Interval | None, scale: float) -> str:
@@ -230,7 +231,7 @@ def _figure(energy: Interval | None, scale: float) -> str:
 
 def _break_even(even: BreakEven) -> str:
     if even.ratio is None:
-        return "never"
+        return "not resolved" if math.isfinite(even.low) else "never"
     return f"{even.ratio:.2f}" + ("" if math.isfinite(even.high) else ", not resolved")
 
 

@@ -145,7 +145,8 @@ def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: i
     model = str(layout.assets[model_name]) if layout.assets else layout.shared(f"models/{model_name}")
     tokenizer = _tokenizer(profile, layout, layout.shared("models/tokenizer"))
     settings = profile.student_settings(cell)
-    inputs = {"model": model}
+    # Whole products, as the shared run's log names them.
+    inputs = {"model": model} if layout.assets else {"models": layout.shared("models")}
     if cell.variant is not None:
         inputs["dataset"] = layout.shared(f"dataset-{cell.variant.name}")
         # Not read again, but paid for: the log names what the data set was made of, and who made it.
@@ -163,15 +164,13 @@ def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: i
     )
     checkpoint = "${stages.student_train.out}/checkpoint"
     # Held-out data are the same in all regimes, whatever the student was trained on.
-    compared = {
-        "dataset": layout.shared("dataset"),
-        "teacher_results": layout.shared("teacher-scores/results.json"),
-    }
+    held_out, teacher = layout.shared("dataset"), layout.shared("teacher-scores")
+    compared = {"dataset": held_out, "teacher_results": f"{teacher}/results.json"}
     evaluate = _stage(
         "evaluate",
         "evaluate",
         {"model": checkpoint, **compared, **profile.settings("evaluate")},
-        inputs={"model": "${stages.student_train.out}", **compared},
+        inputs={"model": "${stages.student_train.out}", "dataset": held_out, "teacher_scores": teacher},
         out="${run_dir}/scores",
     )
     method = cell.regime

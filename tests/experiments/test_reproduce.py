@@ -1,0 +1,157 @@
+"""The grid end to end: one size of the pocket profile, smaller still, as a person would run it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.accounting.totals import roots, row_energy
+from harness.bundle import Bundle
+from harness.errors import KitError
+from harness.experiments.grid import main_cells, target
+from harness.experiments.lineage import stage_rows
+from harness.experiments.profile import load_profile
+from harness.experiments.reproduce import Request, claim, completed_runs
+from harness.validate import validate
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.slow
+
+TINY = Path(__file__).parent / "tiny.yaml"
+CELLS = ("sft-1b", "kd-1b", "synthetic-sft-1b")
+
+
+def reproduce(out: Path) -> subprocess.CompletedProcess[str]:
+    words = ["reproduce", "table2", "--profile", str(TINY), "--size", "1b", "--out", str(out), "--yes"]
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduction") / "out"
+    done = reproduce(folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def metrics(out: Path, cell: str) -> list[dict[str, Any]]:
+    lines = (out / "runs" / cell / "work/student/metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+
+
+def test_every_run_is_a_complete_and_valid_log(out: Path) -> None:
+    for run in ("shared", *CELLS):
+        folder = out / "runs" / run
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["status"] == "complete" and "pocket" in manifest["labels"]
+        errors = [finding for finding in validate(folder).findings if finding.severity == "error"]
+        assert not errors, errors
+
+
+def test_the_teacher_is_better_than_an_untrained_student_and_students_learn(out: Path) -> None:
+    # A model with random weights spreads its guesses over the vocabulary of 512.
+    teacher = scores(out / "runs/shared/work/teacher-scores")
+    assert teacher["heldout_loss"] < 0.5 * math.log(512)
+    for cell in CELLS:
+        steps = [m for m in metrics(out, cell) if "loss" in m]
+        assert steps[0]["ce"] > 0.8 * math.log(512)
+        learned = scores(out / "runs" / cell / "work/scores")["heldout_loss"]
+        assert learned < 0.6 * steps[0]["ce"], cell
+
+
+def test_totals_are_those_of_the_bundles(out: Path) -> None:
+    rows = {r["regime"]: r for r in csv.DictReader((out / "tables/table2.csv").open(newline=""))}
+    shared = {}
+    for row in roots(stage_rows(out / "runs/shared")):
+        energy = row_energy(row)
+        shared[row["name"]] = shared.get(row["name"], 0.0) + (energy.best if energy else 0.0)
+    for regime, cell, charged in (
+        ("sft", "sft-1b", ["preprocess"]),
+        ("kd", "kd-1b", ["preprocess", "teacher-logits"]),
+        (
+            "synthetic_sft",
+            "synthetic-sft-1b",
+            ["preprocess", *(f"{n}-tokens1024-prompts7000" for n in ("teacher-generate", "preprocess"))],
+        ),
+    ):
+        stages = [r for r in stage_rows(out / "runs" / cell) if r["stage"] != "unattributed"]
+        own = [e.best for e in map(row_energy, stages) if e is not None]
+        if not own:
+            pytest.skip("no energy source on this machine")
+        expected = sum(own) + sum(shared[name] for name in charged)
+        assert float(rows[regime]["energy_j"]) == pytest.approx(expected)
+        # Counted in the stages, not in their own logs.
+        assert int(rows[regime]["tokens_trained"]) == sum(r["tokens_trained"] or 0 for r in stages)
+
+
+def test_inputs_name_the_run_that_paid_for_them(out: Path) -> None:
+    shared = Bundle.open(out / "runs/shared")
+    run_id = shared.manifest["run_id"]
+    rows = {row["name"]: row_energy(row) for row in roots(stage_rows(out / "runs/shared"))}
+    consumed = {
+        row["name"]: row
+        for row in Bundle.open(out / "runs/kd-1b").table("artifacts").to_pylist()
+        if row["role"] == "consumed" and row["origin_run_id"] is not None
+    }
+    assert consumed["models"]["origin_energy_j"] is None  # made by a run, charged to nobody
+    made_by = {"dataset": "preprocess", "logits": "teacher-logits"}
+    for name, stage in made_by.items():
+        assert consumed[name]["origin_run_id"] == run_id
+        energy = rows[stage]
+        assert consumed[name]["origin_energy_j"] == (None if energy is None else energy.best)
+    produced = {r["artifact_id"] for r in shared.table("artifacts").to_pylist() if r["role"] == "produced"}
+    assert {row["artifact_id"] for row in consumed.values()} <= produced
+
+
+def test_tables_stand_beside_the_published_one(out: Path) -> None:
+    text = (out / "tables/table2.md").read_text()
+    assert "16.90" in text and "**Pocket figures say nothing about OLMo-2" in text
+    assert text.count("not comparable") == 9
+    assert (out / "tables/frontier.svg").read_text().startswith("<svg")
+    found = json.loads((out / "tables/table2.json").read_text())
+    assert [cell["regime"] for cell in found["cells"]] == ["sft", "kd", "synthetic_sft"]
+
+
+def test_a_rerun_keeps_what_is_there_and_a_lost_cell_comes_back_the_same(out: Path) -> None:
+    before = metrics(out, "sft-1b")
+    answers = (out / "runs/sft-1b/work/scores/answers.jsonl").read_bytes()
+    kept = (out / "runs/kd-1b/manifest.json").read_bytes()
+    shutil.rmtree(out / "runs/sft-1b")
+    done = reproduce(out)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert metrics(out, "sft-1b") == before
+    assert (out / "runs/sft-1b/work/scores/answers.jsonl").read_bytes() == answers
+    assert (out / "runs/kd-1b/manifest.json").read_bytes() == kept
+
+
+def test_a_folder_belongs_to_one_profile(out: Path) -> None:
+    other = Request("table2", target("table2"), load_profile("pocket"), out, ("1b",))
+    with pytest.raises(KitError, match="other settings"):
+        claim(other)
+    mine = Request("table2", target("table2"), load_profile(TINY), out, ("1b",))
+    claim(mine)
+    assert completed_runs(mine) == {"shared", *CELLS}
+    assert {cell.name for cell in main_cells() if cell.size == "1b"} == set(CELLS)
