@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.distill.quick_start import skip_unused_imports
 from harness.errors import KitError
 
 Config = TypeVar("Config")
@@ -167,7 +168,9 @@ def write_json(path: Path, value: Any) -> Path:
 def run_stage(cls: type[Config], stage: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
     """A stage's `main`: parse, run, and turn errors into an exit code (0 fine, 1 or 2 as the error says)."""
     try:
-        stage(parse(cls, argv))
+        config = parse(cls, argv)
+        skip_unused_imports()
+        stage(config)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
