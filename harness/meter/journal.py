@@ -175,10 +175,11 @@ def read_journal(path: Path) -> Iterator[Frame]:
 
 def torn_bytes(path: Path) -> int:
     """Bytes at the end of the file that do not form whole frames."""
-    end = len(MAGIC)
+    with path.open("rb") as stream:
+        end = len(MAGIC) if stream.read(len(MAGIC)) == MAGIC else 0
     for _, position in _frames(path):
         end = position
-    return max(0, path.stat().st_size - end)
+    return path.stat().st_size - end
 
 
 def _frames(path: Path) -> Iterator[tuple[Frame, int]]:

@@ -26,7 +26,8 @@ _GUARD_SLEEP_S = 8e-3  # between looks when no tick is expected: only notices th
 _FADING_US = 700.0
 _CALM_S = 1e-3  # with this much time before the next look a sample can be taken without widening a bracket
 _WIDE_US = 60.0  # a bracket wider than this is compared with the grid
-_MARGIN_US = 30.0  # of an expectation: what a read itself takes
+_MARGIN_US = 40.0  # of an expectation: what a read itself takes
+_JITTER_DECAY = 0.98  # a tick; it takes fifty quiet ones to trust a counter again
 _DRIFT = 1e-6  # by how much the card's clock and ours may drift apart
 _MAX_SEEN = 16
 _MAX_WINDOW_US = 3_000.0  # an expectation vaguer than this is no better than looking all the time
@@ -90,7 +91,7 @@ class TickModel:
         return last.low_us + count * shortest, last.high_us + count * longest
 
     def _with_margin(self, width_us: float) -> float:
-        return width_us / 2 + 2 * self.jitter_us + _MARGIN_US
+        return width_us / 2 + 3 * self.jitter_us + _MARGIN_US
 
     def is_fading(self, now_us: float, limit_us: float = _FADING_US) -> bool:
         """Whether the next tick is worth a look now, since it is known to no better than +-`limit_us`.
@@ -164,7 +165,7 @@ class TickModel:
             return  # it could be this tick or the next one: nothing to learn from
         low, high = self._span(count)
         off_grid = max(0.0, fresh.low_us - high, low - fresh.high_us)
-        self.jitter_us = max(0.7 * self.jitter_us, off_grid)
+        self.jitter_us = max(_JITTER_DECAY * self.jitter_us, off_grid)
         self._seen.append(fresh)
         if off_grid > self.period_us / 4:
             self._seen = [fresh]

@@ -49,20 +49,22 @@ def select_visible(gpus: list[GpuIdentity], visible: str | None, device_order: s
     if visible is None:
         return Selection(tuple(gpu.index for gpu in in_pci_order))
     entries = [entry.strip() for entry in visible.split(",")]
-    if device_order != "PCI_BUS_ID" and len({gpu.model for gpu in gpus}) > 1:
-        if any(entry.isdigit() for entry in entries):
-            doubts.append("device_order_ambiguous")
+    numbered = any(entry.isdigit() for entry in entries)
+    if numbered and device_order != "PCI_BUS_ID" and len({gpu.model for gpu in gpus}) > 1:
+        doubts.append("device_order_ambiguous")
     chosen: list[int] = []
     mig: list[int] = []
+    named: set[str] = set()
     for entry in entries:
         gpu, is_mig = _match(entry, in_pci_order)
         if gpu is None:
             break
         if gpu.index not in chosen:
             chosen.append(gpu.index)
-        elif not is_mig:
+        elif not is_mig or entry in named:
             # CUDA refuses a list that names a device twice: it then shows no device at all.
             return Selection((), (), ("duplicate_visible_device",))
+        named.add(entry)
         if is_mig and gpu.index not in mig:
             mig.append(gpu.index)
     return Selection(tuple(chosen), tuple(mig), tuple(doubts))
@@ -95,13 +97,13 @@ def select_listed(gpus: list[GpuIdentity], wanted: list[str]) -> Selection:
 
 
 def _match(entry: str, ordered: list[GpuIdentity]) -> tuple[GpuIdentity | None, bool]:
-    if entry.isdigit():
+    if entry.isascii() and entry.isdigit():
         position = int(entry)
         return (ordered[position], False) if position < len(ordered) else (None, False)
     if entry.startswith("MIG-GPU-"):
         return _unique(ordered, entry.removeprefix("MIG-").split("/")[0]), True
     if entry.startswith("MIG-"):
-        parents = [gpu for gpu in ordered if any(uuid.startswith(entry) for uuid in gpu.mig_uuids)]
+        parents = [gpu for gpu in ordered for uuid in gpu.mig_uuids if uuid.startswith(entry)]
         return (parents[0] if len(parents) == 1 else None), True
     if entry.startswith("GPU-"):
         return _unique(ordered, entry), False
