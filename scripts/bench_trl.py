@@ -4,7 +4,9 @@
 
 Same initial weights, same optimizer (ours), same schedule, same examples in the same batches and order; each
 in a process of its own, in turns. TRL gets ready-made tokens and labels; what differs is the loop and the
-loss. `ours, packed` trains on rows filled with several examples instead: what the pipelines use.
+loss. Rounding differences grow as in any training: `ours, nudged` starts from weights a millionth apart and
+shows how far our own loop comes from itself. `ours, packed` trains on rows filled with several examples
+instead: what the pipelines use.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-CASES = ("trl", "ours", "ours, packed")
-LR, WARMUP = 3e-3, 20
+CASES = ("trl", "ours", "ours, nudged", "ours, packed")
+LR, WARMUP = 1e-3, 20
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
@@ -78,6 +80,9 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     )
     steps = options.epochs * batcher.batches_per_epoch(0)
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "student")
+    if "nudged" in case:
+        with torch.no_grad():
+            model.lm_head.weight.mul_(1 + 1e-6 * torch.randn(model.lm_head.weight.shape))
     optimizer = Adafactor(model.parameters(), lr=LR, scale_parameter=False)
     order = [row[0] for epoch in range(options.epochs) for batch in batcher.plan(epoch) for row in batch]
     out = folder / f"out-{case.replace(', ', '-')}-{time.monotonic_ns()}"
@@ -180,7 +185,7 @@ def trl_trainer(
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every case `rounds` times in turns; the fastest of each, by CPU seconds."""
+    """Every case `rounds` times in turns; the least seconds and CPU seconds of each."""
     prepare(folder, options)
     best: dict[str, dict[str, Any]] = {}
     for _ in range(options.rounds):
@@ -188,8 +193,9 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, An
             command = [sys.executable, __file__, *sys.argv[1:], "--case", case, "--folder", str(folder)]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             result = json.loads(output.splitlines()[-1])
-            if case not in best or result["cpu"] < best[case]["cpu"]:
-                best[case] = result
+            before = best.setdefault(case, result)
+            assert before["losses"] == result["losses"], "a repeat gave other losses"
+            before |= {name: min(before[name], result[name]) for name in ("seconds", "cpu")}
     return best
 
 
@@ -202,7 +208,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--student", default="pocket-1b")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", choices=CASES, help="measure this one here and print JSON")
     parser.add_argument("--folder", type=Path, help="with --case: where the data set is")
     options = parser.parse_args()
@@ -221,8 +227,14 @@ def main() -> None:
             f"{case:14} {len(losses):6} {losses[0]:8.4f} {last:8.4f} {row['validation']:9.4f} "
             f"{row['tokens'] / row['seconds']:9,.0f} {row['tokens'] / row['cpu']:10,.0f}"
         )
-    pairs = zip(results["trl"]["losses"], results["ours"]["losses"], strict=True)
-    print(f"largest difference of a step's loss, trl and ours: {max(abs(a - b) for a, b in pairs):.2e}")
+    for other in ("trl", "ours, nudged"):
+        pairs = list(zip(results[other]["losses"], results["ours"]["losses"], strict=True))
+        apart = [abs(a - b) for a, b in pairs]
+        held_out = abs(results[other]["validation"] - results["ours"]["validation"])
+        print(
+            f"{other} and ours: steps 1-20 within {max(apart[:20]):.1e}, mean over all steps "
+            f"{sum(apart) / len(apart):.1e}, held out {held_out:.1e}"
+        )
 
 
 if __name__ == "__main__":
