@@ -118,7 +118,7 @@ def svg(results: Results, points: Sequence[Point]) -> str:
     parts.append(_text(20, HEIGHT / 2, "relative quality Q", anchor="middle", extra=turned))
     line = [p for p in points if p.on_frontier]
     path = " ".join(f"{x(p.energy_j):.1f},{y(p.quality):.1f}" for p in line)
-    parts.append(f'<polyline points="{path}" fill="none" stroke="#555" stroke-dasharray="5 4"/>')
+    parts.append(_dashes(path))
     for p in points:
         colour = COLOURS[p.regime]
         low = max(x(max(p.energy_j_low, min(lows))), LEFT)
@@ -178,6 +178,10 @@ def _line(
     )
 
 
+def _dashes(points: str) -> str:
+    return f'<polyline points="{points}" fill="none" stroke="#555" stroke-dasharray="5 4"/>'
+
+
 def _mark(x: float, y: float, point: Point, title: str) -> str:
     return f"<g>{_shape(x, y, point.size, COLOURS[point.regime])}<title>{escape(title)}</title></g>"
 
@@ -198,11 +202,11 @@ def _legend() -> list[str]:
     for regime, colour in COLOURS.items():
         parts.append(_shape(at + 6, 62, "1b", colour))
         parts.append(_text(at + 18, 66, REGIME_WORDS[regime]))
-        at += 125
+        at += 44 + 6.5 * len(REGIME_WORDS[regime])
     for size in SHAPES:
         parts.append(_shape(at + 6, 62, size, "#777"))
         parts.append(_text(at + 18, 66, size.upper()))
         at += 62
-    parts.append(_line(at + 2, 62, at + 28, 62, "#555"))
+    parts.append(_dashes(f"{at + 2:.0f},62 {at + 28:.0f},62"))
     parts.append(_text(at + 34, 66, "frontier"))
     return parts
