@@ -66,7 +66,7 @@ def find_zones(root: Path | None = None) -> RaplProbe:
             continue
         energy_file = folder / "energy_uj"
         label = _label(folder, name)
-        if label in {zone.label for zone in zones}:
+        if label in denied or label in {zone.label for zone in zones}:
             continue
         text = _read(folder / "max_energy_range_uj")
         zone = RaplZone(label, energy_file, int(text) if text and text.isdigit() else None)
