@@ -194,7 +194,8 @@ def _unit(results: Results) -> tuple[str, float]:
 
 
 def _label(results: Results) -> str:
-    return f", {results.profile.name}"
+    """For the head of every measured column: what is not the paper's own scale says so."""
+    return ", pocket" if results.profile.is_pocket else f", {results.profile.name}"
 
 
 def _preface(results: Results) -> list[str]:

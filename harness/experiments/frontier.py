@@ -148,7 +148,7 @@ class _Logarithmic:
 def _subtitle(results: Results) -> str:
     bases = "; ".join(sorted({result.basis.words for result in results.cells}))
     if results.profile.is_pocket:
-        return f"POCKET: says nothing about OLMo-2. {bases}"
+        return f"POCKET: says nothing about OLMo-2; {bases}"
     return bases
 
 

@@ -35,6 +35,7 @@ def cell_record(results: Results, result: CellResult) -> Record:
     cell = result.cell
     record: Record = {
         "profile": results.profile.name,
+        "labels": "+".join(results.profile.labels),
         "regime": cell.regime,
         "size": cell.size,
         "seed": cell.seed,
