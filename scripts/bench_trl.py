@@ -81,6 +81,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     steps = options.epochs * batcher.batches_per_epoch(0)
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "student")
     if "nudged" in case:
+        torch.manual_seed(1)
         with torch.no_grad():
             model.lm_head.weight.mul_(1 + 1e-6 * torch.randn(model.lm_head.weight.shape))
     optimizer = Adafactor(model.parameters(), lr=LR, scale_parameter=False)
@@ -194,7 +195,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, An
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             result = json.loads(output.splitlines()[-1])
             before = best.setdefault(case, result)
-            assert before["losses"] == result["losses"], "a repeat gave other losses"
+            assert before["losses"] == result["losses"], f"{case}: a repeat gave other losses"
             before |= {name: min(before[name], result[name]) for name in ("seconds", "cpu")}
     return best
 
