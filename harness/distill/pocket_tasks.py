@@ -107,7 +107,7 @@ def _turn_of_split(family: str, split: Split, source: random.Random) -> Turn:
 
 
 def _instructions(source: random.Random) -> Turn:
-    words = source.sample(WORDS, source.randint(2, 4))
+    words = source.sample(WORDS, source.choice((1, 2, 2, 2, 3, 3, 3, 4)))
     listed = " ".join(words)
     kind = source.choice(tuple(_COMMANDS))
     command, solve = _COMMANDS[kind]
@@ -132,7 +132,7 @@ def _arithmetic(source: random.Random) -> Turn:
     total = source.randint(0, 9)
     story = [f"{source.choice(NAMES)} has {total} {thing}"]
     steps = []
-    for _ in range(source.randint(1, 3)):
+    for _ in range(source.choice((1, 1, 2, 2, 3))):
         change = _change(total, source)
         verb = source.choice(GAINS if change > 0 else LOSSES)
         story.append(f"{verb} {abs(change)}")
@@ -144,9 +144,10 @@ def _arithmetic(source: random.Random) -> Turn:
 def _programs(source: random.Random) -> Turn:
     values: dict[str, int] = {}
     lines, trace = [], []
-    for number in range(source.randint(2, 4)):
-        target = source.choice("abc")
-        if number == 0 or source.random() < 0.2:
+    for number in range(source.choice((2, 2, 3, 3, 4))):
+        # Mostly a new variable; now and then an old one gets another value.
+        target = source.choice(sorted(values)) if values and source.random() < 0.15 else "abcd"[len(values)]
+        if number == 0 or source.random() < 0.3:
             value = source.randint(0, 9)
             lines.append(f"{target}={value}")
         else:
@@ -157,8 +158,8 @@ def _programs(source: random.Random) -> Turn:
         values[target] = value
         trace.append(f"{target}={value}")
     asked = source.choice(sorted(values))
-    prompt = "Run: " + "; ".join(lines) + f"; print {asked}"
-    return Turn(prompt, f"{' '.join(trace)} Answer: {values[asked]}", str(values[asked]))
+    answer = f"{asked}={values[asked]}"
+    return Turn(f"Run: {'; '.join(lines)}; print {asked}", f"{' '.join(trace)} Answer: {answer}", answer)
 
 
 def _change(value: int, source: random.Random) -> int:

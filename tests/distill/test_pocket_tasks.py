@@ -26,7 +26,8 @@ def solve(task: str, prompt: str) -> str:
         for line in lines:
             name, _, expression = line.partition("=")
             values[name] = eval(expression, {}, values)
-        return str(values[asked.removeprefix("print ")])
+        name = asked.removeprefix("print ")
+        return f"{name}={values[name]}"
     command, _, rest = prompt.partition(": ")
     words = rest.split(" ")
     return {
