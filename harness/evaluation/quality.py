@@ -53,7 +53,8 @@ def quality(
 
     The standard error takes the two scores of a benchmark as independent:
     Var(s/t) = se_s^2 / t^2 + s^2 se_t^2 / t^4, and Var(Q) = sum of Var(r_b) / n^2. On the same items they are
-    correlated, positively as a rule, so this is an upper estimate then.
+    correlated, positively as a rule, so this is an upper estimate then. A share of 0 or 1 comes with a
+    standard error of 0, as its sample does: with few items the error of Q is too small there.
 
     Args:
         scores: The student's, by benchmark.

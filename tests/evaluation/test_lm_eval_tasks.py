@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from harness.distill.generation import Work
-from harness.distill.pocket_tasks import split_of
+from harness.distill.pocket_tasks import FAMILIES, examples, split_of
 from harness.errors import KitError
 from harness.evaluation import lm_eval_model
 from harness.evaluation.lm_eval_model import CountedModel
@@ -154,3 +155,13 @@ def test_what_would_go_uncounted_is_refused() -> None:
     sampling = {"until": [], "do_sample": True, "temperature": 0.5, "max_gen_toks": 4}
     with pytest.raises(KitError, match="asks for sampling"):
         model.generate_until(requests(TEXTS, sampling))
+
+
+def test_the_longest_right_answer_fits_what_a_model_may_say() -> None:
+    cap = yaml.safe_load((TASKS / "_pocket_template_yaml").read_text().replace("!function", ""))
+    longest = max(
+        len(pocket_fixtures.tokenizer()(example["messages"][1]["content"])["input_ids"]) + 1
+        for family in FAMILIES
+        for example in examples(family, "eval", 400, 0)
+    )
+    assert longest < cap["generation_kwargs"]["max_gen_toks"]
