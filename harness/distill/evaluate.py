@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.distill.arguments import run_stage, write_config, write_json
 from harness.distill.generation import Work
 from harness.distill.reporting import report_event, report_tokens
-from harness.distill.startup import light_transformers
 from harness.errors import KitError
 from harness.evaluation.quality import Measured, quality
 from harness.evaluation.suites import Score, Subject, Suite, score_suite, suite_named
@@ -70,8 +69,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if min(config.items, config.batch_size, config.eval_batch) < 1:
         raise KitError("items, batch_size, eval_batch", expected="at least 1")
     teacher = None if config.teacher_results is None else _read_results(config.teacher_results)
-    with light_transformers():
-        from harness.distill.teacher_logits_model import teacher_identity
+    from harness.distill.teacher_logits_model import teacher_identity
 
     identity = teacher_identity(config.model, config.model_revision)
     recipe: dict[str, Any] = {

@@ -32,7 +32,6 @@ from harness.distill.generation_journal import Answered, Journal
 from harness.distill.generation_prompts import Question, QuestionReader, select
 from harness.distill.generation_vllm import VllmOptions
 from harness.distill.reporting import Progress, report_event, report_tokens
-from harness.distill.startup import light_transformers
 from harness.distill.synthetic_set import find_finished, publish
 from harness.errors import KitError
 
@@ -88,10 +87,9 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
     Raises:
         KitError: Teacher, data and settings do not fit each other or the folder; what is finished stays.
     """
-    with light_transformers():
-        import torch
+    import torch
 
-        from harness.distill.teacher_logits_model import teacher_identity
+    from harness.distill.teacher_logits_model import teacher_identity
 
     if config.journal_every < 1:
         raise KitError("journal_every", expected="at least 1")
