@@ -1,9 +1,9 @@
 """CPU that the sampler costs, with the lab's fake NVML: `python scripts/bench_sampler.py [--seconds 60]`.
 
-Prints the sampler's CPU time as a share of one core, over a stretch without stage boundaries and one with a boundary
-every few seconds, as getrusage gives it. A call into the fake costs about a microsecond; a real driver's cost comes on
-top and is reported by the sampler itself in every run (`sampling.sessions` of the manifest). Background load makes
-caches cold and the figure larger: run it on a quiet machine.
+Prints the sampler's CPU time as a share of one core, over a stretch without stage boundaries and one with a
+boundary every few seconds, as getrusage gives it. A call into the fake costs about a microsecond; a real
+driver's cost comes on top and is reported by the sampler itself in every run (`sampling.sessions` of the
+manifest). Background load makes caches cold and the figure larger: run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def main() -> int:
         if os.environ.get("KIT_LAB_NVML") is None:
             os.environ.update(environment)
         print(
-            f"{options.gpus} GPUs, a sample every {options.period_ms} ms; load average {os.getloadavg()[0]:.2f}"
+            f"{options.gpus} GPUs, a sample every {options.period_ms} ms;"
+            f" load average {os.getloadavg()[0]:.2f}"
         )
         for every in (None, options.boundary_every):
             name = "no boundaries" if every is None else f"a boundary every {every:g} s"

@@ -103,7 +103,7 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
 
 
 def _remove(journals: list[Path]) -> None:
-    """Remove journals that the bundle holds; those that cannot be removed are no harm, and known as sealed."""
+    """Remove journals that the bundle holds; one that cannot be removed is known as sealed."""
     with contextlib.suppress(OSError):
         for file in journals:
             file.unlink()

@@ -65,6 +65,7 @@ def stage_rows(
     artifacts: dict[tuple[int, str], list[str]] = {}
     flags: dict[int, set[str]] = {}
     split: set[int] = set()
+    metered: dict[int, set[int]] = {}
     for record in records:
         if record["type"] == "stage_tokens":
             tokens[record["stage_uid"]] = record["tokens"]
@@ -77,6 +78,9 @@ def stage_rows(
         elif record["type"] == "sampler_start":
             # Power is measured for whole cards: a share of one was not measured.
             split |= {int(device["device_id"]) for device in record["devices"] if device.get("mig")}
+            metered.setdefault(record["session"], set()).update(
+                int(device["device_id"]) for device in record["devices"]
+            )
     noticed = _noticed_events(records)
     rows = []
     for record in records:
@@ -93,13 +97,13 @@ def stage_rows(
         if (session, start_number) not in boundaries or (session, end_number) not in boundaries:
             continue  # torn off before its boundary reached the disk: less than a second old
         first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
-        # A device that is missing at one end was lost in between: what it used until then still counts.
-        devices = sorted({*first.devices, *last.devices})
+        # A device that is missing at an end was lost: what it used still belongs here, known or not.
+        devices = sorted({*first.devices, *last.devices, *metered.get(session, ())})
         given = end["tokens"] if end is not None else tokens.get(uid, {})
         recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
         starts = [first.devices.get(device, first.mono_us) for device in devices]
         finishes = [last.devices.get(device, last.mono_us) for device in devices]
-        if set(first.devices) != set(last.devices):
+        if not (set(devices) == set(first.devices) == set(last.devices)):
             recorded.add(_EVENT_FLAGS["gpu_lost"])
         if split & set(devices):
             recorded.add("mig")

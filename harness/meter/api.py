@@ -282,7 +282,7 @@ class Meter:
         return StageContext(self, name, kind)
 
     def close(self, status: str = "complete") -> Path | None:
-        """Stop metering and seal the bundle; returns the run folder (None under `kit audit`, or in a fork)."""
+        """Stop metering and seal the bundle; returns the run folder (None under `kit audit` or in a fork)."""
         session, self._session = self._session, None
         if session is None or not session.owned():
             return None

@@ -75,7 +75,8 @@ class MeterClient:
         config: How to meter.
         on_event: Told (kind, severity, detail) about restarts, to be journalled by the caller.
         warn: Told in words what a person should know now.
-        on_record: Given the boundaries that are taken while there is no sampler, to be journalled by the caller.
+        on_record: Given the boundaries that are taken while there is no sampler, to be journalled by the
+            caller.
     """
 
     def __init__(
@@ -194,8 +195,8 @@ class MeterClient:
                 # A number is used once: the sampler may have died after it wrote this boundary down.
                 number = self._next_boundary
                 self._next_boundary += 1
-                # Both are asked at once: the CPU figure belongs to this moment, and the watch for the counter's
-                # tick must not begin later for its sake.
+                # Both are asked at once: the CPU figure belongs to this moment, and the watch for the
+                # counter's tick must not begin later for its sake.
                 asked = self._send_estimator(number)
                 try:
                     taken = self._take(number, share)

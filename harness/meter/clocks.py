@@ -1,4 +1,4 @@
-"""The two clocks of a log: CLOCK_MONOTONIC for durations, UTC beside it for people; and the watch that compares them."""
+"""The two clocks of a log: CLOCK_MONOTONIC for durations, UTC for people; and the watch between them."""
 
 from __future__ import annotations
 

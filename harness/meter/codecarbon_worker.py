@@ -59,8 +59,8 @@ class MeasuredTree:
         """Leave out further processes of the meter; what they used up to now does not count either."""
         before_s = self.cpu_seconds()
         self._helpers.update(dict.fromkeys(pids, 0.0))
-        # The sum falls by what they had used: it goes on from where it was, instead of standing still until the
-        # measured program has made up for it.
+        # The sum falls by what they had used: it goes on from where it was, instead of standing still until
+        # the measured program has made up for it.
         self._seen_s = 0.0
         self._forgotten_s = 0.0
         self._forgotten_s = before_s - self.cpu_seconds()
@@ -117,9 +117,10 @@ class Estimator:
         )
         hardware = tracker.get_detected_hardware()
         parts = {type(part).__name__: part for part in tracker._hardware}
-        self._cpu, self._ram = parts.get("CPU"), parts.get("RAM")
-        if self._cpu is None or self._cpu._mode != "cpu_load":
+        cpu, self._ram = parts.get("CPU"), parts.get("RAM")
+        if cpu is None or cpu._mode != "cpu_load":
             raise RuntimeError("CodeCarbon offers no process-level CPU model on this machine")
+        self._cpu: Any = cpu
         self._tree = tree
         self._cpu._get_process_cpu_times = lambda: {root_pid: tree.cpu_seconds()}
         if self._ram is not None:

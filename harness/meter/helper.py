@@ -1,4 +1,4 @@
-"""A helper process of the meter as its owner sees it: JSON lines to its standard input, answers from its output."""
+"""A helper process of the meter as its owner sees it: JSON lines in, JSON lines out."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Helper:
         return message
 
     def close(self) -> None:
-        """Wait for its end, which closing its standard input brings about; keep its log only if it says anything."""
+        """Wait for its end, which closing its input brings about; its log is kept if it says anything."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()

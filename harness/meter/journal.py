@@ -98,11 +98,11 @@ class JournalWriter:
         """Append one JSON object."""
         self._append(KIND_JSON, json.dumps(record, separators=(",", ":")).encode())
 
-    def append_rows(self, kind: int, rows: bytes, *, flush: bool = True) -> None:
-        """Append packed rows (`KIND_POWER`, `KIND_ZONE`); without `flush`, with the next frame that is flushed."""
+    def append_rows(self, kind: int, rows: bytes | bytearray, *, flush: bool = True) -> None:
+        """Append packed rows (`KIND_POWER`, `KIND_ZONE`); without `flush`, with the next flushed frame."""
         self._append(kind, rows, flush)
 
-    def _append(self, kind: int, payload: bytes, flush: bool = True) -> None:
+    def _append(self, kind: int, payload: bytes | bytearray, flush: bool = True) -> None:
         if len(self._pending) > _MAX_PENDING_BYTES:
             self.dropped_frames += 1
         else:

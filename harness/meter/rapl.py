@@ -24,7 +24,7 @@ def powercap_root() -> Path:
 
 @dataclass(frozen=True)
 class RaplZone:
-    """One RAPL counter: its name in the log ("package-0", "dram-0", "core-0", "psys"), file and wrap range in uJ."""
+    """One RAPL counter: its name in the log ("package-0", "dram-0", "psys", ...), file, wrap range (uJ)."""
 
     label: str
     energy_file: Path
@@ -33,10 +33,16 @@ class RaplZone:
     def read_uj(self) -> int | None:
         """The counter now, None when it cannot be read."""
         try:
-            text = self.energy_file.read_text()
+            handle = os.open(self.energy_file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        return int(text) if text.strip().isdigit() else None
+        try:
+            text = os.read(handle, 64).strip()
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+        return int(text) if text.isdigit() else None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ CONFIG-JSON`.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
+import math
 import os
-import resource
 import select
 import signal
 import sys
@@ -22,7 +21,9 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.meter import nvml
+from harness.meter.child import cpu_s, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
+from harness.meter.devices import open_gpus, reopen_gpus
 from harness.meter.journal import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
 from harness.meter.rapl import UPDATE_US, RaplProbe, find_zones
 from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
@@ -70,53 +71,18 @@ class Sampler:
         self._sample_s = 0.0  # how long reading everything takes, at worst lately
         self._look_again_us = 0
         self._look_pause_us = _LOOK_AGAIN_US
-        self.gpus: list[nvml.GpuSource] = []
         self.next_boundary = int(config["next_boundary"])
-        self.no_gpu_reason: str | None = None
-        self.doubts: tuple[str, ...] = ()
-        self.mig_devices: tuple[int, ...] = ()
-        if config["known_gpus"] is None:
-            self._open_gpus(config["devices"])
-        else:
-            self._reopen_gpus(config["known_gpus"])
+        known = config["known_gpus"]
+        self.opened = open_gpus(config["devices"]) if known is None else reopen_gpus(known)
+        self.gpus = self.opened.gpus
+        for index in self.opened.lost:
+            self.event("gpu_lost", "error", device_id=index, at_start=True)
         self.rapl = find_zones() if config["rapl"] else RaplProbe(())
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
-        self.watches = {gpu.index: GpuWatch(gpu.index) for gpu in self.gpus}
-
-    def _open_gpus(self, devices: list[str] | None) -> None:
-        if devices == []:
-            self.no_gpu_reason = "not asked for (devices: none)"
-            return
-        self.no_gpu_reason = nvml.nvml_unavailable()
-        if self.no_gpu_reason is not None:
-            if devices:
-                raise KitError(
-                    f"devices {', '.join(devices)} were asked for, but NVML does not work: {self.no_gpu_reason}",
-                    where="devices",
-                    fix="kit doctor",
-                )
-            return
-        selection = nvml.choose_gpus(devices)
-        self.doubts, self.mig_devices = selection.doubts, selection.mig_indices
-        self.gpus = [nvml.GpuSource(index) for index in selection.indices]
-        for index in nvml.lost_gpus():
-            self.doubts += ("gpu_lost",)
-            self.event("gpu_lost", "error", device_id=index, at_start=True)
-        if not self.gpus:
-            self.no_gpu_reason = "no GPU is visible (CUDA_VISIBLE_DEVICES)"
-
-    def _reopen_gpus(self, known: list[list[Any]]) -> None:
-        """The devices of the sampler that this one replaces, under the same numbers; one may be lost meanwhile."""
-        self.no_gpu_reason = nvml.nvml_unavailable() if known else "not asked for (devices: none)"
-        for device_id, uuid in known:
-            gpu = None if self.no_gpu_reason else nvml.open_by_uuid(int(device_id), str(uuid))
-            if gpu is None:
-                self.event("gpu_lost", "error", device_id=int(device_id), at_restart=True)
-            else:
-                self.gpus.append(gpu)
+        self._watched = [(gpu, GpuWatch(gpu.index)) for gpu in self.gpus]
 
     def event(self, kind: str, severity: str = "info", **fields: Any) -> None:
-        """Write an event to the journal; `device_id`, `stage_uid` and `at_us` are columns, the rest is detail."""
+        """Journal an event; `device_id`, `stage_uid` and `at_us` are columns, the rest is detail."""
         at_us = int(fields.pop("at_us", 0)) or mono_us()
         self.journal.append_record(
             {
@@ -133,26 +99,27 @@ class Sampler:
         )
 
     def start(self) -> dict[str, Any]:
-        """Warm up: describe the devices, learn the counters' ticks, take the first samples. Returns the greeting."""
-        scheduling = _raise_priority()
+        """Warm up: describe the devices, learn the counters' ticks, sample once. Returns the greeting."""
+        scheduling = raise_priority()
         zones = [{"label": zone.label, "range": zone.range_uj} for zone in self.rapl.zones]
         self._due_us = mono_us() + self.period_us  # nothing is due while the ticks are learned
         for _ in range(_LEARN_ROUNDS):
             self._watch_counters(_LEARN_TICKS)
-            if not any(model.is_fading(mono_us(), _SHARP_US) for model in self.models.values()):
+            now = mono_us()
+            if not any(model.fades_at_us(_SHARP_US) <= now for model in self.models.values()):
                 break
         described = [gpu.describe() for gpu in self.gpus]
         for entry in described:
             entry["refresh_us"] = self.models[entry["device_id"]].period_us
-            entry["mig_instance"] = entry["device_id"] in self.mig_devices
+            entry["mig_instance"] = entry["device_id"] in self.opened.mig_devices
         greeting = {
             "type": "sampler_start",
             "session": self.session,
             "pid": os.getpid(),
             "clock_id": clock_id(),
             "devices": described,
-            "no_gpu_reason": self.no_gpu_reason,
-            "doubts": list(self.doubts),
+            "no_gpu_reason": self.opened.reason,
+            "doubts": list(self.opened.doubts),
             "zones": zones,
             "zones_denied": list(self.rapl.denied),
             "rapl_package": self.rapl.has_package,
@@ -174,13 +141,13 @@ class Sampler:
                     )
         self._due_us = mono_us()
         self._tick()
-        self._cpu_at_ready_s, self._ready_us = _cpu_s(), mono_us()
+        self._cpu_at_ready_s, self._ready_us = cpu_s(), mono_us()
         self._next_stats_us = self._ready_us + _STATS_EVERY_US
         return greeting
 
     def _tick(self) -> None:
         """One sample of everything, at the deadline that is due."""
-        now = mono_us()
+        now, wall = mono_us(), utc_us()
         late = now - self._due_us
         self.lateness.add(late)
         self.ticks += 1
@@ -190,27 +157,32 @@ class Sampler:
             self.event("gap", "warning", at_us=now, length_us=late, missed_ticks=skipped)
             self._due_us += skipped * self.period_us
         self._due_us += self.period_us
-        step = self.clock.step_us(utc_us(), mono_us())
+        step = self.clock.step_us(wall, now)
         if step is not None:
             self.event("clock_step", "warning", step_us=step)
-        self._sample()
+        self._sample(wall - now)
         self._sample_s = max(0.9 * self._sample_s, (mono_us() - now) / 1e6)
         if now >= self._next_stats_us:
             self._next_stats_us = now + _STATS_EVERY_US
             self.journal.append_record(self._stats())
-        self._watch_disk()
+        if self.journal.error != self._disk_error:
+            self._tell_disk()
 
-    def _sample(self) -> None:
+    def _sample(self, wall_offset_us: int) -> None:
         rows = bytearray()
-        wall_offset_us = utc_us() - mono_us()
-        for gpu in self.gpus:
-            row, reading = gpu.sample(self.session, wall_offset_us)
+        for gpu, watch in self._watched:
+            row, energy_mj, reading = gpu.sample(self.session, wall_offset_us)
             rows += row
-            for kind, severity, detail in self.watches[gpu.index].notice(reading):
+            if reading is None:
+                if watch.is_calm(energy_mj):
+                    continue
+                reading = nvml.GpuReading(mono_us(), 0, energy_mj)
+            for kind, severity, detail in watch.notice(reading):
                 self.event(kind, severity, device_id=gpu.index, **detail)
         if rows:
-            self.journal.append_rows(KIND_POWER, bytes(rows), flush=not self.rapl.zones)
-        self._read_zones(-1)
+            self.journal.append_rows(KIND_POWER, rows, flush=not self.rapl.zones)
+        if self.rapl.zones:
+            self._read_zones(-1)
 
     def _read_zones(self, boundary: int) -> None:
         rows = bytearray()
@@ -229,16 +201,15 @@ class Sampler:
         if rows:
             self.journal.append_rows(KIND_ZONE, bytes(rows))
 
-    def _watch_disk(self) -> None:
-        error = self.journal.error
-        if error != self._disk_error:
-            if error is None:
-                self.event("disk_full", "warning", error=self._disk_error, recovered=True)
-            else:
-                # Kept in memory with everything else until the disk takes it.
-                self.event("disk_full", "error", error=error, recovered=False)
-                _say({"warning": f"the journal cannot be written ({error}); samples are kept in memory"})
-            self._disk_error = error
+    def _tell_disk(self) -> None:
+        error, before = self.journal.error, self._disk_error
+        if error is None:
+            self.event("disk_full", "warning", error=before, recovered=True)
+        else:
+            # Kept in memory with everything else until the disk takes it.
+            self.event("disk_full", "error", error=error, recovered=False)
+            say({"warning": f"the journal cannot be written ({error}); samples are kept in memory"})
+        self._disk_error = error
 
     def _stats(self) -> dict[str, Any]:
         return {
@@ -247,7 +218,7 @@ class Sampler:
             "mono_us": mono_us(),
             "ticks": self.ticks,
             "missed_ticks": self.missed_ticks,
-            "sampler_cpu_s": _cpu_s() - self._cpu_at_ready_s,
+            "sampler_cpu_s": cpu_s() - self._cpu_at_ready_s,
             "sampler_wall_s": (mono_us() - self._ready_us) / 1e6,
             "dropped_frames": self.journal.dropped_frames,
             **self.lateness.summary(),
@@ -361,34 +332,40 @@ class Sampler:
                 self._refresh_models()
 
     def _refresh_models(self) -> None:
-        """Look at the next tick of counters whose tick times are becoming uncertain, to keep boundaries cheap."""
+        """Look at the next tick of counters whose tick times become uncertain, to keep boundaries cheap."""
         now = mono_us()
-        if now < self._look_again_us or not any(model.is_fading(now) for model in self.models.values()):
+        if now < self._look_again_us:
             return
-        self._watch_counters(interruptible=True)
-        # A look that changed nothing (no processor, a counter without a rhythm) is not repeated at every
-        # tick.
-        now = mono_us()
-        fading = any(model.is_fading(now) for model in self.models.values())
-        self._look_pause_us = min(2 * self._look_pause_us, _LOOK_AGAIN_MAX_US) if fading else _LOOK_AGAIN_US
-        self._look_again_us = now + (self._look_pause_us if fading else 0)
+        if now >= self._fading_at_us():
+            self._watch_counters(interruptible=True)
+            if mono_us() >= self._fading_at_us():
+                # It changed nothing (no processor, a counter without a rhythm): not again at every tick.
+                self._look_pause_us = min(2 * self._look_pause_us, _LOOK_AGAIN_MAX_US)
+                self._look_again_us = mono_us() + self._look_pause_us
+                return
+        self._look_pause_us = _LOOK_AGAIN_US
+        self._look_again_us = round(min(self._fading_at_us(), now + _LOOK_AGAIN_MAX_US))
+
+    def _fading_at_us(self) -> float:
+        return min((model.fades_at_us() for model in self.models.values()), default=math.inf)
 
     def _obey(self, command: dict[str, Any]) -> bool:
         operation = command["op"]
         if operation == "boundary":
             taken = self.boundary(int(command["boundary"]), bool(command["share"]))
-            _say({"id": command["id"], **taken})
+            say({"id": command["id"], **taken})
         elif operation == "group":
             group = command["pgid"]
             self.group = None if group is None else (int(group), int(command["stage_uid"]))
         elif operation == "stop":
             self._finish()
-            _say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
+            say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
             return False
         return True
 
     def _finish(self) -> None:
-        self._sample()  # the last boundary then has a sample behind it to interpolate with
+        # The last boundary then has a sample behind it to interpolate with.
+        self._sample(utc_us() - mono_us())
         self.journal.append_record({**self._stats(), "type": "sampler_end"})
         self.journal.close()
 
@@ -418,58 +395,26 @@ class Sampler:
                 return
 
 
-def _say(message: dict[str, Any]) -> None:
-    data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-    try:
-        while data:
-            data = data[os.write(1, data) :]
-    except BrokenPipeError:
-        return  # the owner is gone; standard input says so too, and that is where it is handled
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _raise_priority() -> str:
-    """Ask for punctual wake-ups: real-time scheduling, else a better nice value, else what there is.
-
-    The sampler sleeps but for a fraction of a millisecond a tick, so this takes nothing from the measured
-    job; it is what keeps a boundary sharp when the job keeps every core busy.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: 1 ns instead of 50 us
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-        return "fifo"
-    except (OSError, AttributeError):
-        pass
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
-        return "nice -10"
-    except OSError:
-        return "normal"
+_raise_priority = raise_priority  # under the name that the probe asks for
 
 
 def main() -> int:
     """Entry point of the sampler process."""
+    # The owner decides when measuring ends: Ctrl-C reaches the whole group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # the owner decides when measuring ends: Ctrl-C reaches the whole group
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
     try:
         sampler = Sampler(json.loads(sys.argv[1]))
     except KitError as error:
-        _say({"error": error.message, "where": error.where, "expected": error.expected, "fix": error.fix})
+        say({"error": error.message, "where": error.where, "expected": error.expected, "fix": error.fix})
         return 2
     greeting = sampler.start()
     gc.collect()
     gc.freeze()
     gc.disable()
     # UUIDs are for the owner's memory only: no file of the run holds one.
-    _say({"ready": {"greeting": greeting, "gpus": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
+    say({"ready": {"greeting": greeting, "gpus": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
     return sampler.run()
 
 

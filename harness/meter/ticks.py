@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 NO_TICK_US = 600_000
-"""Longest wait for a tick when the refresh period is unknown; six times the slowest refresh seen on a card."""
+"""Longest wait for a tick when the refresh period is unknown; six times the slowest seen on a card."""
 
 _SPIN_US = 200  # spin this long before the earliest expected tick: longer than a sleep overshoots
 _FINE_SLEEP_S = 60e-6  # between looks when the tick can come at any moment
@@ -64,7 +64,7 @@ class TickModel:
     _seen: list[_Seen] = field(default_factory=list)
 
     def expect(self, after_us: float) -> tuple[float, float] | None:
-        """The next tick after `after_us` as (time, half-width), or None when it cannot be told well enough."""
+        """The next tick after `after_us` as (time, half-width), None when it cannot be told well enough."""
         if not self._seen or self.period_us is None:
             return None
         count = max(1, math.ceil((after_us - self._seen[-1].middle_us) / self.period_us))
@@ -75,7 +75,7 @@ class TickModel:
         return (low + high) / 2, half_width
 
     def _span(self, count: int) -> tuple[float, float]:
-        """Where tick number `count` after the last one seen lies, by all brackets together; jitter left out."""
+        """Where tick number `count` after the last one seen lies, by all brackets; jitter left out."""
         assert self.period_us is not None
         shortest, longest = self.period_us - self.period_error_us, self.period_us + self.period_error_us
         index = self._seen[-1].index + count
@@ -93,16 +93,25 @@ class TickModel:
     def _with_margin(self, width_us: float) -> float:
         return width_us / 2 + 3 * self.jitter_us + _MARGIN_US
 
-    def is_fading(self, now_us: float, limit_us: float = _FADING_US) -> bool:
-        """Whether the next tick is worth a look now, since it is known to no better than +-`limit_us`.
+    def fades_at_us(self, limit_us: float = _FADING_US) -> float:
+        """From when on the next tick is known to no better than +-`limit_us`, and so is worth a look.
 
-        Each such look lengthens the base over which the period is known, so that they become rare.
+        Each such look lengthens the base over which the period is known, so that they become rare. Infinity
+        where no look would help: nothing is known, or the jitter is what blurs the expectation.
         """
         if not self._seen or self.period_us is None or self.jitter_us > _MAX_WINDOW_US / 4:
-            return False
-        low, high = self._span(max(1, math.ceil((now_us - self._seen[-1].middle_us) / self.period_us)))
-        # Jitter is left out: no look makes it smaller.
-        return (high - low) / 2 > limit_us
+            return math.inf
+        below, count = 0, 1
+        while self._blur_us(count) <= limit_us:
+            below, count = count, 2 * count
+        while count - below > 1:
+            middle = (below + count) // 2
+            below, count = (middle, count) if self._blur_us(middle) <= limit_us else (below, middle)
+        return self._seen[-1].middle_us + below * self.period_us
+
+    def _blur_us(self, count: int) -> float:
+        low, high = self._span(count)
+        return (high - low) / 2
 
     def narrow(self, seen_us: float, before_us: float, after_us: float) -> tuple[float, float]:
         """Bracket of a tick that a slow or late reader saw, made as narrow as the grid allows.
@@ -272,8 +281,8 @@ def watch_ticks(
         count: Ticks to wait for.
         timeout_us: When a device is given up; its list is then short.
         calm_s: How long no tick must be expected for the time between two looks to count as calm.
-        idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it. A true
-            answer ends the watch.
+        idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it. A
+            true answer ends the watch.
 
     Returns:
         The ticks of each device, by device id.

@@ -12,27 +12,25 @@ Notice = tuple[str, str, dict[str, Any]]
 """(event kind, severity, detail)."""
 
 
-_NOTHING: list[Notice] = []
-
-
 class GpuWatch:
-    """Turns the errors and jumps of one GPU's readings into events: one when they begin, one when they end."""
+    """Turns errors and jumps of one GPU's readings into events: one when they begin, one when they end."""
 
     def __init__(self, device_id: int) -> None:
         self.device_id = device_id
         self._failing: dict[str, tuple[int, int]] = {}  # quantity -> (NVML code, failed reads)
         self._energy_mj: int | None = None
 
+    def is_calm(self, energy_mj: int) -> bool:
+        """Whether a reading without failures, with this counter value, gives rise to no event."""
+        last_mj, self._energy_mj = self._energy_mj, energy_mj
+        if self._failing or (last_mj is not None and energy_mj < last_mj):
+            self._energy_mj = last_mj
+            return False
+        return True
+
     def notice(self, reading: GpuReading) -> list[Notice]:
         """Events that this reading gives rise to."""
-        energy_mj, last_mj = reading.energy_mj, self._energy_mj
-        if reading.errors is None and not self._failing and energy_mj is not None and last_mj is not None:
-            self._energy_mj = energy_mj
-            if energy_mj >= last_mj:
-                return _NOTHING
-        return self._slow_notice(reading, last_mj)
-
-    def _slow_notice(self, reading: GpuReading, last_mj: int | None) -> list[Notice]:
+        last_mj = self._energy_mj
         notices: list[Notice] = []
         errors = reading.errors or {}
         for quantity, code in errors.items():

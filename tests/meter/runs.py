@@ -1,4 +1,4 @@
-"""Metered runs before the lab: programs under `Meter`, pipelines under `kit audit`, and what their bundles say."""
+"""Metered runs before the lab: programs under `Meter`, pipelines under `kit audit`, and their bundles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.lab.fixtures import lab_environ
 CAP_SYS_NICE = 23
 _PR_CAPBSET_DROP = 24
 
-# A program with in-process stages: argv[1] is the run folder, argv[2] JSON with the Meter's arguments and the stages.
+# A program with in-process stages: argv[1] is the run folder, argv[2] JSON with the Meter's arguments and the
+# stages.
 STAGES_PROGRAM = """
 import json, sys, time
 from harness import Meter

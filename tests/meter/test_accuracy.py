@@ -27,7 +27,7 @@ from tests.meter.truth import (
     assert_within_bar,
 )
 
-LENGTHS_S = (0.3, 1.05, 0.3, 2.1, 0.32, 1.2)
+LENGTHS_S = (0.3, 1.05, 0.3, 1.6, 0.32)
 
 SEED = int(os.environ.get("LAB_SEED", secrets.randbits(31)))
 """Drawn anew each time; set LAB_SEED to play a failure again."""
@@ -126,7 +126,7 @@ def test_process_stages(lab_dir: Path, tmp_path: Path) -> None:
 
 def test_process_stages_that_hog_every_core(lab_dir: Path, tmp_path: Path) -> None:
     config = lab(2, 6)
-    stages = [{"command": ["python", "-c", HOG, str(seconds)]} for seconds in (0.3, 1.1, 0.3, 2.0, 1.0)]
+    stages = [{"command": ["python", "-c", HOG, str(seconds)]} for seconds in (0.3, 1.1, 0.3, 1.4)]
     done = kit(
         "audit",
         write_pipeline(tmp_path, stages),
@@ -137,7 +137,7 @@ def test_process_stages_that_hog_every_core(lab_dir: Path, tmp_path: Path) -> No
         env=environment(config, lab_dir),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_all(config, Sealed(tmp_path / "run"), 5)
+    assert_all(config, Sealed(tmp_path / "run"), 4)
 
 
 def test_counters_that_refresh_irregularly_or_fast(lab_dir: Path, tmp_path: Path) -> None:
@@ -167,13 +167,10 @@ def test_interpolated_boundaries_do_not_wait_and_say_what_that_costs(lab_dir: Pa
             assert row["gpu_energy_boundary_j"] > tick_row["gpu_energy_boundary_j"]
 
 
-@pytest.mark.parametrize("salt", [20, 21])
-def test_a_counter_with_an_error_of_its_own_is_billed_as_it_counts(
-    lab_dir: Path, tmp_path: Path, salt: int
-) -> None:
-    """The meter reports what the instrument shows: a gain error is the instrument's, and shows against the power."""
+def test_a_counter_with_an_error_of_its_own_is_billed_as_it_counts(lab_dir: Path, tmp_path: Path) -> None:
+    """The meter reports what the instrument shows: a gain error is the instrument's."""
     gain = 1.2
-    plain = lab(1, salt)
+    plain = lab(1, 20)
     device = plain.devices[0]
     config = LabConfig((LabDevice(device.waves, device.counter, device.sensor, counter_gain=gain),))
     run = run_stages(tmp_path / "run", config, lab_dir, (3.0,))

@@ -1,4 +1,4 @@
-"""CPU and memory energy: RAPL zones against the closed form, CodeCarbon against what processes really used."""
+"""CPU and memory energy: RAPL zones against the closed form, CodeCarbon against what processes used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -104,7 +105,7 @@ def test_rapl_across_wraps(tmp_path: Path) -> None:
         wraps = 0
         for zone in ("package-0", "dram-0", "package-1", "dram-1"):
             values = [row["value"] for row in rows if row["zone"] == zone]
-            wraps += sum(b < a for a, b in zip(values, values[1:], strict=False))
+            wraps += sum(b < a for a, b in pairwise(values))
             ranges = {row["range"] for row in rows if row["zone"] == zone}
             assert len(ranges) == 1 and None not in ranges
         assert wraps >= 4
@@ -193,7 +194,7 @@ def carbon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sealed, d
 
 
 def test_codecarbon_stands_in_for_rapl(carbon: tuple[Sealed, dict[str, float], Path]) -> None:
-    run, used, folder = carbon
+    run, used, _ = carbon
     assert [row["name"] for row in run.stages] == ["prerun", "preprocess", "evaluate"]
     for row in run.stages:
         assert row["cpu_energy_method"] == row["dram_energy_method"] == "codecarbon_process"
@@ -238,7 +239,10 @@ def test_processes_of_a_pipeline_are_estimated_and_the_runner_is_not(tmp_path: P
     assert busy["cpu_energy_j"] > 5 * idle["cpu_energy_j"]
 
 
-BURN = "import sys, time\nuntil = time.process_time() + float(sys.argv[1])\nwhile time.process_time() < until: pass\n"
+BURN = """import sys, time
+until = time.process_time() + float(sys.argv[1])
+while time.process_time() < until: pass
+"""
 
 
 def burning(seconds: float, wait: bool = False) -> subprocess.Popen[bytes]:
@@ -292,7 +296,7 @@ def test_helpers_of_the_meter_do_not_count_alive_or_dead() -> None:
 
 
 def test_a_helper_that_is_named_late_hides_nothing_of_what_follows() -> None:
-    """What it had used until then was counted; the measured work after it must not be swallowed to make up."""
+    """What it had used until then was counted; no work after it may be swallowed to make up for that."""
     helper = burning(0.6, wait=True)
     burnt(helper, 0.55)
     tree = MeasuredTree(os.getpid(), False)

@@ -1,7 +1,7 @@
 """What goes wrong while a stage runs: each case ends in a right figure or a flagged one with a wide interval.
 
-Every scenario is a run of its own with a fault at a set time inside, or at the end of, its middle stage; a few run at
-once, since they mostly wait.
+Every scenario is a run of its own with a fault at a set time inside, or at the end of, its middle stage; a
+few run at once, since they mostly wait.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ SCENARIOS: dict[str, Scenario] = {
     "gpu lost": Scenario(lambda at: [gpu_lost(at(2.4))], others=1),
     "gpu lost for a while": Scenario(lambda at: [gpu_lost(at(1.5), at(3.4))]),
     "counter stuck": Scenario(lambda at: [counter_stuck(at(1.8))]),
-    "stall inside": Scenario(lambda at: [stall(at(2.0), at(2.4), 2_000_000, "nvmlDeviceGetFieldValues")]),
+    "stall inside": Scenario(lambda at: [stall(at(1.6), at(2.2), 2_000_000, "nvmlDeviceGetFieldValues")]),
     "stall at the boundary": Scenario(
         lambda at: [stall(at(3.9), at(4.3), 2_000_000, "nvmlDeviceGetFieldValues")]
     ),
@@ -456,7 +457,7 @@ def test_a_full_disk_delays_the_log_and_loses_nothing(played: Callable[[str], Pl
     assert False in events and True in events
     assert "journal_delayed" in run.stage("hit")["flags"]
     mono = [r["mono_us"] for r in run.rows("power")]
-    assert max(b - a for a, b in zip(mono, mono[1:], strict=False)) < 1_000_000
+    assert max(b - a for a, b in pairwise(mono)) < 1_000_000
     assert run.stage("hit")["missed_samples"] == 0
 
 
@@ -506,7 +507,8 @@ path = os.environ["KIT_EVENTS"]
 with open(path, "ab") as stream:
     stream.write(b'{"tokens_processed": 1000}\n')
     stream.write(b'\xff\xfe\x00garbage\n{"tokens_processed": -5}\n{"tokens_processed": 1e400}\n[1, 2]\n')
-    stream.write(b'{"tokens_processed": "many"}\n{"event": 7}\n' + b'[' * 5000 + b'\n{"tokens_processed": NaN}\n')
+    stream.write(b'{"tokens_processed": "many"}\n{"event": 7}\n' + b'[' * 5000)
+    stream.write(b'\n{"tokens_processed": NaN}\n')
     stream.write(b'{"tokens_trained": ' + b'9' * 400 + b'}\n{"unknown": 1}\n\n')
     stream.write(b'{"event": "checkpoint", "step": 3}\n{"tokens_processed": 24}')
 """

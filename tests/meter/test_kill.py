@@ -1,4 +1,4 @@
-"""kill -9 of the sampler, of its owner and of both, at random moments: at most a second of samples is lost."""
+"""kill -9 of the sampler, of its owner, of both, at random moments: at most a second of samples is lost."""
 
 from __future__ import annotations
 

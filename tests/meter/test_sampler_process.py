@@ -13,7 +13,7 @@ from tests.lab import LabConfig, LabDevice, Refresh, random_waveform, read_calls
 from tests.meter.runs import environment, run_program
 from tests.meter.truth import assert_within_bar
 
-# Holds the interpreter lock for six seconds: PyDLL calls C without releasing it.
+# Holds the interpreter lock for four seconds: PyDLL calls C without releasing it.
 HOLDS_THE_LOCK = """
 import ctypes, sys, threading, time
 from harness import Meter
@@ -28,7 +28,7 @@ with Meter(out=sys.argv[1], cpu="none") as meter:
         thread = threading.Thread(target=count)
         thread.start()
         before = time.monotonic()
-        ctypes.PyDLL(None).sleep(6)
+        ctypes.PyDLL(None).sleep(4)
         held = time.monotonic()
         done = True
         thread.join()
@@ -44,7 +44,7 @@ def test_a_stage_that_holds_the_interpreter_lock_costs_no_sample(lab_dir: Path, 
     assert hold["gap_us"] == 0
     mono = [r["mono_us"] for r in run.rows("power")]
     inside = [m for m in mono if hold["work_start_us"] <= m <= hold["work_end_us"]]
-    assert len(inside) >= 11
+    assert len(inside) >= 7
     assert max(b - a for a, b in pairwise(mono)) < 800_000
     assert_within_bar(config, run)
 
@@ -56,18 +56,18 @@ def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
     import sys, time
     from harness import Meter
     with Meter(out=sys.argv[1], cpu="none", period_ms=50) as meter, meter.stage("idle"):
-        time.sleep(4)
+        time.sleep(3)
     """
     run = run_program(tmp_path / "run", code, env=environment(config, lab_dir))
     mono = [r["mono_us"] for r in run.rows("power")]
     grid = [round((m - mono[0]) / 50_000) for m in mono]
     late = sorted(m - mono[0] - 50_000 * g for m, g in zip(mono, grid, strict=True))
-    # A relative schedule would drift by its own cost a tick: over 80 ticks, by more than this.
+    # A relative schedule would drift by its own cost a tick: over 60 ticks, by more than this.
     assert abs(late[len(late) // 2]) < 5_000
     session = run.manifest["sampling"]["sessions"][0]
-    assert session["ticks"] >= 80 - session["missed_ticks"]
+    assert session["ticks"] >= 60 - session["missed_ticks"]
     assert session["sampler_cpu_s"] > 0
-    assert session["sampler_wall_s"] > 4
+    assert session["sampler_wall_s"] > 3
     assert run.manifest["sampling"]["nominal_period_us"] == 50_000
     assert session["jitter_p50_us"] <= session["jitter_p95_us"] <= session["jitter_max_us"]
 
@@ -100,7 +100,7 @@ def test_the_sampler_loads_nothing_heavy(lab_dir: Path, tmp_path: Path) -> None:
 
 
 def test_calls_of_a_tick_are_few(lab_dir: Path, tmp_path: Path) -> None:
-    """Each call takes the driver's lock: one field query and five gauges a sample, process lists at ends only."""
+    """Each call takes the driver's lock: a field query and five gauges a sample; process lists at ends."""
     calls = tmp_path / "calls"
     config = LabConfig((LabDevice(), LabDevice()), calls_path=str(calls))
     code = """

@@ -93,7 +93,7 @@ def test_a_drifting_clock_is_followed(ppm: int) -> None:
     model, k = taught([k * period_us for k in range(1, 6)]), 5
     for _ in range(20):
         now = k * period_us
-        while not model.is_fading(now) and k < 1_000_000:
+        while not model.fades_at_us() <= now and k < 1_000_000:
             k += 5
             now = k * period_us
         expected = model.expect(now + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from tests.lab import LabConfig
@@ -69,7 +70,8 @@ def assert_windows(config: LabConfig, run: Sealed) -> None:
         ):
             assert start <= row["work_start_us"]
             assert row["work_end_us"] <= end
-            # No refresh between the work and the billed edge, save one that comes while the answer is on its way.
+            # No refresh between the work and the billed edge, save one that comes while the answer is on its
+            # way.
             doubt_us = 1000
             before = config.tick_times(slowest, start + doubt_us, row["work_start_us"])
             after = config.tick_times(slowest, row["work_end_us"], end - doubt_us)
@@ -78,7 +80,7 @@ def assert_windows(config: LabConfig, run: Sealed) -> None:
 
 
 def assert_ticks_honest(config: LabConfig, run: Sealed) -> None:
-    """Every tick in the log is one of the counter's true refreshes, to within the uncertainty that it states."""
+    """Every tick in the log is a true refresh of the counter, to within the uncertainty that it states."""
     boundaries = run.gpu_boundaries()
     assert boundaries
     for reading in boundaries:
@@ -109,5 +111,5 @@ def assert_tiled(run: Sealed) -> None:
                 edges.append((row["device_start_us"][position], row["device_end_us"][position]))
         assert total_mj == mine[-1]["value"] - mine[0]["value"]
         edges.sort()
-        assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False)), edges
+        assert all(a[1] == b[0] for a, b in pairwise(edges)), edges
         assert edges[0][0] == mine[0]["mono_us"] and edges[-1][1] == mine[-1]["mono_us"]
