@@ -14,7 +14,7 @@ from harness.cli.main import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, flags=re.MULTILINE))
 CODE = "\n".join(
     re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     + re.findall(r"`([^`\n]+)`", README)
@@ -22,7 +22,7 @@ CODE = "\n".join(
 
 
 def test_make_targets_in_the_readme_exist() -> None:
-    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", CODE))
+    named = set(re.findall(r"\bmake ([a-z][a-z0-9-]*)", CODE))
     assert {"demo", "test"} <= named <= TARGETS
 
 
