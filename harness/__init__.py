@@ -1,7 +1,7 @@
 """Energy accounting for LLM distillation pipelines.
 
-`from harness import Meter` measures stages inside a Python program; the command `kit` does the rest. Importing
-this package must stay cheap: it loads nothing until a name is asked for.
+`from harness import Meter` measures stages inside a Python program; the command `kit` does the rest.
+Importing this package must stay cheap: it loads nothing until a name is asked for.
 """
 
 from __future__ import annotations
