@@ -207,6 +207,7 @@ def counter_energy(
     ticks: CounterTicks,
     *,
     bridge: Bridge,
+    hole_bridge: Bridge | None = None,
     power_mw: tuple[float, float] = (0.0, 0.0),
     refresh_us: int = 100_000,
 ) -> CounterEnergy:
@@ -216,7 +217,9 @@ def counter_energy(
         start: counter at the first boundary.
         end: counter at the second, not earlier.
         ticks: the sampler's readings; used only to find faults and to stand in for a missing boundary value.
-        bridge: power integral of the same device, for the stretches the counter does not tell.
+        bridge: power integral of the same device, where the counter tells nothing of the whole window.
+        hole_bridge: the same for the stretch around a fault of the counter: few samples lie in it, and its bounds
+            must hold whatever flowed between them. `bridge` by default.
         power_mw: power near the two boundaries, where the readings do not carry it.
         refresh_us: slowest refresh of the counter.
 
@@ -240,7 +243,7 @@ def counter_energy(
             # Interpolated ends of a very short stage can cross by less than their own error: no energy, not a
             # reset.
             return CounterEnergy(max(0, difference), boundary, 0.0, 0.0, 0, 0, _method(first, last))
-    return _pieces(first, last, ticks, bridge, boundary, refresh_us)
+    return _pieces(first, last, ticks, (bridge, hole_bridge or bridge), boundary, refresh_us)
 
 
 def _method(first: CounterReading, last: CounterReading) -> str:
@@ -251,11 +254,12 @@ def _pieces(
     first: CounterReading,
     last: CounterReading,
     ticks: CounterTicks,
-    bridge: Bridge,
+    bridges: tuple[Bridge, Bridge],
     boundary_j: float,
     refresh_us: int,
 ) -> CounterEnergy:
     """Add up what the counter tells from reading to reading and bridge the rest with the power integral."""
+    bridge, hole_bridge = bridges
     knots: list[tuple[int, int]] = []
     lo = int(np.searchsorted(ticks.mono_us, first.mono_us + refresh_us, side="right"))
     hi = int(np.searchsorted(ticks.mono_us, last.mono_us - refresh_us, side="left"))
@@ -304,7 +308,7 @@ def _pieces(
     known_us = (last.mono_us - first.mono_us) - sum(b - a for a, b in holes)
     low_j = high_j = 0.0
     for a, b in holes:
-        part = bridge(a, b)
+        part = hole_bridge(a, b)
         if part.energy_j is None:
             # No power reading in the whole session: the counter's own mean rate is all there is.
             if known_us <= 0:

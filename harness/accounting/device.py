@@ -93,18 +93,22 @@ class DeviceMeter:
         self._place = {number: i for i, number in enumerate(self._order)}
         self._links = [self._between(a, b) for a, b in pairwise(self._order)]
 
-    def integral(self, start_us: int, end_us: int) -> PowerIntegral:
-        """Power integral of any window of this device."""
+    def integral(self, start_us: int, end_us: int, gap_us: int | None = None) -> PowerIntegral:
+        """Power integral of any window of this device; `gap_us` is the protocol's by default."""
         return integrate_power(
             self._series.mono_us,
             self._series.power_mw,
             self._valid,
             start_us,
             max(start_us, end_us),
-            gap_us=self._sampling.gap_us,
+            gap_us=self._sampling.gap_us if gap_us is None else gap_us,
             max_mw=self._max_mw or None,
             period_us=self._sampling.nominal_period_us,
         )
+
+    def _hole(self, start_us: int, end_us: int) -> PowerIntegral:
+        """Power integral around a fault of the counter, bounded as a gap: two samples do not show a step."""
+        return self.integral(start_us, end_us, gap_us=0)
 
     def _power_near(self, t: int) -> float:
         """Largest power next to a time: what a boundary's uncertainty is multiplied with."""
@@ -119,6 +123,7 @@ class DeviceMeter:
             last,
             self._ticks,
             bridge=self.integral,
+            hole_bridge=self._hole,
             power_mw=(self._power_near(first.mono_us), self._power_near(last.mono_us)),
             refresh_us=self._sampling.counter_refresh_us,
         )

@@ -226,18 +226,7 @@ def played(lab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield lambda name: runs[name].result()
 
 
-BRIDGED = ("counter reset", "counter reset twice", "counter stuck")
-"""Scenarios in which the accounting bridges a hole of the counter inside a stage."""
-
-OPEN_QUESTION = pytest.mark.xfail(
-    reason="accounting: the interval of a bridged hole leaves out what the two samples beside it do not show",
-    strict=False,
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=OPEN_QUESTION) if name in BRIDGED else name for name in SCENARIOS]
-)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_every_fault_ends_in_a_right_or_flagged_figure(played: Callable[[str], Played], name: str) -> None:
     config, run = (one := played(name)).config, one.run
     assert [row["name"] for row in run.stages] == ["before", "hit", "after"]
