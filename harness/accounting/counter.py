@@ -218,8 +218,8 @@ def counter_energy(
         end: counter at the second, not earlier.
         ticks: the sampler's readings; used only to find faults and to stand in for a missing boundary value.
         bridge: power integral of the same device, where the counter tells nothing of the whole window.
-        hole_bridge: the same for the stretch around a fault of the counter: few samples lie in it, and its bounds
-            must hold whatever flowed between them. `bridge` by default.
+        hole_bridge: the same for the stretch around a fault of the counter: few samples lie in it, and
+            its bounds must hold whatever flowed between them. `bridge` by default.
         power_mw: power near the two boundaries, where the readings do not carry it.
         refresh_us: slowest refresh of the counter.
 
