@@ -140,9 +140,12 @@ class Sampler:
                         "field_fallback", "warning", device_id=gpu.index, quantity=quantity, method=method
                     )
         self._due_us = mono_us()
+        self._next_stats_us = self._due_us + _STATS_EVERY_US
         self._tick()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
         self._cpu_at_ready_s, self._ready_us = cpu_s(), mono_us()
-        self._next_stats_us = self._ready_us + _STATS_EVERY_US
         return greeting
 
     def _tick(self) -> None:
@@ -278,7 +281,9 @@ class Sampler:
             return {}
         idle = self._keep_schedule_until_asked if interruptible else self._keep_schedule
         calm_s = max(_CALM_S, 2 * self._sample_s)
-        return watch_ticks(ticking, self.models, count=count, calm_s=calm_s, idle=idle)
+        return watch_ticks(
+            ticking, self.models, count=count, calm_s=calm_s, spin=not interruptible, idle=idle
+        )
 
     def _fresh(self, boundary: dict[str, Any]) -> bool:
         now = mono_us()
@@ -410,9 +415,6 @@ def main() -> int:
         say({"error": error.message, "where": error.where, "expected": error.expected, "fix": error.fix})
         return 2
     greeting = sampler.start()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
     # UUIDs are for the owner's memory only: no file of the run holds one.
     say({"ready": {"greeting": greeting, "gpus": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
     return sampler.run()

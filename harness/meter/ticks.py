@@ -271,6 +271,7 @@ def watch_ticks(
     count: int = 1,
     timeout_us: int = NO_TICK_US,
     calm_s: float = _CALM_S,
+    spin: bool = True,
     idle: Callable[[bool], Any] = lambda calm: None,
 ) -> dict[int, list[Tick]]:
     """Wait until every counter has ticked `count` times, or for `timeout_us` without a tick.
@@ -281,6 +282,8 @@ def watch_ticks(
         count: Ticks to wait for.
         timeout_us: When a device is given up; its list is then short.
         calm_s: How long no tick must be expected for the time between two looks to count as calm.
+        spin: Whether to look without a pause near an expected tick. A boundary's sharpness is worth it; a look
+            that only keeps the model fresh is content with short sleeps.
         idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it. A
             true answer ends the watch.
 
@@ -310,7 +313,7 @@ def watch_ticks(
             if now > deadline[pending.source.index]:
                 waiting.remove(pending)
                 continue
-            pause = min(pause, _pause_s(pending, now))
+            pause = min(pause, max(_pause_s(pending, now), 0.0 if spin else _FINE_SLEEP_S))
         if not waiting:
             break
         if pause > 0:

@@ -162,6 +162,10 @@ def test_kill_9_loses_at_most_a_second(killed: Callable[[Kill], Killed], kill: K
     run = Sealed(one.folder)
     assert not journal_files(one.folder)
     assert run.manifest["status"] == "recovered"
+    session = run.manifest["sampling"]["sessions"][0]
+    # A sampler that was killed young has left no statistics, and none may be made up.
+    assert session["sampler_wall_s"] is None or session["sampler_wall_s"] < 60
+    assert session["sampler_cpu_s"] is None or 0 < session["sampler_cpu_s"] < session["sampler_wall_s"]
     mono = [row["mono_us"] for row in run.rows("power")]
     before = [m for m in mono if m <= one.at_us]
     assert before and one.at_us - before[-1] < S, (one.at_us - before[-1]) / S
