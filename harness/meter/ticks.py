@@ -282,7 +282,7 @@ def watch_ticks(
         count: Ticks to wait for.
         timeout_us: When a device is given up; its list is then short.
         calm_s: How long no tick must be expected for the time between two looks to count as calm.
-        spin: Whether to look without a pause near an expected tick. A boundary's sharpness is worth it; a look
+        spin: Whether to look without a pause near an expected tick. A boundary is worth it; a look
             that only keeps the model fresh is content with short sleeps.
         idle: Called between looks, with whether no tick is near; the sampler keeps its schedule with it. A
             true answer ends the watch.
