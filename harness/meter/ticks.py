@@ -20,9 +20,10 @@ NO_TICK_US = 600_000
 """Longest wait for a tick when the refresh period is unknown; six times the slowest seen on a card."""
 
 _SPIN_US = 200  # spin this long before the earliest expected tick: longer than a sleep overshoots
-_FINE_SLEEP_S = 60e-6  # between looks when the tick can come at any moment
-_UNLIMITED_S = 1.0
-_GUARD_SLEEP_S = 8e-3  # between looks when no tick is expected: only notices that the expectation was wrong
+_FINE_SLEEP_US = 60.0  # between looks when the tick can come at any moment
+_GUARD_SLEEP_US = (
+    8_000.0  # between looks when no tick is expected: only notices that the expectation was wrong
+)
 _FADING_US = 700.0
 _CALM_S = 1e-3  # with this much time before the next look a sample can be taken without widening a bracket
 _WIDE_US = 60.0  # a bracket wider than this is compared with the grid
@@ -239,7 +240,8 @@ class _Pending:
     value: int | None = None
     seen_us: float = 0.0
     expected: tuple[float, float] | None = None
-    ticks: list[Tick] = field(default_factory=list)
+    quiet_until_us: float = 0.0  # no tick is expected before
+    rest_until_us: float = 0.0  # no look is due before
 
 
 def _now_us() -> float:
@@ -298,8 +300,13 @@ def watch_ticks(
         pending.expected = pending.model.expect(pending.seen_us)
     deadline = {pending.source.index: begin + timeout_us for pending in waiting}
     while waiting:
-        pause = _UNLIMITED_S
+        quiet_us = wake_us = math.inf
         for pending in list(waiting):
+            now = _now_us()
+            if now < pending.rest_until_us:
+                # No look at a device whose tick is far: it would only widen the bracket of one that is near.
+                quiet_us, wake_us = min(quiet_us, pending.quiet_until_us), min(wake_us, pending.rest_until_us)
+                continue
             tick = _look(pending)
             now = _now_us()
             if tick is not None:
@@ -313,31 +320,32 @@ def watch_ticks(
             if now > deadline[pending.source.index]:
                 waiting.remove(pending)
                 continue
-            pause = min(pause, max(_pause_s(pending, now), 0.0 if spin else _FINE_SLEEP_S))
+            pause_us = max(_pause_us(pending, now), 0.0 if spin else _FINE_SLEEP_US)
+            pending.quiet_until_us = now + pause_us
+            pending.rest_until_us = now + min(pause_us, _GUARD_SLEEP_US)
+            quiet_us, wake_us = min(quiet_us, pending.quiet_until_us), min(wake_us, pending.rest_until_us)
         if not waiting:
             break
-        if pause > 0:
-            wake_us = _now_us() + min(pause, _GUARD_SLEEP_S) * 1e6
-            if idle(pause >= calm_s):
+        now = _now_us()
+        if wake_us > now:
+            if idle(quiet_us - now >= calm_s * 1e6):
                 break
-            left_us = wake_us - _now_us()  # what was done meanwhile must not make the watch late
+            left_us = min(wake_us, now + _GUARD_SLEEP_US) - _now_us()  # less what was done meanwhile
             if left_us > 0:
                 time.sleep(left_us / 1e6)
     return ticks
 
 
-def _pause_s(pending: _Pending, now_us: float) -> float:
+def _pause_us(pending: _Pending, now_us: float) -> float:
     """How long this device needs no look, as far as its expected tick goes."""
     if pending.expected is None:
-        return _FINE_SLEEP_S
+        return _FINE_SLEEP_US
     time_us, half_width = pending.expected
     if now_us > time_us + half_width:
         pending.expected = None  # it did not come when it should have: look all the time
-        return _FINE_SLEEP_S
+        return _FINE_SLEEP_US
     until_us = time_us - half_width - _SPIN_US - now_us
-    if until_us <= 0:
-        return 0.0
-    return until_us / 1e6
+    return max(0.0, until_us)
 
 
 def interpolated(
