@@ -13,7 +13,8 @@ several GB of NVIDIA libraries along; the CPU build is known by its local versio
 - torch-cpu.lock asks for the CPU build by its name, so that pip fails at once where it sees none instead of
   fetching the other. Its hashes come from torch-cpu.sha256, in `sha256sum` format.
 
-scripts/setup.sh installs one of the last two and then the first.
+scripts/setup.sh installs one of the last two and then the first. The image with the CUDA build adds
+generate.lock, which has vLLM and what only vLLM needs.
 """
 
 from __future__ import annotations
@@ -57,12 +58,19 @@ LOCKS = {
         ["build", "train", "eval"],
         ["base"],
     ),
+    "generate": Lock(
+        "what generation with vLLM needs on top of torch-cuda.lock and train.lock",
+        ["build", "train", "eval", "generate"],
+        ["dev", "train", "torch-cuda"],
+    ),
     "peers": Lock(
         "what the tests compare our training with, on top of train.lock and dev.lock",
         ["train", "peers"],
         ["dev", "train"],
     ),
 }
+# These list only what the named locks lack.
+ON_TOP_OF = {"generate": ("train", "torch-cuda"), "peers": ("dev", "train", "torch-cuda")}
 COMPILE = [
     "pip",
     "compile",
@@ -122,6 +130,8 @@ def resolve(uv: str, name: str, *, upgrade: bool) -> Blocks:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / f"{name}.lock"
         present = stored(name) | (stored("torch-cuda") if name == "train" else {})
+        for other in ON_TOP_OF.get(name, ()):
+            present |= stored(other)
         # uv keeps the pins that it finds in the output file.
         output.write_text("".join(present[package] for package in sorted(present)), encoding="utf-8")
         command = [uv, *COMPILE, *(f"--extra={extra}" for extra in LOCKS[name].extras), "-o", str(output)]
@@ -215,8 +225,8 @@ def main() -> None:
                 "torch-cuda", "the CUDA build of torch and its libraries, installed before train.lock", cuda
             )
             write("torch-cpu", "the CPU build of torch, installed before train.lock", cpu)
-        if name == "peers":
-            known = {pin for other in ("dev", "train", "torch-cuda") for pin in stored(other)}
+        if name in ON_TOP_OF:
+            known = {pin for other in ON_TOP_OF[name] for pin in stored(other)}
             blocks = {pin: block for pin, block in blocks.items() if pin not in known}
         write(name, lock.title, blocks)
 
