@@ -8,7 +8,9 @@
     device.py     one GPU in one session
     stages.py     recorded columns + raw readings -> derived columns
     totals.py     run totals, J/token, facility energy, CO2e
-    amortize.py   reuse and break-even
+    amortize.py   reuse, N* and T*
+    quality.py    Q against the teacher's scores
+    pareto.py     the frontier, ties told from dominations
     figures.py    digits that respect the interval
 
 Nothing here reads a file or imports more of this package than `harness.accounting`.
@@ -16,11 +18,13 @@ Nothing here reads a file or imports more of this package than `harness.accounti
 
 from __future__ import annotations
 
-from harness.accounting.amortize import BreakEven, Reuse, break_even, reuse
+from harness.accounting.amortize import BreakEven, Reuse, break_even, reuse, serving_break_even
 from harness.accounting.boundaries import UNATTRIBUTED, UNATTRIBUTED_UID
 from harness.accounting.counter import CounterEnergy, CounterReading, CounterTicks, counter_energy
 from harness.accounting.integral import PowerIntegral, integrate_power
 from harness.accounting.interval import Interval
+from harness.accounting.pareto import ParetoPoint, Standing, pareto_frontier
+from harness.accounting.quality import Measured, Quality
 from harness.accounting.series import NO_BOUNDARY, CounterSeries, DeviceLimits, PowerSeries, Sampling
 from harness.accounting.stages import DERIVED_FLAGS, Derivation, Plan, SessionTotal, derive_stages
 from harness.accounting.totals import RunTotals, run_totals
@@ -38,17 +42,23 @@ __all__ = [
     "Derivation",
     "DeviceLimits",
     "Interval",
+    "Measured",
+    "ParetoPoint",
     "Plan",
     "PowerIntegral",
     "PowerSeries",
+    "Quality",
     "Reuse",
     "RunTotals",
     "Sampling",
     "SessionTotal",
+    "Standing",
     "break_even",
     "counter_energy",
     "derive_stages",
     "integrate_power",
+    "pareto_frontier",
     "reuse",
     "run_totals",
+    "serving_break_even",
 ]

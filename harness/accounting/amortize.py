@@ -1,7 +1,10 @@
-"""What reuse does to energy: marginal, amortized and full cost, and the number of reuses that pays for a
-teacher.
+"""What reuse does to energy: marginal, amortized and full cost, the number of reuses that pays for a teacher
+(N*), and the number of served tokens that pays for a training (T*).
 
-Pure functions of energies in any one unit. Formulas: arXiv 2605.13981, section on amortisation.
+Pure functions of energies in any one unit. Formulas: arXiv 2605.13981, section on amortisation. Bounds are by
+interval arithmetic: N* and T* are monotone in every energy and every energy stands in them once, so the ends
+of the result are reached at ends of the inputs and hold however the errors depend on each other. A sensor's
+gain that is the same for all energies cancels in both ratios.
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from harness.accounting.interval import Interval
+
+Case = Literal["finite", "always", "never", "undefined"]
 
 
 @dataclass(frozen=True)
@@ -48,42 +54,131 @@ def reuse(own: Interval, teacher: Interval, reuses: int) -> Reuse:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Number of reuses N* from which distillation costs no more than the baseline.
+    """From how many uses on the dearer start has paid for itself: reuses for N*, tokens for T*.
 
     Attributes:
-        ratio: E_teacher / (E_student_baseline - E_student_distilled); None = never, no reuse helps.
-        whole: smallest whole number of reuses, at least 1; None = never.
-        low: least ratio inside the intervals.
-        high: largest ratio inside the intervals; inf when the saving may be nothing.
+        case: finite; always (nothing has to be paid back); never (nothing pays it back); undefined (an energy
+            is unknown or impossible, or both ways differ in the wrong direction).
+        ratio: cost over saving; 0.0 for always, None for never and undefined.
+        whole: smallest whole number of uses; None for never and undefined.
+        low: least ratio inside the intervals, at least 0; inf where no value inside them pays.
+        high: largest ratio inside the intervals; inf where the saving may be nothing.
     """
 
+    case: Case
     ratio: float | None
     whole: int | None
     low: float
     high: float
 
+    @property
+    def resolved(self) -> bool:
+        """Whether the case is the same for every value inside the intervals."""
+        if self.case == "always":
+            return self.high == 0.0
+        return math.isfinite(self.high) if self.case == "finite" else not math.isfinite(self.low)
 
-def break_even(teacher: Interval, baseline_student: Interval, distilled_student: Interval) -> BreakEven:
+
+UNDEFINED = BreakEven("undefined", None, None, 0.0, math.inf)
+
+
+def break_even(
+    teacher: Interval | None, baseline_student: Interval | None, distilled_student: Interval | None
+) -> BreakEven:
     """N* = E_teacher / (E_student_baseline - E_student_distilled), with its interval.
 
     N* is ill-conditioned: a small saving divides a large energy, so that 3 % on two students can double it.
 
     Args:
-        teacher: energy of the teacher's output.
+        teacher: energy of the teacher's output; None = unknown.
         baseline_student: training energy of the student without a teacher.
         distilled_student: training energy of the student with it.
     """
-    saving = baseline_student - distilled_student
-    low = max(0.0, teacher.low) / saving.high if saving.high > 0 else math.inf
-    high = teacher.high / saving.low if saving.low > 0 else math.inf
-    # Decimal figures such as 11.00 / (6.30 - 5.20) are 10 exactly and must not become 11 by binary rounding.
+    if teacher is None or baseline_student is None or distilled_student is None:
+        return UNDEFINED
+    if min(teacher.best, baseline_student.best, distilled_student.best) < 0:
+        return UNDEFINED
+    cost = Interval(teacher.best, max(0.0, teacher.low), teacher.high)
     exact = _decimal(teacher.best), _decimal(baseline_student.best) - _decimal(distilled_student.best)
-    if exact[1] <= 0:
-        return BreakEven(None, None, low, math.inf)
+    low, high = _bounds(cost, baseline_student, distilled_student)
+    if exact[0] == 0:
+        case: Case = "always" if exact[1] >= 0 else "never"
+    else:
+        case = "finite" if exact[1] > 0 else "never"
+    return _break_even(case, exact, low, high, least=1)
+
+
+def student_sensitivity(
+    teacher: Interval | None,
+    baseline_student: Interval | None,
+    distilled_student: Interval | None,
+    rel: float,
+) -> BreakEven:
+    """N* if the two students' energies were known to `rel` only: how far a small error carries.
+
+    Args:
+        teacher: as in `break_even`; its best value counts.
+        baseline_student: likewise.
+        distilled_student: likewise.
+        rel: relative half-width given to both students, such as 0.03.
+    """
+    if teacher is None or baseline_student is None or distilled_student is None:
+        return UNDEFINED
+    students = [
+        Interval(e.best, e.best - rel * abs(e.best), e.best + rel * abs(e.best))
+        for e in (baseline_student, distilled_student)
+    ]
+    return break_even(Interval.exact(teacher.best), *students)
+
+
+def serving_break_even(
+    extra_train: Interval | None, j_ref: Interval | None, j_student: Interval | None
+) -> BreakEven:
+    """T* = E_extra_train / (j_ref - j_student): tokens to be served until a costlier training has paid.
+
+    Args:
+        extra_train: joules that the training cost more than the reference's; None = unknown, negative = less.
+        j_ref: joules per served token of what the student stands in for.
+        j_student: joules per served token of the student.
+    """
+    if extra_train is None or j_ref is None or j_student is None or min(j_ref.best, j_student.best) < 0:
+        return UNDEFINED
+    exact = _decimal(extra_train.best), _decimal(j_ref.best) - _decimal(j_student.best)
+    if exact[0] <= 0 and exact[1] < 0:
+        # Cheaper to train and dearer to serve: T* is where it stops to pay, which is another question.
+        return UNDEFINED
+    cost = Interval(max(0.0, extra_train.best), max(0.0, extra_train.low), max(0.0, extra_train.high))
+    low, high = _bounds(cost, j_ref, j_student)
+    case: Case = "always" if exact[0] <= 0 else "finite" if exact[1] > 0 else "never"
+    return _break_even(case, exact, low, high, least=0)
+
+
+def _bounds(cost: Interval, reference: Interval, own: Interval) -> tuple[float, float]:
+    """Least and largest cost / (reference - own); a saving of nothing pays a cost never."""
+    least, most = _decimal(reference.low) - _decimal(own.high), _decimal(reference.high) - _decimal(own.low)
+    low = 0.0 if cost.low <= 0 <= most else math.inf
+    if cost.low > 0 and most > 0:
+        low = float(_decimal(cost.low) / most)
+    if cost.high <= 0 <= least:
+        return low, 0.0
+    return low, float(_decimal(cost.high) / least) if least > 0 else math.inf
+
+
+def _break_even(
+    case: Case, exact: tuple[Fraction | float, Fraction | float], low: float, high: float, least: int
+) -> BreakEven:
+    if case == "never":
+        return BreakEven("never", None, None, low, math.inf)
+    if case == "always":
+        return BreakEven("always", 0.0, least, 0.0, high)
     ratio = exact[0] / exact[1]
-    return BreakEven(float(ratio), max(1, math.ceil(ratio)), min(low, float(ratio)), max(high, float(ratio)))
+    best = float(ratio)
+    return BreakEven("finite", best, max(1, math.ceil(ratio)), min(low, best), max(high, best))
 
 
-def _decimal(value: float) -> Fraction:
-    """The shortest decimal number that a float stands for, exactly."""
-    return Fraction(repr(float(value)))
+def _decimal(value: float) -> Fraction | float:
+    """The shortest decimal number that a float stands for, exactly; infinity stays what it is.
+
+    Decimal figures such as 11.00 / (6.30 - 5.20) are 10 exactly and must not become 11 by binary rounding.
+    """
+    return Fraction(repr(float(value))) if math.isfinite(value) else value

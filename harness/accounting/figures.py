@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.accounting.amortize import BreakEven
 
 J_PER_KWH = 3_600_000.0
 """Joules in a kilowatt-hour."""
@@ -71,6 +75,32 @@ def quantity(best: float | None, unit: str, low: float | None = None, high: floa
         factor, prefix = 1.0, ""
     bounds = (None, None) if low is None or high is None else (low / factor, high / factor)
     return f"{significant(best / factor, *bounds)} {prefix}{unit}"
+
+
+def break_even_text(even: BreakEven) -> str:
+    """A break-even in a few words, such as `10.0 (7.6 to 14.6)`; where the intervals leave it open, that."""
+    if even.case == "undefined":
+        return "not defined"
+    if even.case == "always":
+        return "pays at once" if even.resolved else "pays at once, not resolved"
+    if even.case == "never" or even.ratio is None:
+        return (
+            "never"
+            if even.resolved
+            else f"not resolved: never by the best values, from {_short(even.low)} up"
+        )
+    best = _short(even.ratio)
+    if not even.resolved:
+        return f"{best}, not resolved ({_short(even.low)} to never)"
+    return best if even.low == even.high else f"{best} ({_short(even.low)} to {_short(even.high)})"
+
+
+def _short(value: float) -> str:
+    """Three digits, more only before the point: nobody reuses a teacher 10.034 times."""
+    if value == 0:
+        return "0"
+    places = max(0, min(2, 2 - _exponent(value)))
+    return f"{value:.{places}f}" if value < 1e5 else f"{value:.3g}"
 
 
 def duration(us: int) -> str:

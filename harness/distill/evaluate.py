@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.accounting.quality import Measured, quality
 from harness.distill.arguments import run_stage, write_config, write_json
 from harness.distill.generation import Work
 from harness.distill.reporting import report_event, report_tokens
 from harness.errors import KitError
-from harness.evaluation.quality import Measured, quality
 from harness.evaluation.suites import Score, Subject, Suite, score_suite, suite_named
 
 if TYPE_CHECKING:

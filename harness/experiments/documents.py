@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import BreakEven, Interval
-from harness.accounting.figures import J_PER_KWH, significant
+from harness.accounting import Interval
+from harness.accounting.figures import J_PER_KWH, break_even_text, significant
 from harness.errors import KitError
 from harness.experiments.comparison import remarks
 from harness.experiments.frontier import frontier, svg
 from harness.experiments.grid import REGIME_WORDS, Target
-from harness.experiments.results import Results
+from harness.experiments.paper import published_break_even
+from harness.experiments.results import CellResult, Results
 from harness.experiments.tables import (
     as_csv,
     as_json,
@@ -29,6 +30,9 @@ from harness.experiments.tables import (
 )
 
 NOT_AVAILABLE = "-"
+
+STUDENT_REL = 0.03
+"""Relative error of both students' energies at which the sensitivity of N* is shown."""
 
 
 def write_documents(results: Results, name: str, target: Target, folder: Path) -> dict[str, Path]:
@@ -89,8 +93,8 @@ def table2_markdown(results: Results) -> str:
                 _figure(result.total, scale),
                 _figure(result.amortized, scale),
                 _figure(result.per_reference_token, 1.0),
-                _number(result.quality, 2),
-                NOT_AVAILABLE if cell.regime == "sft" or even is None else _break_even(even),
+                _quality(result),
+                NOT_AVAILABLE if cell.regime == "sft" or even is None else break_even_text(even),
                 _number(paper["published_energy_kwh"], 2),
                 _number(paper["published_energy_j_per_token"], 2),
                 _number(paper["published_quality"], 2),
@@ -109,8 +113,11 @@ def table2_markdown(results: Results) -> str:
             f"among the {students} students of this grid. J/token: E",
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
             "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
-            f"and, for an estimate, its factor of two. `{NOT_AVAILABLE}`: not available, or not defined.",
+            "and, for an estimate, its factor of two; that of Q is 1.96 standard errors of its benchmarks.",
+            f"`{NOT_AVAILABLE}`: not available, or not defined.",
             "",
+            *_ties(results),
+            *_sensitivity(results),
             "## What may be compared",
             "",
             *markdown(
@@ -230,10 +237,56 @@ def _figure(energy: Interval | None, scale: float) -> str:
     return f"{significant(best, low, high) if math.isfinite(half) else significant(best)}{width}"
 
 
-def _break_even(even: BreakEven) -> str:
-    if even.ratio is None:
-        return "not resolved" if math.isfinite(even.low) else "never"
-    return f"{even.ratio:.2f}" + ("" if math.isfinite(even.high) else ", not resolved")
+def _sensitivity(results: Results) -> list[str]:
+    """What an error of a few percent does to N*: the saving in its denominator is a small difference."""
+    lines = ["## How sensitive N* is", ""]
+    lines += [
+        "N* divides the teacher's energy by a small difference of two large ones, so a small error of the",
+        f"students' energies moves it far. With ± {100 * STUDENT_REL:.0f} % on both students it would be:",
+        "",
+    ]
+    head = ["pipeline", "size", "N*", "by its interval", "with ± 3 % on the students"]
+    head += ["published", "published, with ± 3 %"]
+    rows = []
+    for result in grid_of(results):
+        cell = result.cell
+        even = results.break_even(result)
+        if even is None:
+            continue
+        exact = published_break_even(cell.regime, cell.size)
+        moved = published_break_even(cell.regime, cell.size, STUDENT_REL)
+        rows.append(
+            [
+                REGIME_WORDS[cell.regime],
+                cell.size.upper(),
+                NOT_AVAILABLE if even.ratio is None else f"{even.ratio:.2f}",
+                break_even_text(even),
+                break_even_text(results.break_even(result, STUDENT_REL) or even),
+                NOT_AVAILABLE if exact is None else break_even_text(exact),
+                NOT_AVAILABLE if moved is None else break_even_text(moved),
+            ]
+        )
+    return [*lines, *markdown(head, rows), ""] if rows else []
+
+
+def _ties(results: Results) -> list[str]:
+    """The frontier in words."""
+    points = frontier(grid_of(results))
+    if not points:
+        return []
+    best = ", ".join(p.name for p in points if p.on_frontier)
+    lines = [f"On the frontier of energy and Q: {best}."]
+    ties = [f"{p.name} and {', '.join(p.ties)}" for p in points if p.ties and not p.dominated_by]
+    if ties:
+        lines.append(f"Tied with a better one, because their intervals overlap: {'; '.join(ties)}.")
+    return [*lines, ""]
+
+
+def _quality(result: CellResult) -> str:
+    q = result.quality_interval
+    if q is None:
+        return NOT_AVAILABLE
+    return f"{q.best:.2f}" + (f" ± {q.half_width:.2f}" if q.half_width else "")
 
 
 def _number(value: float | None, places: int) -> str:

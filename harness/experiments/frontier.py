@@ -1,7 +1,7 @@
 """Energy against quality: which cells no other cell beats in both, and a picture of it.
 
-A cell is dominated when another one has no less quality for no more energy and is better in one of the two.
-Where the energy intervals of two cells overlap no order can be claimed; such a domination is called a tie.
+The comparison is `harness.accounting.pareto`: where the intervals of two cells overlap, in energy or in Q, no
+order can be claimed and the two are a tie.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from harness.accounting import Interval, ParetoPoint, pareto_frontier
 from harness.accounting.figures import J_PER_KWH, significant
 from harness.experiments.grid import REGIME_WORDS
 from harness.experiments.results import CellResult, Results
@@ -22,9 +23,10 @@ class Point:
 
     Attributes:
         energy_j: Its total, the teacher charged in full.
-        quality: Q.
+        quality: Q; `quality_low` and `quality_high` are its 95 % interval, of no width where the standard
+            error is unknown.
         dominated_by: Names of the cells that are better beyond doubt.
-        ties: Names of cells that would dominate it but for overlapping energies.
+        ties: Names of cells that would dominate it but for overlapping intervals.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Point:
     energy_j_low: float
     energy_j_high: float
     quality: float
+    quality_low: float
+    quality_high: float
     dominated_by: tuple[str, ...] = ()
     ties: tuple[str, ...] = ()
 
@@ -45,28 +49,28 @@ class Point:
 
 def frontier(results: Sequence[CellResult]) -> list[Point]:
     """The cells that have both figures, by rising energy."""
-    known = []
+    known: list[tuple[CellResult, Interval, Interval]] = []
     for r in results:
-        if r.total is not None and r.quality is not None:
-            energy = r.total
-            point = Point(
-                r.cell.name, r.cell.regime, r.cell.size, energy.best, energy.low, energy.high, r.quality
-            )
-            known.append(point)
-    known.sort(key=lambda point: (point.energy_j, -point.quality))
-    points = []
-    for point in known:
-        better = [o for o in known if o is not point and _beats(o, point)]
-        clear = tuple(o.name for o in better if o.energy_j_high < point.energy_j_low)
-        ties = tuple(o.name for o in better if o.energy_j_high >= point.energy_j_low)
-        values = vars(point) | {"dominated_by": clear, "ties": ties}
-        points.append(Point(**values))
-    return points
-
-
-def _beats(one: Point, other: Point) -> bool:
-    no_worse = one.energy_j <= other.energy_j and one.quality >= other.quality
-    return no_worse and (one.energy_j, one.quality) != (other.energy_j, other.quality)
+        if r.total is not None and r.quality_interval is not None:
+            known.append((r, r.total, r.quality_interval))
+    known.sort(key=lambda found: (found[1].best, -found[2].best))
+    standings = pareto_frontier([ParetoPoint(r.cell.name, energy, q) for r, energy, q in known])
+    return [
+        Point(
+            r.cell.name,
+            r.cell.regime,
+            r.cell.size,
+            energy.best,
+            energy.low,
+            energy.high,
+            q.best,
+            q.low,
+            q.high,
+            standing.dominated_by,
+            standing.ties,
+        )
+        for (r, energy, q), standing in zip(known, standings, strict=True)
+    ]
 
 
 WIDTH, HEIGHT = 760, 480
@@ -124,6 +128,8 @@ def svg(results: Results, points: Sequence[Point]) -> str:
         low = max(x(max(p.energy_j_low, min(lows))), LEFT)
         high = x(p.energy_j_high if math.isfinite(p.energy_j_high) else p.energy_j)
         parts.append(_line(low, y(p.quality), high, y(p.quality), colour, opacity=0.35, width=2))
+        at, bottom = x(p.energy_j), max(p.quality_low, y_low)
+        parts.append(_line(at, y(bottom), at, y(min(p.quality_high, y_high)), colour, opacity=0.35, width=2))
     for p in points:
         title = f"{p.name}: {significant(p.energy_j * scale)} {unit}, Q {p.quality:.3f}"
         parts.append(_mark(x(p.energy_j), y(p.quality), p, title))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED, BreakEven, Interval, break_even
+from harness.accounting.amortize import student_sensitivity
 from harness.accounting.interval import total
+from harness.accounting.quality import Measured, Quality, quality
 from harness.accounting.totals import per_token, roots, row_energy, tokens
 from harness.bundle import Bundle
 from harness.errors import KitError
-from harness.evaluation.quality import Measured, Quality, quality
 from harness.evaluation.suites import suite_named
 from harness.experiments.grid import Cell
 from harness.experiments.lineage import Row, energy_of, stage_rows
@@ -96,6 +97,14 @@ class CellResult:
         return total(known) if len(known) == len(PARTS) else None
 
     @property
+    def quality_interval(self) -> Interval | None:
+        """Q with its 95 % interval, of no width where the standard error is unknown; None without Q."""
+        if self.quality is None:
+            return None
+        measured = Quality(self.quality, stderr=self.quality_stderr).interval
+        return measured or Interval.exact(self.quality)
+
+    @property
     def amortized(self) -> Interval | None:
         """The total with the teacher's stage divided among the students of this grid."""
         parts = dict(self.parts)
@@ -143,19 +152,20 @@ class Results:
                 return result
         return None
 
-    def break_even(self, result: CellResult) -> BreakEven | None:
-        """N* of a distilled cell against direct SFT of the same size; None where an energy is unknown."""
+    def break_even(self, result: CellResult, student_rel: float | None = None) -> BreakEven | None:
+        """N* of a distilled cell against direct SFT of the same size; None without such a baseline.
+
+        Args:
+            result: A distilled cell.
+            student_rel: Relative error to give both students instead of their own intervals.
+        """
         baseline = self.cell("sft", result.cell.size, result.cell.seed)
         if baseline is None or result.cell.regime == "sft":
             return None
-        energies = [
-            result.parts["teacher"],
-            baseline.parts["student_train"],
-            result.parts["student_train"],
-        ]
-        teacher, direct, distilled = energies
-        if teacher is None or direct is None or distilled is None:
-            return None
+        teacher, direct = result.parts["teacher"], baseline.parts["student_train"]
+        distilled = result.parts["student_train"]
+        if student_rel is not None:
+            return student_sensitivity(teacher, direct, distilled, student_rel)
         return break_even(teacher, direct, distilled)
 
 

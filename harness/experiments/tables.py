@@ -60,9 +60,10 @@ def cell_record(results: Results, result: CellResult) -> Record:
     record["quality_note"] = result.quality_note
     record["heldout_loss"] = result.heldout_loss
     even = results.break_even(result)
+    record["break_even_case"] = None if even is None else even.case
     record["break_even_reuses"] = None if even is None else even.ratio
     record["break_even_reuses_whole"] = None if even is None else even.whole
-    record["break_even_low"] = None if even is None else even.low
+    record["break_even_low"] = None if even is None or not math.isfinite(even.low) else even.low
     record["break_even_high"] = None if even is None or not math.isfinite(even.high) else even.high
     for part, methods in result.basis.methods.items():
         record[f"{part}_energy_methods"] = "+".join(methods)

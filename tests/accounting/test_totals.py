@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.accounting import totals
-from harness.accounting.amortize import break_even, reuse
 from harness.accounting.figures import duration, quantity, significant
 from harness.accounting.interval import Interval
 from harness.accounting.stages import Plan, Sampling
@@ -59,47 +58,6 @@ def test_totals_of_the_paper(name):
     if j_per_token:
         assert round(totals.per_token(got.it, 30_000_000).best, 2) == j_per_token
     assert (got.teacher is None) == (stages[1] == 0)
-
-
-@pytest.mark.parametrize(
-    ("teacher", "baseline", "distilled", "ratio", "whole"),
-    [
-        (11.00, 6.30, 5.20, 10.0, 10),
-        (11.00, 33.15, 30.05, 3.55, 4),
-        (10.60, 6.30, 5.35, 11.16, 12),
-        (10.60, 33.15, 28.65, 2.36, 3),
-    ],
-)
-def test_break_even_of_the_paper(teacher, baseline, distilled, ratio, whole):
-    got = break_even(*(Interval.exact(x) for x in (teacher, baseline, distilled)))
-    assert got.ratio == pytest.approx(ratio, abs=0.005)
-    assert got.whole == whole
-    n = Interval.exact(distilled) + Interval.exact(teacher).scale(1 / whole)
-    assert n.best <= baseline + 1e-9
-    assert distilled + teacher / (whole - 1) > baseline
-
-
-def test_break_even_is_ill_conditioned_and_says_so():
-    three = [Interval(x, x * 0.97, x * 1.03) for x in (6.30, 5.20)]
-    got = break_even(Interval.exact(11.0), *three)
-    assert got.low == pytest.approx(11 / (6.489 - 5.044), abs=1e-9)
-    assert got.low == pytest.approx(7.6, abs=0.05)
-    assert got.high == pytest.approx(14.6, abs=0.1)
-
-
-def test_no_saving_never_pays():
-    got = break_even(Interval.exact(11.0), Interval.exact(5.0), Interval.exact(5.0))
-    assert (got.ratio, got.whole, got.high) == (None, None, math.inf)
-    maybe = break_even(Interval.exact(11.0), Interval(5.0, 4.5, 5.5), Interval(4.9, 4.6, 5.2))
-    assert maybe.whole == 110
-    assert maybe.high == math.inf
-
-
-def test_reuse_charges_the_teacher_once():
-    got = reuse(Interval.exact(5.90), Interval.exact(11.0), 10)
-    assert (got.marginal.best, got.amortized.best, got.full.best) == pytest.approx((5.9, 7.0, 16.9))
-    with pytest.raises(ValueError, match="at least once"):
-        reuse(Interval.exact(1), Interval.exact(1), 0)
 
 
 def test_facility_and_carbon():

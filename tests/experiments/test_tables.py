@@ -26,7 +26,12 @@ STUDENT_J = {"1b": 100.0, "7b": 200.0, "13b": 400.0}
 
 
 def result(
-    cell: Cell, *, quality: float | None = 0.5, rel: float = 0.0, basis: Basis = ESTIMATE
+    cell: Cell,
+    *,
+    quality: float | None = 0.5,
+    stderr: float = 0.0,
+    rel: float = 0.0,
+    basis: Basis = ESTIMATE,
 ) -> CellResult:
     saving = 0.0 if cell.regime == "sft" else 20.0
     teacher = {"sft": 0.0, "kd": 60.0, "synthetic_sft": 90.0}[cell.regime]
@@ -42,7 +47,7 @@ def result(
         trained=1000,
         reference=2000,
         quality=quality,
-        quality_stderr=0.1,
+        quality_stderr=stderr,
         quality_note="" if quality is not None else "no score of the teacher",
         scores={"pocket": 0.4},
         heldout_loss=1.5,
@@ -95,8 +100,22 @@ def test_frontier_tells_domination_from_a_tie() -> None:
     assert "sft-1b" in made["kd-1b"].dominated_by and not made["kd-1b"].ties
     blurred = {p.name: p for p in frontier(results(rel=0.5).cells)}
     assert blurred["kd-1b"].ties == ("sft-1b",) and not blurred["kd-1b"].dominated_by
+    unsure = {p.name: p for p in frontier(results(stderr=0.1).cells)}
+    assert unsure["kd-1b"].ties == ("sft-1b",) and not unsure["kd-1b"].dominated_by
+    assert unsure["kd-1b"].quality_low == pytest.approx(0.5 - 0.196, abs=1e-4)
     better = [result(c, quality=0.9 if c.regime == "kd" and c.size == "1b" else 0.5) for c in main_cells()]
     assert [p.name for p in frontier(better) if p.on_frontier] == ["sft-1b", "kd-1b"]
+
+
+def test_documents_say_how_sensitive_the_break_even_is_and_what_ties(tmp_path: Path) -> None:
+    text = write_documents(results(stderr=0.1), "all", target("all"), tmp_path)["table2.md"].read_text()
+    assert "## How sensitive N* is" in text and "± 3 % on both students" in text
+    # The published 1B row: 10.0 alone, 7.6 to 14.6 when both students are known to 3 %.
+    assert "10.0 (7.61 to 14.6)" in text
+    # Here 60 / (100 - 80) = 3, and 60 / (103 - 77.6) to 60 / (97 - 82.4) with 3 % on both.
+    assert "3.00 (2.36 to 4.11)" in text
+    assert "On the frontier of energy and Q: sft-1b." in text
+    assert "kd-1b and sft-1b" in text and "0.50 ± 0.20" in text
 
 
 def test_pocket_is_never_comparable_and_says_so_everywhere(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.evaluation.quality import Measured, Quality, quality
+from harness.accounting.quality import Measured, Quality, quality
 from harness.evaluation.suites import Benchmark
 
 BENCHMARKS = tuple(Benchmark(name, "lm-eval", "exact_match") for name in ("a", "b", "c"))
@@ -43,8 +43,12 @@ def test_the_standard_error_is_that_of_a_simulation() -> None:
             below.score, below.stderr, draws.size
         )
     assert found.stderr == pytest.approx(float((draws / 3).std()), rel=0.01)
+    interval = found.interval
+    assert interval is not None and np.mean((draws / 3 > interval.low) & (draws / 3 < interval.high)) == (
+        pytest.approx(0.95, abs=0.003)
+    )
     without = quality({**student, "a": Measured(0.3)}, teacher, BENCHMARKS)
-    assert without.q is not None and without.stderr is None
+    assert without.q is not None and without.stderr is None and without.interval is None
 
 
 @pytest.mark.parametrize(

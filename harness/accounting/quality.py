@@ -13,8 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from harness.evaluation.suites import Benchmark
+from harness.accounting.interval import Interval
+
+Z95 = 1.959963984540054
+"""Standard errors in half a 95 % interval of a normal variable."""
+
+
+class Scale(Protocol):
+    """What Q needs to know of a benchmark; benchmarks of the suites are such."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the suite."""
+
+    @property
+    def floor(self) -> float:
+        """Score of a model that knows nothing; a teacher at or below it has nothing to keep."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +61,16 @@ class Quality:
     leave_one_out: tuple[float, float] | None = None
     stderr: float | None = None
 
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of Q by its standard error; None where Q or the error is unknown."""
+        if self.q is None or self.stderr is None:
+            return None
+        return Interval(self.q, self.q - Z95 * self.stderr, self.q + Z95 * self.stderr)
+
 
 def quality(
-    scores: Mapping[str, Measured], teacher_scores: Mapping[str, Measured], benchmarks: Sequence[Benchmark]
+    scores: Mapping[str, Measured], teacher_scores: Mapping[str, Measured], suite: Sequence[Scale]
 ) -> Quality:
     """Q of a student.
 
@@ -59,12 +82,12 @@ def quality(
     Args:
         scores: The student's, by benchmark.
         teacher_scores: The teacher's.
-        benchmarks: Those of the suite, at least one.
+        suite: Its benchmarks, at least one: Q is over exactly these.
     """
     reasons = []
     ratios: dict[str, float] = {}
     variances: list[float | None] = []
-    for benchmark in benchmarks:
+    for benchmark in suite:
         name = benchmark.name
         sides = {"the student": scores, "the teacher": teacher_scores}
         missing = [whose for whose, side in sides.items() if name not in side]
@@ -80,7 +103,7 @@ def quality(
         else:
             ratios[name] = student.score / teacher.score
             variances.append(_variance(student, teacher))
-    names = {benchmark.name for benchmark in benchmarks}
+    names = {benchmark.name for benchmark in suite}
     reasons += [f"{name}: not in the suite" for name in sorted({*scores, *teacher_scores} - names)]
     if reasons or not ratios:
         return Quality(None, "; ".join(reasons) or "no benchmark", ratios)
