@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from harness.audit.output import printable
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
+from harness.meter.scores import Items, eval_row, items_chunk
 
 if TYPE_CHECKING:
     from harness.meter.session import MeterSession
 
 TOKEN_KEYS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _MAX_LINE_BYTES = 1 << 16
-_MAX_TOKENS = 1 << 53  # exact in every language that reads JSON
+_MAX_TOKENS = (1 << 53) - 1  # exact in every language that reads JSON
 _CHUNK = 1 << 20
 _SEEN_BYTES = 256
 _PROBLEMS_LOGGED = 20
@@ -29,10 +30,12 @@ _EVENTS_LOGGED = 100_000
 
 @dataclass
 class Report:
-    """One line: counts to add, an event, or why it could not be used."""
+    """One line: counts to add, an event, scores, or why it could not be used."""
 
     tokens: dict[str, int] = field(default_factory=dict)
     event: str | None = None
+    score: dict[str, Any] | None = None
+    items: Items | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
@@ -125,9 +128,10 @@ def _too_long(length: int, line: bytes) -> Report:
 def parse_report(line: bytes) -> Report:
     """One line of a report file.
 
-    Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail. A
-    number that JSON lacks (NaN, an infinity) in a detail becomes null. Anything else comes back with
-    `problem` set, so that it is said and counted rather than dropped.
+    Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail;
+    `{"eval": {...}}` and `{"eval_items": {...}}` are scores (see `harness.meter.scores`). A number that JSON
+    lacks (NaN, an infinity) becomes null. Anything else comes back with `problem` set, so that it is said and
+    counted rather than dropped.
     """
     if len(line) > _MAX_LINE_BYTES:
         return _too_long(len(line), line)
@@ -148,16 +152,24 @@ def parse_report(line: bytes) -> Report:
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MAX_TOKENS:
             return Report(problem=f"{key} must be a whole number >= 0: {shown}")
         tokens[key] = count
+    try:
+        score = eval_row(message.pop("eval")) if "eval" in message else None
+        items = items_chunk(message.pop("eval_items")) if "eval_items" in message else None
+    except ValueError as error:
+        return Report(tokens=tokens, problem=printable(f"{error}: {shown}"))
     event = message.pop("event", None)
     if event is not None and (not isinstance(event, str) or not event.strip()):
-        return Report(tokens=tokens, problem=f"event must be a name: {shown}")
+        return Report(tokens, score=score, items=items, problem=f"event must be a name: {shown}")
     if event is None and message:
         unknown = printable(", ".join(sorted(message)), 80)
-        expected = "tokens_trained, tokens_processed, tokens_positions, tokens_generated or event"
-        return Report(tokens=tokens, problem=f"unknown member {unknown} ({expected} was expected): {shown}")
-    if event is None and not tokens:
-        return Report(problem=f"neither tokens_* nor event: {shown}")
-    return Report(tokens=tokens, event=None if event is None else printable(event), detail=message)
+        expected = (
+            "tokens_trained, tokens_processed, tokens_positions, tokens_generated, event, eval or eval_items"
+        )
+        problem = f"unknown member {unknown} ({expected} was expected): {shown}"
+        return Report(tokens, score=score, items=items, problem=problem)
+    if event is None and not tokens and score is None and items is None:
+        return Report(problem=f"neither tokens_*, event nor eval: {shown}")
+    return Report(tokens, None if event is None else printable(event), score, items, message)
 
 
 def _finite(text: str) -> float | None:
@@ -182,27 +194,39 @@ class Intake:
         self._events = 0
 
     def take(self, reports: Iterable[Report]) -> None:
-        """Log reports: tokens are added to the stage, events become rows."""
+        """Log reports: tokens are added to the stage, events and scores become rows."""
         for report in reports:
             problem = report.problem
-            if report.tokens:
-                try:
+            try:
+                if report.tokens:
                     self._session.add_tokens(report.tokens)
-                except KitError as error:
-                    problem = error.message
+                if report.score is not None:
+                    self._session.add_eval(report.score)
+                if report.items is not None:
+                    self._session.add_eval_items(report.items)
+            except KitError as error:
+                problem = error.message
             if report.event is not None:
                 self._events += 1
                 if self._events <= _EVENTS_LOGGED:
                     self._session.report_event(report.event, report.detail)
             if problem is not None:
-                self._problems += 1
-                if self._problems <= _PROBLEMS_LOGGED:
-                    self._session.event("x-bad_report", "warning", problem=scrub(problem))
-                if self._problems <= _PROBLEMS_SHOWN:
-                    self._warn(f"a report line could not be used: {problem}")
+                self._refuse(problem, "a report line could not be used")
+
+    def _refuse(self, problem: str, what: str) -> None:
+        self._problems += 1
+        if self._problems <= _PROBLEMS_LOGGED:
+            self._session.event("x-bad_report", "warning", problem=scrub(problem))
+        if self._problems <= _PROBLEMS_SHOWN:
+            self._warn(f"{what}: {problem}")
 
     def sum_up(self) -> None:
-        """At the stage's end, say how many reports were not logged one by one."""
+        """At the stage's end, say which scores do not fit their items, and how many reports were not logged
+        one by one.
+        """
+        stage = self._session.stage
+        for problem in [] if stage is None else stage.scores.problems():
+            self._refuse(problem, "scores and their items differ")
         if self._problems > _PROBLEMS_LOGGED:
             self._session.event("x-bad_report", "warning", further_lines=self._problems - _PROBLEMS_LOGGED)
         if self._problems > _PROBLEMS_SHOWN:

@@ -30,6 +30,7 @@ from harness.bundle.journals import (
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
 from harness.bundle.seal_manifest import build_manifest
+from harness.bundle.seal_reports import eval_table, item_table, report_events
 from harness.bundle.seal_tables import artifact_rows, counter_rows, event_rows, last_sample_boundaries
 from harness.bundle.stage_rows import NODE, boundaries_of, stage_rows
 from harness.bundle.writer import BundleWriter
@@ -147,7 +148,11 @@ def _write(
     clocks = {int(record["session"]): str(record["clock_id"]) for record in journals.of_type("run")}
     rows = stage_rows(journals.records, boundaries, clocks, run["reference_tokens"])
     counters = counter_rows(journals, protocol)
-    events = event_rows(journals, 0 if earlier is None else earlier.rows("events"))
+    known = {int(row["stage_uid"]) for row in rows}
+    first_event = 0 if earlier is None else len(earlier.table("events", ["event_id"]))
+    events = event_rows(journals, first_event, report_events(journals, known))
+    evals = eval_table(journals, protocol, known)
+    items = item_table(journals, protocol, evals)
     artifacts = artifact_rows(journals)
     if earlier is not None:
         rows = [row for row in earlier.table("stages").to_pylist() if row["stage"] != "unattributed"] + rows
@@ -156,8 +161,9 @@ def _write(
         )
         events = earlier.table("events").to_pylist() + events
         artifacts = earlier.table("artifacts").to_pylist() + artifacts
-    known = {(row["stage_uid"]) for row in rows}
-    artifacts = _unique(artifacts, known)
+        evals = pa.concat_tables([earlier.table("evals"), evals])
+        items = pa.concat_tables([earlier.table("eval_items"), items])
+    artifacts = _unique(artifacts, {int(row["stage_uid"]) for row in rows})
     manifest = build_manifest(journals, earlier.manifest if earlier else None, rows, recovered)
     plan = Plan(rows, counter_series(counters), sampling_rules(protocol, manifest), device_limits(manifest))
     parts: list[DevicePart | None] = []
@@ -168,6 +174,8 @@ def _write(
     writer.write_table("counters", counters)
     writer.write_table("events", events)
     writer.write_table("artifacts", artifacts)
+    writer.write_table("evals", evals)
+    writer.write_table("eval_items", items)
     writer.write_manifest({**manifest, **_boundary_states(derivation.stages, manifest)})
 
 

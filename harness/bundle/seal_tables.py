@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +177,19 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
     return made
 
 
-def event_rows(journals: JournalRun, first_id: int) -> list[dict[str, Any]]:
+def event_rows(
+    journals: JournalRun, first_id: int, reported: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """Rows of events: what was journalled as such, and the sessions' and samplers' beginnings and ends.
 
     Args:
         journals: The run's journals.
         first_id: First free event id.
+        reported: Event records that were made from the stages' reports.
     """
     rows: list[dict[str, Any]] = []
-    for record in journals.records:
+    records = sorted([*journals.records, *reported], key=lambda r: (r["session"], r["mono_us"]))
+    for record in records if reported else journals.records:
         kind = record["kind"] if record["type"] == "event" else _EVENT_KINDS.get(record["type"])
         if kind is None:
             continue

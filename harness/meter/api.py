@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from harness.bundle.ulid import new_ulid
 from harness.errors import KitError
 from harness.meter.client import MeterConfig
 from harness.meter.clocks import mono_us
+from harness.meter.scores import Items, check_together, eval_row, item_messages, items_chunk, items_digest
 from harness.meter.session import MeterSession, RunInfo
 
 STAGE_KINDS = (
@@ -43,6 +45,8 @@ class _Sink(Protocol):
     def tokens(self, counts: dict[str, int]) -> None: ...
 
     def event(self, name: str, detail: dict[str, Any]) -> None: ...
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None: ...
 
 
 class Stage:
@@ -91,6 +95,53 @@ class Stage:
         """Write an event such as a checkpoint into the log, with JSON-able details."""
         self._sink.event(name, detail)
 
+    def add_eval(
+        self,
+        benchmark: str,
+        score: float,
+        *,
+        suite: str,
+        metric: str,
+        unit: str = "fraction",
+        n_items: int | None = None,
+        item_scores: Sequence[float | None] = (),
+        item_sha256: Sequence[str] = (),
+        **columns: Any,
+    ) -> None:
+        """Record a benchmark's score (a row of table `evals`), with its items' scores if they are known.
+
+        Args:
+            benchmark: The benchmark's name.
+            score: In `unit`.
+            suite: Suite it is run as a part of.
+            metric: What is measured.
+            unit: "fraction", "percent", "rating_1_10" or "nats".
+            n_items: Items asked; the number of `item_scores` by default.
+            item_scores: One an item, in `unit`; None where none could be read. With them the score is
+                their mean, unless `aggregation` says otherwise.
+            item_sha256: Digest of each item as asked.
+            **columns: Further columns of `evals`, such as filter, stderr, judge_id, model_sha256.
+
+        Raises:
+            KitError: A value does not fit its column, or the benchmark was reported before.
+        """
+        scored = sum(item is not None for item in item_scores)
+        known: dict[str, Any] = {"n_items": n_items}
+        if item_scores:
+            known = {"n_items": len(item_scores), "n_scored": scored, "aggregation": "mean"}
+        if item_sha256:
+            known["items_sha256"] = items_digest(item_sha256)
+        named = {"benchmark": benchmark, "metric": metric}
+        try:
+            row = eval_row({**named, "suite": suite, "score": score, "score_unit": unit, **known, **columns})
+            named |= {"subject": row["subject"], "filter": row["filter"]}
+            listed = {"scores": list(item_scores), "item_sha256": list(item_sha256)}
+            items = items_chunk({**named, "first": 0, **listed}) if item_scores else None
+            check_together(row, items)
+        except ValueError as error:
+            raise KitError(str(error), where=f"stage {self.name!r}") from None
+        self._sink.scores(row, items)
+
 
 class _SessionSink:
     def __init__(self, session: MeterSession) -> None:
@@ -103,6 +154,12 @@ class _SessionSink:
     def event(self, name: str, detail: dict[str, Any]) -> None:
         _require_owner(self._session)
         self._session.report_event(name, detail)
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None:
+        _require_owner(self._session)
+        self._session.add_eval(row)
+        if items is not None:
+            self._session.add_eval_items(items)
 
 
 class _FileSink:
@@ -120,6 +177,11 @@ class _FileSink:
 
     def event(self, name: str, detail: dict[str, Any]) -> None:
         self._append({"event": name, **detail})
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None:
+        self._append({"eval": row})
+        for message in [] if items is None else item_messages(items):
+            self._append({"eval_items": message})
 
 
 def _require_owner(session: MeterSession) -> None:

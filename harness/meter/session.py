@@ -19,10 +19,11 @@ from harness.meter.client import Boundary, MeterClient, MeterConfig, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
 from harness.meter.foreign import foreign_pids
 from harness.meter.journal import JournalWriter
+from harness.meter.scores import KEY, Items, Scoreboard
 
 TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
-_MAX_TOKENS = 1 << 53  # exact in every language that reads the log
+_MAX_TOKENS = (1 << 53) - 1  # exact in every language that reads the log
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class OpenStage:
     start: Boundary
     work_start_us: int
     tokens: dict[str, int] = field(default_factory=dict)
+    scores: Scoreboard = field(default_factory=Scoreboard)
     consumed: list[str] = field(default_factory=list)
     produced: list[str] = field(default_factory=list)
     dirty: bool = False
@@ -227,6 +229,42 @@ class MeterSession:
             stage.tokens[column] = stage.tokens.get(column, 0) + count
         stage.dirty = True
 
+    def add_eval(self, row: dict[str, Any]) -> None:
+        """Record a score of the running stage, a row that `harness.meter.scores.eval_row` checked.
+
+        Raises:
+            KitError: No stage is running, or the benchmark was reported before with other values.
+        """
+        stage = self._scoring()
+        try:
+            fresh = stage.scores.add_row(row)
+        except ValueError as error:
+            raise KitError(str(error)) from None
+        if fresh:
+            self._record({"type": "eval", "stage_uid": stage.uid, "row": row})
+
+    def add_eval_items(self, items: Items) -> None:
+        """Record scores of single items of the running stage.
+
+        Raises:
+            KitError: No stage is running, or they do not follow on what was reported before.
+        """
+        stage = self._scoring()
+        try:
+            first = stage.scores.add_items(items)
+        except ValueError as error:
+            raise KitError(str(error)) from None
+        if first is not None:
+            named = dict(zip(KEY, items.key, strict=True))
+            scores, hashes = list(items.scores), list(items.item_sha256)
+            record = {"type": "eval_items", "stage_uid": stage.uid, **named, "first": first}
+            self._record({**record, "scores": scores, "item_sha256": hashes})
+
+    def _scoring(self) -> OpenStage:
+        if self.stage is None:
+            raise KitError("a score was reported while no stage is running", fix="report it inside a stage")
+        return self.stage
+
     def cut(self) -> None:
         """Take the ending boundary of the running stage now; `end` writes it down once the rest is known.
 
@@ -269,6 +307,7 @@ class MeterSession:
                 "boundary_us": finish.mono_us,
                 "device_us": finish.device_us,
                 "work_end_us": work_end_us,
+                "mono_us": mono_us(),
                 "t_us": utc_us(),
                 "status": status,
                 "exit_code": exit_code,
@@ -320,7 +359,16 @@ class MeterSession:
         stage = self.stage
         if stage is not None and stage.dirty:
             stage.dirty = False
-            self._record({"type": "stage_tokens", "stage_uid": stage.uid, "tokens": dict(stage.tokens)})
+            self._record(
+                {
+                    "type": "stage_tokens",
+                    "session": self.session,
+                    "stage_uid": stage.uid,
+                    "mono_us": mono_us(),
+                    "t_us": utc_us(),
+                    "tokens": dict(stage.tokens),
+                }
+            )
 
     def owned(self) -> bool:
         """Whether this process opened the session (not a fork of it)."""

@@ -96,7 +96,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_nobody_wrote_are_there_and_empty(tmp_path: Path) -> None:
     BundleWriter(tmp_path).write_manifest(manifest())
     bundle = Bundle.open(tmp_path)
-    assert [bundle.rows(name) for name in bundle.protocol.tables] == [0] * 5
+    assert [bundle.rows(name) for name in bundle.protocol.tables] == [0] * 7
     assert bundle.power_devices() == [] and list(bundle.iter_power()) == []
 
 
@@ -175,7 +175,8 @@ def test_parts_come_and_go_with_the_size_of_the_table(tmp_path: Path) -> None:
     write_small(tmp_path, small, ticks=100)
     assert len(list((tmp_path / "power").iterdir())) == 2
     assert {p.name for p in tmp_path.iterdir()} == {
-        "manifest.json", "power", "stages.parquet", "counters.parquet", "events.parquet", "artifacts.parquet"
+        "manifest.json", "power", "stages.parquet", "counters.parquet", "events.parquet", "artifacts.parquet",
+            "evals.parquet", "eval_items.parquet",
     }  # fmt: skip
 
 
@@ -223,7 +224,7 @@ def test_refresh_manifest_after_an_edit(tmp_path: Path) -> None:
     refresh_manifest(tmp_path)
     entries = {e["path"]: e for e in Bundle.open(tmp_path).manifest["files"]}
     assert entries["power.parquet"]["rows"] == table.num_rows
-    assert len(entries) == 5
+    assert len(entries) == 7
 
 
 def test_nine_columns_stay_under_nine_bytes_a_row(tmp_path: Path, large: Any) -> None:
