@@ -1,0 +1,80 @@
+"""Every operation of the vectors by name, as this kit does it.
+
+Each is a thin adapter: it lays a vector's input out as the accounting, the bundle or the protocol reader take
+it, calls what `kit report` and `kit validate` call, and names the figures. No formula lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.conformance import documents, figures, readings
+from harness.errors import KitError
+
+Operation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+OPERATIONS: dict[str, Operation] = {
+    "integrate_power": readings.integrate_power,
+    "counter_energy": readings.counter_energy,
+    "zone_energy": readings.zone_energy,
+    "account": readings.account,
+    "clock_steps": readings.clock_steps,
+    "last_snapshot": readings.last_snapshot,
+    "totals": figures.totals,
+    "joules_per_token": figures.joules_per_token,
+    "convert": figures.convert_units,
+    "amortize": figures.amortize,
+    "break_even": figures.break_even,
+    "serving_break_even": figures.serving_break_even,
+    "quality": figures.quality,
+    "facility": figures.facility,
+    "inherited_energy": figures.inherited_energy,
+    "pareto": figures.pareto,
+    "canonical_json": documents.canonical_json,
+    "logical_digest": documents.logical_digest,
+    "key_order": documents.key_order,
+    "protocol_version": documents.protocol_version,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an implementation made of one input: exactly one of the four.
+
+    Attributes:
+        output: figures by name.
+        refused: why the input was refused, in its words.
+        unsupported: the operation is not offered.
+        broken: it neither answered nor refused: what happened instead.
+    """
+
+    output: Mapping[str, Any] | None = None
+    refused: str | None = None
+    unsupported: bool = False
+    broken: str | None = None
+
+
+Implementation = Callable[[str, str, Mapping[str, Any]], Answer]
+"""(vector id, operation, input) -> answer."""
+
+
+def answer(identifier: str, op: str, given: Mapping[str, Any]) -> Answer:
+    """This kit's own answer.
+
+    Args:
+        identifier: id of the vector; not looked at.
+        op: name of the operation.
+        given: its input.
+    """
+    operation = OPERATIONS.get(op)
+    if operation is None:
+        return Answer(unsupported=True)
+    try:
+        return Answer(output=operation(given))
+    except (KitError, ValueError) as error:
+        return Answer(refused=" ".join(str(error).split()))
+    except Exception as error:
+        # Anything else is neither an answer nor a refusal, and a vector that expects a refusal must not pass.
+        return Answer(broken=f"{type(error).__name__}: {error}")
