@@ -21,8 +21,8 @@ EXPECTED = {
     "boundary? method power_mw?",
     "events": "event_id session t_us mono_us kind stage_uid? device_id? severity detail?",
     "artifacts": "artifact_id name kind bytes stage_uid role origin_run_id? origin_energy_j?",
-    "evals": "stage_uid subject suite benchmark benchmark_version? dataset_sha256? metric filter n_items n_scored "
-    "n_unparsed score score_unit score_min score_max higher_is_better aggregation stderr? judge_id? "
+    "evals": "stage_uid subject suite benchmark benchmark_version? dataset_sha256? metric filter n_items "
+    "n_scored n_unparsed score score_unit score_min score_max higher_is_better aggregation stderr? judge_id? "
     "judge_stage_uid? harness harness_version? model_sha256? items_sha256?",
     "eval_items": "stage_uid subject benchmark metric filter item item_sha256? score?",
     "stages": "stage_uid name stage parent_uid? attempt status node_id session clock_id t_start_us t_end_us "
