@@ -38,6 +38,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
     "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
     "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
+    "factors": Entry("harness.cli.factors:cmd", "Show grid intensities and PUE values with their sources."),
     "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
     "fetch": Entry("harness.cli.fetch:cmd", "Get the models and data of a reproduction, before measuring."),
     "lock": Entry("harness.cli.lock:cmd", "Resolve the revisions of models and data anew."),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from harness.spec.factors import Pue
 
 
 @click.command("report")
@@ -16,8 +20,14 @@ import click
     default="text",
     show_default=True,
 )
-@click.option("--pue", type=click.FloatRange(1.0, 10.0), help="Facility energy over IT energy, e.g. 1.2.")
-@click.option("--region", metavar="ISO", help="Grid for CO2e, ISO 3166-1 alpha-3, e.g. FRA.")
+@click.option(
+    "--pue", metavar="X", help="Facility energy over IT energy, e.g. 1.2, or an id of `kit factors pue`."
+)
+@click.option(
+    "--region",
+    metavar="CODE",
+    help="Grid for CO2e, e.g. FRA, US-CA or an id: ember-fra-2023 (`kit factors`).",
+)
 @click.option(
     "--amortize", metavar="N", type=click.IntRange(1), help="Share the teacher's output among N students."
 )
@@ -27,7 +37,7 @@ import click
 def cmd(
     folder: Path,
     form: str,
-    pue: float | None,
+    pue: str | None,
     region: str | None,
     amortize: int | None,
     reference_tokens: int | None,
@@ -39,7 +49,8 @@ def cmd(
     """
     from harness.report.model import Options, build
 
-    report = build(folder, Options(pue, region, amortize, reference_tokens))
+    value, factor = _pue(pue)
+    report = build(folder, Options(value, region, amortize, reference_tokens, factor))
     if form == "text":
         from rich.console import Console
 
@@ -51,3 +62,24 @@ def cmd(
 
     writers = {"json": formats.to_json, "markdown": formats.to_markdown, "csv": formats.to_csv}
     click.echo(writers[form](report).rstrip("\n"))
+
+
+def _pue(text: str | None) -> tuple[float | None, Pue | None]:
+    """A PUE as a number, or by the id of a published one, which then comes along.
+
+    Raises:
+        KitError: neither a number from 1 to 10 nor a known id.
+    """
+    from harness.errors import KitError
+    from harness.spec.factors import find_pue
+
+    if text is None:
+        return None, None
+    try:
+        value = float(text)
+    except ValueError:
+        factor = find_pue(text, "--pue")
+        return factor.value, factor
+    if not 1 <= value <= 10:
+        raise KitError(f"a PUE of {text}", where="--pue", expected="a number from 1 to 10")
+    return value, None

@@ -1,6 +1,5 @@
 """What a bundle says, for people and programs: a terminal table, JSON, Markdown, CSV.
 
-    factors.py    grid intensity and PUE, read from protocol/<version>/factors
     model.py      a bundle, recomputed from its raw rows, as one object; every figure of a report is in it
     words.py      flags and doubts in sentences
     terminal.py   table with a bar per stage

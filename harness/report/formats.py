@@ -14,6 +14,7 @@ from harness.accounting.figures import J_PER_KWH, duration
 from harness.report.model import RunReport, StageLine
 from harness.report.terminal import summary_lines
 from harness.report.words import METHODS, notes, stage_notes, title
+from harness.spec.factors import attribution
 
 STAGE_KEYS = (
     "stage_uid",
@@ -113,15 +114,28 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         out["per_token"] |= bounds(f"energy_j_per_{name}_token", energy)
     out["facility"] = None
     if report.facility is not None:
-        out["facility"] = {"pue": report.options.pue, **bounds("facility_energy_j", report.facility)}
+        source = report.options.pue_factor
+        out["facility"] = {
+            "pue": report.options.pue,
+            "pue_factor_id": source.factor_id if source else None,
+            "pue_category": source.category if source else None,
+            "pue_year": source.year if source else None,
+            "pue_attribution": attribution(source) if source else None,
+            **bounds("facility_energy_j", report.facility),
+        }
     out["carbon"] = [
         {
             "factor_id": c.factor.factor_id,
             "region": c.factor.region,
             "year": c.factor.year,
             "intensity_g_co2e_per_kwh": c.factor.g_co2e_per_kwh,
+            "gas": c.factor.gas,
+            "scope": c.factor.scope,
+            "basis": c.factor.basis,
             "source": c.factor.source,
+            "source_url": c.factor.source_url,
             "licence": c.factor.licence,
+            "attribution": attribution(c.factor),
             "base": "it_energy" if report.facility is None else "facility_energy",
             **bounds("co2e_kg", c.kg),
         }

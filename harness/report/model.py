@@ -25,7 +25,7 @@ from harness.accounting.totals import (
 )
 from harness.bundle import Bundle
 from harness.errors import KitError
-from harness.report.factors import GridFactor, region_factors
+from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
 from harness.validate.series import recompute
 
@@ -38,15 +38,17 @@ class Options:
 
     Attributes:
         pue: facility energy over IT energy; None = not applied.
-        region: ISO code of a grid; None = no CO2e.
+        region: code or name of a grid's region, or id of a grid factor; None = no CO2e.
         amortize: number of students that use the teacher's output; None = not asked.
         reference_tokens: declared denominator; None = the manifest's.
+        pue_factor: where `pue` comes from; None = a number of the reader's own.
     """
 
     pue: float | None = None
     region: str | None = None
     amortize: int | None = None
     reference_tokens: int | None = None
+    pue_factor: Pue | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class RunReport:
         per_token: name of a denominator -> J/token of the whole run.
         token_counts: name of a denominator -> tokens of the whole run.
         facility: energy drawn by the building; None when no PUE was given.
-        carbon: newest year first; the base is facility energy, or IT energy when no PUE was given.
+        carbon: by the factor to use, then by other years of its series from new to old; the base is facility
+            energy, or IT energy when no PUE was given.
         reuse: None when not asked for.
         inherited: energy of artifacts another run paid for.
         changed: stored derived values that the raw rows do not give.
@@ -127,7 +130,7 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         KitError: the bundle or a factor cannot be read.
     """
     options = options or Options()
-    factors = region_factors(options.region) if options.region else ()
+    factors = same_series(region_factors(options.region, "--region")) if options.region else ()
     bundle = Bundle.open(folder)
     try:
         result = recompute(bundle, threads=min(4, os.cpu_count() or 2))
@@ -162,7 +165,7 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         token_counts=counts,
         options=options,
         facility=building,
-        carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in reversed(factors)] if base else [],
+        carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
         reuse=_reuse(totals, inherited, options.amortize),
         inherited=inherited,
         changed=list(differences(stored, fresh, bundle.protocol)),

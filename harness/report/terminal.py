@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from harness.spec.factors import GridFactor
+
 WIDE = 120
 """Columns from which the wide layout fits."""
 
@@ -266,15 +268,9 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         count = report.token_counts[name]
         found.append((PER_TOKEN[name], f"{_q(energy)} over {_count(count)} tokens, whole run"))
     if report.facility is not None:
-        found.append(("facility energy", f"{both(report.facility)} at PUE {report.options.pue:g}"))
+        found.append(("facility energy", f"{both(report.facility)} at {_pue(report)}"))
     if report.carbon:
-        newest, *older = report.carbon
-        factor = newest.factor
-        text = f"{_grams(newest.kg)} ({factor.name} {factor.year}: {factor.g_co2e_per_kwh:.0f} g/kWh, "
-        text += f"{factor.source}, {factor.licence})"
-        for other in older:
-            text += f"; with {other.factor.year}'s {other.factor.g_co2e_per_kwh:.0f} g/kWh {_grams(other.kg)}"
-        found.append(("CO2e", text))
+        found.append(("CO2e", _carbon(report)))
     if report.inherited is not None:
         found.append(("inherited", f"{_q(report.inherited)} paid by other runs for artifacts used here"))
     if report.reuse is not None:
@@ -289,6 +285,32 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         )
         found.append(("full", f"{both(report.reuse.full)}: teacher paid by this run alone"))
     return found
+
+
+def _pue(report: RunReport) -> str:
+    """The PUE and what it rests on; a 1 that nobody measured is no PUE."""
+    pue, factor = report.options.pue, report.options.pue_factor
+    if factor is not None:
+        return f"PUE {pue:g} ({factor.name}, {factor.year}, {factor.category})"
+    return "PUE 1 (assumed: not applied)" if pue == 1 else f"PUE {pue:g}"
+
+
+def _carbon(report: RunReport) -> str:
+    """Emissions by the factor, and what another year of it would make of them."""
+    used, *others = report.carbon
+    factor = used.factor
+    per_kwh = f"{_intensity(factor)} {factor.scope}"
+    text = f"{_grams(used.kg)} ({factor.name} {factor.year}: {per_kwh}, {factor.factor_id})"
+    for other in others:
+        change = f"{other.factor.g_co2e_per_kwh / factor.g_co2e_per_kwh - 1:+.0%}"
+        text += f"; with {other.factor.year}'s {_intensity(other.factor)} {_grams(other.kg)} ({change})"
+    return text
+
+
+def _intensity(factor: GridFactor) -> str:
+    """Three digits, as many as two publishers agree on at best."""
+    value = factor.g_co2e_per_kwh
+    return f"{value:.{1 if value < 99.95 else 0}f} g/kWh"
 
 
 def _q(energy: Interval) -> str:

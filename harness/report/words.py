@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from harness.accounting.figures import duration, printable, quantity
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
+from harness.spec.factors import SCOPES, attribution
 
 FLAGS = {
     "counter_reset": "the energy counter was reset; the stretch around it is bridged by power samples",
@@ -128,4 +129,13 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"Labels: {', '.join(shown)}.")
     if report.options.region and report.options.pue is None:
         found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
+    if report.carbon:
+        factor = report.carbon[0].factor
+        found.append(f"Grid intensity: {attribution(factor)}.")
+        if factor.scope == "direct":
+            found.append(
+                f"Its scope is direct: {SCOPES['direct']}. Figures of countries are lifecycle, mostly higher."
+            )
+    if report.options.pue_factor is not None:
+        found.append(f"PUE: {attribution(report.options.pue_factor)}.")
     return found

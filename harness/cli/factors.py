@@ -1,0 +1,83 @@
+"""`kit factors`: grid intensities and PUE values, each with its year, source and licence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.spec.factors import GridFactor, Pue
+
+
+@click.command("factors")
+@click.argument("region", required=False)
+@click.option("--year", type=int, metavar="YEAR", help="The factor of one year instead of the newest.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+)
+def cmd(region: str | None, year: int | None, form: str) -> None:
+    """Show the grid intensity of REGION: value, year, source, licence, and what another year would change.
+
+    REGION is a country (FRA, FR or France), a US state or Canadian province (US-CA, Quebec), or the id of a
+    factor (ember-fra-2023). Without it all regions are listed, with `pue` the published PUE values.
+    """
+    from harness.spec.factors import factor_of_year, pue_factors, region_factors
+
+    if region is not None and region.strip().lower() == "pue":
+        rows: Sequence[GridFactor | Pue] = [p for p in pue_factors() if year in (None, p.year)]
+    elif region is None:
+        rows = _newest() if form == "text" and year is None else _all(year)
+    elif year is None:
+        rows = region_factors(region)
+    else:
+        rows = factor_of_year(region, year)
+    if not rows:
+        _no_such_year(region, year)
+    if form == "text":
+        _print(region, rows)
+    else:
+        from harness.report.factor_text import as_csv, as_json
+
+        click.echo((as_json if form == "json" else as_csv)(rows).rstrip("\n"))
+
+
+def _all(year: int | None) -> list[GridFactor]:
+    from harness.spec.factors import grid_factors
+
+    return [f for f in grid_factors() if year in (None, f.year)]
+
+
+def _newest() -> list[GridFactor]:
+    """The factor that each region's name stands for, in the order of the table."""
+    from harness.spec.factors import grid_factors, region_factors
+
+    return [region_factors(code)[0] for code in dict.fromkeys(f.region for f in grid_factors())]
+
+
+def _no_such_year(region: str | None, year: int | None) -> None:
+    from harness.errors import KitError
+    from harness.spec.factors import grid_factors, pue_factors
+
+    rows: Sequence[GridFactor | Pue] = pue_factors() if region else grid_factors()
+    years = ", ".join(map(str, sorted({row.year for row in rows})))
+    raise KitError(f"no factor of {year}", where="--year", expected=f"one of the years {years}")
+
+
+def _print(region: str | None, rows: Sequence[GridFactor | Pue]) -> None:
+    from harness.cli.console import stdout_console
+    from harness.report.factor_text import print_list, print_region
+    from harness.spec.factors import GridFactor
+
+    grid = [row for row in rows if isinstance(row, GridFactor)]
+    console = stdout_console()
+    if region is not None and grid:
+        print_region(grid, console)
+    else:
+        print_list(rows, console)
