@@ -23,6 +23,7 @@ from harness.accounting.quality import Measured, quality
 from harness.distill.arguments import run_stage, write_config, write_json
 from harness.distill.generation import Work
 from harness.distill.reporting import report_event, report_tokens
+from harness.distill.score_reports import report_scores
 from harness.errors import KitError
 from harness.evaluation.suites import Score, Subject, Suite, score_suite, suite_named
 
@@ -90,6 +91,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     # Q costs nothing and its inputs may come later than the scores.
     results["quality"] = None if teacher is None else _quality(suite, results, teacher)
     write_json(config.out / "results.json", results)
+    report_scores(results, teacher)
     report_event(
         "evaluation",
         suite=suite.name,
@@ -156,7 +158,11 @@ def _plain(score: Score) -> dict[str, Any]:
         "n_items": score.n_items,
         "n_scored": score.n_scored,
         "stderr": score.stderr,
+        "harness": score.harness,
+        "harness_version": score.harness_version,
         "items_sha256": score.items_sha256,
+        "item_sha256": [item.sha256 for item in score.items],
+        "item_scores": [item.score for item in score.items],
     }
 
 

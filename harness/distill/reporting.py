@@ -12,8 +12,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
+
+_ITEMS_A_LINE = 400
 
 
 def report_tokens(*, trained: int = 0, processed: int = 0, positions: int = 0, generated: int = 0) -> None:
@@ -45,11 +48,32 @@ def report_event(name: str, /, **detail: object) -> None:
     _append({**{key: _finite(value) for key, value in detail.items()}, "event": name})
 
 
+def report_eval(**columns: object) -> None:
+    """Record a benchmark's score: columns of table `evals` but for stage_uid; those left out are unknown."""
+    _append({"eval": {name: _finite(value) for name, value in columns.items() if value is not None}})
+
+
+def report_eval_items(
+    named: Mapping[str, str], scores: Sequence[float | None], item_sha256: Sequence[str] = ()
+) -> None:
+    """Record the items behind a score, in order.
+
+    Args:
+        named: benchmark, metric and, where they are not "student" and "none", subject and filter.
+        scores: One an item; None where none could be read.
+        item_sha256: Digest of each item as asked, or none at all.
+    """
+    for first in range(0, len(scores), _ITEMS_A_LINE):
+        last = first + _ITEMS_A_LINE
+        listed = {"scores": list(scores[first:last]), "item_sha256": list(item_sha256[first:last])}
+        _append({"eval_items": {**named, "first": first, **listed}})
+
+
 def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _append(message: dict[str, object] | dict[str, int]) -> None:
+def _append(message: Mapping[str, object]) -> None:
     """One write a line, so that several processes may report at once and a killed one tears no line but its
     last.
     """

@@ -23,7 +23,8 @@ from harness.errors import KitError
 if TYPE_CHECKING:
     from harness.distill.generation import Work
 
-Unit = Literal["fraction", "percent", "points"]
+Unit = Literal["fraction", "percent", "rating_1_10", "nats"]
+"""Words of column `score_unit` of table `evals`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Item:
+    """One item of a benchmark: the digest of what was asked, and its score; None where none could be read."""
+
+    sha256: str
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Score:
     """A benchmark's result.
 
@@ -91,7 +100,10 @@ class Score:
         n_items: Items there are.
         n_scored: Items that got a score.
         stderr: Standard error of the mean; None for fewer than two items.
-        items_sha256: Names the items.
+        items_sha256: Names the items (`harness.meter.scores.items_digest`).
+        items: One an item, in the benchmark's order.
+        harness: Program that scored.
+        harness_version: Its version.
         answers: One row an item: id, response, expected, score.
     """
 
@@ -103,6 +115,9 @@ class Score:
     n_scored: int
     stderr: float | None
     items_sha256: str
+    items: tuple[Item, ...] = field(default=(), repr=False)
+    harness: str = "unspecified"
+    harness_version: str | None = None
     answers: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
 

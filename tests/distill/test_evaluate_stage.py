@@ -12,10 +12,12 @@ import pytest
 import torch
 import yaml
 
+from harness.audit.reports import parse_report
 from harness.distill import evaluate as stage
 from harness.distill.arguments import plain
 from harness.distill.evaluate import EvaluateConfig, run
 from harness.errors import KitError
+from harness.meter.scores import Scoreboard, items_digest
 from tests.distill import generation_lab as lab
 
 torch.set_num_threads(1)
@@ -51,6 +53,19 @@ def with_scores(path: Path, results: dict[str, Any], *scores: float, **changes: 
     return path
 
 
+def scoreboard(events: Path) -> Scoreboard:
+    """The scores in a report file, as the audit reads them."""
+    board = Scoreboard()
+    for line in events.read_bytes().splitlines():
+        report = parse_report(line)
+        assert report.problem is None
+        if report.score is not None:
+            board.add_row(report.score)
+        if report.items is not None:
+            board.add_items(report.items)
+    return board
+
+
 def test_results_hold_scores_loss_and_tokens(
     config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -72,6 +87,20 @@ def test_results_hold_scores_loss_and_tokens(
     answers = [json.loads(line) for line in (config.out / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 15 and {row["benchmark"] for row in answers} == set(NAMES)
 
+    # What the log gets says the same: four scores, and of the three benchmarks every item.
+    board = scoreboard(events)
+    assert board.problems() == [] and len(board.rows) == 4
+    for benchmark in results["benchmarks"]:
+        key = ("student", benchmark["name"], "exact_match", "none")
+        row = board.rows[key]
+        assert (row["score"], row["suite"], row["aggregation"]) == (benchmark["score"], "pocket", "mean")
+        assert row["model_sha256"] == results["model"]["digest"] and row["harness"] == "lm-eval"
+        assert row["items_sha256"] == items_digest([digest for _, digest in board.items[key] if digest])
+        scored = [answer["score"] for answer in answers if answer["benchmark"] == benchmark["name"]]
+        assert [score for score, _ in board.items[key]] == scored
+    held_out = board.rows[("student", "validation", "loss", "none")]
+    assert held_out["score"] == results["heldout_loss"] and not held_out["higher_is_better"]
+
     # Complete: nothing is done again. Other items: everything is.
     assert run(config) == results and lab.reported(events) == counts
     again = run(dataclasses.replace(config, out=tmp_path / "again"))
@@ -79,7 +108,9 @@ def test_results_hold_scores_loss_and_tokens(
     assert run(dataclasses.replace(config, seed=1))["benchmarks"] != results["benchmarks"]
 
 
-def test_q_is_over_exactly_the_suite_and_the_same_items(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_q_is_over_exactly_the_suite_and_the_same_items(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = run(dataclasses.replace(config, dataset=None))
     assert results["heldout_loss"] is None
     ours = with_scores(config.out / "results.json", results, 0.2, 0.3, 0.9)
@@ -90,7 +121,16 @@ def test_q_is_over_exactly_the_suite_and_the_same_items(config: EvaluateConfig, 
         return found
 
     assert ours.exists()
-    whole = q(with_scores(tmp_path / "teacher.json", results, 0.4, 0.3, 0.6))
+    teacher = with_scores(tmp_path / "teacher.json", results, 0.4, 0.3, 0.6)
+    monkeypatch.setenv("KIT_EVENTS", str(tmp_path / "events.jsonl"))
+    whole = q(teacher)
+    monkeypatch.delenv("KIT_EVENTS")
+    rows = scoreboard(tmp_path / "events.jsonl").rows
+    assert {key[:2]: row["score"] for key, row in rows.items()} == {
+        (subject, name): score
+        for subject, scores in (("student", (0.2, 0.3, 0.9)), ("teacher", (0.4, 0.3, 0.6)))
+        for name, score in zip(NAMES, scores, strict=True)
+    }
     assert whole["q"] == pytest.approx(1.0) and whole["stderr"] > 0
     assert whole["leave_one_out"] == pytest.approx([0.75, 1.25])
     assert whole["teacher"] == results["model"]

@@ -19,7 +19,7 @@ from harness.evaluation.suites import Benchmark, Score, Subject, Suite, register
 
 ONE = Benchmark("one", "stub", "accuracy", "percent")
 TWO = Benchmark("two", "stub", "accuracy", "percent")
-OTHER = Benchmark("other", "stub-2", "wins", "points")
+OTHER = Benchmark("other", "stub-2", "wins", "rating_1_10")
 
 
 def result(benchmark: Benchmark, score: float = 50.0, n_scored: int = 4) -> Score:
