@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.audit.artifacts import Artifact, DigestCache
+from harness.audit.forks import Forks
 from harness.audit.output import tail
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import Outcome, StageProcess
@@ -94,6 +95,7 @@ class Attempt:
         watcher: Told what happens.
         stop: The signal to end with, once the run is to stop.
         origins: Artifact id to the run that paid for it, for inputs from other runs.
+        forks: Where its process may be forked from.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Attempt:
         watcher: Watcher,
         stop: Callable[[], int | None],
         origins: Mapping[str, Origin] | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self._plan = plan
         self._stage = stage
@@ -115,6 +118,7 @@ class Attempt:
         self._watcher = watcher
         self._stop = stop
         self._origins = origins or {}
+        self._forks = forks
         self._logs = StageLogs.of(plan.out_dir, stage.name, number)
         self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
 
@@ -152,7 +156,8 @@ class Attempt:
     def _measured(self, opened: OpenStage, reader: ReportReader) -> StageResult:
         stage, session, logs = self._stage, self._session, self._logs
         try:
-            process = StageProcess(stage.argv, stage.cwd, self._environment(), logs.out, logs.err)
+            env = environment(self._plan, stage, logs)
+            process = StageProcess(stage.argv, stage.cwd, env, logs.out, logs.err, self._forks)
         except KitError as error:
             session.event("x-not_started", "error", reason=scrub(str(error)))
             session.end("failed", exit_code=error.exit_code)
@@ -162,6 +167,8 @@ class Attempt:
             self._intake.take(reader.read())
             self._watcher.watching(stage, opened.tokens)
 
+        if process.forked:
+            session.event("x-forked")
         with process:
             session.client.register_group(process.pgid, opened.uid)
             outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._stop, watch=watch)
@@ -225,18 +232,19 @@ class Attempt:
             },
         )
 
-    def _environment(self) -> dict[str, str]:
-        """Our own environment, the interpreter's folder first on PATH, the file's variables, KIT_*."""
-        path = os.environ.get("PATH", os.defpath)
-        return {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}",
-            "PYTHONUNBUFFERED": "1",
-            **self._stage.env,
-            "KIT_EVENTS": str(self._logs.events),
-            "KIT_RUN_DIR": str(self._plan.run_dir),
-            "KIT_STAGE": self._stage.name,
-        }
+
+def environment(plan: Plan, stage: PlannedStage, logs: StageLogs) -> dict[str, str]:
+    """A stage's: our own, the interpreter's folder first on PATH, the file's variables, KIT_*."""
+    path = os.environ.get("PATH", os.defpath)
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}",
+        "PYTHONUNBUFFERED": "1",
+        **stage.env,
+        "KIT_EVENTS": str(logs.events),
+        "KIT_RUN_DIR": str(plan.run_dir),
+        "KIT_STAGE": stage.name,
+    }
 
 
 def judge(stage: PlannedStage, outcome: Outcome) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.audit.forks import Forked, Forks, NotForkedError
 from harness.errors import KitError
 
 TERM_GRACE_S = 10.0
@@ -67,12 +68,25 @@ class StageProcess:
         env: The whole environment.
         out: File for standard output.
         err: File for standard error.
+        forks: Where the command may be forked from; started afresh if None, or if that cannot be.
+
+    Attributes:
+        pgid: Its process group, the process's own id.
+        forked: Whether it was forked.
 
     Raises:
         KitError: The command cannot be started; `exit_code` is what a shell would report.
     """
 
-    def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        out: Path,
+        err: Path,
+        forks: Forks | None = None,
+    ) -> None:
         libc = ctypes.CDLL(None)
 
         def die_with_runner() -> None:
@@ -81,7 +95,9 @@ class StageProcess:
 
         try:
             with out.open("ab") as stdout, err.open("ab") as stderr:
-                self._process = subprocess.Popen(
+                process = _fork(forks, argv, cwd, env, stdout.fileno(), stderr.fileno())
+                self.forked = process is not None
+                self._process: Forked | subprocess.Popen[bytes] = process or subprocess.Popen(
                     list(argv),
                     cwd=cwd,
                     env=dict(env),
@@ -154,7 +170,7 @@ class StageProcess:
             if handle is not None:
                 os.close(handle)
         ended_us = time.monotonic_ns() // 1000
-        code = self._process.returncode
+        code = self._process.wait()
         return Outcome(128 - code if code < 0 else code, ended_us, reason)
 
     def _signal(self, number: int) -> None:
@@ -216,6 +232,17 @@ class StageProcess:
             else:
                 living.append(pid)
         return living
+
+
+def _fork(
+    forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int
+) -> Forked | None:
+    if forks is None:
+        return None
+    try:
+        return forks.fork(argv, cwd, env, out, err)
+    except NotForkedError:
+        return None
 
 
 class _Process(NamedTuple):

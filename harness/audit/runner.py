@@ -12,6 +12,8 @@ from typing import Protocol
 
 from harness.audit.attempt import Attempt, Origin, StageResult, Watcher
 from harness.audit.folders import prepare
+from harness.audit.forks import Forks
+from harness.audit.imports import IMPORTS, import_ahead
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import adopting_orphans
 from harness.audit.todo import Chooser, Todo, check_same_run
@@ -97,6 +99,7 @@ def run_plan(
     resume_run: bool = False,
     cpu: str = "auto",
     origins: Mapping[str, Origin] | None = None,
+    forks: Forks | None = None,
 ) -> RunResult:
     """Run the stages of a plan one after another; seal the bundle, also when a stage fails or a signal comes.
 
@@ -107,6 +110,7 @@ def run_plan(
             and outputs are not run again; everything that earlier attempts used stays in the log.
         cpu: How CPU energy is measured, as in `MeterConfig`.
         origins: Artifact id to the run that paid for it; the log names it where a stage consumes one.
+        forks: Where stages may be forked from; its start is a stage of this run where one is due.
 
     Raises:
         KitError: The run folder cannot be used, or the devices cannot be metered.
@@ -125,7 +129,7 @@ def run_plan(
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(plan.out_dir, _info(plan, state), _meter_config(plan, cpu), warn=progress.warn)
-        runner = _Runner(plan, session, progress, stop, todo, origins or {})
+        runner = _Runner(plan, session, progress, stop, todo, origins or {}, forks)
         finished = False
         try:
             progress.metering(session)
@@ -178,6 +182,7 @@ class _Runner:
         stop: _Stop,
         todo: Todo,
         origins: Mapping[str, Origin],
+        forks: Forks | None,
     ) -> None:
         self._plan = plan
         self._session = session
@@ -185,6 +190,7 @@ class _Runner:
         self._stop = stop
         self._todo = todo
         self._origins = origins
+        self._forks = forks
         self.failed: str | None = None
         self.ran = 0
 
@@ -194,11 +200,21 @@ class _Runner:
             if self._stop.number is not None:
                 return False
             self.ran += 1
+            self._import_ahead(stage)
             status = self._attempts(stage)
             if status != "completed":
                 self.failed = stage.name if status == "failed" else None
                 return False
         return True
+
+    def _import_ahead(self, stage: PlannedStage) -> None:
+        if self._forks is None:
+            return
+        number = self._todo.attempts.get(IMPORTS, 0) + 1
+        if import_ahead(
+            self._forks, self._plan, stage, number, self._session, self._progress, self._stop.wanted
+        ):
+            self._todo.attempts[IMPORTS] = number
 
     def _attempts(self, stage: PlannedStage) -> str:
         """Try a stage until it completes, its retries are used up or the run is stopped; the last status."""
@@ -214,6 +230,7 @@ class _Runner:
                 self._progress,
                 self._stop.wanted,
                 self._origins,
+                self._forks,
             )
             result = attempt.run()
             retry = result.status == "failed" and left > 0 and self._stop.number is None

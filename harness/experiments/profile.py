@@ -54,6 +54,8 @@ class Profile(_Strict):
         period_ms: Sampling period.
         reference_tokens: Declared denominator; None: the label tokens of the training split.
         env: Environment of every stage.
+        fork_stages: Whether stages are forked from one process that has imported torch and the rest: for
+            stages of seconds.
         scale: See there.
         stages: Stage to its settings.
         students_train: Size to settings of student_train, the same for all regimes.
@@ -71,6 +73,7 @@ class Profile(_Strict):
     period_ms: float = 500
     reference_tokens: int | None = None
     env: dict[str, str] = Field(default_factory=dict)
+    fork_stages: bool = False
     scale: Scale = Field(default_factory=Scale)
     stages: dict[str, Values]
     students_train: dict[str, Values] = Field(default_factory=dict)

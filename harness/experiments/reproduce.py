@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
+from harness.audit.forks import Forks
 from harness.audit.plan import Plan, load_plan
 from harness.audit.runner import Progress, run_plan
 from harness.bundle import Bundle
@@ -22,6 +23,9 @@ from harness.experiments.profile import Profile
 
 CLAIM = "reproduction.json"
 """Says in the output folder which profile its runs belong to."""
+
+_NO_SETTING = {"estimate", "summary", "deviations", "fork_stages"}
+"""What a profile says beside settings that decide a result."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def claim(request: Request) -> None:
         KitError: The folder holds runs of other settings, or cannot be written.
     """
     path = request.out / CLAIM
-    settings = request.profile.model_dump(mode="json", exclude={"estimate", "summary", "deviations"})
+    settings = request.profile.model_dump(mode="json", exclude=_NO_SETTING)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     mine = {"profile": request.profile.name, "settings_sha256": digest, "kit_version": __version__}
     try:
@@ -133,16 +137,17 @@ def run_all(request: Request, layout: Layout, display: Display) -> Outcome:
         KitError: A run cannot be planned or begun.
     """
     claim(request)
-    shared = _run(write_shared(request.profile, request.cells, layout), SHARED, request, layout, display, {})
-    if shared.exit_code:
-        return shared
-    origins = origins_of(layout.run(SHARED), shared_stages(request.cells))
-    reference = reference_tokens(request.profile, layout)
-    for cell in request.cells:
-        path = write_cell(request.profile, cell, layout, reference)
-        outcome = _run(path, cell.name, request, layout, display, origins)
-        if outcome.exit_code:
-            return outcome
+    with Forks("harness.distill.preload") as forks:
+        runs = _Runs(request, layout, display, forks if request.profile.fork_stages else None)
+        shared = runs.run(SHARED, write_shared(request.profile, request.cells, layout), {})
+        if shared.exit_code:
+            return shared
+        origins = origins_of(layout.run(SHARED), shared_stages(request.cells))
+        reference = reference_tokens(request.profile, layout)
+        for cell in request.cells:
+            outcome = runs.run(cell.name, write_cell(request.profile, cell, layout, reference), origins)
+            if outcome.exit_code:
+                return outcome
     return Outcome(0)
 
 
@@ -162,16 +167,26 @@ def reference_tokens(profile: Profile, layout: Layout) -> int:
         raise KitError(f"cannot be read: {error}", where=str(path)) from None
 
 
-def _run(
-    path: Path, name: str, request: Request, layout: Layout, display: Display, origins: dict[str, Any]
-) -> Outcome:
-    plan = load_plan(path, run_dir=layout.run(name))[0]
-    with display(plan) as shown:
-        progress: Progress = shown
-        result = run_plan(
-            plan, progress, resume_run=holds_run(plan.out_dir), cpu=request.cpu, origins=origins
-        )
-    return Outcome(result.exit_code, name if result.exit_code else None)
+@dataclass(frozen=True)
+class _Runs:
+    request: Request
+    layout: Layout
+    display: Display
+    forks: Forks | None
+
+    def run(self, name: str, path: Path, origins: dict[str, Any]) -> Outcome:
+        plan = load_plan(path, run_dir=self.layout.run(name))[0]
+        with self.display(plan) as shown:
+            progress: Progress = shown
+            result = run_plan(
+                plan,
+                progress,
+                resume_run=holds_run(plan.out_dir),
+                cpu=self.request.cpu,
+                origins=origins,
+                forks=self.forks,
+            )
+        return Outcome(result.exit_code, name if result.exit_code else None)
 
 
 def plan_lines(request: Request, done: Sequence[str] | set[str]) -> list[str]:

@@ -1,0 +1,126 @@
+"""A Python process that has imported what stages need and forks one for each of them.
+
+    python -m harness.audit.fork_server SOCKET MODULE
+
+imports MODULE, says on the socket (a file descriptor of its own) that it is ready, and then starts a stage
+for every request: `python -m PROGRAM WORDS` without the seconds that its imports take. The stage is a child
+of the runner like any other: it is forked twice, and the runner, which adopts orphans, is its parent as soon
+as this process's own child has ended. It gets a session, environment and standard streams of its own before
+any of its code runs, and ends as an interpreter ends.
+
+Ends when the runner closes the socket or dies. `harness.audit.forks` is the other side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MESSAGE_BYTES = 1 << 18
+_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a forked child runs: `python -m module words`."""
+
+    module: str
+    words: list[str]
+
+
+def serve(link: socket.socket, own_signals: dict[int, Any]) -> Program | None:
+    """Answer requests; in a forked child the program it is to run, None once the runner has gone.
+
+    Args:
+        link: Packets of JSON; a request carries the descriptors of standard output and error.
+        own_signals: What this process did with the signals that it ignores by now.
+    """
+    while True:
+        packet, streams, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 2)
+        if not packet:
+            return None
+        request = json.loads(packet)
+        answers, answer = os.pipe()
+        middle = os.fork()
+        if middle == 0:
+            os.close(answers)
+            middle = os.getpid()
+            stage = os.fork()
+            if stage:
+                os.write(answer, str(stage).encode())
+                os._exit(0)
+            os.close(answer)
+            link.close()
+            _become(request, streams, middle, own_signals)
+            return Program(request["module"], request["words"])
+        os.close(answer)
+        for stream in streams:
+            os.close(stream)
+        os.waitpid(middle, 0)
+        pid = os.read(answers, 32)
+        os.close(answers)
+        link.send(json.dumps({"pid": int(pid)} if pid else {"error": "it could not be forked"}).encode())
+
+
+def _become(request: dict[str, Any], streams: list[int], middle: int, own_signals: dict[int, Any]) -> None:
+    """Make this fork what exec would have made of it."""
+    os.setsid()
+    while os.getppid() == middle:
+        time.sleep(0.0002)
+    # As for any stage: the sampler ends it when the runner is killed, this covers the case that both are.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != request["runner"]:
+        os._exit(128 + signal.SIGTERM)
+    for number, handler in own_signals.items():
+        signal.signal(number, handler)
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["env"])
+
+
+def _ready(threads: int) -> dict[str, Any]:
+    if threads > 1:
+        # A lock that another thread holds at a fork stays locked in the child for ever.
+        return {"error": f"importing it left {threads} threads"}
+    return {"ready": True}
+
+
+def main() -> int:
+    """Entry point; in a forked child it runs the stage's program instead of returning."""
+    own_signals = {int(number): signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
+    link = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        importlib.import_module(sys.argv[2])
+    except ImportError as error:
+        link.send(json.dumps({"error": f"{sys.argv[2]} cannot be imported: {error}"}).encode())
+        return 1
+    # What is there now stays: a collection in a child must not touch, and so copy, all of it.
+    gc.collect()
+    gc.freeze()
+    link.send(json.dumps(_ready(len(list(Path("/proc/self/task").iterdir())))).encode())
+    program = serve(link, own_signals)
+    if program is None:
+        return 0
+    sys.argv = [program.module, *program.words]
+    # As with `python -m`: the program is not the module of the same name that others may have imported.
+    sys.modules.pop(program.module, None)
+    runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
