@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.audit.plan import Plan
 from harness.bundle.resume import holds_run
 from harness.errors import KitError
+from harness.image import check_image, fix_for_unwritable_folder
 
 _OWN = frozenset(("journal", "work", "logs", "cache"))
 """What a run folder may hold beside the bundle."""
@@ -43,9 +44,11 @@ def prepare(plan: Plan) -> None:
     """Make the run folder and its `work` folder.
 
     Raises:
-        KitError: The folder holds other things, or cannot be made or written.
+        KitError: The folder holds other things, or cannot be made or written; or what was told of the image
+            is wrong, which the log would only show as unknown.
     """
     folder = plan.out_dir
+    check_image()
     try:
         if not holds_run(folder) and folder.is_dir():
             others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN)
@@ -67,5 +70,5 @@ def prepare(plan: Plan) -> None:
             f"the run folder cannot be written: {error.strerror}",
             where=str(error.filename or folder),
             expected="a path for a new folder, in a place that can be written",
-            fix="choose another folder with --out",
+            fix=fix_for_unwritable_folder(error, plan.name) or "choose another folder with --out",
         ) from None

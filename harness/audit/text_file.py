@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.audit.problems import guess
 from harness.errors import KitError
+from harness.image import fix_for_missing_file
 
 MAX_BYTES = 256 * 1024
 
@@ -40,7 +41,8 @@ def read_text(path: Path, name: str) -> str:
             f"there is no such file.{similar_file(path)}",
             where=where,
             expected="an existing YAML file",
-            fix="check the path; a relative one starts at the current directory",
+            fix=fix_for_missing_file(name)
+            or "check the path; a relative one starts at the current directory",
         ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

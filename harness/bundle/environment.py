@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.errors import KitError
+from harness.image import image_digest, image_record, revision_of
+
 
 def machine_facts() -> dict[str, Any]:
     """CPU model, logical processors and memory; None where unknown."""
@@ -25,18 +28,30 @@ def machine_facts() -> dict[str, Any]:
 def software_facts() -> dict[str, Any]:
     """Versions and revisions; None where unknown.
 
-    The image digest and the lock's digest are told by the image through KIT_IMAGE_DIGEST and KIT_LOCK_SHA256;
-    in a checkout the lock is read from the tree. The commit is that of the folder the run was started in.
+    In the image the lock's digest is that of the locks it was made from (`harness.image`), in a checkout that
+    of the lock in the tree; KIT_LOCK_SHA256 overrides both. The image's digest is told in KIT_IMAGE_DIGEST.
+    The commit is that of the folder the run was started in.
     """
     commit, dirty = _git_state(Path.cwd())
+    if commit is None:
+        commit, dirty = revision_of(Path.cwd())
+    image, digest = _image_facts()
     return {
         "python": platform.python_version(),
         "torch": _installed_version("torch"),
         "git_commit": commit,
         "git_dirty": dirty,
-        "lock_sha256": os.environ.get("KIT_LOCK_SHA256") or _lock_digest(),
-        "image_digest": os.environ.get("KIT_IMAGE_DIGEST"),
+        "lock_sha256": os.environ.get("KIT_LOCK_SHA256") or image.get("lock_sha256") or _lock_digest(),
+        "image_digest": digest,
     }
+
+
+def _image_facts() -> tuple[dict[str, Any], str | None]:
+    """The image's record and digest; nothing where they are unreadable: what was measured must be sealed."""
+    try:
+        return image_record() or {}, image_digest()
+    except KitError:
+        return {}, None
 
 
 def _cpu_model() -> str | None:

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
     "reproduce": Entry("harness.cli.reproduce:cmd", "Run the paper's experiments and compare the tables."),
     "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
+    "health": Entry("harness.cli.health:cmd", "Check that this installation or image is whole."),
     "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
 }
 

@@ -116,10 +116,12 @@ def _run(
     from harness.bundle.seal import seal
     from harness.bundle.ulid import new_ulid
     from harness.cli.console import describe_meter, make_console, show_report
+    from harness.image import check_image
     from harness.meter.client import MeterConfig
     from harness.meter.session import MeterSession, RunInfo
 
     out = out.absolute()  # the command may change its folder
+    check_image()
     resume.refuse_existing(out, "kit run always begins a new log")
     console = make_console()
     title = name or Path(command[0]).name
