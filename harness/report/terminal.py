@@ -9,6 +9,7 @@ from harness.accounting import Interval
 from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
 from harness.report.model import RunReport, StageLine
 from harness.report.words import METHODS, SAID_ONCE, notes, stage_notes, title
+from harness.spec.factors import CATEGORIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -291,7 +292,7 @@ def _pue(report: RunReport) -> str:
     """The PUE and what it rests on; a 1 that nobody measured is no PUE."""
     pue, factor = report.options.pue, report.options.pue_factor
     if factor is not None:
-        return f"PUE {pue:g} ({factor.name}, {factor.year}, {factor.category})"
+        return f"PUE {pue:g} ({factor.name}, {factor.year}; {CATEGORIES[factor.category]})"
     return "PUE 1 (assumed: not applied)" if pue == 1 else f"PUE {pue:g}"
 
 
@@ -302,8 +303,9 @@ def _carbon(report: RunReport) -> str:
     per_kwh = f"{_intensity(factor)} {factor.scope}"
     text = f"{_grams(used.kg)} ({factor.name} {factor.year}: {per_kwh}, {factor.factor_id})"
     for other in others:
-        change = f"{other.factor.g_co2e_per_kwh / factor.g_co2e_per_kwh - 1:+.0%}"
-        text += f"; with {other.factor.year}'s {_intensity(other.factor)} {_grams(other.kg)} ({change})"
+        change = other.factor.g_co2e_per_kwh / factor.g_co2e_per_kwh - 1
+        shown = f"{change:+.{0 if abs(change) >= 0.01 else 1}%}"
+        text += f"; with {other.factor.year}'s {_intensity(other.factor)} {_grams(other.kg)} ({shown})"
     return text
 
 
@@ -332,7 +334,10 @@ def spread(energy: Interval) -> str:
 
 
 def _grams(kg: Interval) -> str:
-    return quantity(kg.best * 1000, "g", kg.low * 1000, kg.high * 1000)
+    """Grams with no more digits than the grid intensity has, which a year moves by 4 % (median country)."""
+    spare = 0.04 * abs(kg.best)
+    low, high = min(kg.low, kg.best - spare), max(kg.high, kg.best + spare)
+    return quantity(kg.best * 1000, "g", low * 1000, high * 1000)
 
 
 def _print_notes(report: RunReport, console: Console) -> None:

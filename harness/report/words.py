@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from harness.accounting.figures import duration, printable, quantity
+from harness.errors import KitError
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
-from harness.spec.factors import SCOPES, attribution
+from harness.spec.factors import SCOPES, attribution, region_factors
 
 FLAGS = {
     "counter_reset": "the energy counter was reset; the stretch around it is bridged by power samples",
@@ -129,13 +132,45 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"Labels: {', '.join(shown)}.")
     if report.options.region and report.options.pue is None:
         found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
+    found += _factor_notes(report)
+    return found
+
+
+def _factor_notes(report: RunReport) -> Iterator[str]:
+    """Whom the factors are from, whether they fit the run, and those the run was started with."""
     if report.carbon:
         factor = report.carbon[0].factor
-        found.append(f"Grid intensity: {attribution(factor)}.")
+        yield f"Grid intensity: {attribution(factor)}."
         if factor.scope == "direct":
-            found.append(
-                f"Its scope is direct: {SCOPES['direct']}. Figures of countries are lifecycle, mostly higher."
-            )
+            yield f"Its scope is direct: {SCOPES['direct']}. Countries have lifecycle figures."
+        year = _year(report)
+        if year is not None and year != factor.year:
+            own = next((c.factor for c in report.carbon if c.factor.year == year), None)
+            instead = f"--region {own.factor_id} is of its year" if own else "none of its own year is known"
+            yield f"The run is of {year}, the grid intensity of {factor.year}; {instead}."
     if report.options.pue_factor is not None:
-        found.append(f"PUE: {attribution(report.options.pue_factor)}.")
+        yield f"PUE: {attribution(report.options.pue_factor)}."
+    stated = _stated_options(report)
+    if stated:
+        yield f"The run was started with factors that are not applied here: {' '.join(stated)} applies them."
+
+
+def _year(report: RunReport) -> int | None:
+    """Calendar year (UTC) of the run's last boundary; None for a clock that was never set."""
+    last = max((int(line.row["t_end_us"]) for line in report.lines), default=0)
+    year = datetime.fromtimestamp(last / 1e6, UTC).year if 0 < last < 4e15 else 0
+    return year if year >= 2000 else None
+
+
+def _stated_options(report: RunReport) -> list[str]:
+    """Options that would apply what the manifest names, where the reader gave none."""
+    stated = report.manifest.get("factors") or {}
+    region, pue = stated.get("region"), stated.get("pue")
+    found: list[str] = []
+    if report.options.region is None and isinstance(region, str):
+        # A log may name any place; only one that has a factor is worth the advice.
+        with suppress(KitError):
+            found.append(f"--region {region_factors(region)[0].region}")
+    if report.options.pue is None and isinstance(pue, float | int) and 1 < pue <= 10:
+        found.append(f"--pue {pue:g}")
     return found

@@ -22,8 +22,13 @@ SCOPES = {
 }
 """Value of column `scope` -> what it means."""
 
-CATEGORIES = ("measured", "provider", "survey", "assumed")
-"""What a PUE rests on: metered for this building, stated by its operator, a mean over many, or nothing."""
+CATEGORIES = {
+    "measured": "metered in the building",
+    "provider": "stated by the provider",
+    "survey": "says nothing of one building",
+    "assumed": "assumed",
+}
+"""Value of column `category` of a PUE -> what it is worth."""
 
 _LICENCE_URLS = {
     "CC BY 4.0": "https://creativecommons.org/licenses/by/4.0/",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from datetime import UTC, datetime
 
 import pytest
 
@@ -203,7 +205,7 @@ def test_report_credits_the_data_and_shows_the_other_year(capsys, folder):
     assert "with 2023's 56.0 g/kWh" in out
     assert "(+27%)" in out
     assert "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)" in out
-    assert "PUE 1.58 (data centres worldwide, survey mean, 2023, survey)" in out
+    assert "PUE 1.58 (data centres worldwide, survey mean, 2023; says nothing of one building)" in out
 
 
 def test_report_takes_states_and_says_that_they_are_direct(capsys, folder):
@@ -236,3 +238,30 @@ def test_only_one_series_is_shown_beside_each_other(folder):
         "ember-usa-2024",
         "ember-usa-2023",
     ]
+
+
+def test_report_names_the_factors_the_run_was_started_with(capsys, tmp_path):
+    made = make_run()
+    made.manifest["factors"] = {"region": "NO", "pue": 1.2}
+    folder = made.write(tmp_path / "run")
+    _, out, _ = report(capsys, folder)
+    assert "--region NOR --pue 1.2 applies them" in out
+    _, out, _ = report(capsys, folder, "--region", "NO", "--pue", "1.1")
+    assert "applies them" not in out
+    made.manifest["factors"] = {"region": "Moon", "pue": None}
+    _, out, _ = report(capsys, made.write(tmp_path / "other"))
+    assert "applies them" not in out
+
+
+def test_report_says_when_the_factor_is_of_another_year(capsys, folder):
+    year = datetime.fromtimestamp(build(folder).lines[-1].row["t_end_us"] / 1e6, UTC).year
+    _, out, _ = report(capsys, folder, "--region", "FRA")
+    assert (f"The run is of {year}, the grid intensity of 2024" in out) == (year != 2024)
+
+
+def test_co2e_has_no_more_digits_than_the_grid_intensity(capsys, folder):
+    _, out, _ = report(capsys, folder, "--region", "FRA", "--pue", "1.2")
+    grams = re.findall(r"(\d+\.\d+) g \(|g/kWh (\d+\.\d+) g", out)
+    assert len(grams) == 2
+    for figure in filter(None, (x for pair in grams for x in pair)):
+        assert len(figure.replace(".", "").lstrip("0")) <= 3
