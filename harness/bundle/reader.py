@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,11 @@ import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
 from harness.bundle.files import decoding, footer, open_parquet, read_groups
+from harness.bundle.migrate import migrate_columns
+from harness.bundle.versions import Written, read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.spec import Protocol, load_protocol
+from harness.spec.migrations import Step, migrate_document
 
 _SERIES = ("node_id", "device_id", "session")
 _MANY_SPANS = 4096
@@ -56,21 +58,33 @@ class Bundle:
     Attributes:
         folder: Where it lies.
         manifest: Parsed manifest.json.
-        protocol: The protocol it was written by.
+        protocol: The protocol its tables are given in, whatever it was written by.
+        written: The protocol it was written by; the newest known one when it was written by a newer minor.
         notes: Remarks on versions that do not prevent reading.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], protocol: Protocol, notes: list[str]) -> None:
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], protocol: Protocol, version: Written, notes: list[str]
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.protocol = protocol
+        self.written = version.protocol
         self.notes = notes
+        self._steps = version.steps
         self._groups: list[_Group] | None = None
         self._keys: list[SeriesKey] = []
 
     @classmethod
-    def open(cls, folder: Path | str) -> Bundle:
-        """Open a bundle folder.
+    def open(
+        cls, folder: Path | str, *, protocol: Protocol | None = None, root: Path | None = None
+    ) -> Bundle:
+        """Open a bundle folder. What an older version wrote is migrated as it is read (6.6).
+
+        Args:
+            folder: Where it lies.
+            protocol: The protocol to give its tables in; this installation's newest by default.
+            root: Folder of protocol versions and migrations; this installation's by default.
 
         Raises:
             KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a
@@ -83,10 +97,13 @@ class Bundle:
         if (folder / DECISION).exists():
             finish_commit(folder, load_protocol().tables)
         manifest = read_manifest(folder)
-        protocol, notes = _protocol_of(manifest, folder / MANIFEST)
         for entry in manifest["files"]:
-            _refuse_outside(folder, str(entry["path"]), protocol)
-        return cls(folder, manifest, protocol, notes)
+            refuse_outside(folder, str(entry["path"]))
+        protocol = protocol or load_protocol(root=root)
+        version, notes = written_by(manifest, protocol, folder / MANIFEST, root)
+        if version.steps:
+            manifest = migrate_document({"manifest": manifest, "tables": {}}, version.steps)["manifest"]
+        return cls(folder, manifest, protocol, version, notes)
 
     def files(self, name: str) -> list[Path]:
         """Files of a table, in the order of their rows; empty when the manifest lists none."""
@@ -102,7 +119,11 @@ class Bundle:
         return footer(open_parquet(path), self.protocol)
 
     def rows(self, name: str) -> int:
-        """Rows of a table by its footers."""
+        """Rows of a table: by its footers, unless a migration adds some."""
+        if self._appended(name):
+            return len(self._migrated_rows(name))
+        if name not in self.written.tables and name in self.protocol.tables:
+            return 0
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
 
     def table(self, name: str, columns: Sequence[str] | None = None, *, encoded: bool = False) -> pa.Table:
@@ -136,13 +157,19 @@ class Bundle:
             encoded: Leave strings dictionary encoded, which is much faster where a few words repeat.
         """
         schema = self._read_schema(name, columns, encoded=encoded)
+        if self._appended(name):
+            rows = pa.Table.from_pylist(self._migrated_rows(name), self.protocol.arrow_schema(name))
+            yield from _typed(rows.select(schema.names), schema, self.folder).to_batches(batch_rows)
+            return
+        if name not in self.written.tables:
+            return  # a table that a migration adds
         words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
         for path in self._files_of(name):
             file = open_parquet(path, dictionaries=words)
-            _expect_names(file, path, schema.names)
+            stored = self._stored_names(name, schema, file, path)
             for group in range(file.num_row_groups):
-                table = read_groups(file, path, [group], schema.names, threads=True)
-                yield from _typed(table, schema, path).to_batches(max_chunksize=batch_rows)
+                table = read_groups(file, path, [group], stored, threads=True)
+                yield from self._given(name, table, schema, path).to_batches(max_chunksize=batch_rows)
 
     def power_devices(self) -> list[SeriesKey]:
         """Every power series in stored order, found from column statistics where they suffice."""
@@ -163,7 +190,6 @@ class Bundle:
             array `c_valid` beside it and holds 0 where that is false.
         """
         schema = self._schema("power", columns)
-        names = [*schema.names, *(name for name in _SERIES if name not in schema.names)]
         groups = self._power_groups()
         cached: tuple[_Group, pa.Table] | None = None  # neighbouring series share a row group
         for key in self.power_devices() if series is None else series:
@@ -173,11 +199,51 @@ class Bundle:
                     continue
                 if cached is None or cached[0] is not group:
                     file = open_parquet(group.path)
-                    wanted = schema.names if group.spans is not None else names
-                    _expect_names(file, group.path, wanted)
+                    wanted = self._stored_names("power", schema, file, group.path)
+                    if group.spans is None:
+                        wanted = [*wanted, *(name for name in _SERIES if name not in wanted)]
                     cached = (group, read_groups(file, group.path, [group.number], wanted, threads=True))
-                pieces += [_typed(piece, schema, group.path) for piece in _pieces(group, cached[1], key)]
+                found = _pieces(group, cached[1], key)
+                pieces += [self._given("power", piece, schema, group.path) for piece in found]
             yield SeriesKey(*key), _arrays(pieces, schema)
+
+    def _steps_of(self, name: str) -> list[Step]:
+        return [step for step in self._steps if step.table == name]
+
+    def _appended(self, name: str) -> bool:
+        return any(step.op == "append" for step in self._steps_of(name))
+
+    def _migrated_rows(self, name: str) -> list[dict[str, Any]]:
+        """A table to which a migration adds rows, made from other tables: small ones, taken by rows."""
+        needed = {name} | {str(step.source) for step in self._steps_of(name) if step.op == "append"}
+        stored = Bundle(self.folder, self.manifest, self.written, Written(self.written, ()), [])
+        tables = {table: stored.table(table).to_pylist() for table in sorted(needed & {*self.written.tables})}
+        rows: list[dict[str, Any]] = migrate_document({"tables": tables}, self._steps)["tables"][name]
+        return rows
+
+    def _stored_names(self, name: str, schema: pa.Schema, file: pq.ParquetFile, path: Path) -> list[str]:
+        """Columns to read from a file so that `schema` can be given."""
+        there = file.schema_arrow.names
+        if self._steps_of(name):
+            return [column for column in self.written.tables[name].names if column in there]
+        optional = {
+            c.name for c in self.protocol.tables[name].columns if c.nullable and c.stability != "stable"
+        }
+        _expect_names(file, path, [column for column in schema.names if column not in optional])
+        return [column for column in schema.names if column in there]
+
+    def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+        """Rows as they were stored, migrated and with the protocol's types."""
+        steps = self._steps_of(name)
+        if steps:
+            table = migrate_columns(table, steps)
+        for column in self.protocol.tables[name].columns:
+            if column.name in schema.names and column.name not in table.column_names and column.nullable:
+                table = table.append_column(column.name, pa.nulls(table.num_rows))
+        lost = [column for column in schema.names if column not in table.column_names]
+        if lost:
+            raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+        return _typed(table, schema, path)
 
     def _files_of(self, name: str) -> list[Path]:
         files = self.files(name)
@@ -224,67 +290,8 @@ class Bundle:
         return self._groups
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Parse manifest.json; KitError with what is wrong. Of its fields only `files` is looked at here."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        sealed = not (folder / "journal").is_dir()
-        raise KitError(
-            "there is no manifest.json" + ("" if sealed else ", only a journal that was never sealed"),
-            where=str(folder),
-            expected="the folder of a sealed run",
-            fix=None if sealed else f"kit recover {folder}",
-        ) from None
-    except OSError as error:
-        raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise KitError(f"is not JSON: {error}", where=str(path), fix="copy the file again") from None
-    if not isinstance(manifest, dict):
-        raise KitError("holds no JSON object", where=str(path))
-    entries = manifest.get("files")
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
-    ):
-        raise KitError("lists no files", where=str(path), expected="files: [{path, sha256, ...}]")
-    return manifest
-
-
-def _protocol_of(manifest: dict[str, Any], path: Path) -> tuple[Protocol, list[str]]:
-    version = manifest.get("protocol_version")
-    parts = version.split(".") if isinstance(version, str) else []
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise KitError(f"protocol_version is {version!r}", where=str(path), expected="text such as '1.0.0'")
-    newest = load_protocol()
-    if int(parts[0]) != newest.major:
-        raise KitError(
-            f"is written by protocol {version}",
-            where=str(path),
-            expected=f"protocol {newest.major}.x",
-            fix="read it with a kit that speaks that version",
-        )
-    if int(parts[1]) > int(newest.version.split(".")[1]):
-        return newest, [f"written by protocol {version}, read as {newest.version}: newer columns are ignored"]
-    return load_protocol(f"{parts[0]}.{parts[1]}"), []
-
-
 def _table_of(path: str) -> str:
     return path.split("/")[0].removesuffix(".parquet")
-
-
-def _refuse_outside(folder: Path, path: str, protocol: Protocol) -> None:
-    """A manifest may come from a stranger: it names files of this folder and no others."""
-    parts = path.split("/")
-    if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
-        raise KitError(f"lists {path!r}, a path outside the bundle", where=str(folder / MANIFEST))
-    for depth in range(1, len(parts) + 1):
-        if folder.joinpath(*parts[:depth]).is_symlink():
-            raise KitError(
-                "is a link",
-                where=str(folder.joinpath(*parts[:depth])),
-                expected="a file of the bundle itself",
-            )
 
 
 def _expect_names(file: pq.ParquetFile, path: Path, names: Sequence[str]) -> None:

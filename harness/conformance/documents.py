@@ -66,10 +66,14 @@ def key_order(given: Json) -> Json:
 
 
 def protocol_version(given: Json) -> Json:
-    """Whether a reader of protocol 1.0 takes a document of another version."""
-    from pathlib import Path
+    """Whether a reader takes a document of another version."""
+    from harness.spec.migrations import verdict
 
-    from harness.bundle.reader import _protocol_of
+    return {"verdict": verdict(given["reader"], given["document"])}
 
-    _, remarks = _protocol_of({"protocol_version": given["document"]}, Path("manifest.json"))
-    return {"verdict": "warn" if remarks else "accept"}
+
+def migrate(given: Json) -> Json:
+    """A document of plain rows after the steps of a migration."""
+    from harness.spec.migrations import migrate_document
+
+    return {"document": migrate_document(given["document"], given["steps"])}

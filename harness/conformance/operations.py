@@ -36,6 +36,7 @@ OPERATIONS: dict[str, Operation] = {
     "logical_digest": documents.logical_digest,
     "key_order": documents.key_order,
     "protocol_version": documents.protocol_version,
+    "migrate": documents.migrate,
 }
 
 

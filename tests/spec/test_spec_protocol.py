@@ -91,9 +91,9 @@ def test_models_cannot_be_changed() -> None:
 def test_unknown_version_says_which_exist() -> None:
     with pytest.raises(KitError, match=r"9\.9") as caught:
         load_protocol("9.9")
-    assert caught.value.expected == "one of 1.0"
+    assert caught.value.expected == "one of 0.9, 1.0"
     assert load_protocol("1.0.7") is load_protocol()
-    assert available_versions() == ["1.0"]
+    assert available_versions() == ["0.9", "1.0"]
 
 
 @pytest.mark.parametrize("table", [*EXPECTED, "manifest"])
