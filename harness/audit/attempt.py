@@ -16,6 +16,7 @@ from harness.audit.output import tail
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import Outcome, StageProcess
 from harness.audit.reports import Intake, ReportReader
+from harness.audit.so_far import EnergySoFar, JournalEnergy, StatusFile
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
 from harness.meter.session import MeterSession, OpenStage
@@ -63,11 +64,13 @@ class StageLogs:
     out: Path
     err: Path
     events: Path
+    status: Path
 
     @classmethod
     def of(cls, run: Path, stage: str, attempt: int) -> StageLogs:
         """Their paths in a run folder."""
-        return cls(*(run / "logs" / f"{stage}.{attempt}.{end}" for end in ("out", "err", "events.jsonl")))
+        ends = ("out", "err", "events.jsonl", "status.json")
+        return cls(*(run / "logs" / f"{stage}.{attempt}.{end}" for end in ends))
 
 
 class Watcher(Protocol):
@@ -76,8 +79,8 @@ class Watcher(Protocol):
     def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
         """An attempt begins; its output goes to `logs`."""
 
-    def watching(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
-        """Called a few times a second with the tokens reported so far."""
+    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
+        """Called a few times a second with the tokens and, once a second newer, the energy so far."""
 
     def warn(self, text: str) -> None:
         """Something that a person should know now."""
@@ -95,6 +98,7 @@ class Attempt:
         watcher: Told what happens.
         stop: The signal to end with, once the run is to stop.
         origins: Artifact id to the run that paid for it, for inputs from other runs.
+        energy: Energy of the session so far, for the progress line.
         forks: Where its process may be forked from.
     """
 
@@ -107,8 +111,9 @@ class Attempt:
         digests: DigestCache,
         watcher: Watcher,
         stop: Callable[[], int | None],
-        origins: Mapping[str, Origin] | None = None,
-        forks: Forks | None = None,
+        origins: Mapping[str, Origin],
+        energy: JournalEnergy,
+        forks: Forks | None,
     ) -> None:
         self._plan = plan
         self._stage = stage
@@ -117,7 +122,8 @@ class Attempt:
         self._digests = digests
         self._watcher = watcher
         self._stop = stop
-        self._origins = origins or {}
+        self._origins = origins
+        self._energy = energy
         self._forks = forks
         self._logs = StageLogs.of(plan.out_dir, stage.name, number)
         self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
@@ -163,13 +169,15 @@ class Attempt:
             session.end("failed", exit_code=error.exit_code)
             return StageResult("failed", error.exit_code, 0.0, {}, str(error))
 
+        status = StatusFile(logs.status, self._energy)
+
         def watch() -> None:
             self._intake.take(reader.read())
-            self._watcher.watching(stage, opened.tokens)
+            self._watcher.watching(stage, opened.tokens, status.update())
 
         if process.forked:
             session.event("x-forked")
-        with process:
+        with process, status:
             session.client.register_group(process.pgid, opened.uid)
             outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._stop, watch=watch)
             session.cut()  # before anything else: what follows takes time that is not the stage's
@@ -242,6 +250,7 @@ def environment(plan: Plan, stage: PlannedStage, logs: StageLogs) -> dict[str, s
         "PYTHONUNBUFFERED": "1",
         **stage.env,
         "KIT_EVENTS": str(logs.events),
+        "KIT_STATUS": str(logs.status),
         "KIT_RUN_DIR": str(plan.run_dir),
         "KIT_STAGE": stage.name,
     }

@@ -16,6 +16,7 @@ from harness.audit.forks import Forks
 from harness.audit.imports import IMPORTS, import_ahead
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import adopting_orphans
+from harness.audit.so_far import JournalEnergy
 from harness.audit.todo import Chooser, Todo, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
@@ -191,6 +192,7 @@ class _Runner:
         self._todo = todo
         self._origins = origins
         self._forks = forks
+        self._energy = JournalEnergy(session.run_dir / "journal", session.session)
         self.failed: str | None = None
         self.ran = 0
 
@@ -230,6 +232,7 @@ class _Runner:
                 self._progress,
                 self._stop.wanted,
                 self._origins,
+                self._energy,
                 self._forks,
             )
             result = attempt.run()

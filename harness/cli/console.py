@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.audit.attempt import StageLogs, StageResult
     from harness.audit.plan import Plan, PlannedStage
     from harness.audit.runner import RunResult
+    from harness.audit.so_far import EnergySoFar
     from harness.meter.session import MeterSession
 
 _MARKS = {"completed": ("✓", "green"), "failed": ("✗", "red"), "interrupted": ("■", "yellow")}
@@ -164,22 +165,22 @@ class RunDisplay:
             [Follower(path, from_start=False) for path in (logs.out, logs.err)] if self._verbose else []
         )
         if self._status:
-            self._say(stage, {})
+            self._say(stage, {}, None)
         else:
             again = f"  attempt {attempt}" if attempt > 1 else ""
             self._line(f"… {self._place(stage)}{again}")
 
-    def _say(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
+    def _say(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
         if self._status:
-            elapsed = duration(time.monotonic() - self._begun)
-            text = Text.from_markup(f"{self._place(stage)}  {elapsed}{_counts(tokens)}  [dim]{stage.kind}[/]")
+            figures = duration(time.monotonic() - self._begun) + (f"  {energy}" if energy else "")
+            text = Text.from_markup(f"{self._place(stage)}  {figures}{_counts(tokens)}  [dim]{stage.kind}[/]")
             text.truncate(self._console.width - 3, overflow="ellipsis")  # beside the spinner, on one line
             self._status.update(text)
 
-    def watching(self, stage: PlannedStage, tokens: dict[str, int]) -> None:
+    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
         """An attempt goes on."""
         try:
-            self._say(stage, tokens)
+            self._say(stage, tokens, energy)
         except OSError:
             self._fall_silent()
         self._show_output()

@@ -2,7 +2,8 @@
 
 Counts and events are JSON lines appended to the file named in KIT_EVENTS (nothing is written without it); the
 audit adds the counts of one attempt up, so report what was done since the last report, not a running total.
-The file named in KIT_STATUS, where the audit offers it, holds `{"energy_j": JOULES_SO_FAR}`.
+The file named in KIT_STATUS, where the audit offers it, holds `{"energy_j": JOULES_SO_FAR}`, and whether a
+part of that is `estimated`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -88,21 +90,35 @@ def _append(message: Mapping[str, object]) -> None:
         os.close(descriptor)
 
 
-def energy_so_far_j() -> float | None:
-    """Joules metered so far, from the file named in KIT_STATUS; None when nobody says."""
+@dataclass(frozen=True)
+class EnergySoFar:
+    """What the meter says while a stage runs: for people to watch, not to log.
+
+    Attributes:
+        joules: Metered since the stage began.
+        estimated: Whether a part of it is an estimate.
+    """
+
+    joules: float
+    estimated: bool
+
+    def __str__(self) -> str:
+        return f"{'~' if self.estimated else ''}{self.joules:,.0f} J"
+
+
+def energy_so_far() -> EnergySoFar | None:
+    """Energy of this stage so far, from the file named in KIT_STATUS; None when nobody says."""
     path = os.environ.get("KIT_STATUS")
     if not path:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text)
-    except (OSError, ValueError):
+        status = json.loads(Path(path).read_text(encoding="utf-8"))
+        joules = status["energy_j"]
+        if isinstance(joules, bool) or not math.isfinite(joules):
+            return None
+        return EnergySoFar(float(joules), bool(status.get("estimated", False)))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if isinstance(value, dict):
-        value = value.get("energy_j")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 class Progress:
@@ -168,9 +184,9 @@ class Progress:
             parts.append(f"ETA {duration(elapsed_s / done_now * (self._total - self._done))}")
         if self._tokens and elapsed_s > 0:
             parts.append(f"{self._tokens / elapsed_s:,.0f} tokens/s")
-        energy_j = energy_so_far_j()
-        if energy_j is not None:
-            parts.append(f"{energy_j:,.0f} J")
+        energy = energy_so_far()
+        if energy is not None:
+            parts.append(str(energy))
         if note:
             parts.append(note)
         return ", ".join(parts)

@@ -173,6 +173,15 @@ def read_journal(path: Path) -> Iterator[Frame]:
         yield frame
 
 
+def new_frames(path: Path, position: int = 0) -> tuple[list[Frame], int]:
+    """The whole frames after a position, and the position after them: to follow a journal as it grows."""
+    frames = []
+    for frame, end in _frames(path, position):
+        frames.append(frame)
+        position = end
+    return frames, position
+
+
 def torn_bytes(path: Path) -> int:
     """Bytes at the end of the file that do not form whole frames."""
     with path.open("rb") as stream:
@@ -182,11 +191,12 @@ def torn_bytes(path: Path) -> int:
     return path.stat().st_size - end
 
 
-def _frames(path: Path) -> Iterator[tuple[Frame, int]]:
+def _frames(path: Path, position: int = 0) -> Iterator[tuple[Frame, int]]:
     with path.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             return
-        position = len(MAGIC)
+        position = max(position, len(MAGIC))
+        stream.seek(position)
         while len(header := stream.read(_HEADER.size)) == _HEADER.size:
             length, checksum, kind = _HEADER.unpack(header)
             if length > _MAX_PAYLOAD:

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from harness.distill.arguments import help_text, parse, plain, run_stage, write_config
-from harness.distill.reporting import Progress, duration, energy_so_far_j, report_event, report_tokens
+from harness.distill.reporting import Progress, duration, energy_so_far, report_event, report_tokens
 from harness.errors import KitError
 
 
@@ -145,13 +145,16 @@ def test_progress_line(tmp_path, monkeypatch):
     stream = io.StringIO()
     progress = Progress("student_train", 10, done=4, every_s=0.0, stream=stream)
     monkeypatch.setenv("KIT_STATUS", str(status))
-    assert energy_so_far_j() is None
+    assert energy_so_far() is None
     status.write_text('{"energy_j": 1234.5}')
     progress.advance(2, tokens=100, note="loss 1.0")
     progress.close()
     line = stream.getvalue().splitlines()[0]
     assert line.startswith("student_train 6/10 steps, 0s elapsed, ETA 0s, ") and "tokens/s, 1,234 J" in line
     assert line.endswith("loss 1.0") and "\r" not in line
-    status.write_text("not yet")
-    assert energy_so_far_j() is None
+    status.write_text('{"energy_j": 0.4, "estimated": true}')
+    assert progress.line().endswith(", ~0 J")
+    for damaged in ("not yet", "[]", "{}", '{"energy_j": true}', '{"energy_j": NaN}', '{"energy_j": "1"}'):
+        status.write_text(damaged)
+        assert energy_so_far() is None
     assert [duration(s) for s in (59.4, 60, 185, 7620)] == ["59s", "1m00s", "3m05s", "2h07m"]
