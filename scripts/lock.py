@@ -63,6 +63,7 @@ LOCKS = {
         ["build", "train", "eval", "generate"],
         ["dev", "train", "torch-cuda"],
     ),
+    "image": Lock("what examines the image, on top of dev.lock", ["image"], ["dev"]),
     "peers": Lock(
         "what the tests compare our training with, on top of train.lock and dev.lock",
         ["train", "peers"],
@@ -70,7 +71,7 @@ LOCKS = {
     ),
 }
 # These list only what the named locks lack.
-ON_TOP_OF = {"generate": ("train", "torch-cuda"), "peers": ("dev", "train", "torch-cuda")}
+ON_TOP_OF = {"generate": ("train", "torch-cuda"), "image": ("dev",), "peers": ("dev", "train", "torch-cuda")}
 COMPILE = [
     "pip",
     "compile",

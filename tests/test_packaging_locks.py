@@ -23,7 +23,7 @@ LOCKED_EXTRAS = {
     "dev": ["build", "test", "lint", "lock"],
     "train": ["build", "train", "eval"],
 }
-LOCKS = [*LOCKED_EXTRAS, "generate", "peers", "torch-cpu", "torch-cuda"]
+LOCKS = [*LOCKED_EXTRAS, "generate", "image", "peers", "torch-cpu", "torch-cuda"]
 IMPORT_NAMES = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
 # Which parts may import what the extras bring, and what. Everything else runs on the base list.
 EXTRA_IMPORTS = {
