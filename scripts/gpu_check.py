@@ -110,6 +110,7 @@ def check(options: argparse.Namespace) -> int:
             rehearsal=options.cpu_rehearsal,
             scale=options.scale,
             say=lambda text: print(f"gpu-check: {text}", flush=True),
+            gpus=nvml.selected,
         )
         if options.cpu_rehearsal:
             bench.say("REHEARSAL: the work runs on the CPU; nothing here says anything about a GPU")

@@ -42,7 +42,8 @@ def test_a_rehearsal_runs_every_section(lab_dir: Path, tmp_path: Path) -> None: 
     assert result["rehearsal"] is True and "REHEARSAL" in text and "REHEARSAL" in done.stdout
     assert not (tmp_path / "artifacts").exists()
     sections = {section["name"]: section for section in result["sections"]}
-    assert list(sections) == ["probe", "stages", "sampler", "repeatability", "boundaries", "synchronise"]
+    work = ["probe", "stages", "sampler", "repeatability", "boundaries", "synchronise"]
+    assert list(sections) == [*work, "models"]
     verdicts = {e["id"]: e["verdict"] for section in sections.values() for e in section["expectations"]}
     assert not [name for name in verdicts if name.endswith("_ran")], done.stdout
     for certain in ("counter_refresh", "counter_scope", "counter_used", "closure", "counter_vs_integral"):
@@ -50,6 +51,10 @@ def test_a_rehearsal_runs_every_section(lab_dir: Path, tmp_path: Path) -> None: 
     for certain in ("interpolate_agrees", "interpolate_wider", "repeatability"):
         assert verdicts[certain] == "pass", (certain, done.stdout)
     assert verdicts["average_lag"] == verdicts["synchronise"] == "not run"
+    if sections["models"]["data"].get("cases"):
+        assert verdicts["models_complete"] == "pass" and "student_train_13b" in text
+    else:  # without the train packages
+        assert verdicts["models_complete"] == "not run"
     stages = sections["stages"]["data"]["stages"]
     assert len(stages) == 9
     for stage in stages:

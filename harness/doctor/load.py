@@ -60,6 +60,12 @@ class TorchWork:
             else:
                 target.copy_(source)
 
+    def release(self) -> None:
+        """Give the tensors' memory back."""
+        self._matrices.clear()
+        self._streams.clear()
+        self.torch.cuda.empty_cache()
+
     def finish(self) -> None:
         """Wait until all devices are done."""
         for device in range(self.count):
@@ -87,6 +93,9 @@ class NumpyWork:
             self._matrix @ self._matrix
         else:
             self._vector.copy()
+
+    def release(self) -> None:
+        """No device's memory is taken."""
 
     def finish(self) -> None:
         """Nothing is queued."""
@@ -143,6 +152,8 @@ def main() -> int:
         try:
             if order["op"] == "open":
                 backend.open()
+            elif order["op"] == "release":
+                backend.release()
             elif order["kind"] == "square":
                 pieces = square(backend, order["high_s"], order["low_s"], order["seconds"])
             else:

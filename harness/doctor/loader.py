@@ -13,79 +13,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from harness.errors import KitError
 
 _PROGRAM = Path(__file__).with_name("load.py")
 _START_S = 180.0  # torch and CUDA from a cold disk
 _GRACE_S = 60.0
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class Load:
-    """A running load program.
+class Worker:
+    """A child program that takes orders as JSON lines and answers each with one.
 
     Args:
-        python: The interpreter that runs it.
-        backend: "torch" or "numpy".
+        command: The program and its arguments; its first line is a greeting, `{"ready": {...}}`.
+        what: What to call it when it fails.
+        env: Its environment; this process's by default.
 
     Raises:
-        KitError: It cannot make load; the message says why.
+        KitError: It does not start, or says why it cannot work.
     """
 
-    def __init__(self, python: str, backend: str) -> None:
+    def __init__(self, command: list[str], what: str, env: dict[str, str] | None = None) -> None:
+        self._what = what
         try:
             self._process = subprocess.Popen(
-                [python, str(_PROGRAM), backend],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**(os.environ if env is None else env), **_ONE_THREAD},
             )
         except OSError as error:
-            raise KitError(f"{python} cannot be started: {error.strerror}") from None
-        self.python = python
+            raise KitError(f"{command[0]} cannot be started: {error.strerror}") from None
         self._buffer = b""
-        self._seconds = 0.0
         try:
-            ready = self._receive(_START_S)["ready"]
+            self.ready: dict[str, Any] = self._receive(_START_S)["ready"]
         except BaseException:
             self.close()
             raise
-        self.name: str = ready["backend"]
-        self.devices: int = ready["devices"]
+        self.name: str = self.ready["backend"]
+        self.devices: int = self.ready["devices"]
 
     @property
     def pid(self) -> int:
         """Process id of the program."""
         return self._process.pid
 
-    def open(self) -> None:
-        """Make contexts and tensors on the devices."""
-        self._send({"op": "open"})
-        self._receive(_START_S)
+    def ask(self, order: dict[str, Any], timeout_s: float = _START_S) -> dict[str, Any]:
+        """Give an order and wait until it is carried out.
 
-    def start(self, kind: str, seconds: float, **shape: float) -> None:
-        """Begin a piece of work; `finish` waits for it."""
-        self._seconds = seconds
-        self._send({"op": "work", "kind": kind, "seconds": seconds, **shape})
-
-    def finish(self) -> dict[str, Any]:
-        """Wait for the work begun: `start_us` and `end_us` (CLOCK_MONOTONIC) and `pieces` done."""
-        done: dict[str, Any] = self._receive(self._seconds + _GRACE_S)["done"]
+        Raises:
+            KitError: The program failed, ended, or did not answer in time.
+        """
+        self._send(order)
+        done: dict[str, Any] = self._receive(timeout_s)["done"]
         return done
-
-    def work(self, kind: str, seconds: float, **shape: float) -> dict[str, Any]:
-        """Do a piece of work and wait for it."""
-        self.start(kind, seconds, **shape)
-        return self.finish()
 
     def _send(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             os.write(self._process.stdin.fileno(), json.dumps(order).encode() + b"\n")
         except OSError:
-            raise KitError("the load program ended early") from None
+            raise KitError(f"{self._what} ended early") from None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -94,10 +85,10 @@ class Load:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise KitError(f"the load program did not answer within {timeout_s:.0f} s")
+                raise KitError(f"{self._what} did not answer within {timeout_s:.0f} s")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
-                raise KitError("the load program ended early")
+                raise KitError(f"{self._what} ended early")
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
@@ -116,13 +107,53 @@ class Load:
             self._process.kill()
             self._process.wait()
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Load(Worker):
+    """A running load program.
+
+    Args:
+        python: The interpreter that runs it.
+        backend: "torch" or "numpy".
+
+    Raises:
+        KitError: It cannot make load; the message says why.
+    """
+
+    def __init__(self, python: str, backend: str) -> None:
+        self.python = python
+        self._seconds = 0.0
+        super().__init__([python, str(_PROGRAM), backend], "the load program")
+
+    def open(self) -> None:
+        """Make contexts and tensors on the devices."""
+        self.ask({"op": "open"})
+
+    def release(self) -> None:
+        """Give the tensors' memory back to the devices; `open` makes new ones."""
+        self.ask({"op": "release"})
+
+    def start(self, kind: str, seconds: float, **shape: float) -> None:
+        """Begin a piece of work; `finish` waits for it."""
+        self._seconds = seconds
+        self._send({"op": "work", "kind": kind, "seconds": seconds, **shape})
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the work begun: `start_us` and `end_us` (CLOCK_MONOTONIC) and `pieces` done."""
+        done: dict[str, Any] = self._receive(self._seconds + _GRACE_S)["done"]
+        return done
+
+    def work(self, kind: str, seconds: float, **shape: float) -> dict[str, Any]:
+        """Do a piece of work and wait for it."""
+        self.start(kind, seconds, **shape)
+        return self.finish()
 
 
 def start_torch(python: str | None = None) -> Load:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.doctor.inventory import Gpu
 from harness.doctor.loader import Load
 
 Outcome = Literal["pass", "fail", "not run"]
@@ -66,6 +67,7 @@ class Bench:
         rehearsal: Whether this is a rehearsal without a real GPU.
         scale: Factor on every duration.
         say: Tells the person watching.
+        gpus: The GPUs that the check may use.
         results: Of the sections before, by name.
     """
 
@@ -75,6 +77,7 @@ class Bench:
     rehearsal: bool
     scale: float
     say: Callable[[str], None]
+    gpus: tuple[Gpu, ...] = ()
     results: dict[str, SectionResult] = field(default_factory=dict)
 
     def seconds(self, nominal: float) -> float:

@@ -1,4 +1,7 @@
-"""What the GPU check does: probe, stages, sampler, repeatability, boundary modes, waiting for the device."""
+"""What the GPU check does: probe, stages, sampler, repeatability, boundary modes, waiting for the device.
+
+The models have a module of their own (`models`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from importlib import import_module, util
 from typing import Any
 
 from harness.doctor.bench.model import Bench, Expectation, SectionResult, judged, section
+from harness.doctor.bench.models import run_models
 from harness.doctor.bench.runs import (
     MeteredRun,
     Piece,
@@ -325,6 +329,12 @@ def synchronise(bench: Bench) -> SectionResult:
     return SectionResult(
         (judged("synchronise", title, bar, observed, holds),), {"work_s": work_s, "device_s": device_s}
     )
+
+
+@section("models", "OLMo-2 shapes with random weights: memory, speed and energy of the stages")
+def models(bench: Bench) -> SectionResult:
+    """Training, teacher's logits and generation beside the sums and the roofline."""
+    return run_models(bench)
 
 
 def _stage_table(caption: str, run: MeteredRun) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
