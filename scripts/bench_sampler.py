@@ -1,6 +1,6 @@
 """CPU that the sampler costs, with the lab's fake NVML: `python scripts/bench_sampler.py [--seconds 60]`.
 
-Prints the sampler's CPU time as a share of one core, over a stretch without stage boundaries and one with a
+Prints the sampler's CPU time as a share of one core, over a stretch with one stage boundary and one with a
 boundary every few seconds, as getrusage gives it. A call into the fake costs about a microsecond; a real
 driver's cost comes on top and is reported by the sampler itself in every run (`sampling.sessions` of the
 manifest). Background load makes caches cold and the figure larger: run it on a quiet machine.
@@ -33,7 +33,8 @@ def measure(
     client = MeterClient(directory, 0, config, lambda kind, severity, detail: events.append(kind))
     client.start()
     end = time.monotonic() + seconds
-    boundaries = 0
+    client.boundary(share=True)  # every run begins with that of its first stage
+    boundaries = 1
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, boundary_every_s or left))
         if boundary_every_s is not None:
@@ -66,7 +67,7 @@ def main() -> int:
             f" load average {os.getloadavg()[0]:.2f}"
         )
         for every in (None, options.boundary_every):
-            name = "no boundaries" if every is None else f"a boundary every {every:g} s"
+            name = "one boundary" if every is None else f"a boundary every {every:g} s"
             folder = Path(scratch) / f"journal-{every}"
             stats = measure(folder, options.seconds, options.period_ms, every)
             share = stats["sampler_cpu_s"] / stats["sampler_wall_s"]
