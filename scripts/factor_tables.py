@@ -1,7 +1,7 @@
 """The hand-kept part of the factors: figures cited one by one, and codes that the wheels lack.
 
-Figures only, no text of the sources. Each was read at the address beside it on the day that factor_wheels.py
-names as `RETRIEVED`. make_factors.py turns them into tables.
+Figures only, no text of the sources. make_factors.py turns them into tables. `as reported by` in a source
+means that the figure was not read in the original; docs/decisions/0006-factors.md says where it was.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ CITED_PUE = (
         2024,
         1.09,
         "provider",
-        "Google, Measuring the environmental impact of delivering AI at Google scale",
+        "Google (arXiv 2508.15734), as reported by others",
         "https://arxiv.org/abs/2508.15734",
     ),
     CitedPue(

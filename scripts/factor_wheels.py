@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RETRIEVED = "2026-11-22"
-"""The day on which the pinned wheels were taken from the registry and the cited pages were read."""
+"""The day on which the pinned wheels were taken from the registry and the cited figures were looked up."""
 
 
 class Refused(Exception):

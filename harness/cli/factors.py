@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("factors")
-@click.argument("region", required=False)
+@click.argument("words", nargs=-1, metavar="[REGION]")
 @click.option("--year", type=int, metavar="YEAR", help="The factor of one year instead of the newest.")
 @click.option(
     "--format",
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     default="text",
     show_default=True,
 )
-def cmd(region: str | None, year: int | None, form: str) -> None:
+def cmd(words: tuple[str, ...], year: int | None, form: str) -> None:
     """Show the grid intensity of REGION: value, year, source, licence, and what another year would change.
 
     REGION is a country (FRA, FR or France), a US state or Canadian province (US-CA, Quebec), or the id of a
@@ -30,6 +30,8 @@ def cmd(region: str | None, year: int | None, form: str) -> None:
     """
     from harness.spec.factors import factor_of_year, pue_factors, region_factors
 
+    # Names of several words need no quotes: `kit factors South Africa`.
+    region = " ".join(words) if words else None
     if region is not None and region.strip().lower() == "pue":
         rows: Sequence[GridFactor | Pue] = [p for p in pue_factors() if year in (None, p.year)]
     elif region is None:

@@ -140,6 +140,8 @@ def test_command_shows_one_region(capsys):
     _, out, _ = run(capsys, "FRA", "--year", "2023")
     assert "2023: 56.04" in out
     assert "-21.2% from 2023 to 2024" in out
+    _, out, _ = run(capsys, "South", "Africa")
+    assert "ember-zaf-2024" in out
     _, out, _ = run(capsys, "US-CA")
     assert "direct: emissions at the plants only" in out
     assert "kit factors USA" in out
