@@ -1,6 +1,7 @@
 """Frozen models of `protocol.yaml` and `tables/*.yaml`.
 
-Unknown keys are refused: a typo must not become a default.
+Unknown keys are refused: a typo must not become a default. A key that a version adds has a default here,
+because the versions before it, which stay readable, lack it.
 """
 
 from __future__ import annotations
@@ -141,11 +142,16 @@ class TableSpec(Strict):
 
 
 class StageKind(Strict):
-    """A kind of stage (2.1)."""
+    """A kind of stage (2.1).
+
+    Attributes:
+        inside: What belongs to such a stage; None in versions that did not say.
+    """
 
     name: str
     doc: str
     clause: str
+    inside: str | None = None
 
 
 class Denominator(Strict):
@@ -171,6 +177,7 @@ class Sampling(Strict):
     nominal_period_us: int = Field(gt=0)
     gap_factor: float = Field(gt=1)
     min_samples: int = Field(gt=0)
+    idle_min_us: int | None = None
     clock: str
 
     @property
@@ -191,6 +198,7 @@ class Tolerances(Strict):
     low_power_mean_w: float
     short_stage_us: int
     sensor_rel: float
+    interval_coverage: float | None = None
 
 
 class Container(Strict):
