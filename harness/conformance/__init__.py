@@ -5,8 +5,8 @@
     runner.py      runs vectors, compares answers
     external.py    another implementation behind a pipe, and this kit as one
 
-No formula belongs here, and no expected value: those are made by scripts/make_vectors.py, which imports nothing
-of this package.
+No formula belongs here, and no expected value: scripts/make_vectors.py makes those and imports nothing of the
+kit.
 """
 
 from __future__ import annotations

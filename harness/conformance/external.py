@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shlex
@@ -23,8 +24,8 @@ MOST_DEATHS = 5
 class External:
     """Speaks to one command; a context manager.
 
-    A command that never gives one proper answer cannot be tested at all and raises. One that dies, falls silent
-    or prints rubbish later has failed that vector and is started anew for the next.
+    A command that never gives one proper answer cannot be tested at all and raises. One that dies, falls
+    silent or prints rubbish later has failed that vector and is started anew for the next.
 
     Args:
         command: as typed in a shell; run without one.
@@ -155,10 +156,8 @@ class External:
         if process is None:
             return
         if process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 process.stdin.close()
-            except OSError:
-                pass
         try:
             process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:

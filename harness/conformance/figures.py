@@ -90,11 +90,7 @@ class _Benchmark:
 def quality(given: Json) -> Json:
     """Q over a suite."""
     suite = [_Benchmark(b["name"], float(b.get("floor", 0.0))) for b in given["suite"]]
-    sides = [
-        {name: Measured(float(s["score"]), s.get("stderr")) for name, s in given[side].items()}
-        for side in ("scores", "teacher_scores")
-    ]
-    found = suites.quality(*sides, suite)
+    found = suites.quality(_scores(given["scores"]), _scores(given["teacher_scores"]), suite)
     return {
         "q": found.q,
         "ratios": dict(found.ratios),
@@ -102,6 +98,10 @@ def quality(given: Json) -> Json:
         "leave_one_out": None if found.leave_one_out is None else list(found.leave_one_out),
         "stderr": found.stderr,
     }
+
+
+def _scores(side: Json) -> dict[str, Measured]:
+    return {name: Measured(float(s["score"]), s.get("stderr")) for name, s in side.items()}
 
 
 def facility(given: Json) -> Json:

@@ -88,7 +88,7 @@ def account(given: Json) -> Json:
         "it_energy_j": None if totals.it is None else totals.it.best,
         "unattributed_energy_j": None if totals.unattributed is None else totals.unattributed.best,
         "teacher_energy_j": None if totals.teacher is None else totals.teacher.best,
-        "session_energy_mj": [sum(s.gpu_mj.values()) for s in sessions if None not in s.gpu_mj.values()],  # type: ignore[arg-type]
+        "session_energy_mj": [sum(s.gpu_mj.values()) for s in sessions if None not in s.gpu_mj.values()],
     }
 
 

@@ -1,0 +1,72 @@
+"""Writes protocol/1.0/vectors/*.json from an oracle of its own, or checks that the files are what it writes.
+
+    python scripts/make_vectors.py            write
+    python scripts/make_vectors.py --check    compare; exit code 1 and a diff when a file has drifted
+
+Imports nothing of the kit: expected values come from exact fractions and closed forms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from itertools import chain
+from pathlib import Path
+
+from vector_oracle import counters, decisions, encodings, energies, published, runs, waves
+from vector_oracle.build import PROTOCOL, Family
+
+FOLDER = Path(__file__).resolve().parents[1] / "protocol" / PROTOCOL / "vectors"
+
+
+def families() -> list[Family]:
+    """Every family, in the order of the protocol."""
+    rooms = (waves, counters, runs, energies, decisions, encodings, published)
+    return list(chain.from_iterable(room.families() for room in rooms))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        0, or 1 where --check found a difference.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="compare and write nothing")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files are")
+    options = parser.parse_args(argv)
+    fresh = {f"{family.name}.json": family.text() for family in families()}
+    stale = {p.name for p in options.folder.glob("*.json") if not p.name.endswith(".schema.json")} - set(
+        fresh
+    )
+    if not options.check:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in fresh.items():
+            (options.folder / name).write_text(text, encoding="utf-8")
+        for name in stale:
+            (options.folder / name).unlink()
+        count = sum(len(family.vectors) for family in families())
+        print(f"{count} vectors in {len(fresh)} families, {options.folder}")
+        return 0
+    drift = [f"{name}: no family of this name" for name in sorted(stale)]
+    for name, text in fresh.items():
+        path = options.folder / name
+        stored = path.read_text(encoding="utf-8") if path.exists() else ""
+        drift += difflib.unified_diff(
+            stored.splitlines(), text.splitlines(), f"stored/{name}", f"made/{name}", lineterm="", n=0
+        )
+    for line in drift[:60]:
+        print(line[:200])
+    if drift:
+        print("run: python scripts/make_vectors.py")
+    return int(bool(drift))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
