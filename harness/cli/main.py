@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "audit": Entry("harness.cli.audit:cmd", "Run a pipeline stage by stage and log its energy."),
     "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
     "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
+    "explain": Entry("harness.cli.explain:cmd", "Say what a finding of validate means and what to do."),
     "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
     "factors": Entry("harness.cli.factors:cmd", "Show grid intensities and PUE values with their sources."),
     "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
@@ -47,6 +48,9 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
     "health": Entry("harness.cli.health:cmd", "Check that this installation or image is whole."),
     "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
+    "conformance": Entry(
+        "harness.cli.conformance:cmd", "Run the protocol's test vectors against the kit or another program."
+    ),
 }
 
 

@@ -1,40 +1,90 @@
-"""`kit validate`: checks a bundle against the protocol."""
+"""`kit validate`: checks bundles against the protocol."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.validate import Report
+
 
 @click.command("validate")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folders", metavar="DIR...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--level",
     "level",
-    type=click.IntRange(0, 2),
-    default=2,
+    type=click.IntRange(0, 4),
+    default=4,
     show_default=True,
-    help="Highest level: 0 container, 1 schema, 2 accounting.",
+    help="Highest level: 0 container, 1 schema, 2 accounting, 3 plausibility, 4 comparability class.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def cmd(folder: Path, level: int, form: str) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    default="text",
+    show_default=True,
+    help="sarif: for code scanning; github: annotations of a workflow.",
+)
+@click.option("--protocol", metavar="VERSION", help="Judge by this version of the protocol, such as 1.0.")
+@click.option(
+    "--waivers",
+    "waiver_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="YAML file that explains level 3 findings: `waivers:` a list of {rule, reason, stage}.",
+)
+def cmd(
+    folders: tuple[Path, ...], level: int, form: str, protocol: str | None, waiver_file: Path | None
+) -> None:
     """Check the bundle in DIR against the protocol; its files are not touched.
 
-    Every finding is shown, with the rows it concerns, the joules at stake and one fix. Exit code 0: it holds,
-    1: it does not, 2: there is no bundle to read.
+    Every finding is shown, with the rows it concerns, the joules at stake and one fix. Several bundles are
+    also held against each other: readings that two of them share, energy that one says another paid.
+    Exit code 0: all hold, 1: one does not, 2: there is no bundle to read.
     """
-    from harness.validate import validate
+    from harness.spec import load_protocol
+    from harness.validate import validate_many
+    from harness.validate.registry import load_rules
+    from harness.validate.waivers import load_waivers
 
-    report = validate(folder, range(level + 1))
-    if form == "json":
-        import json
+    version = ".".join(load_protocol(protocol or load_protocol().version).version.split(".")[:2])
+    waivers = () if waiver_file is None else load_waivers(waiver_file, load_rules(version))
+    reports = validate_many(folders, range(level + 1), protocol=version, waivers=waivers)
+    _show(reports, [str(folder) for folder in folders], form, version)
+    raise SystemExit(max(report.exit_code for report in reports))
 
-        click.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-    else:
+
+def _show(reports: Sequence[Report], folders: Sequence[str], form: str, version: str) -> None:
+    """Print the reports; JSON is one object for one bundle and a list for several."""
+    import json
+
+    if form == "text":
         from rich.console import Console
 
         from harness.validate.text import print_report
 
-        print_report(report, Console(highlight=False), where=str(folder))
-    raise SystemExit(report.exit_code)
+        console = Console(highlight=False)
+        for number, (report, folder) in enumerate(zip(reports, folders, strict=True)):
+            if number:
+                console.print()
+            print_report(report, console, where=folder)
+    elif form == "json":
+        data = [{"folder": folder, **r.as_dict()} for r, folder in zip(reports, folders, strict=True)]
+        click.echo(json.dumps(data if len(data) > 1 else data[0], indent=2, ensure_ascii=False))
+    elif form == "sarif":
+        from harness import __version__
+        from harness.validate.machine import sarif
+        from harness.validate.registry import load_rules
+
+        click.echo(json.dumps(sarif(reports, folders, load_rules(version), __version__), indent=2))
+    else:
+        from harness.validate.machine import workflow_commands
+
+        for line in workflow_commands(reports, folders):
+            click.echo(line)

@@ -1,13 +1,19 @@
-"""Checks a bundle against the protocol: level 0 container, 1 schema, 2 accounting invariants.
+"""Checks a bundle against the protocol: 0 container, 1 schema, 2 accounting, 3 plausibility, 4 comparability.
 
-    findings.py    Hit, Finding, Report
+    findings.py    Hit, Finding, Comparability, Report
     registry.py    rule id -> function; the words of a rule are in protocol/<version>/rules.yaml
-    scan.py        one pass over the files; series.py: one pass over the power series
-    container.py, schema.py, invariants.py   the rules, one small function each
+    scan.py        one pass over the files; series.py: one pass over the power series; signal.py: their shape
+    container.py, schema.py                                         levels 0 and 1
+    invariants.py, structure.py, windows.py, tokens.py, scores.py   level 2
+    plausibility.py, signals.py, claims.py                          level 3
+    comparability.py                                                level 4
+    across.py      what only several bundles side by side show
+    waivers.py     level 3 findings that somebody has explained
     engine.py      runs them
-    text.py        says what was found
+    text.py, machine.py    say what was found, to people and to programs
 
-Nothing here changes a file, and no input makes it raise. Names are loaded on first use.
+A rule is one small function each. Nothing here changes a file, and no bundle makes it raise. Names are loaded
+on first use.
 """
 
 from __future__ import annotations
@@ -15,12 +21,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.validate.engine import validate
+    from harness.validate.engine import validate, validate_many
     from harness.validate.findings import Finding, Report
 
-__all__ = ["Finding", "Report", "validate"]
+__all__ = ["Finding", "Report", "validate", "validate_many"]
 
-_HOME = {"Finding": "findings", "Report": "findings", "validate": "engine"}
+_HOME = {"Finding": "findings", "Report": "findings", "validate": "engine", "validate_many": "engine"}
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,7 @@ def tables_there(ctx: Context) -> Iterator[Hit]:
     if ctx.problem:
         return
     present = {facts.table.table for facts in ctx.files}
-    for name in ctx.protocol.tables:
+    for name in ctx.written.tables:
         if name not in present:
             yield Hit(
                 f"{name}.parquet", "no file in the manifest", f"{name}.parquet, if need be without rows"

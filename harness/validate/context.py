@@ -3,6 +3,7 @@ recomputation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,14 @@ from typing import Any
 import pyarrow.compute as pc
 
 from harness.bundle import Bundle
+from harness.bundle.versions import Written
+from harness.errors import KitError
 from harness.spec import Protocol
+from harness.spec.migrations import Step, verdict
 from harness.validate.scan import FileFacts
 from harness.validate.series import Recomputation
+
+EVAL_KEY = ("stage_uid", "subject", "benchmark", "metric", "filter")
 
 
 @dataclass
@@ -25,20 +31,24 @@ class Context:
         manifest: parsed manifest.json; an empty dict when it cannot be read.
         manifest_bytes: as on disk.
         problem: why the manifest cannot be read.
-        protocol: the protocol it is judged by.
+        protocol: the protocol it is judged by; levels 2 and above see its tables in this version.
+        version: the protocol that wrote it, by which levels 0 and 1 judge; None when that is unknown.
         files: facts of the listed files, in the order of the manifest.
         links: listed paths that are links or lead outside.
-        recomputed: level 2 only.
+        recomputed: levels 2 and above only.
+        notes: what a rule could not check, and why.
     """
 
     folder: Path
     protocol: Protocol
+    version: Written | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     manifest_bytes: bytes = b""
     problem: str | None = None
     files: list[FileFacts] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     recomputed: Recomputation | None = None
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -50,7 +60,30 @@ class Context:
     @cached_property
     def bundle(self) -> Bundle:
         """The bundle, opened without touching it."""
-        return Bundle(self.folder, self.manifest, self.protocol, [])
+        return Bundle(self.folder, self.manifest, self.protocol, self._written, [])
+
+    @property
+    def _written(self) -> Written:
+        return self.version or Written(self.protocol, ())
+
+    @property
+    def written(self) -> Protocol:
+        """The protocol whose container and schema the files must have."""
+        return self._written.protocol
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Migrations from that protocol to the one it is judged by."""
+        return self._written.steps
+
+    @cached_property
+    def verdict(self) -> str:
+        """What a reader does with the manifest's protocol version: read, warn, migrate or refuse (6.5)."""
+        version = self.manifest.get("protocol_version")
+        try:
+            return verdict(self.protocol.version, version if isinstance(version, str) else "")
+        except KitError:
+            return "refuse"
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
@@ -66,6 +99,49 @@ class Context:
     def artifacts(self) -> list[dict[str, Any]]:
         """All rows of artifacts."""
         return self._rows("artifacts")
+
+    @cached_property
+    def evals(self) -> list[dict[str, Any]]:
+        """All rows of evals."""
+        return self._rows("evals")
+
+    @cached_property
+    def item_sums(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+        """Key of evals -> items, scored, mean, min, max and stddev (population) of its rows in eval_items."""
+        table = self.bundle.table("eval_items", [*EVAL_KEY, "item", "score"])
+        kinds = ("count", "mean", "min", "max", "stddev")
+        sums = table.group_by(list(EVAL_KEY)).aggregate([("item", "count"), *(("score", k) for k in kinds)])
+        return {
+            tuple(row[name] for name in EVAL_KEY): {
+                "items": row["item_count"],
+                "scored": row["score_count"],
+                **{kind: row[f"score_{kind}"] for kind in kinds[1:]},
+            }
+            for row in sums.to_pylist()
+        }
+
+    def items_of(self, key: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """Rows of eval_items with this key, in stored order."""
+        return self._items.get(key, [])
+
+    @cached_property
+    def _items(self) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for batch in self.bundle.iter_batches("eval_items", [*EVAL_KEY, "item", "item_sha256"]):
+            for row in batch.to_pylist():
+                found.setdefault(tuple(row[name] for name in EVAL_KEY), []).append(row)
+        return found
+
+    @property
+    def facts(self) -> Recomputation:
+        """The recomputation; rules of level 2 and above run only when there is one."""
+        assert self.recomputed is not None
+        return self.recomputed
+
+    @cached_property
+    def limits_mw(self) -> dict[int, int | None]:
+        """Power limit of each device by the manifest."""
+        return {d["device_id"]: d.get("power_limit_mw") for d in self.manifest["hardware"]["devices"]}
 
     @cached_property
     def boundary_rows(self) -> list[dict[str, Any]]:

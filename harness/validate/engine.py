@@ -5,69 +5,167 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
+from harness.bundle.versions import written_by
 from harness.errors import KitError
 from harness.spec import load_protocol
-from harness.validate import container, invariants, schema
+from harness.spec.migrations import migrate_document
+from harness.validate import (
+    comparability,
+    container,
+    invariants,
+    plausibility,
+    schema,
+    scores,
+    tokens,
+    windows,
+)
+from harness.validate.across import compare
+from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
-from harness.validate.findings import Finding, Hit, Report
+from harness.validate.findings import Comparability, Finding, Hit, Report
 from harness.validate.registry import CHECKS, Rule, finding, load_rules
 from harness.validate.scan import scan_file
-from harness.validate.series import recompute
+from harness.validate.series import Mark, Watch, recompute
+from harness.validate.waivers import Waiver, apply_waivers
 
-LEVELS = (0, 1, 2)
-MODULES = (container, schema, invariants)
+LEVELS = (0, 1, 2, 3, 4)
+ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
+MODULES = (container, schema, invariants, windows, tokens, scores, plausibility, comparability)
 """Imported for the rules they register."""
 
-NEEDED_FOR_ACCOUNTING = ("stages", "power", "counters", "events", "artifacts")
 NOT_EVALUATED = "E299"
+UNUSED_WAIVER = "W399"
 _MOST_HITS = 1000
 
 
-def validate(folder: Path | str, levels: Sequence[int] = LEVELS, *, threads: int | None = None) -> Report:
+def validate(
+    folder: Path | str,
+    levels: Sequence[int] = LEVELS,
+    *,
+    threads: int | None = None,
+    protocol: str | None = None,
+    waivers: Sequence[Waiver] = (),
+) -> Report:
     """Check a bundle. Its files are not touched.
 
     Args:
         folder: run folder with manifest.json.
-        levels: which of the levels 0 (container), 1 (schema) and 2 (accounting invariants).
+        levels: which of the levels 0 (container), 1 (schema), 2 (accounting invariants), 3 (plausibility) and
+            4 (comparability class).
         threads: files and devices worked on at once; the number of processors, at most 4, by default.
+        protocol: version to judge by, `major.minor`; the newest by default.
+        waivers: level 3 findings that somebody has explained.
 
     Returns:
         Findings of every rule, grouped by rule and file. Corrupt input is a finding, never an exception.
+
+    Raises:
+        KitError: `protocol` is a version this installation does not have.
     """
+    return validate_many([folder], levels, threads=threads, protocol=protocol, waivers=waivers)[0]
+
+
+def validate_many(
+    folders: Sequence[Path | str],
+    levels: Sequence[int] = LEVELS,
+    *,
+    threads: int | None = None,
+    protocol: str | None = None,
+    waivers: Sequence[Waiver] = (),
+) -> list[Report]:
+    """Check several bundles, and each against the others: copied readings, joules another run paid.
+
+    Takes and returns what `validate` does, one report a folder in the same order. A waiver is unused only if
+    no bundle has its finding.
+    """
+    seen = [_look_into(Path(folder), levels, threads, protocol) for folder in folders]
+    contexts = [ctx for _, ctx in seen]
+    reports = [report for report, _ in seen]
+    if len(seen) > 1 and PLAUSIBILITY in levels:
+        reports = compare(reports, contexts)
+    done = [apply_waivers(report.findings, waivers) for report in reports]
+    reports = [replace(r, findings=tuple(found)) for r, (found, _) in zip(reports, done, strict=True)]
+    if PLAUSIBILITY in levels and reports:
+        rules = load_rules(_version(protocol))
+        unused = [_unused(rules, w) for w in waivers if all(w in others for _, others in done)]
+        reports[0] = replace(reports[0], findings=(*reports[0].findings, *unused))
+    return [_weighed(report, ctx) for report, ctx in zip(reports, contexts, strict=True)]
+
+
+def _version(protocol: str | None) -> str:
+    return ".".join((protocol or load_protocol().version).split(".")[:2])
+
+
+def _look_into(
+    folder: Path, levels: Sequence[int], threads: int | None, protocol: str | None
+) -> tuple[Report, Context]:
+    """Findings and labels of one bundle, as they come."""
     threads = threads or min(4, os.cpu_count() or 2)
-    rules = load_rules()
-    ctx = _open(Path(folder))
+    rules = load_rules(_version(protocol))
+    ctx = _open(folder, protocol)
     unknown_version = list(CHECKS["E101"](ctx)) if not ctx.problem else []
     if ctx.problem or unknown_version:
         stop = ["E001", "E101"]
         unread = dict.fromkeys(levels, "not checked: the bundle cannot be read")
-        return Report(tuple(_run(ctx, [rules[i] for i in stop])), unread, _run_id(ctx))
+        return Report(tuple(_run(ctx, [rules[i] for i in stop])), unread, _run_id(ctx)), ctx
+    ctx.version, notes = written_by(ctx.manifest, ctx.protocol, folder / MANIFEST)
+    ctx.notes += notes
     _scan(ctx, threads)
     findings: list[Finding] = []
     outcome: dict[int, str] = {}
+    reason: str | None = None
     for level in sorted(levels):
-        reason = _blocked(ctx) if level == 2 else None
-        if level == 2 and reason is None:
-            reason = _recompute(ctx, threads)
-        if reason is not None:
+        if level >= ACCOUNTING and ctx.recomputed is None and reason is None:
+            reason = _blocked(ctx) or _migrate(ctx) or _recompute(ctx, threads)
+        if level >= ACCOUNTING and reason is not None:
             outcome[level] = f"not checked: {reason}"
             if not any(f.severity == "error" for f in findings):
                 # Nothing else says so yet, and a bundle whose accounting was not checked must not pass.
-                hit = Hit(MANIFEST, f"level 2: {reason}", "rows that can be accounted for")
+                hit = Hit(MANIFEST, f"level {level}: {reason}", "rows that can be accounted for")
                 findings.append(finding(rules[NOT_EVALUATED], MANIFEST, [hit]))
             continue
         found = _run(ctx, [r for r in rules.values() if r.level == level and r.id in CHECKS])
-        failed = any(f.severity == "error" for f in found)
-        outcome[level] = "failed" if failed else "passed"
+        outcome[level] = "passed"
         findings += found
-    findings.sort(key=lambda f: (f.severity != "error", f.id, f.file))
-    return Report(tuple(findings), outcome, _run_id(ctx), sum(facts.rows for facts in ctx.files))
+    rows = sum(facts.rows for facts in ctx.files)
+    return Report(tuple(findings), outcome, _run_id(ctx), rows, tuple(dict.fromkeys(ctx.notes))), ctx
+
+
+def _weighed(report: Report, ctx: Context) -> Report:
+    """Findings in their order, each level failed or passed by those that count, and the labels apart."""
+    labels = tuple(f for f in report.findings if f.severity == "label")
+    findings = [f for f in report.findings if f.severity != "label"]
+    findings.sort(key=lambda f: (not f.counts, f.severity != "error", f.id, f.file))
+    failed = {f.level for f in findings if f.severity == "error" and f.counts}
+    levels = {
+        level: word if word.startswith("not checked") else "failed" if level in failed else "passed"
+        for level, word in report.levels.items()
+    }
+    report = replace(report, findings=tuple(findings), levels=levels)
+    if levels.get(COMPARABILITY) != "passed":
+        return report
+    key = class_key(ctx)
+    rules = load_rules(_version(ctx.protocol.version))
+    rankable = report.errors == 0 and not any(rules[label.id].unrankable for label in labels)
+    return replace(
+        report,
+        comparability=Comparability(key, class_text(key), class_digest(key), rankable, labels),
+    )
+
+
+def _unused(rules: Mapping[str, Rule], waiver: Waiver) -> Finding:
+    what = waiver.rule if waiver.stage is None else f"{waiver.rule} for stage {waiver.stage}"
+    return finding(
+        rules[UNUSED_WAIVER], MANIFEST, [Hit(MANIFEST, f"a waiver of {what}", "a finding to waive")]
+    )
 
 
 def _run_id(ctx: Context) -> str | None:
@@ -75,9 +173,9 @@ def _run_id(ctx: Context) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
-def _open(folder: Path) -> Context:
+def _open(folder: Path, protocol: str | None) -> Context:
     """Read the manifest; what is wrong with it becomes `problem`."""
-    ctx = Context(folder, load_protocol())
+    ctx = Context(folder, load_protocol() if protocol is None else load_protocol(protocol))
     if not folder.is_dir():
         ctx.problem = f"{folder} is {'a file' if folder.exists() else 'not there'}"
         return ctx
@@ -107,10 +205,10 @@ def _scan(ctx: Context, threads: int) -> None:
         if not _inside(ctx.folder, path):
             ctx.links.append(path)
             continue
-        table = ctx.protocol.tables.get(path.split("/")[0].removesuffix(".parquet"))
+        table = ctx.written.tables.get(path.split("/")[0].removesuffix(".parquet"))
         if table is None:
             continue
-        facts, work = scan_file(ctx.folder, path, table, ctx.protocol)
+        facts, work = scan_file(ctx.folder, path, table, ctx.written)
         ctx.files.append(facts)
         jobs += [(facts.rows, job) for job in work]
     jobs.sort(key=lambda item: -item[0])
@@ -127,7 +225,7 @@ def _inside(folder: Path, path: str) -> bool:
 
 def _blocked(ctx: Context) -> str | None:
     """Why the accounting cannot be checked, if it cannot."""
-    for name in NEEDED_FOR_ACCOUNTING:
+    for name in ctx.written.tables:
         files = [facts for facts in ctx.files if facts.table.table == name]
         if not files:
             return f"table {name} is missing"
@@ -136,21 +234,52 @@ def _blocked(ctx: Context) -> str | None:
                 return f"{facts.path} is not readable as the protocol defines it"
             if facts.order is not None:
                 return f"{facts.path} is not in key order"
-    problems = {p.path.split(".")[0].split("[")[0] for p in ctx.protocol.manifest.problems(ctx.manifest)}
+    problems = {p.path.split(".")[0].split("[")[0] for p in ctx.written.manifest.problems(ctx.manifest)}
     broken = problems & {"hardware", "sampling", "labels", "method", "boundary", "status"}
     return f"manifest field {min(broken)} is not as the protocol defines it" if broken else None
 
 
-def _recompute(ctx: Context, threads: int) -> str | None:
-    step_us = ctx.protocol.tolerances.clock_step_event_us
+def _migrate(ctx: Context) -> str | None:
+    """From here on the manifest is given in the protocol's own version, as the tables are."""
     try:
-        ctx.recomputed = recompute(ctx.bundle, step_us=step_us, threads=threads)
+        ctx.manifest = migrate_document({"manifest": ctx.manifest, "tables": {}}, ctx.steps)["manifest"]
+    except KitError as error:
+        return error.message
+    return None
+
+
+def _recompute(ctx: Context, threads: int) -> str | None:
+    try:
+        ctx.recomputed = recompute(ctx.bundle, watch=_watch(ctx), threads=threads)
     except KitError as error:
         return error.message
     except Exception as error:
         # Values can be out of all reason in ways no schema names; the reader is told, not shown a traceback.
         return f"the rows cannot be accounted for ({type(error).__name__}: {str(error)[:120]})"
     return None
+
+
+def _watch(ctx: Context) -> Watch:
+    """What to look for in the power series, from the boundaries and the idle stages."""
+    marks: dict[SeriesKey, list[Mark]] = defaultdict(list)
+    for row in ctx.boundary_rows:
+        if row["source"] == "nvml" and row["device_id"] is not None and row["value"] is not None:
+            key = SeriesKey(row["node_id"], row["device_id"], row["session"])
+            marks[key].append(Mark(row["boundary"], row["mono_us"], row["value"]))
+    idle: dict[SeriesKey, list[tuple[int, int]]] = defaultdict(list)
+    for row in ctx.stages:
+        if row["stage"] == "idle":
+            for device, start, end in zip(
+                row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
+            ):
+                idle[SeriesKey(row["node_id"], device, row["session"])].append((start, end))
+    return Watch(
+        step_us=ctx.protocol.tolerances.clock_step_event_us,
+        period_us=int(ctx.manifest["sampling"]["nominal_period_us"]),
+        marks=marks,
+        idle=idle,
+        limits_mw=ctx.limits_mw,
+    )
 
 
 def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -54,6 +54,42 @@ class Finding:
     message: str
     why: str
     examples: tuple[str, ...] = ()
+    waived: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts: a waived finding is shown with its reason and weighs nothing."""
+        return self.waived is None
+
+
+@dataclass(frozen=True)
+class Comparability:
+    """Level 4: with which other runs this one may be compared, and what a reader must know before.
+
+    Attributes:
+        key: field of `comparability.key` -> its value for this run; None is unknown.
+        text: the key on one line.
+        digest: sha256 of the key's canonical JSON; runs of one class share it.
+        rankable: whether the run may be ranked inside its class.
+        labels: the C4xx labels that apply, as findings that refuse nothing.
+    """
+
+    key: Mapping[str, Any]
+    text: str
+    digest: str
+    rankable: bool
+    labels: tuple[Finding, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--format json`."""
+        labels = [{"id": x.id, "name": x.name, "observed": x.observed, "fix": x.fix} for x in self.labels]
+        return {
+            "class": self.text,
+            "class_sha256": self.digest,
+            "key": dict(self.key),
+            "rankable": self.rankable,
+            "labels": labels,
+        }
 
 
 @dataclass(frozen=True)
@@ -61,10 +97,12 @@ class Report:
     """Outcome of a validation.
 
     Attributes:
-        findings: worst first, then by id and file.
+        findings: worst first, then by id and file; waived ones included.
         levels: level -> "passed", "failed" or "not checked: reason".
         run_id: None when the manifest does not say.
         rows: rows looked at.
+        notes: what could not be checked and why, and other remarks that are no findings.
+        comparability: None when level 4 was not asked for or could not be worked out.
     """
 
     findings: tuple[Finding, ...]
@@ -72,16 +110,22 @@ class Report:
     run_id: str | None = None
     rows: int = 0
     notes: tuple[str, ...] = field(default=())
+    comparability: Comparability | None = None
 
     @property
     def errors(self) -> int:
-        """Number of findings of severity error."""
-        return sum(f.severity == "error" for f in self.findings)
+        """Number of findings of severity error that are not waived."""
+        return sum(f.severity == "error" and f.counts for f in self.findings)
 
     @property
     def warnings(self) -> int:
-        """Number of findings of severity warning."""
-        return sum(f.severity == "warning" for f in self.findings)
+        """Number of findings of severity warning that are not waived."""
+        return sum(f.severity == "warning" and f.counts for f in self.findings)
+
+    @property
+    def waived(self) -> int:
+        """Number of findings that were waived."""
+        return sum(not f.counts for f in self.findings)
 
     @property
     def exit_code(self) -> int:
@@ -103,9 +147,11 @@ class Report:
             "exit_code": self.exit_code,
             "errors": self.errors,
             "warnings": self.warnings,
+            "waived": self.waived,
             "levels": {str(level): outcome for level, outcome in self.levels.items()},
             "rows_checked": self.rows,
             "notes": list(self.notes),
+            "comparability": None if self.comparability is None else self.comparability.as_dict(),
             "findings": findings,
         }
 

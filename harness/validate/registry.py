@@ -23,7 +23,13 @@ CHECKS: dict[str, Check] = {}
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule in words."""
+    """A rule in words.
+
+    Attributes:
+        severity: error (the bundle does not hold), warning (read with care) or label (level 4).
+        example: what a finding of this rule looks like.
+        unrankable: a label that keeps a run out of every ranking.
+    """
 
     id: str
     name: str
@@ -33,6 +39,8 @@ class Rule:
     title: str
     why: str
     fix: str
+    example: str = ""
+    unrankable: bool = False
 
 
 def rule(rule_id: str) -> Callable[[Check], Check]:

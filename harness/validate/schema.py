@@ -14,33 +14,23 @@ from harness.validate.scan import ColumnFacts, FileFacts
 @rule("E101")
 def protocol_known(ctx: Context) -> Iterator[Hit]:
     """The major version is one this kit speaks."""
-    version = ctx.manifest.get("protocol_version")
-    parts = _parts(version)
-    if not ctx.problem and (parts is None or parts[0] != ctx.protocol.major):
+    if not ctx.problem and ctx.verdict == "refuse":
+        version = ctx.manifest.get("protocol_version")
         yield Hit(MANIFEST, f"protocol_version {version!r}", f"{ctx.protocol.major}.x.y")
 
 
 @rule("W102")
 def protocol_minor(ctx: Context) -> Iterator[Hit]:
     """The minor version is not newer than this kit's."""
-    parts = _parts(ctx.manifest.get("protocol_version"))
-    newest = _parts(ctx.protocol.version)
-    if parts and newest and parts[0] == newest[0] and parts[1] > newest[1]:
+    if ctx.verdict == "warn":
         yield Hit(MANIFEST, f"protocol {ctx.manifest['protocol_version']}", f"at most {ctx.protocol.version}")
-
-
-def _parts(version: object) -> tuple[int, int] | None:
-    words = version.split(".") if isinstance(version, str) else []
-    if len(words) != 3 or not all(w.isascii() and w.isdigit() and len(w) < 9 for w in words):
-        return None
-    return int(words[0]), int(words[1])
 
 
 @rule("E103")
 def manifest_fields(ctx: Context) -> Iterator[Hit]:
     """The manifest is as manifest.yaml defines it."""
     if not ctx.problem:
-        for problem in ctx.protocol.manifest.problems(ctx.manifest):
+        for problem in ctx.written.manifest.problems(ctx.manifest):
             where = problem.path or "the whole file"
             yield Hit(MANIFEST, f"{where}: {problem.observed}", problem.expected)
 
@@ -65,10 +55,10 @@ def footers(ctx: Context) -> Iterator[Hit]:
             "run_id": ctx.manifest.get("run_id"),
             "logical_sha256": ctx.entries[facts.path].get("logical_sha256"),
         }
-        for key in ctx.protocol.container.footer_keys:
+        for key in ctx.written.container.footer_keys:
             found = facts.footer.get(key)
             if found is None:
-                yield Hit(facts.path, f"no footer key {key}", f"{ctx.protocol.container.footer_prefix}.{key}")
+                yield Hit(facts.path, f"no footer key {key}", f"{ctx.written.container.footer_prefix}.{key}")
             elif key in expected and found != expected[key]:
                 yield Hit(facts.path, f"footer {key} = {found[:40]}", str(expected[key])[:40])
 
@@ -95,7 +85,7 @@ def no_other_columns(ctx: Context) -> Iterator[Hit]:
     """Columns beyond the protocol's begin with x-."""
     for facts in _readable(ctx):
         for name in facts.unknown:
-            if not name.startswith(ctx.protocol.extension_prefix):
+            if not name.startswith(ctx.written.extension_prefix):
                 yield Hit(facts.path, f"column {name[:60]}", f"columns of {facts.table.schema_id} or x-...")
 
 

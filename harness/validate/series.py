@@ -1,4 +1,4 @@
-"""One pass over the power table: accounting, clock steps, falls of the counter. Bounded in memory.
+"""One pass over the power table: accounting, clocks, counters, the signal itself. Bounded in memory.
 
 One thread decodes row groups into arrays, others account for the series that are complete; the arrays are
 used again for the next series, because fresh memory costs more than the arithmetic on it.
@@ -6,7 +6,7 @@ used again for the next series, because fresh memory costs more than the arithme
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +23,58 @@ from harness.bundle.digest import type_name
 from harness.bundle.files import open_parquet, read_groups
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
 from harness.errors import KitError
+from harness.validate.signal import SignalFacts, look_at
 
 _KEY = ("node_id", "device_id", "session")
 _ACCOUNTED = ("mono_us", "power_mw", "energy_counter_mj")
+_WATCHED = ("t_us", "util_pct", "power_limit_mw")
 _TYPES: dict[str, npt.DTypeLike] = {
     "mono_us": np.int64,
     "t_us": np.int64,
     "power_mw": np.int32,
     "energy_counter_mj": np.int64,
+    "util_pct": np.uint8,
+    "power_limit_mw": np.int32,
 }
+_NULLABLE = ("power_mw", "energy_counter_mj", "util_pct", "power_limit_mw")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A counter reading at a stage boundary, to be held against the samples around it."""
+
+    boundary: int
+    mono_us: int
+    value_mj: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to look for in the series beside their energy.
+
+    Attributes:
+        step_us: clock steps of at least this size.
+        period_us: nominal sampling period.
+        marks: counter readings at boundaries, by series.
+        idle: windows of idle stages, by series.
+        limits_mw: power limit of a device by the manifest.
+    """
+
+    step_us: int
+    period_us: int = 500_000
+    marks: Mapping[SeriesKey, Sequence[Mark]] = field(default_factory=dict)
+    idle: Mapping[SeriesKey, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    limits_mw: Mapping[int, int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A boundary reading that does not lie between the samples before and after it, all in mJ."""
+
+    mark: Mark
+    low_mj: int
+    high_mj: int
+    slack_mj: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +87,8 @@ class SeriesFacts:
         last_us: last sample.
         steps: (mono_us, step_us) where UTC jumped against the monotonic clock.
         falls: mono_us at which the energy counter was lower than before.
+        misfits: boundary readings outside the samples around them.
+        signal: what the power readings look like.
     """
 
     key: SeriesKey
@@ -51,6 +96,8 @@ class SeriesFacts:
     last_us: int
     steps: tuple[tuple[int, int], ...] = ()
     falls: tuple[int, ...] = ()
+    misfits: tuple[Misfit, ...] = ()
+    signal: SignalFacts | None = None
 
 
 @dataclass
@@ -68,7 +115,7 @@ class _Buffer:
         self.key: SeriesKey | None = None
         self.rows = 0
         self._values = {name: np.empty(0, dtype=_TYPES[name]) for name in columns}
-        self._valid = {name: np.empty(0, dtype=np.bool_) for name in ("power_mw", "energy_counter_mj")}
+        self._valid = {name: np.empty(0, dtype=np.bool_) for name in columns if name in _NULLABLE}
 
     def start(self, key: SeriesKey) -> None:
         self.key, self.rows = key, 0
@@ -99,6 +146,10 @@ class _Buffer:
     def array(self, name: str) -> npt.NDArray[Any]:
         return self._values[name][: self.rows]
 
+    def pair(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """A nullable column: values and which of them are there."""
+        return self._values[name][: self.rows], self._valid[name][: self.rows]
+
     def series(self) -> PowerSeries:
         key = self.key or SeriesKey("", 0, 0)
         return PowerSeries(
@@ -113,12 +164,12 @@ class _Buffer:
         )
 
 
-def recompute(bundle: Bundle, *, step_us: int | None = None, threads: int = 2) -> Recomputation:
+def recompute(bundle: Bundle, *, watch: Watch | None = None, threads: int = 2) -> Recomputation:
     """Derive every column of `stages` from the raw rows of a bundle.
 
     Args:
         bundle: an open bundle.
-        step_us: also look for clock steps of at least this size and for falls of the counter.
+        watch: also look for what is wrong with clocks, counters and signals.
         threads: threads besides the one that reads; each holds one series.
 
     Raises:
@@ -128,12 +179,12 @@ def recompute(bundle: Bundle, *, step_us: int | None = None, threads: int = 2) -
         bundle.table("stages").to_pylist(),
         counter_series(bundle.iter_batches("counters", encoded=True)),
         sampling_rules(bundle.protocol, bundle.manifest),
-        device_limits(bundle.manifest),
+        device_limits(bundle.manifest, bundle.table("events", ["kind", "device_id", "detail"]).to_pylist()),
     )
-    columns = _ACCOUNTED if step_us is None else (*_ACCOUNTED, "t_us")
+    columns = _ACCOUNTED if watch is None else (*_ACCOUNTED, *_WATCHED)
 
     def account(buffer: _Buffer) -> tuple[DevicePart | None, SeriesFacts | None]:
-        facts = None if step_us is None else _look(buffer, step_us)
+        facts = None if watch is None else _look(buffer, watch)
         return plan.measure(buffer.series()), facts
 
     workers = max(1, threads - 1)
@@ -212,20 +263,54 @@ def _runs(table: pa.Table, path: Path) -> Iterator[tuple[SeriesKey, int, int]]:
         yield SeriesKey(*(table.column(name)[start].as_py() for name in _KEY)), start, stop
 
 
-def _look(buffer: _Buffer, step_us: int) -> SeriesFacts:
+REFRESH_US = 100_000
+"""Slowest refresh of an energy counter seen on real cards: how old a value can be."""
+
+
+def _look(buffer: _Buffer, watch: Watch) -> SeriesFacts:
     key = buffer.key or SeriesKey("", 0, 0)
     series = buffer.series()
     mono = series.mono_us
     apart = np.diff(buffer.array("t_us") - mono)
-    jumps = np.flatnonzero((apart >= step_us) | (apart <= -step_us))
+    jumps = np.flatnonzero((apart >= watch.step_us) | (apart <= -watch.step_us))
     counter, times = series.counter_mj, mono
     if not series.counter_valid.all():
         counter, times = counter[series.counter_valid], mono[series.counter_valid]
     falls = np.flatnonzero(counter[1:] < counter[:-1])
+    peak = float(series.power_mw[series.power_valid].max()) if series.power_valid.any() else 0.0
     return SeriesFacts(
         key=key,
         first_us=int(mono[0]),
         last_us=int(mono[-1]),
         steps=tuple((int(mono[i + 1]), int(apart[i])) for i in jumps),
         falls=tuple(int(times[i + 1]) for i in falls),
+        misfits=tuple(_misfits(times, counter, watch.marks.get(key, ()), peak)),
+        signal=look_at(
+            mono,
+            series.power_mw,
+            series.power_valid,
+            period_us=watch.period_us,
+            limit_mw=buffer.pair("power_limit_mw"),
+            util_pct=buffer.pair("util_pct"),
+            device_limit_mw=watch.limits_mw.get(key.device_id),
+            idle_windows=watch.idle.get(key, ()),
+        ),
     )
+
+
+def _misfits(
+    times: npt.NDArray[np.int64], counter: npt.NDArray[np.int64], marks: Sequence[Mark], peak_mw: float
+) -> Iterator[Misfit]:
+    """Boundary readings that no rising counter can have shown between the samples around them.
+
+    An interpolated reading may run ahead of the counter by what one refresh holds, hence the slack.
+    """
+    slack = peak_mw * REFRESH_US * 1e-6 + 1
+    for mark in marks:
+        before = int(np.searchsorted(times, mark.mono_us, side="right")) - 1
+        after = int(np.searchsorted(times, mark.mono_us, side="left"))
+        if before < 0 or after >= times.shape[0]:
+            continue
+        low, high = int(counter[before]), int(counter[after])
+        if low <= high and not low - slack <= mark.value_mj <= high + slack:
+            yield Misfit(mark, low, high, slack)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.accounting.figures import encodable, printable, quantity
-from harness.validate.findings import Finding, Report
+from harness.validate.findings import Comparability, Finding, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-LEVEL_NAMES = {0: "container", 1: "schema", 2: "accounting"}
+LEVEL_NAMES = {0: "container", 1: "schema", 2: "accounting", 3: "plausibility", 4: "comparability"}
 _MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red")}
 _COLOURS = {"error": "bold red", "warning": "yellow"}
 
@@ -47,18 +47,37 @@ def _print(report: Report, console: Console, where: str) -> None:
             line.append(mark, style)
             line.append("" if outcome in _MARKS else f" {outcome}")
             console.print(line)
+    if report.comparability is not None:
+        _class(report.comparability, console)
+    for note in report.notes:
+        console.print(Text(f"note: {printable(note)}", "dim"))
     verdict = Text()
     if report.errors:
         verdict.append(f"{where} does not hold: ", "bold red")
     else:
         verdict.append(f"{where} holds", "bold green")
-        verdict.append(": " if report.warnings else "")
+        verdict.append(": " if report.warnings or report.waived else "")
     counts = [_count(report.errors, "error")] if report.errors else []
     counts += [_count(report.warnings, "warning")] if report.warnings else []
+    counts += [f"{report.waived} waived"] if report.waived else []
     verdict.append(", ".join(counts))
     rows = f"{report.rows:,}".replace(",", "\u202f")
     verdict.append(f". {rows} rows checked, no file touched.")
     console.print(verdict)
+
+
+def _class(found: Comparability, console: Console) -> None:
+    """The comparability class, and what a reader must know first."""
+    from rich.text import Text
+
+    line = Text("class ")
+    line.append(found.digest[:12], "bold")
+    line.append(f": {printable(found.text)}")
+    console.print(line)
+    for label in found.labels:
+        console.print(Text(f"  {label.id} {label.name}: {printable(label.observed)}", "cyan"))
+    if not found.rankable:
+        console.print(Text("Not to be ranked beside measured runs.", "yellow"))
 
 
 def _count(number: int, word: str) -> str:
@@ -68,7 +87,10 @@ def _count(number: int, word: str) -> str:
 def _finding(finding: Finding) -> tuple[Text, Text]:
     from rich.text import Text
 
-    head = Text(f"{finding.id} {finding.name}", _COLOURS[finding.severity])
+    colour = _COLOURS[finding.severity] if finding.counts else "dim"
+    head = Text(f"{finding.id} {finding.name}", colour)
+    if finding.waived is not None:
+        head.append(" waived", "bold")
     head.append(f"   {printable(finding.file)}", "default")
     if finding.rows:
         shown = ", ".join(map(str, finding.rows[:6])) + (", ..." if len(finding.rows) > 6 else "")
@@ -82,6 +104,10 @@ def _finding(finding: Finding) -> tuple[Text, Text]:
     more = finding.count - 1 - len(finding.examples)
     if more > 0 and finding.examples:
         body.append(f"\nand {more} more", "dim")
+    if finding.waived is not None:
+        body.append("\nWaived: ", "bold")
+        body.append(printable(finding.waived))
+        return head, body
     body.append(f"\n{finding.why}", "italic")
     body.append("\nFix: ", "bold")
     body.append(finding.fix)

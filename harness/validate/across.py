@@ -1,0 +1,95 @@
+"""Several bundles side by side: readings that two of them share, and joules that one says another paid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from harness.validate.context import Context
+from harness.validate.findings import Hit, Report
+from harness.validate.registry import finding, load_rules
+from harness.validate.signals import shared
+
+COPIED = "E324"
+UNPAID = "E229"
+
+
+def compare(reports: Sequence[Report], contexts: Sequence[Context]) -> list[Report]:
+    """Add to each report what only its neighbours show.
+
+    Args:
+        reports: one a bundle.
+        contexts: what validation saw of each, in the same order.
+
+    Returns:
+        The reports, in the same order.
+    """
+    hits: list[list[tuple[str, Hit]]] = [[] for _ in reports]
+    for a, b in combinations(range(len(reports)), 2):
+        if reports[a].run_id == reports[b].run_id:
+            continue
+        for hit in _copies(contexts[a], contexts[b]):
+            hits[b].append((COPIED, hit))
+        for hit in _copies(contexts[b], contexts[a]):
+            hits[a].append((COPIED, hit))
+    for i, consumer in enumerate(contexts):
+        for j, payer in enumerate(contexts):
+            if i != j:
+                hits[i] += [(UNPAID, hit) for hit in _origins(consumer, payer)]
+    return [_with(report, extra) for report, extra in zip(reports, hits, strict=True)]
+
+
+def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
+    """Series of `suspect` that are also in `original`."""
+    if original.recomputed is None or suspect.recomputed is None:
+        return
+    for theirs in original.recomputed.series:
+        for own in suspect.recomputed.series:
+            what = shared(theirs, own)
+            if what is not None:
+                observed = f"device {own.key.device_id}, session {own.key.session} has {what} of run"
+                observed += f" {original.manifest.get('run_id')}, device {theirs.key.device_id}"
+                yield Hit("power.parquet", observed, "readings of its own")
+
+
+def _origins(consumer: Context, payer: Context) -> Iterator[Hit]:
+    """Artifacts that `consumer` says `payer` made: it did, and not for less than their stage alone took."""
+    if consumer.recomputed is None or payer.recomputed is None:
+        return
+    made = {row["artifact_id"]: row["stage_uid"] for row in payer.artifacts if row["role"] == "produced"}
+    energies: dict[int, float] = {}
+    for row in payer.recomputed.derivation.stages:
+        known = [row[f"{part}_energy_j"] for part in ("gpu", "cpu", "dram")]
+        energies[row["stage_uid"]] = math.fsum(e for e in known if e is not None)
+    for number, row in enumerate(consumer.artifacts):
+        if row["role"] != "consumed" or row["origin_run_id"] != payer.manifest.get("run_id"):
+            continue
+        maker = made.get(row["artifact_id"])
+        if maker is None:
+            yield Hit("artifacts.parquet", f"{row['name']}: run {row['origin_run_id']} did not make it",
+                      "an artifact that run produced", (number,))  # fmt: skip
+            continue
+        least, stated = energies.get(maker, 0.0), row["origin_energy_j"]
+        if stated is not None and stated < least * (1 - 1e-9):
+            observed = f"{row['name']}: {stated:.6g} J"
+            expected = f"at least {least:.6g} J, which its stage alone took"
+            yield Hit("artifacts.parquet", observed, expected, (number,), least - stated)
+
+
+def _with(report: Report, extra: Sequence[tuple[str, Hit]]) -> Report:
+    if not extra:
+        return report
+    rules = load_rules()
+    added = []
+    for rule_id in sorted({rule_id for rule_id, _ in extra}):
+        found = [hit for own, hit in extra if own == rule_id]
+        for file in sorted({hit.file for hit in found}):
+            added.append(finding(rules[rule_id], file, [hit for hit in found if hit.file == file]))
+    levels = dict(report.levels)
+    for item in added:
+        if item.severity == "error" and levels.get(item.level) == "passed":
+            levels[item.level] = "failed"
+    findings = sorted((*report.findings, *added), key=lambda f: (f.severity != "error", f.id, f.file))
+    return replace(report, findings=tuple(findings), levels=levels)

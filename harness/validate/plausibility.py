@@ -1,0 +1,205 @@
+"""Level 3: what no accounting forbids and no real machine shows. Every rule may be waived with a reason.
+
+Three files hold the rules: this one power, counters and sampling, `signals` the shape of the readings,
+`claims` what was done with the energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.accounting import UNATTRIBUTED
+from harness.validate import claims, signals
+from harness.validate.context import Context
+from harness.validate.findings import Hit
+from harness.validate.registry import rule
+from harness.validate.series import SeriesFacts
+from harness.validate.signal import SignalFacts
+
+__all__ = ["claims", "signals"]
+
+STAGES = "stages.parquet"
+POWER = "power.parquet"
+
+OVER_SHARE = 0.001
+"""Share of readings that may pass the limit: regulation follows the load by milliseconds."""
+
+BELOW_SHARE = 0.01
+LATE_SHARE = 0.01
+GAP_SHARE = 0.01
+UTIL_SHARE = 0.05
+"""Utilisation lags power by its window, so some readings of any changing load contradict each other."""
+
+MANY = 200
+"""Periods from which a share of 1 % means something."""
+
+SAMPLER_SHARE = 0.05
+"""Of one core; a sampler that takes more is part of what it measures."""
+
+SAMPLER_MIN_S = 60.0
+
+
+def _signals(ctx: Context) -> Iterator[tuple[SeriesFacts, SignalFacts, str]]:
+    for facts in ctx.facts.series:
+        if facts.signal is not None:
+            yield facts, facts.signal, f"device {facts.key.device_id}, session {facts.key.session}"
+
+
+def _measured(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stages whose counter and integral both speak."""
+    for number, row in enumerate(ctx.stages):
+        known = (row["gpu_energy_counter_j"], row["gpu_energy_integral_j"], row["gpu_counter_vs_integral"])
+        if None not in known and row["gpu_energy_method"] != "imported":
+            yield number, row
+
+
+@rule("E301")
+def power_below_limit(ctx: Context) -> Iterator[Hit]:
+    """Hardly a reading lies above 1.15 x the power limit in force."""
+    for _, signal, name in _signals(ctx):
+        count, worst, limit = signal.over
+        if count > OVER_SHARE * signal.samples:
+            observed = f"{name}: {count} readings above the limit, up to {worst / 1000:g} W"
+            yield Hit(POWER, observed, f"at most 1.15 x {limit / 1000:g} W", count=count)
+
+
+@rule("W302")
+def power_above_idle(ctx: Context) -> Iterator[Hit]:
+    """Hardly a reading lies below 0.9 x what the device draws in idle stages."""
+    for _, signal, name in _signals(ctx):
+        if signal.idle_mw and signal.below_idle > BELOW_SHARE * signal.samples:
+            observed = f"{name}: {signal.below_idle} readings below 0.9 x the idle power"
+            yield Hit(POWER, observed, f"at least 0.9 x {signal.idle_mw / 1000:g} W", count=signal.below_idle)
+
+
+def _bar(ctx: Context, joules: float, length_us: float) -> float:
+    """How far counter and integral may part: 15 % where power is low or time short, else 5 %."""
+    bars = ctx.protocol.tolerances
+    low = length_us < bars.short_stage_us or joules / max(length_us, 1) * 1e6 < bars.low_power_mean_w
+    return bars.counter_vs_integral_finding_low_power if low else bars.counter_vs_integral_finding
+
+
+def _length_us(row: dict[str, Any]) -> int:
+    """Device time of a row: the sum of its devices' windows."""
+    return sum(end - start for start, end in zip(row["device_start_us"], row["device_end_us"], strict=False))
+
+
+@rule("W303")
+def counter_and_integral(ctx: Context) -> Iterator[Hit]:
+    """Counter and integral of a stage agree, as far as the samples can tell."""
+    for number, row in _measured(ctx):
+        apart = row["gpu_counter_vs_integral"]
+        devices = max(1, len(row["device_ids"]))
+        bar = _bar(ctx, row["gpu_energy_integral_j"], _length_us(row) / devices)
+        # The flag holds that the difference is more than the samples' own doubt; short stages alias.
+        if abs(apart) > bar and "counter_disagrees" in row["flags"]:
+            joules = abs(row["gpu_energy_counter_j"] - row["gpu_energy_integral_j"])
+            observed = f"{ctx.named(row)}: the counter says {apart:+.1%} against the integral"
+            yield Hit(STAGES, observed, f"at most {bar:.0%} apart", (number,), joules)
+
+
+@rule("E304")
+def run_counter_and_integral(ctx: Context) -> Iterator[Hit]:
+    """Over the whole run counter and integral agree."""
+    rows = [row for _, row in _measured(ctx) if row["parent_uid"] is None]
+    counter = sum(row["gpu_energy_counter_j"] for row in rows)
+    integral = sum(row["gpu_energy_integral_j"] for row in rows)
+    length = sum(_length_us(row) for row in rows)
+    if integral <= 0 or length < ctx.protocol.tolerances.short_stage_us:
+        return
+    disputed = sum(row["gpu_energy_integral_j"] for row in rows if "counter_disagrees" in row["flags"])
+    apart, bar = counter / integral - 1, _bar(ctx, integral, length)
+    if abs(apart) > bar and disputed > bar * integral:
+        observed = f"the counters say {counter:.6g} J, the power samples {integral:.6g} J ({apart:+.1%})"
+        yield Hit(STAGES, observed, f"at most {bar:.0%} apart", (), abs(counter - integral))
+
+
+@rule("E305")
+def boundaries_between_samples(ctx: Context) -> Iterator[Hit]:
+    """The counter at a boundary lies between the samples before and after it."""
+    for facts in ctx.facts.series:
+        for found in facts.misfits:
+            low, high, value = found.low_mj, found.high_mj, found.mark.value_mj
+            outside = max(low - value, value - high) / 1000
+            observed = f"device {facts.key.device_id}, boundary {found.mark.boundary}: {value} mJ"
+            yield Hit("counters.parquet", observed, f"{low} to {high} mJ, as power samples show", (), outside)
+
+
+@rule("W306")
+def sampled_often_enough(ctx: Context) -> Iterator[Hit]:
+    """99 % of the periods are at most twice the nominal one."""
+    for _, signal, name in _signals(ctx):
+        if signal.periods >= MANY and signal.late > LATE_SHARE * signal.periods:
+            observed = (
+                f"{name}: {signal.late} of {signal.periods} periods are longer than twice the nominal one"
+            )
+            yield Hit(POWER, observed, "at most 1 %", count=signal.late)
+
+
+@rule("W307")
+def time_covered(ctx: Context) -> Iterator[Hit]:
+    """At most 1 % of the measured time lies in gaps."""
+    rows = [row for row in ctx.stages if row["parent_uid"] is None and row["gpu_energy_method"] != "imported"]
+    length = sum(_length_us(row) for row in rows)
+    gaps = sum(row["gap_us"] for row in rows)
+    if length >= ctx.protocol.tolerances.short_stage_us and gaps > GAP_SHARE * length:
+        joules = sum(row["energy_in_gaps_j"] or 0.0 for row in rows)
+        numbers = tuple(i for i, row in enumerate(ctx.stages) if row["gap_us"] and row["parent_uid"] is None)
+        observed = (
+            f"{gaps / 1e6:.1f} s of {length / 1e6:.1f} s of device time lie in gaps ({gaps / length:.1%})"
+        )
+        yield Hit(STAGES, observed, "at most 1 %", numbers, joules)
+
+
+@rule("W308")
+def limit_as_sampled(ctx: Context) -> Iterator[Hit]:
+    """The power limit in the manifest is the first that the samples carry."""
+    first: dict[int, tuple[int, int]] = {}
+    for facts, signal, _ in _signals(ctx):
+        if signal.limit_mw is not None:
+            seen = facts.key.session, signal.limit_mw
+            first[facts.key.device_id] = min(seen, first.get(facts.key.device_id, seen))
+    changed = any(row["kind"] == "power_limit_change" for row in ctx.events)
+    for device, stated in ctx.limits_mw.items():
+        session, held = first.get(device, (0, stated))
+        # A later session brings the device's limit of its own start into the manifest.
+        if stated != held and not changed and session == max(s.key.session for s in ctx.facts.series):
+            observed = f"device {device}: power_limit_mw {stated} in the manifest"
+            yield Hit("manifest.json", observed, f"{held}, as the samples say")
+
+
+@rule("W309")
+def utilisation_and_power(ctx: Context) -> Iterator[Hit]:
+    """A card without kernels draws little, and one that always runs kernels draws more than an idle one."""
+    for _, signal, name in _signals(ctx):
+        bar = UTIL_SHARE * signal.util_samples
+        if signal.util_samples < MANY:
+            continue
+        if signal.idle_but_hot > bar:
+            observed = f"{name}: {signal.idle_but_hot} readings of high power while no kernel ran"
+            yield Hit(POWER, observed, "at most 5 % of the readings", count=signal.idle_but_hot)
+        if signal.busy_but_cold > bar:
+            observed = f"{name}: {signal.busy_but_cold} readings of idle power while kernels ran all the time"
+            yield Hit(POWER, observed, "at most 5 % of the readings", count=signal.busy_but_cold)
+
+
+@rule("W310")
+def sampler_is_cheap(ctx: Context) -> Iterator[Hit]:
+    """The sampler takes little of a core and misses few ticks."""
+    for entry in ctx.manifest["sampling"]["sessions"]:
+        cpu, wall = entry.get("sampler_cpu_s"), entry.get("sampler_wall_s")
+        name = f"session {entry['session']}"
+        if cpu is not None and wall is not None and wall >= SAMPLER_MIN_S and cpu > SAMPLER_SHARE * wall:
+            observed = f"{name}: the sampler took {cpu / wall:.1%} of a core"
+            yield Hit("manifest.json", observed, f"at most {SAMPLER_SHARE:.0%}")
+
+
+@rule("W311")
+def kinds_recorded(ctx: Context) -> Iterator[Hit]:
+    """A GPU run has samples: a counter alone cannot be cross-checked."""
+    for number, row in enumerate(ctx.stages):
+        alone = row["gpu_energy_method"].startswith("counter") and row["gpu_energy_integral_j"] is None
+        if alone and row["stage"] != UNATTRIBUTED:
+            observed = f"{ctx.named(row)}: no power sample stands beside the counter"
+            yield Hit(STAGES, observed, "power samples of every device", (number,), row["gpu_energy_j"])

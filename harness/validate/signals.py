@@ -1,0 +1,109 @@
+"""Level 3, the shape of the readings: constant, rounded, replayed or copied series.
+
+A run labelled simulated says itself that its signals are made up; it cannot be ranked, and these rules leave
+it alone. Imported logs went through other tools' rounding, so their resolution is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from harness.validate.context import Context
+from harness.validate.findings import Hit
+from harness.validate.registry import rule
+from harness.validate.series import SeriesFacts
+
+POWER = "power.parquet"
+
+CONSTANT_SAMPLES = 120
+"""A minute at the nominal period: no working card shows one milliwatt value for so long."""
+
+WORKING_SHARE = 0.3
+"""Of the power limit; below it a card may be idle, and idle readings can stand still."""
+
+COARSE_MW = 1000
+FEW = 16
+"""Different values below which a resolution cannot be judged."""
+
+ENOUGH = 240
+
+
+def _series(ctx: Context) -> Iterator[SeriesFacts]:
+    if "simulated" not in ctx.manifest["labels"]:
+        yield from (facts for facts in ctx.facts.series if facts.signal is not None)
+
+
+def _name(facts: SeriesFacts) -> str:
+    return f"device {facts.key.device_id}, session {facts.key.session}"
+
+
+def _working_mw(ctx: Context, facts: SeriesFacts) -> float:
+    limit = ctx.limits_mw.get(facts.key.device_id) or (facts.signal.limit_mw if facts.signal else None)
+    return WORKING_SHARE * (limit or 0)
+
+
+@rule("E320")
+def not_constant(ctx: Context) -> Iterator[Hit]:
+    """No working card shows one and the same reading for a minute, or only a handful of values all along."""
+    for facts in _series(ctx):
+        signal = facts.signal
+        if signal is None or signal.constant is None:
+            continue
+        flat = signal.constant
+        if flat.samples >= CONSTANT_SAMPLES and flat.power_mw > _working_mw(ctx, facts):
+            seconds = (flat.end_us - flat.start_us) / 1e6
+            observed = (
+                f"{_name(facts)}: {flat.power_mw} mW in {flat.samples} readings in a row ({seconds:.0f} s)"
+            )
+            yield Hit(POWER, observed, "readings that vary", (), flat.power_mw * seconds / 1000, flat.samples)
+        elif signal.samples >= ENOUGH and signal.distinct < FEW and signal.max_mw > _working_mw(ctx, facts):
+            observed = f"{_name(facts)}: {signal.distinct} different values in {signal.samples} readings"
+            yield Hit(POWER, observed, f"at least {FEW}")
+
+
+@rule("W321")
+def fine_resolution(ctx: Context) -> Iterator[Hit]:
+    """Readings come in milliwatts, not in whole watts."""
+    if "imported" in ctx.manifest["labels"]:
+        return
+    for facts in _series(ctx):
+        signal = facts.signal
+        if signal and signal.samples >= ENOUGH and signal.distinct >= FEW and signal.step_mw >= COARSE_MW:
+            observed = f"{_name(facts)}: every reading is a multiple of {signal.step_mw / 1000:g} W"
+            yield Hit(POWER, observed, "the milliwatts that the instrument gives")
+
+
+@rule("E322")
+def not_replayed(ctx: Context) -> Iterator[Hit]:
+    """No block of half a minute occurs twice in a series."""
+    for facts in _series(ctx):
+        again = facts.signal.replay if facts.signal else None
+        if again is not None:
+            observed = (
+                f"{_name(facts)}: {again.length} readings from mono_us {again.first_us} occur again from "
+                f"{again.again_us}"
+            )
+            yield Hit(POWER, observed, "noise that never repeats", (), again.energy_j, again.length)
+
+
+@rule("E323")
+def not_copied(ctx: Context) -> Iterator[Hit]:
+    """No two devices or sessions share a block of half a minute."""
+    for a, b in combinations(_series(ctx), 2):
+        what = shared(a, b)
+        if what is not None:
+            yield Hit(POWER, f"{_name(b)} has {what} of {_name(a)}", "readings of its own")
+
+
+def shared(a: SeriesFacts, b: SeriesFacts) -> str | None:
+    """What of `a` is in `b`: all its readings, a block of them, or None."""
+    if a.signal is None or b.signal is None:
+        return None
+    if a.signal.digest is not None and a.signal.digest == b.signal.digest:
+        return "all the readings"
+    if np.intersect1d(a.signal.prints, b.signal.prints).size:
+        return "a block of readings"
+    return None

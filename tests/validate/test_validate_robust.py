@@ -1,0 +1,86 @@
+"""Whatever lies in the folder, validation ends in findings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.spec import load_protocol
+from harness.validate import validate
+from tests.validate.runs import fired, row
+from tests.validate.tamper import edit_rows
+
+
+def test_levels_can_be_chosen(bundle):
+    edit_rows(bundle, "stages", lambda rows: row(rows, "train").update(gpu_energy_j=1.0))
+    assert fired(bundle, levels=(0, 1)) == set()
+    assert validate(bundle, levels=(2,)).levels == {2: "failed"}
+
+
+def test_nothing_is_touched(bundle):
+    edit_rows(bundle, "stages", lambda rows: row(rows, "train").update(gpu_energy_j=1.0))
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(bundle.rglob("*")) if p.is_file()}
+    validate(bundle)
+    assert before == {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(bundle.rglob("*")) if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["power", "stages", "counters", "events"])
+def test_random_damage_never_raises(pristine, tmp_path, name):
+    rng = np.random.default_rng(len(name))
+    for trial in range(8):
+        folder = Path(shutil.copytree(pristine, tmp_path / str(trial)))
+        path = folder / f"{name}.parquet"
+        data = bytearray(path.read_bytes())
+        for _ in range(int(rng.integers(1, 8))):
+            spot = int(rng.integers(0, len(data)))
+            if rng.random() < 0.2:
+                del data[spot:]
+                break
+            data[spot] = int(rng.integers(0, 256))
+        path.write_bytes(data)
+        report = validate(folder)
+        assert report.exit_code in (0, 1)
+        assert json.dumps(report.as_dict())
+
+
+EXTREMES = {
+    "int8": -(2**7),
+    "int16": -(2**15),
+    "int32": -(2**31),
+    "int64": -(2**63),
+    "uint8": 255,
+    "uint16": 2**16 - 1,
+    "uint64": 2**64 - 1,
+    "float64": -1e308,
+    "string": "\x1b[31m\u202e",
+    "list<int16>": [-5, -5],
+    "list<int64>": [],
+    "list<float64>": [],
+    "list<string>": ["\x00"],
+}
+
+
+@pytest.mark.parametrize("table", ["stages", "counters", "power"])
+def test_values_out_of_all_reason_never_raise(pristine, tmp_path, table):
+    for number, column in enumerate(load_protocol().tables[table].columns):
+        folder = Path(shutil.copytree(pristine, tmp_path / column.name))
+        value = EXTREMES[column.type]
+        if number % 2 and isinstance(value, int) and value < 0:
+            value = -value - 1  # the other end, for every other column
+        edit_rows(folder, table, lambda rows, v=value, c=column.name: [{**r, c: v} for r in rows])
+        report = validate(folder)
+        assert report.exit_code in (0, 1)
+        assert json.dumps(report.as_dict())
+        shutil.rmtree(folder)
+
+
+def test_empty_tables(bundle):
+    for name in ("power", "counters", "events", "artifacts", "stages"):
+        edit_rows(bundle, name, lambda rows: [])
+        assert validate(bundle).exit_code in (0, 1)
