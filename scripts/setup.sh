@@ -2,7 +2,7 @@
 # Make .venv from locks, with every hash checked, and put this checkout into it.
 #
 #   scripts/setup.sh base    what `kit` needs to run
-#   scripts/setup.sh dev     that, and tests, linters and the lock tool
+#   scripts/setup.sh dev     that, and tests, linters, the lock tool and the data the factors come from
 #   scripts/setup.sh train   what `kit` needs to run, and torch, training and evaluation
 #   scripts/setup.sh test    all of that, and what the tests compare our training with
 #
@@ -84,9 +84,10 @@ locks_of() {
   local torch=""
   [ "$build" = plain ] || torch="requirements/torch-$build.lock"
   case "$1" in
-    base | dev) echo "requirements/$1.lock" ;;
+    base) echo requirements/base.lock ;;
+    dev) echo requirements/dev.lock requirements/factors.lock ;;
     train) echo "$torch requirements/train.lock" ;;
-    test) echo "$torch requirements/train.lock requirements/dev.lock requirements/peers.lock" ;;
+    test) echo "$torch requirements/train.lock requirements/dev.lock requirements/peers.lock requirements/factors.lock" ;;
   esac
 }
 

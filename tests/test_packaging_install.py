@@ -127,9 +127,9 @@ def stamped_environment(tmp_path: Path, level: str, locks: list[str]) -> tuple[P
     ("stamp", "locks", "served"),
     [
         ("base", ["base"], ["base"]),
-        ("dev", ["dev"], ["base", "dev"]),
+        ("dev", ["dev", "factors"], ["base", "dev"]),
         ("train", ["torch-cpu", "train"], ["base", "train"]),
-        ("test", ["torch-cpu", "train", "dev", "peers"], ["base", "dev", "train", "test"]),
+        ("test", ["torch-cpu", "train", "dev", "peers", "factors"], ["base", "dev", "train", "test"]),
     ],
 )
 def test_setup_with_a_valid_stamp_needs_nothing(
@@ -157,7 +157,7 @@ def test_setup_with_a_valid_stamp_needs_nothing(
 
 
 def test_setup_without_torch_serves_the_tests_from_the_dev_lock(tmp_path: Path) -> None:
-    source, environment = stamped_environment(tmp_path, "dev", ["dev"])
+    source, environment = stamped_environment(tmp_path, "dev", ["dev", "factors"])
     setup = source / "scripts" / "setup.sh"
     environment["TORCH"] = "none"
     done = subprocess.run([setup, "test"], capture_output=True, text=True, env=environment)

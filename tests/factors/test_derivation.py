@@ -7,15 +7,13 @@ import importlib.util
 import json
 import shutil
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORS = ROOT / "protocol" / "1.0" / "factors"
-# Two files of the wheel as they are in it, with its licence; one is named so that no formatter touches it.
-CARBONTRACKER = Path(__file__).parent / "data" / "carbontracker-2.4.7"
 
 
 def load_script():
@@ -26,26 +24,30 @@ def load_script():
 
 
 make_factors = load_script()
+PINS = make_factors.files_from_wheels.__globals__["PINS"]
+
+
+def installed(name):
+    """The folder that holds an installed package; its files are compared by hash with the pinned ones."""
+    pin = next(pin for pin in PINS if pin.name == name)
+    try:
+        found = distribution(name)
+    except PackageNotFoundError:
+        pytest.skip(f"{name} is not installed: make setup-dev")
+    if found.version != pin.version:
+        pytest.skip(f"{name} {found.version} is installed, the tables are derived from {pin.version}")
+    return Path(found.locate_file(""))
 
 
 @pytest.fixture(scope="module")
 def codecarbon():
-    """The folder that holds the installed package; its files are compared by hash, whatever its version."""
-    if version("codecarbon") != "3.3.2":
-        pytest.skip(f"codecarbon {version('codecarbon')} is installed, the tables are derived from 3.3.2")
-    return Path(importlib.util.find_spec("codecarbon").origin).parents[1]
+    return installed("codecarbon")
 
 
 @pytest.fixture(scope="module")
-def carbontracker(tmp_path_factory):
-    """A folder with the files of carbontracker where its wheel has them."""
-    folder = tmp_path_factory.mktemp("carbontracker")
-    for path in (make_factors.CONSTANTS, make_factors.INTENSITIES):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kept = [file for file in CARBONTRACKER.iterdir() if file.name.removesuffix(".txt") == target.name]
-        shutil.copy(kept[0], target)
-    return folder
+def carbontracker():
+    # The package itself is never imported.
+    return installed("carbontracker")
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +89,12 @@ def test_check_tells_a_changed_table_by_its_exit_code(codecarbon, carbontracker,
 
 
 def test_a_file_with_another_hash_is_refused(codecarbon, carbontracker, tmp_path, capsys):
-    changed = shutil.copytree(carbontracker, tmp_path / "unpacked")
-    table = changed / make_factors.INTENSITIES
-    table.write_text(table.read_text().replace("FRA,44.17", "FRA,4.417"))
-    assert make_factors.main(["--unpacked", str(codecarbon), str(changed), "--out", str(tmp_path)]) == 2
+    table = tmp_path / "unpacked" / make_factors.INTENSITIES
+    table.parent.mkdir(parents=True)
+    original = (carbontracker / make_factors.INTENSITIES).read_text()
+    table.write_text(original.replace("FRA,44.17", "FRA,4.417"))
+    folders = [str(tmp_path / "unpacked"), str(codecarbon)]
+    assert make_factors.main(["--unpacked", *folders, "--out", str(tmp_path)]) == 2
     assert "pinned is de5a4e99" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.csv"))
 
@@ -98,7 +102,7 @@ def test_a_file_with_another_hash_is_refused(codecarbon, carbontracker, tmp_path
 def test_a_wheel_with_another_hash_is_refused(tmp_path, capsys):
     assert make_factors.main(["--wheels", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "no codecarbon-3.3.2-py3-none-any.whl" in capsys.readouterr().err
-    for pin in make_factors.files_from_wheels.__globals__["PINS"]:
+    for pin in PINS:
         with zipfile.ZipFile(tmp_path / pin.wheel, "w") as archive:
             archive.writestr("nothing.txt", "")
     assert make_factors.main(["--wheels", str(tmp_path), "--out", str(tmp_path)]) == 2
