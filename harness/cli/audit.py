@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import cpu_option, cpu_words, verbose_option
+
 
 @click.command()
 @click.argument("pipeline", type=click.Path(path_type=Path))
@@ -16,14 +18,8 @@ import click
 @click.option("--from", "from_stage", metavar="STAGE", help="Begin with this stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
 @click.option("--profile", metavar="NAME", help="Profile of the pipeline file to use.")
-@click.option(
-    "--cpu",
-    type=click.Choice(["auto", "rapl", "codecarbon", "none"]),
-    default="auto",
-    show_default=True,
-    help="How CPU energy is measured: auto is RAPL where readable, else CodeCarbon's estimate.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of the stages as it comes.")
+@cpu_option
+@verbose_option
 def cmd(
     pipeline: Path,
     out: Path | None,
@@ -47,8 +43,11 @@ def cmd(
     from harness.cli.console import RunDisplay, make_console, short_path, stdout_console
 
     plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
+    earlier = None
     if out is None:
-        out = choose_out(plans, resume=resume)
+        out, newest = choose_out(plans, resume=resume), choose_out(plans, resume=True)
+        if (from_stage is not None or only) and newest != out:
+            earlier = newest
         plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
     if dry_run:
         result_console = stdout_console()
@@ -59,6 +58,9 @@ def cmd(
     from harness.bundle.resume import holds_run
 
     console = make_console()
+    if earlier is not None:
+        begun = f"a new run begins in {short_path(out)}; to go on with {short_path(earlier)} add --resume"
+        console.print(begun, markup=False, highlight=False)
     words = ["kit", "audit", short_path(pipeline), *_given(profile, cpu, only, from_stage)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     worst = 0
@@ -75,6 +77,6 @@ def cmd(
 def _given(profile: str | None, cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
     """The options that a later call must repeat to mean the same run."""
     words = ["--profile", profile] if profile is not None else []
-    words += ["--cpu", cpu] if cpu != "auto" else []
+    words += cpu_words(cpu)
     words += [word for name in only for word in ("--only", name)]
     return words + (["--from", from_stage] if from_stage is not None else [])

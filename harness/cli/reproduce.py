@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.options import cpu_option, cpu_words, verbose_option
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,14 +39,8 @@ TARGETS = ("table2", "table3", "sweeps", "all")
     "--resume", is_flag=True, help="Go on with what is in the folder; always so, with or without this."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take; run nothing.")
-@click.option(
-    "--cpu",
-    type=click.Choice(["auto", "rapl", "codecarbon", "none"]),
-    default="auto",
-    show_default=True,
-    help="How CPU energy is measured: auto is RAPL where readable, else CodeCarbon's estimate.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of the stages as it comes.")
+@cpu_option
+@verbose_option
 def cmd(
     target: str,
     profile: str,
@@ -140,7 +136,7 @@ def _command(request: Request, profile: str) -> str:
     words = ["kit", "reproduce", request.name, "--profile", profile]
     words += ["--out", short_path(request.out)]
     words += [word for size in request.sizes for word in ("--size", size)]
-    return shlex.join([*words, *(["--cpu", request.cpu] if request.cpu != "auto" else [])])
+    return shlex.join([*words, *cpu_words(request.cpu)])
 
 
 def _estimate(seconds: float, joules: float) -> str:

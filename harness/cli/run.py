@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import cpu_option
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,13 +39,7 @@ _NOT_EXECUTABLE = 126
 @click.option(
     "--period-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Sampling period."
 )
-@click.option(
-    "--cpu",
-    type=click.Choice(["auto", "rapl", "codecarbon", "none"]),
-    default="auto",
-    show_default=True,
-    help="How CPU energy is measured.",
-)
+@cpu_option
 def cmd(
     command: tuple[str, ...], out: Path | None, name: str | None, kind: str, period_ms: int, cpu: str
 ) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.accounting.quality import Measured, quality
 from harness.distill.arguments import run_stage, write_config, write_json
+from harness.distill.devices import chosen_device
 from harness.distill.generation import Work
 from harness.distill.reporting import report_event, report_tokens
 from harness.distill.score_reports import report_scores
@@ -75,7 +76,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     identity = teacher_identity(config.model, config.model_revision)
     recipe: dict[str, Any] = {
         "format": FORMAT,
-        "model": {"digest": identity.digest, "revision": identity.revision, "dtype": config.dtype},
+        "model": identity.describe(config.dtype),
         "suite": suite.name,
         "items": config.items,
         "seed": config.seed,
@@ -111,7 +112,7 @@ def _evaluate(config: EvaluateConfig, suite: Suite, recipe: dict[str, Any]) -> d
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tokenizer = ChatEncoder.load(config.model).tokenizer
-    model = load_causal_model(config.model, dtype=config.dtype, device=_device(config.device))
+    model = load_causal_model(config.model, dtype=config.dtype, device=chosen_device(config.device))
     subject = Subject(model, tokenizer, config.out, config.batch_size, config.items, config.seed, work=Work())
     held_out = _held_out(config, subject)
     # The held-out loss may have set the model up for packed rows.
@@ -212,16 +213,6 @@ def _data(dataset: Path | None) -> dict[str, Any] | None:
     from harness.distill.dataset import TokenDataset
 
     return {"content_digest": TokenDataset.open(dataset, "validation").meta["content_digest"]}
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise KitError("no GPU that torch can use", where="device", fix="--device cpu")
-    return name
 
 
 def main() -> int:

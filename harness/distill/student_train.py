@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.distill.arguments import plain, run_stage, write_config, write_json
+from harness.distill.devices import chosen_device
 from harness.distill.reporting import report_event
 from harness.errors import KitError
 
@@ -145,7 +146,7 @@ def train(config: StudentTrain) -> dict[str, Any]:
 
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    device = _device(config.device)
+    device = torch.device(chosen_device(config.device))
     split = TokenDataset.open(config.dataset, "train")
     held_out = TokenDataset.open(config.dataset, "validation")
     train_batches = Batcher(
@@ -249,16 +250,6 @@ def _claim(config: StudentTrain) -> None:
             )
         return
     write_config(config, config.out)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise KitError("no GPU that torch can use", where="device", fix="--device cpu")
-    return torch.device(name)
 
 
 def _check_vocabulary(model: Any, ids: torch.Tensor) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from harness.distill.arguments import run_stage, write_config
 from harness.distill.chat import ChatEncoder
 from harness.distill.dataset import TokenDataset
+from harness.distill.devices import chosen_device
 from harness.distill.filters import AnswerFilter, FilterConfig
 from harness.distill.generation import Generation, Generator, Prompt, Sampling, prompt_seed
 from harness.distill.generation_journal import Answered, Journal
@@ -98,10 +99,10 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
     encoder = ChatEncoder.load(config.teacher)
     _check_tokenizer(encoder, dataset)
     identity = teacher_identity(config.teacher, config.teacher_revision)
-    device = _device(config.device)
+    device = chosen_device(config.device)
     recipe: dict[str, Any] = {
         "format": FORMAT,
-        "teacher": {"digest": identity.digest, "revision": identity.revision, "dtype": config.dtype},
+        "teacher": identity.describe(config.dtype),
         "data": {
             "content_digest": dataset.meta["content_digest"],
             "tokenizer_sha256": encoder.tokenizer_sha256,
@@ -239,16 +240,6 @@ def _positions(teacher: Path) -> int | None:
     """Positions the teacher has, from its configuration; None when it does not say."""
     value = json.loads((teacher / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
     return None if value is None else int(value)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise KitError("no GPU that torch can use", where="device", fix="--device cpu")
-    return name
 
 
 def main() -> int:

@@ -40,6 +40,7 @@ from harness.distill.cache_folder import LOCK, Shard, example_key, locked, read_
 from harness.distill.cache_format import FORMAT, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.dataset import TokenDataset
+from harness.distill.devices import chosen_device
 from harness.distill.distributions import uniforms_of
 from harness.distill.logit_cache import CacheReader, check_temperature
 from harness.distill.reporting import Progress, report_event, report_tokens
@@ -128,7 +129,7 @@ def run(config: TeacherLogitsConfig) -> None:
         raise KitError("micro_batch and chunk", expected="at least 1")
     dataset = TokenDataset.open(config.dataset, config.split)
     identity = teacher_identity(config.teacher, config.teacher_revision)
-    device = _device(config.device)
+    device = chosen_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spec = config.spec(identity.vocab_size)
@@ -230,7 +231,7 @@ def _fingerprint(
     meta = dataset.meta
     return {
         "format": FORMAT,
-        "teacher": {"digest": teacher.digest, "revision": teacher.revision, "dtype": config.dtype},
+        "teacher": teacher.describe(config.dtype),
         "data": {
             "content_digest": meta["content_digest"],
             "split": config.split,
@@ -251,14 +252,6 @@ def _fingerprint(
             "chunk": config.chunk,
         },
     }
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise KitError("no GPU that torch can use", where="device", fix="--device cpu")
-    return name
 
 
 def _check_space(out: Path, needed: int) -> None:

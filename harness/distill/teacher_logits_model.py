@@ -36,6 +36,10 @@ class TeacherIdentity:
     revision: str | None
     vocab_size: int
 
+    def describe(self, dtype: str) -> dict[str, str | None]:
+        """Which weights compute in which type, as a recipe or a fingerprint says it."""
+        return {"digest": self.digest, "revision": self.revision, "dtype": dtype}
+
 
 def teacher_identity(directory: Path, revision: str | None) -> TeacherIdentity:
     """Identify a model folder.

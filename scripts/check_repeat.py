@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Compare two reproductions of the same settings: same losses, tokens, weights and answers.
+
+    python scripts/check_repeat.py OUT_A OUT_B
+
+Both are output folders of `kit reproduce`. Joules and seconds differ between any two runs: not compared.
+Exit code 0: everything is the same; 1: something differs, and each difference is named; 2: usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.bundle import Bundle
+from harness.errors import KitError
+
+_TOKENS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
+_CLOCKED = {"tokens_per_s"}
+"""What a line of metrics says about the clock."""
+
+
+@dataclass
+class Comparison:
+    """What was found equal, counted, and what was not, in words."""
+
+    equal: dict[str, int] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+
+    def check(self, what: str, where: str, one: object, other: object) -> None:
+        """Note whether two values are the same."""
+        if one == other:
+            self.equal[what] = self.equal.get(what, 0) + 1
+        else:
+            self.differences.append(f"{where}: {what} differ")
+
+
+def compare(one: Path, other: Path) -> Comparison:
+    """Compare two output folders.
+
+    Raises:
+        KitError: One of them holds no runs, or a log cannot be read.
+    """
+    found = Comparison()
+    names = [sorted(path.name for path in (root / "runs").glob("*")) for root in (one, other)]
+    if not names[0]:
+        raise KitError("holds no runs", where=str(one), expected="an output folder of kit reproduce")
+    found.check("sets of runs", "runs", *names)
+    for name in sorted({*names[0]} & {*names[1]}):
+        runs = [root / "runs" / name for root in (one, other)]
+        found.check("token counts", name, *(_tokens(run) for run in runs))
+        works = [run / "work" for run in runs]
+        for what, pattern, read in (
+            ("losses", "**/metrics.jsonl", _metrics),
+            ("weights", "**/checkpoint/*.safetensors", _digest),
+            ("shards of logits", "**/shard-*.safetensors", _digest),
+            ("data sets", "**/*.arrow", _digest),
+            ("answers", "**/answers.jsonl", _digest),
+            ("generated answers", "**/examples.jsonl", _digest),
+            ("scores", "**/results.json", _json),
+        ):
+            files = [{path.relative_to(work) for path in work.glob(pattern)} for work in works]
+            if files[0] != files[1]:
+                found.differences.append(f"{name}: other files of {what}")
+            for file in sorted(files[0] & files[1]):
+                found.check(what, f"{name}/{file}", *(read(work / file) for work in works))
+    return found
+
+
+def _tokens(run: Path) -> list[tuple[Any, ...]]:
+    """The last completed attempt of each stage: what the log says was processed for the result."""
+    rows = Bundle.open(run).table("stages", ["name", "status", "attempt", *_TOKENS]).to_pylist()
+    done = {
+        row["name"]: row
+        for row in sorted(rows, key=lambda row: row["attempt"])
+        if row["status"] == "completed"
+    }
+    left_out = ("unattributed", "imports")
+    return sorted(
+        (name, *(row[key] for key in _TOKENS)) for name, row in done.items() if name not in left_out
+    )
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in _CLOCKED} for line in lines]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _lines(found: Comparison) -> Iterator[str]:
+    for what, count in found.equal.items():
+        yield f"same {what}: {count}"
+    yield from found.differences
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("one", type=Path)
+    parser.add_argument("other", type=Path)
+    given = parser.parse_args()
+    try:
+        found = compare(given.one, given.other)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n".join(_lines(found)))
+    return 1 if found.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
