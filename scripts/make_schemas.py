@@ -1,0 +1,50 @@
+"""Write protocol/1.0/schema/* and the generated parts of PROTOCOL.md from the protocol's YAML files.
+
+python scripts/make_schemas.py            # writes
+python scripts/make_schemas.py --check    # writes nothing; 1 and a list if a file differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.spec import load_protocol
+from harness.spec.publish import protocol_text, schema_files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def wanted(version: str = "1.0") -> dict[Path, str]:
+    """Every generated file with the text it is to have."""
+    protocol = load_protocol(version)
+    folder = ROOT / "protocol" / version / "schema"
+    prose = ROOT / "PROTOCOL.md"
+    files = {folder / name: text for name, text in schema_files(protocol).items()}
+    return {**files, prose: protocol_text(prose.read_text(encoding="utf-8"), protocol)}
+
+
+def main() -> int:
+    """Write the files, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
+    check = parser.parse_args().check
+    files = wanted()
+    there = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in files}
+    strays = set((ROOT / "protocol/1.0/schema").glob("*")) - set(files)
+    differ = [path for path, text in files.items() if there[path] != text]
+    for path in sorted({*differ, *strays}):
+        print(path.relative_to(ROOT))
+    if check:
+        return 1 if differ or strays else 0
+    for path in differ:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[path], encoding="utf-8")
+    for path in strays:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""PROTOCOL.md says what the data files say and what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.conformance import run_vector
+from harness.spec import load_protocol, protocol_root
+from tests.protocol import text
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_schemas", text.ROOT / "scripts" / "make_schemas.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_clauses_are_those_of_the_data() -> None:
+    protocol = load_protocol()
+    assert text.headings() == protocol.clauses
+    rules = yaml.safe_load((protocol_root() / "1.0" / "rules.yaml").read_text())["rules"]
+    named = {rule["id"]: rule["clause"] for rule in rules}
+    named |= {name: table.clause for name, table in protocol.tables.items()}
+    named |= {kind.name: kind.clause for kind in protocol.stage_kinds}
+    named["manifest"] = protocol.manifest.clause
+    assert {name: clause for name, clause in named.items() if clause not in protocol.clauses} == {}
+
+
+def test_clauses_are_in_order_and_the_text_stays_short() -> None:
+    numbers = [tuple(map(int, number.split("."))) for number in text.headings()]
+    assert numbers == sorted(numbers)
+    assert len(text.TEXT.splitlines()) < 520
+    assert all(len(line) <= 120 for line in text.TEXT.splitlines() if not line.startswith(("|", " ", "{")))
+
+
+def test_numbers_in_the_text_are_those_of_the_data() -> None:
+    protocol = load_protocol()
+    fields = {**protocol.sampling.model_dump(), **protocol.tolerances.model_dump()}
+    given = text.numbers()
+    for name, value in given:
+        assert value == pytest.approx(fields[name], rel=1e-12), name
+    # What the text does not quote nobody reads.
+    quoted = {name for name, _ in given}
+    assert {name for name, value in fields.items() if isinstance(value, int | float)} - quoted == set()
+
+
+def test_a_bold_number_names_its_field() -> None:
+    bold = re.findall(r"\*\*\d[^*]*\*\*", text.TEXT)
+    assert len(bold) == len(text.numbers()) > 10
+
+
+@pytest.mark.parametrize("vector", text.vectors(), ids=lambda vector: str(vector["id"]))
+def test_examples_are_true(vector: dict[str, Any]) -> None:
+    assert vector["clause"] == vector.pop("under") and str(vector["id"]).startswith("doc-")
+    outcome = run_vector(vector)
+    assert outcome.verdict == "pass", outcome.problems
+
+
+def test_an_example_that_is_not_true_is_noticed() -> None:
+    vector = next(v for v in text.vectors() if v["id"] == "doc-break-even")
+    del vector["under"]
+    assert run_vector({**vector, "expected": {**vector["expected"], "whole": 11}}).verdict == "fail"
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", text.TEXT):
+        assert (text.ROOT / target).exists(), target
+
+
+def test_generated_files_are_what_the_definitions_give(maker: ModuleType) -> None:
+    differ = [p.name for p, wanted in maker.wanted().items() if not p.exists() or p.read_text() != wanted]
+    assert differ == [], "run: python scripts/make_schemas.py"
+    folder = text.ROOT / "protocol/1.0/schema"
+    assert {path.name for path in folder.iterdir()} == {p.name for p in maker.wanted() if p.parent == folder}
+
+
+def test_a_change_of_a_definition_shows_in_the_generated_files() -> None:
+    from harness.spec.publish import schema_files
+
+    protocol = load_protocol()
+    table = protocol.tables["power"]
+    column = table.columns[5].model_copy(update={"type": "int64", "doc": "Other.", "stability": "deprecated"})
+    columns = (*table.columns[:5], column, *table.columns[6:])
+    tables = {**protocol.tables, "power": table.model_copy(update={"columns": columns})}
+    changed = schema_files(protocol.model_copy(update={"tables": tables}))
+    assert "| 5.2.6 | `power_mw` | int64? | mW | Other. *Deprecated.* |" in changed["tables.md"]
+    assert changed["arrow.json"] != schema_files(protocol)["arrow.json"]
+
+
+def test_arrow_json_is_the_schema_of_the_files_we_write() -> None:
+    import json
+
+    protocol = load_protocol()
+    stored = json.loads((Path(protocol_root()) / "1.0/schema/arrow.json").read_text())
+    assert list(stored) == list(protocol.tables)
+    for name, fields in stored.items():
+        schema = protocol.arrow_schema(name)
+        assert [field["name"] for field in fields] == schema.names
+        for field, ours in zip(fields, schema, strict=True):
+            assert field["nullable"] == ours.nullable
+            assert {k.encode(): v.encode() for k, v in field["metadata"].items()} == ours.metadata
