@@ -371,7 +371,8 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
                 file, line, column = stage.where.rsplit(":", 2)
                 message = (
                     f"input {stage.inputs[name]} of '{stage.name}' is written by stage '{left_out[0]}', "
-                    f"which is left out, and is not there yet. Run '{left_out[0]}' first."
+                    f"which is left out, and is not there yet. Run '{left_out[0]}' first, "
+                    "or go on with a run that has it: --resume."
                 )
                 where = Mark(file, int(line), int(column))
                 problems.append(Problem(where, f"stages.{stage.base}.inputs", message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, overload
@@ -152,14 +153,33 @@ def sampling_rules(protocol: Protocol, manifest: Mapping[str, Any]) -> Sampling:
     )
 
 
-def device_limits(manifest: Mapping[str, Any]) -> dict[int, DeviceLimits]:
-    """What the manifest knows of each device, by device_id."""
-    return {
-        int(device["device_id"]): DeviceLimits(
-            max_mw=device.get("power_limit_mw"), instant=device.get("instant_supported") is not False
+def device_limits(
+    manifest: Mapping[str, Any], events: Iterable[Mapping[str, Any]] = ()
+) -> dict[int, DeviceLimits]:
+    """What is known of each device, by device_id.
+
+    Args:
+        manifest: The run's manifest; its power limits are those of the last session.
+        events: Rows of the events table: where `power_limit_change` names a higher limit of an earlier time,
+            that one bounds what the device can have drawn.
+    """
+    highest: dict[int, int] = {}
+    for event in events:
+        if event["kind"] == "power_limit_change" and event["device_id"] is not None:
+            device_id, detail = int(event["device_id"]), json.loads(event["detail"] or "{}")
+            named = [detail.get("before_mw"), detail.get("after_mw")]
+            highest[device_id] = max(
+                [highest.get(device_id, 0), *(mw for mw in named if isinstance(mw, int))]
+            )
+    limits = {}
+    for device in manifest["hardware"]["devices"]:
+        device_id, limit_mw = int(device["device_id"]), device.get("power_limit_mw")
+        if limit_mw is not None:
+            limit_mw = max(limit_mw, highest.get(device_id, 0))
+        limits[device_id] = DeviceLimits(
+            max_mw=limit_mw, instant=device.get("instant_supported") is not False
         )
-        for device in manifest["hardware"]["devices"]
-    }
+    return limits
 
 
 def _int64(array: pa.Array, null: int = 0) -> npt.NDArray[np.int64]:

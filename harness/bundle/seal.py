@@ -29,6 +29,7 @@ from harness.bundle.journals import (
 )
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
+from harness.bundle.seal_limits import limit_events
 from harness.bundle.seal_manifest import build_manifest
 from harness.bundle.seal_reports import eval_table, item_table, report_events
 from harness.bundle.seal_tables import artifact_rows, counter_rows, event_rows, last_sample_boundaries
@@ -150,7 +151,8 @@ def _write(
     counters = counter_rows(journals, protocol)
     known = {int(row["stage_uid"]) for row in rows}
     first_event = 0 if earlier is None else len(earlier.table("events", ["event_id"]))
-    events = event_rows(journals, first_event, report_events(journals, known))
+    found = [*report_events(journals, known), *limit_events(journals, earlier)]
+    events = event_rows(journals, first_event, found)
     evals = eval_table(journals, protocol, known)
     items = item_table(journals, protocol, evals)
     artifacts = artifact_rows(journals)
@@ -165,7 +167,8 @@ def _write(
         items = pa.concat_tables([earlier.table("eval_items"), items])
     artifacts = _unique(artifacts, {int(row["stage_uid"]) for row in rows})
     manifest = build_manifest(journals, earlier.manifest if earlier else None, rows, recovered)
-    plan = Plan(rows, counter_series(counters), sampling_rules(protocol, manifest), device_limits(manifest))
+    limits = device_limits(manifest, events)
+    plan = Plan(rows, counter_series(counters), sampling_rules(protocol, manifest), limits)
     parts: list[DevicePart | None] = []
     writer = BundleWriter(run_dir, protocol, run_id=run["run_id"])
     writer.write_table("power", _power_batches(journals, earlier, protocol, plan, parts))

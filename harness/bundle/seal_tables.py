@@ -185,7 +185,7 @@ def event_rows(
     Args:
         journals: The run's journals.
         first_id: First free event id.
-        reported: Event records that were made from the stages' reports.
+        reported: Event records that follow from others: from the stages' reports, from the devices' limits.
     """
     rows: list[dict[str, Any]] = []
     records = sorted([*journals.records, *reported], key=lambda r: (r["session"], r["mono_us"]))

@@ -96,9 +96,7 @@ def observe(target: str = "runs") -> Machine:
     offset_us, begin_us = utc_us() - mono_us(), mono_us()
     with ThreadPoolExecutor(max_workers=2) as pool:
         asked_nvml = pool.submit(take_inventory)
-        found = find_zones()
-        # A zone is reached in two ways, below its package and beside it.
-        rapl = RaplProbe(found.zones, tuple(dict.fromkeys(found.denied)))
+        rapl = find_zones()
         # As `MeterClient` decides: CodeCarbon only where no package counter can be read.
         asked_estimator = None if rapl.has_package else pool.submit(_try_estimator)
         root = powercap_root()

@@ -19,6 +19,7 @@ class OpenedGpus:
         doubts: What is doubtful about the choice, one word each.
         mig_devices: NVML indices of cards chosen by a MIG instance of theirs.
         lost: NVML indices of cards that have fallen off the bus.
+        unidentified: NVML indices of cards that cannot be told apart, and so are not read.
     """
 
     gpus: list[nvml.GpuSource] = field(default_factory=list)
@@ -26,6 +27,7 @@ class OpenedGpus:
     doubts: tuple[str, ...] = ()
     mig_devices: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
+    unidentified: tuple[int, ...] = ()
 
 
 def open_gpus(devices: list[str] | None) -> OpenedGpus:
@@ -48,15 +50,17 @@ def open_gpus(devices: list[str] | None) -> OpenedGpus:
                 fix="kit doctor",
             )
         return OpenedGpus(reason=reason)
-    selection = nvml.choose_gpus(devices)
+    survey = nvml.survey_gpus()
+    selection = nvml.choose_gpus(devices, survey)
     gpus = [nvml.GpuSource(index) for index in selection.indices]
-    lost = tuple(nvml.lost_gpus())
+    doubts = selection.doubts + (("gpu_lost",) if survey.lost else ())
     return OpenedGpus(
         gpus,
         None if gpus else "no GPU is visible (CUDA_VISIBLE_DEVICES)",
-        selection.doubts + (("gpu_lost",) if lost else ()),
+        doubts + (("gpu_unidentified",) if survey.unidentified else ()),
         selection.mig_indices,
-        lost,
+        survey.lost,
+        survey.unidentified,
     )
 
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import KitError
+
 MAGIC = b"KITJNL1\n"
 KIND_JSON = 1
 KIND_POWER = 2
@@ -95,11 +97,26 @@ class JournalWriter:
         self._flush()
 
     def append_record(self, record: dict[str, Any]) -> None:
-        """Append one JSON object."""
-        self._append(KIND_JSON, json.dumps(record, separators=(",", ":")).encode())
+        """Append one JSON object.
+
+        Raises:
+            KitError: It is larger than what a reader accepts (16 MiB); nothing of it is written.
+        """
+        payload = json.dumps(record, separators=(",", ":")).encode()
+        if len(payload) > _MAX_PAYLOAD:
+            kind = " ".join(str(record[name]) for name in ("type", "kind") if name in record)
+            raise KitError(
+                f"a record of {len(payload)} bytes is too large for the log",
+                where=kind or "journal",
+                expected=f"at most {_MAX_PAYLOAD} bytes",
+                fix="report less at a time; large things belong into a file of the stage's own",
+            )
+        self._append(KIND_JSON, payload)
 
     def append_rows(self, kind: int, rows: bytes | bytearray, *, flush: bool = True) -> None:
         """Append packed rows (`KIND_POWER`, `KIND_ZONE`); without `flush`, with the next flushed frame."""
+        if len(rows) > _MAX_PAYLOAD:
+            raise ValueError(f"{len(rows)} bytes of rows in one frame")  # a tick's rows are a few KiB
         self._append(kind, rows, flush)
 
     def _append(self, kind: int, payload: bytes | bytearray, flush: bool = True) -> None:

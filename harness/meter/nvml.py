@@ -72,6 +72,8 @@ class GpuSource:
 
     Attributes:
         methods: How each quantity is read: "field", "call" (an older NVML function) or "absent".
+        limit_change: Power limit before and after, mW, when a sample found it changed; whoever tells of it
+            sets it back to None.
     """
 
     def __init__(self, index: int, handle: Any = None) -> None:
@@ -84,6 +86,8 @@ class GpuSource:
         self._gauges = Gauges(self.handle)
         self._all_fields = True
         self._limit_mw = MISSING
+        self._known_limit_mw = MISSING
+        self.limit_change: tuple[int, int] | None = None
         self._ticks = 0
         self._settle_methods()
 
@@ -179,8 +183,7 @@ class GpuSource:
             ordinary.
         """
         if self._ticks % _SLOW_EVERY == 0:
-            limit_mw = _try(partial(pynvml.nvmlDeviceGetPowerManagementLimit, self.handle))
-            self._limit_mw = MISSING if limit_mw is None else int(limit_mw)
+            self._read_limit()
         self._ticks += 1
         if self._all_fields:
             # The way that nearly every sample goes touches as little as possible: after half a second asleep
@@ -224,6 +227,15 @@ class GpuSource:
         )
         return row, MISSING if energy is None else energy, reading
 
+    def _read_limit(self) -> None:
+        limit_mw = _try(partial(pynvml.nvmlDeviceGetPowerManagementLimit, self.handle))
+        self._limit_mw = MISSING if limit_mw is None else int(limit_mw)
+        if limit_mw is None:
+            return
+        if self._known_limit_mw not in (MISSING, self._limit_mw):
+            self.limit_change = (self._known_limit_mw, self._limit_mw)
+        self._known_limit_mw = self._limit_mw
+
     def compute_pids(self) -> list[int] | None:
         """Processes with a CUDA context on this GPU; slow and locking, so asked for at stage ends only."""
         processes = _try(lambda: list(pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)))
@@ -254,23 +266,40 @@ class GpuSource:
         }
 
 
-def identify_gpus() -> list[GpuIdentity]:
-    """All GPUs NVML shows; one that is lost is left out."""
-    gpus = []
+@dataclass(frozen=True)
+class Survey:
+    """The GPUs NVML shows.
+
+    Attributes:
+        gpus: Those that can be told apart.
+        lost: NVML indices of those that have fallen off the bus and cannot be metered.
+        unidentified: NVML indices of those that give neither UUID nor PCI id: which one a job means by its
+            number, or which it is after a restart of the sampler, nobody can say.
+    """
+
+    gpus: tuple[GpuIdentity, ...]
+    lost: tuple[int, ...] = ()
+    unidentified: tuple[int, ...] = ()
+
+
+def survey_gpus() -> Survey:
+    """Look at all GPUs once."""
+    gpus: list[GpuIdentity] = []
+    lost: list[int] = []
+    unidentified: list[int] = []
     for index in range(_try(pynvml.nvmlDeviceGetCount) or 0):
         handle = _try(partial(pynvml.nvmlDeviceGetHandleByIndex, index))
         if handle is None or _is_lost(handle):
+            lost.append(index)
             continue
-        gpus.append(
-            GpuIdentity(
-                index,
-                _text(partial(pynvml.nvmlDeviceGetUUID, handle)) or "",
-                _text(lambda handle=handle: pynvml.nvmlDeviceGetPciInfo(handle).busId) or "",  # type: ignore[misc]
-                _text(partial(pynvml.nvmlDeviceGetName, handle)) or "",
-                tuple(_mig_uuids(handle)),
-            )
-        )
-    return gpus
+        uuid = _text(partial(pynvml.nvmlDeviceGetUUID, handle)) or ""
+        pci = _text(lambda handle=handle: pynvml.nvmlDeviceGetPciInfo(handle).busId) or ""  # type: ignore[misc]
+        if not uuid and not pci:
+            unidentified.append(index)
+            continue
+        name = _text(partial(pynvml.nvmlDeviceGetName, handle)) or ""
+        gpus.append(GpuIdentity(index, uuid, pci, name, tuple(_mig_uuids(handle))))
+    return Survey(tuple(gpus), tuple(lost), tuple(unidentified))
 
 
 def open_by_uuid(index: int, uuid: str) -> GpuSource | None:
@@ -279,9 +308,9 @@ def open_by_uuid(index: int, uuid: str) -> GpuSource | None:
     return None if handle is None else GpuSource(index, handle)
 
 
-def choose_gpus(devices: list[str] | None) -> Selection:
+def choose_gpus(devices: list[str] | None, survey: Survey | None = None) -> Selection:
     """The GPUs to meter: the explicit list, or what CUDA_VISIBLE_DEVICES shows when `devices` is None."""
-    gpus = identify_gpus()
+    gpus = list((survey or survey_gpus()).gpus)
     if devices is not None:
         return select_listed(gpus, devices)
     return select_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
@@ -293,15 +322,6 @@ def _is_lost(handle: Any) -> bool:
     except pynvml.NVMLError as error:
         return bool(error.value == pynvml.NVML_ERROR_GPU_IS_LOST)
     return False
-
-
-def lost_gpus() -> list[int]:
-    """NVML indices of GPUs that have fallen off the bus and cannot be metered."""
-    handles = [
-        (index, _try(partial(pynvml.nvmlDeviceGetHandleByIndex, index)))
-        for index in range(_try(pynvml.nvmlDeviceGetCount) or 0)
-    ]
-    return [index for index, handle in handles if handle is None or _is_lost(handle)]
 
 
 def _mig_uuids(handle: Any) -> list[str]:

@@ -77,6 +77,9 @@ class Sampler:
         self.gpus = self.opened.gpus
         for index in self.opened.lost:
             self.event("gpu_lost", "error", device_id=index, at_start=True)
+        for index in self.opened.unidentified:
+            # Not metered: what it used is missing from every stage of a job that uses it.
+            self.event("nvml_error", "error", device_id=index, at_start=True, quantity="identity")
         self.rapl = find_zones() if config["rapl"] else RaplProbe(())
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
         self._watched = [(gpu, GpuWatch(gpu.index)) for gpu in self.gpus]
@@ -176,6 +179,8 @@ class Sampler:
         for gpu, watch in self._watched:
             row, energy_mj, reading = gpu.sample(self.session, wall_offset_us)
             rows += row
+            if gpu.limit_change is not None:
+                self._tell_limit(gpu)
             if reading is None:
                 if watch.is_calm(energy_mj):
                     continue
@@ -186,6 +191,12 @@ class Sampler:
             self.journal.append_rows(KIND_POWER, rows, flush=not self.rapl.zones)
         if self.rapl.zones:
             self._read_zones(-1)
+
+    def _tell_limit(self, gpu: nvml.GpuSource) -> None:
+        assert gpu.limit_change is not None
+        (before_mw, after_mw), gpu.limit_change = gpu.limit_change, None
+        limits = {"before_mw": before_mw, "after_mw": after_mw}
+        self.event("power_limit_change", "warning", device_id=gpu.index, **limits)
 
     def _read_zones(self, boundary: int) -> None:
         rows = bytearray()

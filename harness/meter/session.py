@@ -106,27 +106,27 @@ class MeterSession:
                 where=str(run_dir),
                 expected="a writable folder",
             ) from None
-        self._record(
-            {
-                "type": "run",
-                "run_id": info.run_id,
-                "session": self.session,
-                "name": info.name,
-                "method": info.method,
-                "labels": list(info.labels),
-                "pipeline": info.pipeline,
-                "pue": info.pue,
-                "region": info.region,
-                "reference_tokens": info.reference_tokens,
-                "clock_id": clock_id(),
-                "mono_us": mono_us(),
-                "t_us": utc_us(),
-                "period_us": config.period_us,
-                "boundary_mode": config.boundary_mode,
-            }
-        )
         self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn, self._record)
         try:
+            self._record(
+                {
+                    "type": "run",
+                    "run_id": info.run_id,
+                    "session": self.session,
+                    "name": info.name,
+                    "method": info.method,
+                    "labels": list(info.labels),
+                    "pipeline": info.pipeline,
+                    "pue": info.pue,
+                    "region": info.region,
+                    "reference_tokens": info.reference_tokens,
+                    "clock_id": clock_id(),
+                    "mono_us": mono_us(),
+                    "t_us": utc_us(),
+                    "period_us": config.period_us,
+                    "boundary_mode": config.boundary_mode,
+                }
+            )
             self.client.start()
         except BaseException:
             self._abandon()
@@ -208,6 +208,7 @@ class MeterSession:
                 "boundary_us": start.mono_us,
                 "device_us": start.device_us,
                 "work_start_us": stage.work_start_us,
+                "mono_us": mono_us(),
                 "t_us": utc_us(),
                 "command_sha256": command_sha256,
                 "process_cpu_s": start.process_cpu_s,

@@ -81,6 +81,9 @@ def select_listed(gpus: list[GpuIdentity], wanted: list[str]) -> Selection:
     mig: list[int] = []
     for entry in wanted:
         gpu, is_mig = _match(entry, by_index)
+        if entry.isascii() and entry.isdigit():
+            # A number of NVML's, which the others keep when one of them is lost.
+            gpu = next((known for known in by_index if known.index == int(entry)), None)
         if gpu is None:
             have = ", ".join(f"{known.index} ({known.model})" for known in by_index) or "none"
             raise KitError(

@@ -13,7 +13,7 @@ import pytest
 
 from harness.doctor.bench import models
 from harness.doctor.bench.model import Bench, Expectation
-from harness.doctor.inventory import Gpu
+from harness.doctor.inventory import Gpu, shorten_uuids
 from harness.doctor.loader import Load, Worker
 from harness.doctor.models import cases
 from harness.doctor.models.cards import find_card
@@ -173,10 +173,11 @@ def test_verdicts_on_a_card() -> None:
 
 
 def test_only_the_card_that_works_is_metered(bench: Bench) -> None:
-    worker = cast(Worker, SimpleNamespace(ready={"uuid": "GPU-1"}))
-    bench.gpus = (Gpu(0, uuid="GPU-0"), Gpu(1, uuid="GPU-1"))
-    assert models._devices(bench, worker) == ["GPU-1"]
-    bench.gpus = (Gpu(0, uuid="GPU-0"),)
+    uuids = [f"GPU-{number}2345678-1234-1234-1234-123456789abc" for number in range(2)]
+    worker = cast(Worker, SimpleNamespace(ready={"uuid": uuids[1]}))
+    bench.gpus = tuple(Gpu(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
+    assert models._devices(bench, worker) == [uuids[1]]
+    bench.gpus = bench.gpus[:1]
     assert models._devices(bench, worker) is None
 
 

@@ -82,6 +82,7 @@ def test_denied_zones_are_named(tmp_path: Path) -> None:
         )
         env = {**os.environ, **cpu.env(), "PYTHONPATH": str(ROOT)}
         text = subprocess.check_output([sys.executable, "-c", code], env=env, preexec_fn=obey_file_modes)
+    # Once, though the tree shows the zone in its package and beside it.
     assert json.loads(text) == [["package-0", "core-0"], ["dram-0"]]
 
 

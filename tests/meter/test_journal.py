@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.errors import KitError
 from harness.meter import journal
 from harness.meter.journal import (
     KIND_JSON,
@@ -55,6 +56,21 @@ def test_frames_come_back_in_order(tmp_path: Path) -> None:
     assert [f.kind for f in frames] == [KIND_JSON, KIND_POWER, KIND_JSON, KIND_POWER, KIND_JSON]
     assert [f.record if f.kind == KIND_JSON else f.payload for f in frames] == ENTRIES
     assert torn_bytes(tmp_path / "a.jnl") == 0
+
+
+def test_a_record_that_no_reader_would_take_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jnl"
+    writer = JournalWriter(path)
+    frame = len('{"type":"event","kind":"x-large","detail":""}')
+    largest = {"type": "event", "kind": "x-large", "detail": "x" * ((1 << 24) - frame)}
+    writer.append_record(largest)
+    with pytest.raises(KitError, match="16777217 bytes is too large") as refused:
+        writer.append_record({**largest, "detail": largest["detail"] + "y"})
+    assert refused.value.where == "event x-large" and refused.value.fix
+    writer.append_record({"type": "after"})
+    writer.close()
+    assert [frame.record for frame in read_journal(path)] == [largest, {"type": "after"}]
+    assert torn_bytes(path) == 0
 
 
 def test_every_truncation_keeps_the_whole_frames(tmp_path: Path) -> None:

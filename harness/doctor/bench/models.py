@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.doctor.bench.model import Bench, Expectation, SectionResult, judged
 from harness.doctor.bench.runs import billed_s
-from harness.doctor.inventory import package_environ
+from harness.doctor.inventory import package_environ, shorten_uuids
 from harness.doctor.loader import Worker
 from harness.doctor.models.cards import find_card
 from harness.doctor.models.cases import Case, card_cases, miniature_cases
@@ -178,7 +178,9 @@ def _run(bench: Bench, worker: Worker, case: Case, meter: Any) -> dict[str, Any]
 def _devices(bench: Bench, worker: Worker) -> list[str | int] | None:
     """The one GPU that the program works on, where it can be told apart; else all that are visible."""
     uuid = worker.ready["uuid"]
-    return [uuid] if uuid is not None and any(gpu.uuid == uuid for gpu in bench.gpus) else None
+    if uuid is None or sum(gpu.uuid == shorten_uuids(uuid) for gpu in bench.gpus) != 1:
+        return None
+    return [uuid]
 
 
 def _measured(answer: dict[str, Any], row: dict[str, Any]) -> Measured:
