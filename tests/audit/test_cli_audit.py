@@ -54,6 +54,16 @@ def test_folders_are_numbered_and_stages_chosen(kit: Kit) -> None:
     assert not (kit.cwd / "runs/p-4").exists()
 
 
+def test_a_part_of_a_pipeline_in_a_new_folder_is_pointed_to_the_run_there_is(kit: Kit) -> None:
+    first = kit.run("audit", "p.yaml", "--cpu", "none", "--only", "a")
+    assert "--resume" not in "".join(first)
+    again = kit.run("audit", "p.yaml", "--cpu", "none", "--only", "a")
+    assert "a new run begins in runs/p-2; to go on with runs/p add --resume" in "".join(again)
+    error = kit.run("audit", "p.yaml", "--from", "b", code=2)[1]
+    assert "or go on with a run that has it: --resume" in " ".join(error.split())
+    assert "a new run" not in "".join(kit.run("audit", "p.yaml", "--cpu", "none"))
+
+
 def test_a_dry_run_shows_the_plan_and_makes_nothing(kit: Kit) -> None:
     before = sorted(kit.cwd.iterdir())
     out, err = kit.run("audit", "p.yaml", "--dry-run")
