@@ -91,8 +91,10 @@ def counter_and_integral(ctx: Context) -> Iterator[Hit]:
     for number, row in _measured(ctx):
         apart = row["gpu_counter_vs_integral"]
         devices = max(1, len(row["device_ids"]))
+        if row["samples"] < devices * ctx.protocol.sampling.min_samples:
+            continue  # a handful of samples says nothing of the counter; label C407 names the stage
         bar = _bar(ctx, row["gpu_energy_integral_j"], _length_us(row) / devices)
-        # The flag holds that the difference is more than the samples' own doubt; short stages alias.
+        # The flag holds that the difference is more than the samples' own doubt.
         if abs(apart) > bar and "counter_disagrees" in row["flags"]:
             joules = abs(row["gpu_energy_counter_j"] - row["gpu_energy_integral_j"])
             observed = f"{ctx.named(row)}: the counter says {apart:+.1%} against the integral"
@@ -164,7 +166,7 @@ def limit_as_sampled(ctx: Context) -> Iterator[Hit]:
     for device, stated in ctx.limits_mw.items():
         session, held = first.get(device, (0, stated))
         # A later session brings the device's limit of its own start into the manifest.
-        if stated != held and not changed and session == max(s.key.session for s in ctx.facts.series):
+        if stated is not None and stated != held and not changed and session == max(s.key.session for s in ctx.facts.series):
             observed = f"device {device}: power_limit_mw {stated} in the manifest"
             yield Hit("manifest.json", observed, f"{held}, as the samples say")
 

@@ -272,7 +272,7 @@ def make_run(
         "method": "kd",
         "status": "complete",
         "created_t_us": EPOCH_US + mono0,
-        "labels": [],
+        "labels": ["simulated"],
         "pipeline": {},
         "hardware": {
             "devices": [
