@@ -239,6 +239,15 @@ class Attempt:
                 "origin_energy_j": origin.energy_j if origin else None,
             },
         )
+        if origin is not None:
+            # Said once more at the moment of use, so that the figure in the table does not stand alone.
+            self._session.event(
+                "x-artifact_origin",
+                stage_uid=opened.uid,
+                artifact_id=artifact.artifact_id,
+                origin_run_id=origin.run_id,
+                origin_energy_j=origin.energy_j,
+            )
 
 
 def environment(plan: Plan, stage: PlannedStage, logs: StageLogs) -> dict[str, str]:

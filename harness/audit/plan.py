@@ -140,6 +140,7 @@ class Plan:
                     "outputs": {name: portable.text(path) for name, path in stage.outputs.items()},
                     "timeout_s": stage.timeout_s,
                     "retries": stage.retries,
+                    "tokens": dict(stage.tokens),
                     "matrix": dict(stage.matrix),
                     "fingerprint": stage.fingerprint,
                 }
