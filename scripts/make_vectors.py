@@ -14,7 +14,22 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from vector_oracle import counters, decisions, encodings, energies, published, runs, waves
+from vector_oracle import (
+    canonical,
+    counters,
+    decisions,
+    digests,
+    energies,
+    gaps,
+    migrations,
+    power,
+    published,
+    quality,
+    rapl,
+    reader,
+    runs,
+    waveforms,
+)
 from vector_oracle.build import PROTOCOL, Family
 
 FOLDER = Path(__file__).resolve().parents[1] / "protocol" / PROTOCOL / "vectors"
@@ -22,8 +37,10 @@ FOLDER = Path(__file__).resolve().parents[1] / "protocol" / PROTOCOL / "vectors"
 
 def families() -> list[Family]:
     """Every family, in the order of the protocol."""
-    rooms = (waves, counters, runs, energies, decisions, encodings, published)
-    return list(chain.from_iterable(room.families() for room in rooms))
+    measured = (power, gaps, waveforms, counters, rapl, runs)
+    reported = (energies, reader, decisions, quality, published)
+    written = (canonical, digests, migrations)
+    return list(chain.from_iterable(room.families() for room in (*measured, *reported, *written)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,13 +1,10 @@
 """An oracle for the conformance vectors: exact arithmetic and closed forms, nothing of the kit.
 
-    build.py      families, flags, clauses, how a file is written
-    waves.py      power samples with known integrals
-    counters.py   energy counters of GPUs and RAPL zones
-    runs.py       stages, boundaries, sessions, clocks
-    energies.py   totals, tokens, units, facility, lineage
-    decisions.py  N*, T*, Q, frontier
-    encodings.py  canonical JSON, digests, keys, versions, migrations
-    published.py  the paper's table
+    build.py                          families, flags, how a file is written
+    curve.py, run.py                  power between readings; counters at boundaries
+    power, gaps, waveforms, counters, rapl, runs        what is measured
+    energies, reader, decisions, quality, published     what is reported
+    canonical, digests, migrations                      what is written
 
 Every expected value is worked out here from the protocol's words, in fractions.Fraction where it is a number.
 That the kit agrees is the test, so neither side may import the other.

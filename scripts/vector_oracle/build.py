@@ -66,18 +66,12 @@ FLAGS: dict[str, tuple[str, str]] = {
         "counters of several packages are added and the sum is unwrapped",
         "a wrap of one package is undone by the wrong range",
     ),
-    "EveryZone": (
-        "core, uncore and psys are added to package",
-        "CPU energy counts two or three times",
-    ),
+    "EveryZone": ("core, uncore and psys are added to package", "CPU energy counts two or three times"),
     "MirrorCounted": (
         "a package that shows another one's counter is added to it",
         "CPU energy counts twice on multi-die machines",
     ),
-    "ParentSummed": (
-        "a stage and the stages inside it are both added",
-        "nested energy counts twice",
-    ),
+    "ParentSummed": ("a stage and the stages inside it are both added", "nested energy counts twice"),
     "HolesLost": (
         "time between stages belongs to nobody and is left out",
         "the parts do not add up to the run; what is not declared costs nothing",
@@ -106,14 +100,8 @@ FLAGS: dict[str, tuple[str, str]] = {
         "cumulative records are ordered by the text of their names",
         "step_9800 comes after step_22200, and the joules between are lost",
     ),
-    "SnapshotsSummed": (
-        "cumulative records are added",
-        "the same joules count once a record",
-    ),
-    "StepMissed": (
-        "clock steps are looked for in one direction only",
-        "a clock set back goes unnoticed",
-    ),
+    "SnapshotsSummed": ("cumulative records are added", "the same joules count once a record"),
+    "StepMissed": ("clock steps are looked for in one direction only", "a clock set back goes unnoticed"),
     "TeacherTwice": (
         "an inherited artifact is charged once for every stage that reads it",
         "the teacher is paid several times",
@@ -122,26 +110,14 @@ FLAGS: dict[str, tuple[str, str]] = {
         "the whole run is divided by the number of reuses",
         "the student's training is shared too, which every student pays alone",
     ),
-    "KwhTruncated": (
-        "a unit's factor is off or taken as 1",
-        "figures are wrong by a power of ten or by 3.6",
-    ),
-    "PoundAsKilogram": (
-        "lb/MWh is read as kg/MWh",
-        "emissions are too high by 2.2",
-    ),
-    "UnknownUnitGuessed": (
-        "an unknown unit counts as the wanted one",
-        "a wrong figure without an error",
-    ),
+    "KwhTruncated": ("a unit's factor is off or taken as 1", "figures are wrong by a power of ten or by 3.6"),
+    "PoundAsKilogram": ("lb/MWh is read as kg/MWh", "emissions are too high by 2.2"),
+    "UnknownUnitGuessed": ("an unknown unit counts as the wanted one", "a wrong figure without an error"),
     "PueForgotten": (
         "emissions are computed from IT energy although a PUE is given",
         "emissions are too low by the PUE",
     ),
-    "PueBelowOne": (
-        "a PUE below 1 is accepted",
-        "a building that uses less than the machines in it",
-    ),
+    "PueBelowOne": ("a PUE below 1 is accepted", "a building that uses less than the machines in it"),
     "BinaryRounding": (
         "decimal figures are subtracted in binary and the quotient is rounded up",
         "10 reuses become 11",
@@ -158,10 +134,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "a teacher without energy is divided like any other",
         "0 / 0, or never where always is right",
     ),
-    "UnknownAsZero": (
-        "an unknown energy counts as zero",
-        "what was not measured looks free",
-    ),
+    "UnknownAsZero": ("an unknown energy counts as zero", "what was not measured looks free"),
     "PartialQ": (
         "Q is the mean over whatever benchmarks there are",
         "leaving out the worst benchmark raises Q",
@@ -186,22 +159,13 @@ FLAGS: dict[str, tuple[str, str]] = {
         "numbers are printed as the language likes",
         "1.0, 1e-07 and 1E21 give digests that nobody else gets",
     ),
-    "MinusZero": (
-        "the sign of zero is kept",
-        "two equal tables have two digests",
-    ),
-    "AsciiEscapes": (
-        "text beyond ASCII is escaped",
-        "digests differ for the same text",
-    ),
+    "MinusZero": ("the sign of zero is kept", "two equal tables have two digests"),
+    "AsciiEscapes": ("text beyond ASCII is escaped", "digests differ for the same text"),
     "HugeIntegers": (
         "integers beyond 2^53 are written although readers lose their last digits",
         "two readers see two numbers under one digest",
     ),
-    "NotANumber": (
-        "NaN or an infinity is written",
-        "text that is no JSON, or a null nobody meant",
-    ),
+    "NotANumber": ("NaN or an infinity is written", "text that is no JSON, or a null nobody meant"),
     "NullsLost": (
         "nulls are hashed as the value that stands in for them",
         "a table of zeros and a table of nulls have one digest",
@@ -214,14 +178,8 @@ FLAGS: dict[str, tuple[str, str]] = {
         "numbers are hashed in the machine's or the network's order",
         "digests differ between machines",
     ),
-    "NullsLast": (
-        "nulls sort after values",
-        "a table in order is refused, or one out of order accepted",
-    ),
-    "TextOrder": (
-        "numbers are ordered as text",
-        "session 10 comes before session 2",
-    ),
+    "NullsLast": ("nulls sort after values", "a table in order is refused, or one out of order accepted"),
+    "TextOrder": ("numbers are ordered as text", "session 10 comes before session 2"),
     "MajorAccepted": (
         "a document of another major version is read",
         "totals whose meaning changed are compared",
@@ -231,7 +189,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "readers break at every addition, or hide what they did not read",
     ),
 }
-"""Flag -> (the mistake, what it does to a figure). A vector carries the flags of the mistakes that it catches."""
+"""Flag -> (the mistake, what it does to a figure). A vector carries the flags of what it catches."""
 
 
 @dataclass
