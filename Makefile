@@ -7,7 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 BIN := $(CURDIR)/.venv/bin
 PY := $(BIN)/python
-DEMO := runs/demo
+DEMO ?= runs/demo
+EXAMPLE ?= runs/example
 # More arguments for pytest or kit reproduce: make test ARGS="-k journal"
 ARGS ?=
 # Test processes at once; most tests wait for clocks and child processes, so more than there are cores pays.
@@ -25,33 +26,50 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint format lock gpu-check wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
+.PHONY: help demo audit-example test lint format lock gpu-check wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
 
-demo: setup ## Audit examples/minimal.yaml on this machine, report it and validate the log
-	@echo "demo: auditing examples/minimal.yaml (under a minute)"
-	@rm -rf $(DEMO)
-	@kit audit examples/minimal.yaml --out $(DEMO)
-	@echo && echo "demo: checking the log against the protocol"
-	@kit validate $(DEMO)
+demo: setup-train ## Reproduce Table 2 at pocket size here: nine students trained, measured and scored in minutes
+	@echo "demo: Table 2 at pocket size; whatever is complete in $(DEMO) is kept"
+	@kit reproduce table2 --profile pocket --yes --out $(DEMO) $(ARGS) || { code=$$?; \
+	  echo "demo: stopped. Next: make demo goes on where it stopped; make demo DEMO=FOLDER begins anew"; exit $$code; }
+	@echo "demo: checking the ten logs against the protocol, each by itself and against the others"
+	@kit validate $(DEMO)/runs/*
 	@printf '%s\n' "" \
-	  "demo: done. $(DEMO) holds the log:" \
+	  "demo: done. In $(DEMO):" \
+	  "  tables/table2.md       the measured table beside the published one; .csv and .json for programs" \
+	  "  tables/frontier.svg    energy against quality" \
+	  "  runs/shared/           log of data and teacher; runs/sft-1b/ and so on: one log a student" \
+	  "  runs/*/work/, logs/    what the stages made and printed" \
+	  "Next:" \
+	  "  source .venv/bin/activate              once a shell, so that it finds kit" \
+	  "  kit report $(DEMO)/runs/kd-1b --amortize 3   where one student's joules went, its teacher's share included" \
+	  "  make audit-example                     audit a pipeline of your own kind, without torch" \
+	  "  kit doctor                             what this machine can measure, and how to get more"
+
+audit-example: setup ## Audit examples/minimal.yaml on this machine, report it and validate the log; no torch
+	@echo "audit-example: auditing examples/minimal.yaml (under a minute)"
+	@rm -rf $(EXAMPLE)
+	@kit audit examples/minimal.yaml --out $(EXAMPLE)
+	@echo && echo "audit-example: checking the log against the protocol"
+	@kit validate $(EXAMPLE)
+	@printf '%s\n' "" \
+	  "audit-example: done. $(EXAMPLE) holds the log:" \
 	  "  manifest.json          what ran, on what hardware and software" \
 	  "  stages.parquet         joules, tokens and intervals of every stage" \
 	  "  power.parquet, counters.parquet, events.parquet, artifacts.parquet   the raw record behind them" \
 	  "  work/, logs/           what the stages made and printed" \
 	  "Next:" \
-	  "  source .venv/bin/activate              once a shell, so that it finds kit" \
-	  "  kit report $(DEMO) --format markdown   the same table for a paper or an issue" \
-	  "  kit doctor                             what this machine can measure, and how to get more" \
-	  "  examples/minimal.yaml                  copy it and put your own commands in"
+	  "  source .venv/bin/activate                 once a shell, so that it finds kit" \
+	  "  kit report $(EXAMPLE) --format markdown   the same table for a paper or an issue" \
+	  "  examples/minimal.yaml                     copy it and put your own commands in"
 
 test: setup-test ## Run the tests; ARGS="-k journal" selects some
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS) || { code=$$?; \
 	  echo "test: failed. Next: make test ARGS=\"--last-failed -x -vv\" shows the first failure alone"; exit $$code; }
-	@echo "test: passed. Next: make lint checks style and types; make demo audits a pipeline here"
+	@echo "test: passed. Next: make lint checks style and types; make demo reproduces a table here"
 
 lint: setup-test ## Check style (ruff) and types (mypy --strict)
 	@failed=""; \
@@ -103,5 +121,5 @@ clean: ## Remove caches and build products; keeps .venv and runs/
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
-clean-all: clean ## Remove .venv and the demo's run as well
-	@rm -rf .venv $(DEMO)
+clean-all: clean ## Remove .venv and the runs of demo and audit-example as well
+	@rm -rf .venv $(DEMO) $(EXAMPLE)

@@ -109,10 +109,8 @@ def _finish(console: Console, request: Request, layout: Any) -> None:
             click.echo(path.read_text(encoding="utf-8"))
     names = ", ".join(shlex.quote(short_path(path)) for path in files.values())
     _say(console, f"written: {names}")
-    _say(
-        console,
-        f"next: kit validate {shlex.quote(short_path(layout.run('shared')))}",
-    )
+    runs = layout.run("shared").parent
+    _say(console, f"next: kit validate {shlex.quote(short_path(runs))}/*")
 
 
 def _displays(console: Console, verbose: bool, command: str) -> Any:
