@@ -67,16 +67,19 @@ def _evaluate(expression: dict[str, Any], table: pa.Table) -> Any:
         return _constant(operands, table.num_rows)
     if word == "copy":
         return _column(table, operands)
+    columns = [_column(table, name) for name in (operands[:1] if word == "scale" else operands)]
+    known = [column for column in columns if not pa.types.is_null(column.type)]
     if word == "first":
-        return pc.coalesce(*(_column(table, name) for name in operands))
+        return pc.coalesce(*known) if known else columns[0]
+    if len(known) < len(columns):
+        return pa.nulls(table.num_rows)
     try:
-        if word == "sum":
-            total = _wide(_column(table, operands[0]))
-            for name in operands[1:]:
-                total = pc.add_checked(total, _wide(_column(table, name)))
-            return total
-        name, factor = operands
-        return pc.multiply_checked(_wide(_column(table, name)), factor)
+        if word == "scale":
+            return pc.multiply_checked(_wide(columns[0]), operands[1])
+        total = _wide(columns[0])
+        for column in columns[1:]:
+            total = pc.add_checked(total, _wide(column))
+        return total
     except pa.ArrowException as error:
         raise KitError(
             f"column cannot be derived: {error}", expected=f"numbers that {word} can take"
@@ -90,6 +93,8 @@ def _wide(values: Any) -> Any:
 
 def _mapped(table: pa.Table, column: str, words: dict[str, str]) -> Any:
     values = _column(table, column)
+    if pa.types.is_null(values.type):
+        return values
     values = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
     for old, new in words.items():
         values = pc.if_else(pc.fill_null(pc.equal(_column(table, column), old), False), new, values)

@@ -165,8 +165,10 @@ class Bundle:
             return  # a table that a migration adds
         words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
         for path in self._files_of(name):
-            file = open_parquet(path, dictionaries=words)
+            file = open_parquet(path)
             stored = self._stored_names(name, schema, file, path)
+            if words:
+                file = open_parquet(path, dictionaries=[word for word in words if word in stored])
             for group in range(file.num_row_groups):
                 table = read_groups(file, path, [group], stored, threads=True)
                 yield from self._given(name, table, schema, path).to_batches(max_chunksize=batch_rows)
