@@ -189,7 +189,11 @@ def serve(source: IO[str] | None = None, target: IO[str] | None = None) -> None:
 
 
 def respond(line: str) -> dict[str, Any]:
-    """The answer to one line of a request."""
+    """The answer to one line of a request.
+
+    Raises:
+        KitError: The kit itself is at fault.
+    """
     try:
         request = json.loads(line)
         identifier, op, given = request["id"], request["op"], request["input"]
@@ -200,6 +204,9 @@ def respond(line: str) -> dict[str, Any]:
     found = answer(str(identifier), op, given)
     if found.unsupported:
         return {"id": identifier, "unsupported": True}
-    if found.output is not None:
-        return {"id": identifier, "output": dict(found.output)}
-    return {"id": identifier, "error": found.refused or f"fault of the kit: {found.broken}"}
+    if found.broken is not None:
+        # Said as an error it would count as a refusal, and pass where one is wanted.
+        raise KitError(f"vector {identifier}: fault of the kit: {found.broken}", where=op)
+    if found.refused is not None:
+        return {"id": identifier, "error": found.refused}
+    return {"id": identifier, "output": dict(found.output or {})}
