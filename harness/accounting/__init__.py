@@ -4,6 +4,7 @@
     counter.py    energy counter -> energy, resets and standstills bridged
     rapl.py       RAPL zones -> CPU and DRAM energy
     processor.py  which CPU source counts, and how wide an estimate is
+    error_model.py how wrong each of these can be, and how that makes a 95 % interval
     boundaries.py sessions, holes, `unattributed` rows
     device.py     one GPU in one session
     stages.py     recorded columns + raw readings -> derived columns

@@ -13,14 +13,23 @@ from itertools import pairwise
 
 import numpy as np
 
+from harness.accounting.error_model import (
+    COUNTER_STEP_J,
+    NJ,
+    NOTHING,
+    STEADY,
+    EdgeError,
+    Roughness,
+    Spread,
+    cell_error,
+    reading_error,
+    window_error,
+)
 from harness.accounting.integral import PowerIntegral
 from harness.accounting.series import Bools, Int64
 
 Bridge = Callable[[int, int], PowerIntegral]
 """Power integral of a window (start_us, end_us) of the same device."""
-
-QUANTISATION_J = 1e-3
-"""A difference of two counter readings, each floored to 1 mJ."""
 
 STUCK_US = 2_000_000
 """A counter that did not move for this long ..."""
@@ -95,21 +104,32 @@ class CounterEnergy:
 
     Attributes:
         energy_mj: integer mJ; None when neither counter nor power says anything.
-        boundary_term_j: half-width that the two boundaries and the quantisation leave.
-        gap_low_j: how much lower the bridged parts can be, joules.
-        gap_high_j: how much higher the bridged parts can be, joules.
+        boundary: 95 % interval by the two boundaries, or by the samples where the counter tells nothing.
+        gap: what unmeasured time adds.
+        gap_is_bound: `gap` is a bound, not a 95 % interval: around a fault of the counter, or where too much
+            is missing.
         resets: falls of the counter that were bridged.
         stuck: standstills that were bridged.
         method: as in `stages.gpu_energy_method`.
     """
 
     energy_mj: int | None
-    boundary_term_j: float
-    gap_low_j: float
-    gap_high_j: float
-    resets: int
-    stuck: int
-    method: str
+    boundary: Spread = NOTHING
+    gap: Spread = NOTHING
+    resets: int = 0
+    stuck: int = 0
+    method: str = "absent"
+    gap_is_bound: bool = True
+
+    @property
+    def random(self) -> Spread:
+        """The part of the interval that is statistical."""
+        return self.boundary if self.gap_is_bound else self.boundary.quadrature(self.gap)
+
+    @property
+    def bound(self) -> Spread:
+        """The part that is a bound and comes on top."""
+        return self.gap if self.gap_is_bound else NOTHING
 
     @property
     def energy_j(self) -> float | None:
@@ -163,42 +183,49 @@ def _standstills(
     return tuple(found)
 
 
-def resolve(reading: CounterReading, ticks: CounterTicks) -> tuple[CounterReading, float]:
-    """Give a boundary without a value one from the sampler's readings around it.
+def resolve(
+    reading: CounterReading,
+    ticks: CounterTicks,
+    power_mw: float = 0.0,
+    rough: Roughness = STEADY,
+    refresh_us: int = 100_000,
+) -> tuple[CounterReading, EdgeError]:
+    """Give a boundary without a value one from the sampler's readings around it: linear in time between them.
 
-    The counter never falls, so its value lies between those of the two neighbouring readings: linear in time
-    between them, and the distance to the further one bounds the error.
+    Args:
+        reading: at the boundary.
+        ticks: the sampler's readings.
+        power_mw: power near the boundary, where the reading does not carry it.
+        rough: around the boundary.
+        refresh_us: of the counter.
 
     Returns:
-        The reading (still without a value if there is no reading on both sides) and the bound in joules.
+        The reading (still without a value if there is no reading on both sides) and its error.
     """
+    power = reading.power_mw or power_mw
     if reading.value_mj is not None:
-        return reading, 0.0
+        return reading, reading_error(reading.method, reading.uncertainty_us, power, rough, refresh_us)
     i = int(np.searchsorted(ticks.mono_us, reading.mono_us, side="right")) - 1
     if i >= 0 and ticks.mono_us[i] == reading.mono_us:
-        return replace(reading, value_mj=int(ticks.value_mj[i]), method="sample"), 0.0
+        found = replace(reading, value_mj=int(ticks.value_mj[i]), method="sample")
+        return found, reading_error("sample", 0, power, rough, refresh_us)
     if i < 0 or i + 1 >= ticks.mono_us.shape[0]:
-        return reading, 0.0
+        return reading, EdgeError()
     t0, t1 = int(ticks.mono_us[i]), int(ticks.mono_us[i + 1])
     v0, v1 = int(ticks.value_mj[i]), int(ticks.value_mj[i + 1])
     if v1 < v0:
-        return reading, 0.0
+        return reading, EdgeError()
     value = v0 + (v1 - v0) * (reading.mono_us - t0) // (t1 - t0)
-    return replace(reading, value_mj=value, method="sample"), max(value - v0, v1 - value) / 1000
+    error = cell_error(
+        t1 - t0, (reading.mono_us - t0) / (t1 - t0), (v1 - v0) / (t1 - t0) / NJ * 1e-3, rough, refresh_us
+    )
+    return replace(reading, value_mj=value, method="sample"), error
 
 
-def edge_term_j(reading: CounterReading, power_mw: float, refresh_us: int) -> float:
-    """Joules by which a boundary can be off: the bracket of its time x the power there.
-
-    A tick was seen to happen inside the bracket. An interpolated value adds power to a tick up to one refresh
-    old, and half a refresh covers a power that changed in it. Any other value may be one whole refresh old.
-    """
-    width = reading.uncertainty_us
-    if reading.method == "interpolated":
-        width = max(width, refresh_us // 2)
-    elif reading.method != "tick":
-        width = max(width, refresh_us)
-    return width * max(power_mw, reading.power_mw or 0.0) * 1e-9
+def _most_j(reading: CounterReading, power_mw: float, refresh_us: int) -> float:
+    """Most joules by which an interpolated boundary can be off."""
+    width = max(reading.uncertainty_us, refresh_us // 2)
+    return width * max(power_mw, reading.power_mw or 0.0) * NJ
 
 
 def counter_energy(
@@ -209,6 +236,7 @@ def counter_energy(
     bridge: Bridge,
     hole_bridge: Bridge | None = None,
     power_mw: tuple[float, float] = (0.0, 0.0),
+    rough: tuple[Roughness, Roughness] = (STEADY, STEADY),
     refresh_us: int = 100_000,
 ) -> CounterEnergy:
     """Energy between two boundaries of one device in one session.
@@ -221,6 +249,7 @@ def counter_energy(
         hole_bridge: the same for the stretch around a fault of the counter: few samples lie in it, and
             its bounds must hold whatever flowed between them. `bridge` by default.
         power_mw: power near the two boundaries, where the readings do not carry it.
+        rough: how much power changes around them.
         refresh_us: slowest refresh of the counter.
 
     Returns:
@@ -231,18 +260,19 @@ def counter_energy(
     """
     if end.mono_us < start.mono_us:
         raise ValueError(f"boundaries in the wrong order: {start.mono_us} > {end.mono_us}")
-    first, first_j = resolve(start, ticks)
-    last, last_j = resolve(end, ticks)
-    boundary = first_j + last_j + QUANTISATION_J
-    boundary += edge_term_j(first, power_mw[0], refresh_us) if first.value_mj is not None else 0.0
-    boundary += edge_term_j(last, power_mw[1], refresh_us) if last.value_mj is not None else 0.0
+    first, first_error = resolve(start, ticks, power_mw[0], rough[0], refresh_us)
+    last, last_error = resolve(end, ticks, power_mw[1], rough[1], refresh_us)
+    boundary = window_error(first_error, last_error, COUNTER_STEP_J)
     if first.value_mj is not None and last.value_mj is not None:
         difference = last.value_mj - first.value_mj
-        slack_mj = 1000 * boundary if "interpolated" in (first.method, last.method) else 0.0
+        slack_mj = 0.0
+        if "interpolated" in (first.method, last.method):
+            slack_mj += 1000 * _most_j(first, power_mw[0], refresh_us)
+            slack_mj += 1000 * _most_j(last, power_mw[1], refresh_us)
         if difference >= -slack_mj and not ticks.broken(start.mono_us, end.mono_us):
             # Interpolated ends of a very short stage can cross by less than their own error: no energy, not a
             # reset.
-            return CounterEnergy(max(0, difference), boundary, 0.0, 0.0, 0, 0, _method(first, last))
+            return CounterEnergy(max(0, difference), boundary, method=_method(first, last))
     return _pieces(first, last, ticks, (bridge, hole_bridge or bridge), boundary, refresh_us)
 
 
@@ -255,7 +285,7 @@ def _pieces(
     last: CounterReading,
     ticks: CounterTicks,
     bridges: tuple[Bridge, Bridge],
-    boundary_j: float,
+    boundary: Spread,
     refresh_us: int,
 ) -> CounterEnergy:
     """Add up what the counter tells from reading to reading and bridge the rest with the power integral."""
@@ -280,10 +310,15 @@ def _pieces(
     if not knots:
         part = bridge(first.mono_us, last.mono_us)
         if part.energy_j is None:
-            return CounterEnergy(None, 0.0, 0.0, 0.0, 0, 0, "absent")
-        low, high = _bridge_bounds(part)
-        term = part.edge_j + part.sampling_j + QUANTISATION_J
-        return CounterEnergy(round(part.energy_j * 1000), term, low, high, 0, 0, "power_integral")
+            return CounterEnergy(None)
+        sampling = Spread.around(0.0, part.sampling_j + COUNTER_STEP_J)
+        return CounterEnergy(
+            round(part.energy_j * 1000),
+            sampling,
+            part.gap_spread,
+            method="power_integral",
+            gap_is_bound=part.gap_is_bound,
+        )
 
     energy_mj = 0
     holes: list[tuple[int, int]] = []
@@ -306,23 +341,19 @@ def _pieces(
         holes.append((knots[-1][0], last.mono_us))
 
     known_us = (last.mono_us - first.mono_us) - sum(b - a for a, b in holes)
-    low_j = high_j = 0.0
+    gap = NOTHING
     for a, b in holes:
         part = hole_bridge(a, b)
         if part.energy_j is None:
             # No power reading in the whole session: the counter's own mean rate is all there is.
             if known_us <= 0:
-                return CounterEnergy(None, 0.0, 0.0, 0.0, resets, stuck, "absent")
+                return CounterEnergy(None, resets=resets, stuck=stuck)
             guess = energy_mj * (b - a) / known_us
             energy_mj += round(guess)
-            low_j, high_j = low_j + guess / 1000, high_j + guess / 1000
+            gap = gap.linear(Spread(guess / 1000, guess / 1000))
             continue
         energy_mj += round(part.energy_j * 1000)
-        low, high = _bridge_bounds(part)
-        low_j, high_j = low_j + low + part.edge_j, high_j + high + part.edge_j
+        # Of a hole without any gap in it the sampling error is all there is.
+        gap = gap.linear(part.gap_bound).linear(Spread(part.sampling_j, part.sampling_j))
     method = "counter_split" if resets or stuck else "counter_sample"
-    return CounterEnergy(energy_mj, boundary_j, low_j, high_j, resets, stuck, method)
-
-
-def _bridge_bounds(part: PowerIntegral) -> tuple[float, float]:
-    return part.energy_in_gaps_j - part.gap_low_j, part.gap_high_j - part.energy_in_gaps_j
+    return CounterEnergy(energy_mj, boundary, gap, resets, stuck, method)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,18 @@ from harness.accounting.counter import (
     find_faults,
     worst_method,
 )
-from harness.accounting.integral import NJ, PowerIntegral, first_valid, integrate_power, last_valid
+from harness.accounting.error_model import (
+    INDEPENDENT,
+    NEIGHBOURS,
+    NOTHING,
+    RARE_STEPS,
+    EdgeError,
+    Roughness,
+    Spread,
+    lag_error,
+    window_error,
+)
+from harness.accounting.integral import PowerIntegral, first_valid, integrate_power, last_valid
 from harness.accounting.series import DeviceLimits, PowerSeries, Sampling
 
 AVERAGING_LAG_US = 500_000
@@ -33,9 +45,10 @@ class DeviceEnergy:
         counter_mj: by the counter alone; None where it could not tell.
         integral: by power samples alone.
         method: where `energy_mj` came from.
-        boundary_j: half-width of the boundary term.
-        gap_low_j: how much lower unmeasured time can make it.
-        gap_high_j: how much higher unmeasured time can make it.
+        boundary: 95 % interval by the boundaries, or by sampling where the counter tells nothing.
+        gap: what unmeasured time adds.
+        random: statistical part of the whole interval.
+        bound: part of it that is a bound and comes on top.
         faults: flags, one word each.
     """
 
@@ -43,24 +56,25 @@ class DeviceEnergy:
     counter_mj: int | None
     integral: PowerIntegral
     method: str
-    boundary_j: float
-    gap_low_j: float
-    gap_high_j: float
+    boundary: Spread
+    gap: Spread
+    random: Spread
+    bound: Spread
     faults: tuple[str, ...]
 
     @property
     def low_j(self) -> float | None:
-        """Lower bound, never below zero."""
-        return (
-            None
-            if self.energy_mj is None
-            else max(0.0, self.energy_mj / 1000 - self.boundary_j - self.gap_low_j)
-        )
+        """Lower end of the 95 % interval, never below zero."""
+        if self.energy_mj is None:
+            return None
+        return max(0.0, self.energy_mj / 1000 - self.random.low_j - self.bound.low_j)
 
     @property
     def high_j(self) -> float | None:
-        """Upper bound."""
-        return None if self.energy_mj is None else self.energy_mj / 1000 + self.boundary_j + self.gap_high_j
+        """Upper end of the 95 % interval."""
+        if self.energy_mj is None:
+            return None
+        return self.energy_mj / 1000 + self.random.high_j + self.bound.high_j
 
 
 class DeviceMeter:
@@ -111,10 +125,18 @@ class DeviceMeter:
         return self.integral(start_us, end_us, gap_us=0)
 
     def _power_near(self, t: int) -> float:
-        """Largest power next to a time: what a boundary's uncertainty is multiplied with."""
+        """Power next to a time, where its reading does not carry it: root mean square of the neighbours."""
         i = int(np.searchsorted(self._series.mono_us, t))
         around = [last_valid(self._valid, i), first_valid(self._valid, i)]
-        return max((float(self._series.power_mw[k]) for k in around if k >= 0), default=self._max_mw)
+        squares = [float(self._series.power_mw[k]) ** 2 for k in around if k >= 0]
+        return math.sqrt(sum(squares) / len(squares)) if squares else self._max_mw
+
+    def _roughness(self, t: int) -> Roughness:
+        """How much power changes from sample to sample around a time."""
+        i = int(np.searchsorted(self._series.mono_us, t))
+        near = slice(max(0, i - NEIGHBOURS), i + NEIGHBOURS)
+        step = np.diff(self._series.power_mw[near][self._valid[near]].astype(np.float64))
+        return Roughness(float(np.dot(step, step)) / step.size, step.size) if step.size else Roughness()
 
     def _between(self, start: int, end: int) -> CounterEnergy:
         first, last = self._readings[start], self._readings[end]
@@ -125,19 +147,23 @@ class DeviceMeter:
             bridge=self.integral,
             hole_bridge=self._hole,
             power_mw=(self._power_near(first.mono_us), self._power_near(last.mono_us)),
+            rough=(self._roughness(first.mono_us), self._roughness(last.mono_us)),
             refresh_us=self._sampling.counter_refresh_us,
         )
 
-    def _lag_j(self, reading: CounterReading) -> float:
-        """What a trailing mean can have moved across a window's edge."""
-        if self._limits.instant:
-            return 0.0
-        near = slice(
-            *np.searchsorted(self._series.mono_us, [reading.mono_us - 10**6, reading.mono_us + 10**6])
-        )
-        power = self._series.power_mw[near][self._valid[near]]
-        swing = float(power.max() - power.min()) if power.size > 1 else self._power_near(reading.mono_us)
-        return swing * AVERAGING_LAG_US * NJ
+    def _lag(self, reading: CounterReading) -> EdgeError:
+        """What a trailing mean moves across an end of a window."""
+        t = reading.mono_us
+        # The sensor's own refresh comes on top of the mean's half second.
+        lag_us = AVERAGING_LAG_US + self._sampling.counter_refresh_us // 2
+        return lag_error(lag_us, self._power_near(t), self._roughness(t))
+
+    def _of_means(self, sampling: Spread, first: CounterReading, last: CounterReading) -> Spread:
+        """The interval of an integral of 1 s means: they overlap and miss nothing, but they lag."""
+        known = sampling.half_j * math.sqrt(RARE_STEPS / INDEPENDENT)
+        lag = window_error(self._lag(first), self._lag(last))
+        shift = (lag.high_j - lag.low_j) / 2
+        return Spread.around(shift, math.hypot(lag.half_j, known))
 
     def measure(self, start: int, end: int) -> DeviceEnergy:
         """Energy between two boundaries; sums of neighbouring windows are exact in integer mJ."""
@@ -150,32 +176,30 @@ class DeviceMeter:
         energy = sum(known) if len(known) == len(parts) else None
         method = whole.method if len(links) < 2 else worst_method([link.method for link in links])
         faults = self._faults(links, whole, integral, energy, start, end)
-        boundary = whole.boundary_term_j
-        if method == "power_integral":
-            boundary += self._lag_j(first) + self._lag_j(last)
+        if method == "power_integral" and not self._limits.instant:
+            whole = replace(whole, boundary=self._of_means(whole.boundary, first, last))
         return DeviceEnergy(
             energy_mj=energy,
             counter_mj=None if method in ("power_integral", "absent") else energy,
             integral=integral,
             method="absent" if energy is None else method,
-            boundary_j=boundary,
-            gap_low_j=whole.gap_low_j,
-            gap_high_j=whole.gap_high_j,
+            boundary=whole.boundary,
+            gap=whole.gap,
+            random=whole.random,
+            bound=whole.bound,
             faults=tuple(faults),
         )
 
-    def total(self) -> tuple[int | None, float, float]:
-        """The first boundary to the last one as one window: integer mJ, lower and upper bound in joules."""
+    def total(self) -> tuple[int | None, Spread, Spread]:
+        """The first boundary to the last one as one window: integer mJ, statistical part, bounds on top."""
         if len(self._order) < 2:
-            return None, 0.0, 0.0
+            return None, NOTHING, NOTHING
         parts = [link.energy_mj for link in self._links]
         known = [p for p in parts if p is not None]
         if len(known) < len(parts):
-            return None, 0.0, 0.0
+            return None, NOTHING, NOTHING
         whole = self._links[0] if len(parts) == 1 else self._between(self._order[0], self._order[-1])
-        energy = sum(known) / 1000
-        low = max(0.0, energy - whole.boundary_term_j - whole.gap_low_j)
-        return sum(known), low, energy + whole.boundary_term_j + whole.gap_high_j
+        return sum(known), whole.random, whole.bound
 
     def _by_time(self, start: int, end: int) -> tuple[int, int]:
         return (start, end) if self._place[start] <= self._place[end] else (end, start)
@@ -201,7 +225,8 @@ class DeviceMeter:
         elif any(self._readings[n].value_mj is None for n in (start, end)):
             found.append("counter_boundary_missing")
         if whole.method != "power_integral" and integral.energy_j:
-            doubt_j = whole.boundary_term_j + integral.edge_j + integral.sampling_j
+            # Twice what either is known to: a remark is for what chance does not explain.
+            doubt_j = 2.0 * (whole.boundary.half_j + integral.sampling_j)
             doubt_j += integral.gap_high_j - integral.gap_low_j
             allowed = max(self._sampling.disagreement_rel * integral.energy_j, doubt_j)
             if abs(energy_mj / 1000 - integral.energy_j) > allowed:

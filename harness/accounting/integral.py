@@ -12,10 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.accounting.error_model import (
+    INDEPENDENT,
+    NJ,
+    NOTHING,
+    POWER_STEP_MW,
+    RANDOM_GAPS,
+    Spread,
+    gap_error,
+    student_95,
+)
 from harness.accounting.series import Bools, Int64, Ints
-
-NJ = 1e-9
-"""Joules in one mW x us."""
 
 _BLOCK = 1 << 17
 """Samples handled at once: the working set stays in the processor's cache and memory is bounded."""
@@ -34,8 +41,10 @@ class PowerIntegral:
         energy_in_gaps_j: what the trapezoid put into the gaps.
         gap_low_j: least energy the gaps can hold.
         gap_high_j: most energy the gaps can hold.
-        edge_j: largest error of the two cells that the window's ends cut, if power stays between neighbours.
-        sampling_j: twice the standard error of the cells between (a step at a random phase: dP h / sqrt 12).
+        sampling_j: 95 % half-width of the sampling error outside gaps (`error_model`).
+        gap_spread: 95 % interval of what few gaps hold, around `energy_in_gaps_j` and inside the two bounds;
+            the bounds themselves where `gap_is_bound`.
+        gap_is_bound: more of the window lies in gaps than what was seen can speak for.
     """
 
     energy_j: float | None
@@ -46,8 +55,14 @@ class PowerIntegral:
     energy_in_gaps_j: float
     gap_low_j: float
     gap_high_j: float
-    edge_j: float
     sampling_j: float
+    gap_spread: Spread = NOTHING
+    gap_is_bound: bool = False
+
+    @property
+    def gap_bound(self) -> Spread:
+        """Bounds of what the gaps hold, around `energy_in_gaps_j`."""
+        return Spread(self.energy_in_gaps_j - self.gap_low_j, self.gap_high_j - self.energy_in_gaps_j)
 
     @property
     def low_j(self) -> float | None:
@@ -68,21 +83,43 @@ class _Sums:
         self.energy: list[float] = []
         self.gap_energy: list[float] = []
         self.gap_us = 0
+        self.gap_square_us2 = 0.0
         self.longest_us = 0
+        # Of cells outside gaps: sum of (dP h)^2, cut ones by their share; sum of dP^2; their number.
         self.square = 0.0
-        self.edge_j = 0.0
+        self.difference = 0.0
+        self.cells_seen = 0
+        # Squared lengths over which one sample stands alone.
+        self.held_us2 = 0.0
 
-    def edge(self, span_us: int, width_us: int, p0: float, p1: float, left: float, right: float) -> None:
-        """Add `width_us` of a cell of `span_us` that the window cuts; left, right: powers at its own ends."""
-        energy = 0.5 * (p0 + p1) * width_us
+    def edge(self, cell: tuple[int, float, int, float], start_us: int, end_us: int) -> None:
+        """Add the part [start, end) of a cell between two samples, given as (time, power, time, power)."""
+        t0, p0, t1, p1 = cell
+        width = end_us - start_us
+        energy = 0.5 * (_lerp(*cell, start_us) + _lerp(*cell, end_us)) * width
         self.energy.append(energy)
-        if span_us > self.gap_limit_us:
-            self.longest_us = max(self.longest_us, width_us)
-            self.gap_us += width_us
-            self.gap_energy.append(energy)
+        if t1 - t0 > self.gap_limit_us:
+            self._gap(width, energy)
         else:
-            low, high = min(left, right) * width_us, max(left, right) * width_us
-            self.edge_j += max(energy - low, high - energy) * NJ
+            # A window inside one cell: the larger part, up to one of its ends, bounds what is cut out of it.
+            share = min(_cut((end_us - t0) / (t1 - t0)), _cut((t1 - start_us) / (t1 - t0)))
+            self.square += ((p1 - p0) * (t1 - t0)) ** 2 * share
+            self.difference += (p1 - p0) ** 2
+            self.cells_seen += 1
+
+    def hold(self, power: float, width_us: int, reach_us: int | None = None) -> None:
+        """Add a stretch with a sample on one side only, `reach_us` from its far end; its width if None."""
+        self.energy.append(power * width_us)
+        if (width_us if reach_us is None else reach_us) > self.gap_limit_us:
+            self._gap(width_us, power * width_us)
+        else:
+            self.held_us2 += float(width_us) ** 2
+
+    def _gap(self, width_us: int, energy: float) -> None:
+        self.longest_us = max(self.longest_us, width_us)
+        self.gap_us += width_us
+        self.gap_square_us2 += float(width_us) ** 2
+        self.gap_energy.append(energy)
 
     def cells(self, t: Int64, p: npt.NDArray[np.float64]) -> None:
         """Add whole cells between the knots (t, p)."""
@@ -92,14 +129,38 @@ class _Sums:
         energy *= 0.5
         self.energy.append(float(energy.sum()))
         longest = int(dt.max())
-        step = (p[1:] - p[:-1]) * width
+        difference = p[1:] - p[:-1]
         if longest > self.gap_limit_us:
             self.longest_us = max(self.longest_us, longest)
             gaps = dt > self.gap_limit_us
             self.gap_us += int(dt[gaps].sum())
+            self.gap_square_us2 += float(np.dot(width[gaps], width[gaps]))
             self.gap_energy.append(float(energy[gaps].sum()))
-            step = step[~gaps]
-        self.square += float(np.dot(step, step))
+            difference, width = difference[~gaps], width[~gaps]
+        self.difference += float(np.dot(difference, difference))
+        self.cells_seen += difference.shape[0]
+        difference *= width
+        self.square += float(np.dot(difference, difference))
+
+    def sampling_j(self, lone_mw: float, width_us: int) -> float:
+        """95 % half-width of the sampling error.
+
+        Args:
+            lone_mw: stands for what no two samples tell.
+            width_us: length of the window.
+        """
+        mean = self.difference / self.cells_seen if self.cells_seen else lone_mw**2
+        variance = INDEPENDENT * self.square + self.held_us2 * mean
+        step = 0.95 * POWER_STEP_MW * (width_us - self.gap_us)
+        return math.hypot(student_95(self.cells_seen) * math.sqrt(variance), step) * NJ
+
+
+def _cut(share: float) -> float:
+    """Error variance of a cell of which the first or last `share` is inside, over that of a whole one.
+
+    A step at a moment uniform in the cell leaves (share^3 / 3 - share^4 / 4) (dP h)^2, 1 / 12 of it for all.
+    """
+    return 12.0 * (share**3 / 3.0 - share**4 / 4.0)
 
 
 def last_valid(valid: Bools, stop: int) -> int:
@@ -216,7 +277,7 @@ def integrate_power(
     before, after = last_valid(valid, lo), first_valid(valid, hi)
     if samples == 0 and before < 0 and after < 0:
         width = end_us - start_us
-        return PowerIntegral(None, 0, missed, width, width, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return PowerIntegral(None, 0, missed, width, width, 0.0, 0.0, 0.0, 0.0)
 
     sums = _Sums(gap_us)
     left = None if before < 0 else (int(mono_us[before]), float(power_mw[before]))
@@ -228,24 +289,30 @@ def integrate_power(
         head_t, head_p = int(mono_us[head]), float(power_mw[head])
         tail_t, tail_p = int(mono_us[tail]), float(power_mw[tail])
         if left is None:
-            sums.edge(head_t - start_us, head_t - start_us, head_p, head_p, 0.0, head_p)
+            sums.hold(head_p, head_t - start_us)
         else:
-            power = _lerp(*left, head_t, head_p, start_us)
-            sums.edge(head_t - left[0], head_t - start_us, power, head_p, left[1], head_p)
+            sums.edge((*left, head_t, head_p), start_us, head_t)
         _inner_cells(sums, mono_us, power_mw, valid, head, tail)
         if right is None:
-            sums.edge(end_us - tail_t, end_us - tail_t, tail_p, tail_p, 0.0, tail_p)
+            sums.hold(tail_p, end_us - tail_t)
         else:
-            power = _lerp(tail_t, tail_p, *right, end_us)
-            sums.edge(right[0] - tail_t, end_us - tail_t, tail_p, power, tail_p, right[1])
+            sums.edge((tail_t, tail_p, *right), tail_t, end_us)
 
     in_gaps = math.fsum(sums.gap_energy) * NJ
     low = high = in_gaps
+    spread = NOTHING
     if sums.gap_us:
         low = min(in_gaps, sums.gap_us * (min_mw or 0.0) * NJ)
         if max_mw is None:
             max_mw = float(power_mw[valid].max())
         high = max(in_gaps, sums.gap_us * max_mw * NJ)
+        near = slice(max(0, before), after + 1 if after >= 0 else hi)
+        share = sums.gap_us / (end_us - start_us)
+        spread = Spread(in_gaps - low, high - in_gaps)
+        if share <= RANDOM_GAPS:
+            half = gap_error(sums.gap_square_us2, share, *_variance_and_top(power_mw[near], valid[near]))
+            spread = spread.capped(Spread(half, half))
+    lone_mw = float(power_mw[first_valid(valid, lo if samples else max(0, before))])
     return PowerIntegral(
         energy_j=math.fsum(sums.energy) * NJ,
         samples=samples,
@@ -255,23 +322,35 @@ def integrate_power(
         energy_in_gaps_j=in_gaps,
         gap_low_j=low,
         gap_high_j=high,
-        edge_j=sums.edge_j,
-        sampling_j=2.0 * math.sqrt(sums.square / 12.0) * NJ,
+        sampling_j=sums.sampling_j(lone_mw, end_us - start_us),
+        gap_spread=spread,
+        gap_is_bound=sums.gap_us > RANDOM_GAPS * (end_us - start_us),
     )
+
+
+def _variance_and_top(power_mw: Ints, valid: Bools) -> tuple[float, float]:
+    """Variance and largest of the valid samples, block by block."""
+    count, total, squares, top = 0, 0.0, 0.0, 0.0
+    first = float(power_mw[first_valid(valid, 0)])
+    for start in range(0, power_mw.shape[0], _BLOCK):
+        block = power_mw[start : start + _BLOCK][valid[start : start + _BLOCK]].astype(np.float64) - first
+        count += block.shape[0]
+        top = max(top, first + float(block.max(initial=-first)))
+        total += float(block.sum())
+        squares += float(np.dot(block, block))
+    return max(0.0, squares / count - (total / count) ** 2), top
 
 
 def _empty_window(
     sums: _Sums, left: tuple[int, float] | None, right: tuple[int, float] | None, start_us: int, end_us: int
 ) -> None:
     """A window between two samples, or beyond the first or last one."""
-    width = end_us - start_us
     if left is not None and right is not None:
-        p0, p1 = _lerp(*left, *right, start_us), _lerp(*left, *right, end_us)
-        sums.edge(right[0] - left[0], width, p0, p1, left[1], right[1])
+        sums.edge((*left, *right), start_us, end_us)
     elif left is not None:
-        sums.edge(end_us - left[0], width, left[1], left[1], 0.0, left[1])
+        sums.hold(left[1], end_us - start_us, end_us - left[0])
     elif right is not None:
-        sums.edge(right[0] - start_us, width, right[1], right[1], 0.0, right[1])
+        sums.hold(right[1], end_us - start_us, right[0] - start_us)
 
 
 def _inner_cells(sums: _Sums, mono_us: Int64, power_mw: Ints, valid: Bools, head: int, tail: int) -> None:

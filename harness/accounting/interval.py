@@ -11,6 +11,8 @@ from dataclasses import dataclass
 class Interval:
     """A figure and the interval it is claimed to lie in, all three in one unit.
 
+    Measured energies carry 95 % intervals (`error_model`); adding and subtracting treats them as bounds.
+
     Raises:
         ValueError: if the order low <= best <= high does not hold or a value is not a number.
     """

@@ -7,11 +7,20 @@ dies, one counter) counts once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.accounting.error_model import (
+    CELL_MEAN_FACTOR,
+    STEADY,
+    Spread,
+    joint,
+    stale_error,
+    window_error,
+)
 from harness.accounting.series import NO_BOUNDARY, CounterSeries, Int64
 
 ZONE_MAX_W = 1000.0
@@ -19,6 +28,9 @@ ZONE_MAX_W = 1000.0
 
 ZONE_REFRESH_US = 1_000
 """RAPL refreshes about once a millisecond."""
+
+RATE_US = 20 * ZONE_REFRESH_US
+"""Shortest distance of two readings whose difference tells a power."""
 
 ZONE_RESOLUTION_UJ = 61
 """Coarsest energy unit of RAPL (2^-14 J)."""
@@ -163,7 +175,8 @@ class ZoneMeter:
             None if the window lies wholly outside the readings.
         """
         total = 0
-        low = high = 0.0
+        random: list[Spread] = []
+        bounds: list[Spread] = []
         ambiguous = reset = False
         for zone, curve in self._zones:
             edges = [_edge(zone, start, start_us), _edge(zone, end, end_us)]
@@ -174,28 +187,28 @@ class ZoneMeter:
                 continue
             c0, c1 = (int(c) for c in curve.at(np.array([t0, t1])))
             energy = c1 - c0
-            # Readings stop short of the window: the mean rate of what was seen stands in, half its share is
+            # Readings stop short of the window: the mean rate of what was seen stands in, and all of it is in
             # doubt.
             unseen = max(0, int(curve.mono_us[0]) - t0) + max(0, t1 - int(curve.mono_us[-1]))
             filled = energy * unseen / (t1 - t0 - unseen) if unseen else 0.0
             energy += round(filled)
-            term = 2.0 * ZONE_RESOLUTION_UJ + filled
-            for t, uncertainty in edges:
-                term += (uncertainty + ZONE_REFRESH_US) * _rate(curve, t)
-            low += max(0.0, energy - term)
-            high += energy + term
+            bounds.append(Spread(filled, filled))
+            # Microjoules per microsecond are watts: the model's joules and milliwatts hold a million times.
+            first, last = (stale_error(age, 1000 * _rate(curve, t), STEADY) for t, age in edges)
+            random.append(window_error(first, last, ZONE_RESOLUTION_UJ / 2e6))
             for i, extra in zip(curve.ambiguous, curve.ambiguous_extra, strict=True):
                 if curve.mono_us[i] < t1 and curve.mono_us[i + 1] > t0:
                     ambiguous = True
-                    high += float(extra)
+                    bounds.append(Spread(0.0, float(extra)))
             for i in curve.bridged:
                 a, b = max(t0, int(curve.mono_us[i])), min(t1, int(curve.mono_us[i + 1]))
                 if a < b:
                     reset = True
-                    high += (b - a) * ZONE_MAX_W
-                    low -= min(low, float(np.diff(curve.at(np.array([a, b])))[0]))
+                    inside = float(np.diff(curve.at(np.array([a, b])))[0])
+                    bounds.append(Spread(inside, (b - a) * ZONE_MAX_W))
             total += energy
-        return ZoneEnergy(total, min(low, float(total)), max(high, float(total)), ambiguous, reset)
+        spread = joint([Spread(1e6 * s.low_j, 1e6 * s.high_j) for s in random], bounds)
+        return ZoneEnergy(total, max(0.0, total - spread.low_j), total + spread.high_j, ambiguous, reset)
 
 
 def _known(zone: CounterSeries) -> tuple[Int64, Int64]:
@@ -206,20 +219,27 @@ def _known(zone: CounterSeries) -> tuple[Int64, Int64]:
 
 
 def _edge(zone: CounterSeries, number: int | None, fallback_us: int) -> tuple[int, int]:
-    """Time and uncertainty of a boundary in this zone."""
+    """Time of a boundary in this zone, and how old the value there may be."""
     if number is not None and number != NO_BOUNDARY:
         for i in np.flatnonzero((zone.boundary == number) & zone.valid):
-            return int(zone.mono_us[i]), int(zone.uncertainty_us[i])
-    return fallback_us, 0
+            return int(zone.mono_us[i]), int(zone.uncertainty_us[i]) or ZONE_REFRESH_US
+    return fallback_us, ZONE_REFRESH_US
 
 
 def _rate(curve: Unwrapped, t: int) -> float:
-    """Largest power next to a time, in uJ per us (= watts)."""
+    """Power next to a time as a root mean square, in uJ per us (= watts).
+
+    What is known is the mean over each of the two neighbouring cells; power may change inside them.
+    """
     i = int(np.clip(np.searchsorted(curve.mono_us, t), 1, curve.mono_us.shape[0] - 1))
-    rates = [0.0]
-    for j in (i - 1, i, i + 1):
-        if 1 <= j < curve.mono_us.shape[0]:
+    squares = []
+    for j in (i, i + 1):
+        if j < curve.mono_us.shape[0]:
             dt = int(curve.mono_us[j] - curve.mono_us[j - 1])
-            if dt >= ZONE_REFRESH_US:
-                rates.append(float(curve.cumulative[j] - curve.cumulative[j - 1]) / dt)
-    return max(rates)
+            # Over a few refreshes the age of the two values is all that a rate shows.
+            if dt >= RATE_US:
+                squares.append((float(curve.cumulative[j] - curve.cumulative[j - 1]) / dt) ** 2)
+    if not squares:
+        span = int(curve.mono_us[-1] - curve.mono_us[0])
+        squares = [(float(curve.cumulative[-1]) / span) ** 2] if span else [0.0]
+    return CELL_MEAN_FACTOR * math.sqrt(sum(squares) / len(squares))

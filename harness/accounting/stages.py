@@ -26,6 +26,7 @@ from harness.accounting.boundaries import (
 )
 from harness.accounting.counter import worst_method
 from harness.accounting.device import DeviceEnergy, DeviceMeter
+from harness.accounting.error_model import Spread, joint
 from harness.accounting.processor import ABSENT, PartEnergy, ProcessorMeter
 from harness.accounting.series import CounterSeries, DeviceLimits, PowerSeries, Sampling
 
@@ -75,9 +76,9 @@ class SessionTotal:
 
     Attributes:
         gpu_mj: integer mJ by device; None where nothing was measured.
-        low_j: lower bound over all devices; the shared ticks inside cancel, so it is tighter than a sum of
-            stages.
-        high_j: upper bound.
+        low_j: lower end of the 95 % interval over all devices that were measured; the shared ticks inside
+            cancel, so it is tighter than a sum of stages.
+        high_j: upper end.
     """
 
     node_id: str
@@ -102,8 +103,8 @@ class DevicePart:
     key: DeviceKey
     by_row: Mapping[int, DeviceEnergy]
     total_mj: int | None
-    low_j: float
-    high_j: float
+    random: Spread
+    bound: Spread
 
 
 class Plan:
@@ -249,10 +250,12 @@ def _gpu_columns(devices: Sequence[DeviceEnergy]) -> dict[str, Any]:
         "gap_us": sum(d.integral.gap_us for d in devices),
     }
     if best is not None:
-        out["gpu_energy_j_low"] = min(best, math.fsum(d.low_j or 0.0 for d in devices))
-        out["gpu_energy_j_high"] = max(best, math.fsum(d.high_j or 0.0 for d in devices))
-        out["gpu_energy_boundary_j"] = math.fsum(d.boundary_j for d in devices)
-        out["gpu_energy_gap_j"] = math.fsum(d.gap_low_j + d.gap_high_j for d in devices) / 2
+        whole = joint([d.random for d in devices], [d.bound for d in devices])
+        out["gpu_energy_j_low"] = max(0.0, best - whole.low_j)
+        out["gpu_energy_j_high"] = best + whole.high_j
+        out["gpu_energy_boundary_j"] = joint([d.boundary for d in devices]).half_j
+        random = [d.gap for d in devices if d.bound != d.gap]
+        out["gpu_energy_gap_j"] = joint(random, [d.gap for d in devices if d.bound == d.gap]).half_j
     return out
 
 
@@ -260,12 +263,14 @@ def _session_total(
     key: SessionKey, devices: Mapping[int, DeviceBoundaries], parts: Mapping[DeviceKey, DevicePart]
 ) -> SessionTotal:
     mine = {d: parts[(key[0], d, key[1])] for d in sorted(devices)}
+    best = sum(part.total_mj or 0 for part in mine.values()) / 1000
+    whole = joint([part.random for part in mine.values()], [part.bound for part in mine.values()])
     return SessionTotal(
         node_id=key[0],
         session=key[1],
         gpu_mj={d: part.total_mj for d, part in mine.items()},
-        low_j=math.fsum(part.low_j for part in mine.values()),
-        high_j=math.fsum(part.high_j for part in mine.values()),
+        low_j=max(0.0, best - whole.low_j),
+        high_j=best + whole.high_j,
     )
 
 

@@ -353,21 +353,17 @@ def interpolated(
 ) -> Tick:
     """A boundary at this very moment: the last tick's counter value plus INSTANT power times the time since.
 
-    Not waiting costs certainty: the uncertainty covers the whole time since the last tick, or a whole refresh
-        when the
-    tick times are not known.
+    Not waiting costs certainty: the uncertainty covers the whole time since the last tick. Where the tick times
+    or the power are not known the counter is taken as it stands, up to a whole refresh old.
     """
     energy = source.read_energy()
     now = _now_us()
     period = model.period_us or 100_000.0
     expected = model.expect(now)
-    age, slack = period / 2, period / 2
-    if expected is not None:
-        age, slack = max(0.0, now - (expected[0] - period)), expected[1]
     power = power_mw if power_mw is not None else average_mw
-    if energy is not None and power is not None:
+    if expected is None or power is None:
+        return Tick(source.index, round(now), round(period), energy, "immediate")
+    age, slack = max(0.0, now - (expected[0] - period)), expected[1]
+    if energy is not None:
         energy += round(power * age / 1e6)
-    elif energy is not None:
-        slack = period
-    uncertainty = max(slack, age / 2)
-    return Tick(source.index, round(now), round(uncertainty), energy, "interpolated")
+    return Tick(source.index, round(now), round(max(slack, age / 2)), energy, "interpolated")

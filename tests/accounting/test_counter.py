@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.accounting.counter import CounterReading, counter_energy, find_faults
+from harness.accounting.error_model import Z95, Roughness, Spread, uniform_pair_95
 from harness.accounting.integral import integrate_power
 
 
@@ -43,25 +46,41 @@ def test_difference_of_two_ticks():
         bridge=no_power,
     )
     assert (got.energy_mj, got.method, got.resets) == (3_000_000, "counter_tick", 0)
-    assert got.boundary_term_j == pytest.approx(0.3 + 1.0 + 0.001)
-    assert (got.gap_low_j, got.gap_high_j) == (0.0, 0.0)
+    # Two uniform errors of +-0.3 and +-1.0 J: the tail (1.3 - s)^2 / (4 0.3) outside is 5 % at s = 1.055.
+    assert got.boundary.half_j == pytest.approx(1.3 - math.sqrt(0.2 * 0.3), abs=1e-3)
+    assert got.boundary.low_j == got.boundary.high_j and got.gap == Spread()
 
 
 @pytest.mark.parametrize(
-    ("method", "name", "term"),
+    ("method", "name", "uncertainty_us", "half"),
     [
-        ("tick", "counter_tick", 0.4),
-        ("interpolated", "counter_interpolated", 20),
-        ("sample", "counter_sample", 40),
+        ("tick", "counter_tick", 1_000, uniform_pair_95(0.4, 0.4)),
+        # A refresh of 100 ms: +-20 J at each end, as old as 0 to 100 ms, 40 J at most.
+        ("sample", "counter_sample", 100_000, uniform_pair_95(20, 20)),
+        # 20 ms of a power that changes by 50 W from sample to sample: 0.02^2 50^2 / 2 at each end.
+        ("interpolated", "counter_interpolated", 10_000, Z95 * (1 + 2 / 16) * 0.02 * 50),
     ],
 )
-def test_a_boundary_read_worse_has_a_wider_interval(method, name, term):
+def test_a_boundary_read_worse_has_a_wider_interval(method, name, uncertainty_us, half):
     edges = [
-        reading(t, v, uncertainty_us=1000, method=method, power_mw=400_000.0) for t, v in ((0, 0), (10**6, 9))
+        reading(t, v, uncertainty_us=uncertainty_us, method=method, power_mw=400_000.0)
+        for t, v in ((0, 0), (10**6, 9))
+    ]
+    rough = Roughness(50_000.0**2 if method == "interpolated" else 0.0, 8)
+    got = counter_energy(*edges, faults([], []), bridge=no_power, rough=(rough, rough))
+    assert got.method == name
+    assert got.boundary.half_j == pytest.approx(half, rel=0.01)
+
+
+def test_a_stale_reading_is_low_where_power_is_higher_than_it_was():
+    edges = [
+        reading(t, v, uncertainty_us=100_000, method="immediate", power_mw=p)
+        for t, v, p in ((0, 0, 100_000.0), (10**6, 9, 500_000.0))
     ]
     got = counter_energy(*edges, faults([], []), bridge=no_power)
-    assert got.method == name
-    assert got.boundary_term_j == pytest.approx(2 * term + 0.001)
+    # 0 to 10 J are missing at the start, 0 to 50 J at the end: 20 J more on average.
+    half = uniform_pair_95(5, 25)
+    assert (got.boundary.low_j, got.boundary.high_j) == pytest.approx((half - 20, half + 20), abs=1e-3)
 
 
 def test_reset_is_bridged_by_power():
@@ -103,7 +122,7 @@ def test_a_reset_without_power_uses_the_counters_own_rate():
     v = np.where(GRID < 10 * SECOND, GRID // 10, (GRID - 10 * SECOND) // 10)
     got = counter_energy(reading(0, 0), reading(20 * SECOND, 1_000_000), faults(GRID, v), bridge=no_power)
     assert got.energy_j == pytest.approx(2000, rel=0.01)
-    assert got.gap_high_j == pytest.approx(50, rel=0.05)
+    assert got.gap.high_j == pytest.approx(50, rel=0.05)
 
 
 def test_a_counter_that_stands_still_is_bridged():
@@ -154,7 +173,8 @@ def test_missing_boundary_value_lies_between_its_neighbours():
     )
     assert got.method == "counter_sample"
     assert got.energy_j == pytest.approx(2020.0)
-    assert got.boundary_term_j == pytest.approx(0.001 + 80 + 20)  # further neighbour, one refresh
+    # Steady power: what is left is the age of the values, 0 to 100 ms x 200 W = 20 J; the first is a tick.
+    assert (got.boundary.low_j, got.boundary.high_j) == pytest.approx((0.0, 10 + 9.5), abs=0.01)
 
 
 def test_boundary_after_the_last_reading_is_reached_by_power():
@@ -220,4 +240,4 @@ def test_whatever_the_counter_says_energy_is_never_negative(values, first, last,
     got = counter_energy(reading(start, first), reading(start + width, last), ticks, bridge=bridge)
     assert got.energy_mj is not None
     assert got.energy_mj >= 0
-    assert min(got.boundary_term_j, got.gap_low_j, got.gap_high_j) >= 0
+    assert min(got.boundary.low_j, got.boundary.high_j, got.gap.low_j, got.gap.high_j) >= 0

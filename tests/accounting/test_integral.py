@@ -27,8 +27,8 @@ def test_constant_power_is_power_times_time():
     got = run(t, np.full(t.shape, 300_000), 1_234_567, 11_234_567)
     assert got.energy_j == pytest.approx(3000.0, rel=1e-12)
     assert (got.samples, got.missed, got.gap_us, got.longest_gap_us) == (20, 0, 0, 0)
-    assert got.edge_j == pytest.approx(0.0, abs=1e-9)
-    assert got.sampling_j == 0.0
+    # A constant power may be half a milliwatt from what its readings all say.
+    assert got.sampling_j == pytest.approx(0.95 * 0.5e-3 * 10)
 
 
 def test_ramp_is_exact_also_at_cut_edges():
@@ -56,8 +56,8 @@ def test_square_wave_error_stays_inside_the_stated_terms():
         fine = np.arange(10_037_000, 150_000_000, 1_000) + 500
         truth = np.where(((fine / 1e6 + phase) % period) < period / 2, 500.0, 100.0).sum() / 1000
         got = run(t, p, 10_037_000, 150_000_000)
-        inside += abs(got.energy_j - truth) <= got.edge_j + got.sampling_j
-    assert inside >= 190  # two standard errors
+        inside += abs(got.energy_j - truth) <= got.sampling_j
+    assert inside >= 186  # 95 %
 
 
 def test_a_window_between_two_samples_interpolates_both_ends():
