@@ -22,6 +22,7 @@ from harness.experiments.lineage import stage_rows
 from harness.experiments.profile import load_profile
 from harness.experiments.reproduce import Request, claim, completed_runs
 from harness.validate import validate
+from scripts.check_repeat import compare
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -71,6 +72,23 @@ def test_every_run_is_a_complete_and_valid_log(out: Path) -> None:
         assert not errors, errors
 
 
+def test_stages_are_forked_from_one_start_that_nobody_is_charged_for(out: Path) -> None:
+    imports = [
+        (run, row["stage"], row["status"])
+        for run in ("shared", *CELLS)
+        for row in stage_rows(out / "runs" / run)
+        if row["name"] == "imports"
+    ]
+    assert imports == [("shared", "prerun", "completed")]
+    for run in ("shared", *CELLS):
+        bundle = Bundle.open(out / "runs" / run)
+        stages = {r["stage_uid"] for r in stage_rows(out / "runs" / run) if r["stage"] != "unattributed"}
+        forked = {e["stage_uid"] for e in bundle.table("events").to_pylist() if e["kind"] == "x-forked"}
+        started = {r["stage_uid"] for r in stage_rows(out / "runs" / run) if r["name"] == "imports"}
+        assert forked == stages - started
+    assert "imports" in (out / "tables/table2.md").read_text()
+
+
 def test_the_teacher_is_better_than_an_untrained_student_and_students_learn(out: Path) -> None:
     # A model with random weights spreads its guesses over the vocabulary of 512.
     teacher = scores(out / "runs/shared/work/teacher-scores")
@@ -84,7 +102,7 @@ def test_the_teacher_is_better_than_an_untrained_student_and_students_learn(out:
 
 def test_totals_are_those_of_the_bundles(out: Path) -> None:
     rows = {r["regime"]: r for r in csv.DictReader((out / "tables/table2.csv").open(newline=""))}
-    shared = {}
+    shared: dict[str, float] = {}
     for row in roots(stage_rows(out / "runs/shared")):
         energy = row_energy(row)
         shared[row["name"]] = shared.get(row["name"], 0.0) + (energy.best if energy else 0.0)
@@ -142,15 +160,25 @@ def test_tables_stand_beside_the_published_one(out: Path) -> None:
 
 
 def test_a_rerun_keeps_what_is_there_and_a_lost_cell_comes_back_the_same(out: Path) -> None:
-    before = metrics(out, "sft-1b")
-    answers = (out / "runs/sft-1b/work/scores/answers.jsonl").read_bytes()
-    kept = (out / "runs/kd-1b/manifest.json").read_bytes()
+    before = out.parent / "before"
+    shutil.copytree(out, before)
     shutil.rmtree(out / "runs/sft-1b")
     done = reproduce(out)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert metrics(out, "sft-1b") == before
-    assert (out / "runs/sft-1b/work/scores/answers.jsonl").read_bytes() == answers
-    assert (out / "runs/kd-1b/manifest.json").read_bytes() == kept
+    # Losses, tokens, weights, answers and scores; what was kept is the same log.
+    found = compare(before, out)
+    assert not found.differences
+    assert found.equal["losses"] == 4 and found.equal["token counts"] == 4 and found.equal["weights"] >= 4
+    for run in ("shared", "kd-1b"):
+        manifest = Path("runs") / run / "manifest.json"
+        assert (out / manifest).read_bytes() == (before / manifest).read_bytes()
+    # The comparison sees a loss in its last digit.
+    path = before / "runs/kd-1b/work/student/metrics.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    record = json.loads(first)
+    record["loss"] = math.nextafter(record["loss"], math.inf)
+    path.write_text(json.dumps(record) + "\n" + rest)
+    assert compare(before, out).differences == ["kd-1b/student/metrics.jsonl: losses differ"]
 
 
 def test_a_folder_belongs_to_one_profile(out: Path) -> None:
