@@ -316,8 +316,8 @@ def watch_ticks(
                 ticks[tick.device_id].append(tick)
                 if len(ticks[tick.device_id]) == count:
                     waiting.remove(pending)
-                continue
-            if now > deadline[pending.source.index]:
+                    continue
+            elif now > deadline[pending.source.index]:
                 waiting.remove(pending)
                 continue
             pause_us = max(_pause_us(pending, now), 0.0 if spin else _FINE_SLEEP_US)

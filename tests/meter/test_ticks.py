@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -183,6 +184,45 @@ def test_a_counter_that_stands_still_is_given_up_in_time() -> None:
     found = watch_ticks([still, moving], {0: TickModel(), 1: TickModel()}, timeout_us=100_000)
     assert found[0] == [] and len(found[1]) == 1
     assert time.monotonic() - begin >= 0.1
+
+
+@pytest.mark.parametrize("wrong_us", [-12_000.0, -3_000.0, 4_000.0, 21_000.0])
+def test_a_wrong_expectation_neither_starves_a_device_nor_lies(wrong_us: float) -> None:
+    """What was learned is off; beside it a device whose ticks never come is looked at all the time."""
+    now = time.monotonic_ns() / 1000
+    source = Clocked(0, 50_000, phase_us=now % 50_000)
+    model = taught([now - 500_000 + 50_000 * k + wrong_us for k in range(10)])
+    still = Clocked(1, 1, frozen=True)
+    found = watch_ticks([still, source], {0: model, 1: TickModel()}, timeout_us=130_000)
+    (tick,) = found[0]
+    off_us = (tick.mono_us - source.phase_us + 25_000) % 50_000 - 25_000
+    assert abs(off_us) <= tick.uncertainty_us + 1
+    waited_us = [later - earlier for earlier, later in pairwise(source.reads)]
+    assert len(waited_us) >= 2 and sorted(waited_us)[len(waited_us) // 2] <= 9_000
+    assert found[1] == []
+
+
+def test_a_fast_counter_is_learned_too() -> None:
+    """Refreshes closer together than the sleep far from a tick."""
+    source, model = Clocked(0, 5_000), TickModel()
+    for _ in range(3):
+        watch_ticks([source], {0: model}, count=5)
+    assert model.period_us == pytest.approx(5_000, rel=0.02)
+
+
+def test_a_moment_is_calm_only_while_no_tick_is_near() -> None:
+    source, models = Clocked(0, 20_000), {0: TickModel()}
+    watch_ticks([source], models, count=6)
+    calm_us: list[float] = []
+
+    def note(calm: bool) -> bool:
+        if calm:
+            calm_us.append((time.monotonic_ns() / 1000 - source.phase_us) % source.period_us)
+        return False
+
+    watch_ticks([source], models, count=5, calm_s=5e-3, idle=note)
+    # Said with 5 ms to go at least; the margin is for a machine that has other things to do.
+    assert calm_us and sorted(calm_us)[int(0.9 * len(calm_us))] <= 16_000
 
 
 def test_what_is_done_meanwhile_does_not_make_the_watch_oversleep() -> None:
