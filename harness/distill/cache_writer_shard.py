@@ -86,8 +86,9 @@ class ShardBuffer:
             raise ValueError(f"{self._shard.name}: not the label counts of the data set: {example_rows}")
         if self._filled[examples].any() or not np.diff(np.sort(examples)).all():
             raise ValueError(f"{self._shard.name}: an example twice: {example_rows}")
-        bad = np.isnan(block.target_logp) | np.isnan(block.log_tail) | ~np.isfinite(block.a_t).all(axis=1)
-        if bad.any():
+        broken = np.isnan(block.target_logp) | np.isnan(block.log_tail)
+        if broken.any() or not np.isfinite(block.a_t).all():
+            bad = broken | ~np.isfinite(block.a_t).all(axis=1)
             number = int(np.searchsorted(ends, int(bad.argmax()), side="right"))
             raise KitError(
                 f"the teacher gives no finite distribution for example {example_rows[number][0]}",
