@@ -27,6 +27,23 @@ class Sampling(_Strict):
     )
 
 
+class IdleBaseline(_Strict):
+    """Waits with nothing running, measured as stages of kind idle; the protocol wants 60 s or more each."""
+
+    before: f.Seconds | None = Field(None, description="Wait before the first stage: seconds, or 60s, 2m.")
+    after: f.Seconds | None = Field(None, description="Wait after the last stage.")
+
+    @property
+    def before_s(self) -> float:
+        """Seconds before the first stage."""
+        return self.before or 0.0
+
+    @property
+    def after_s(self) -> float:
+        """Seconds after the last stage."""
+        return self.after or 0.0
+
+
 class TokenCounts(_Strict):
     """Token counts known beforehand; what a stage reports through $KIT_EVENTS takes precedence."""
 
@@ -107,6 +124,10 @@ class Settings(_Strict):
     labels: tuple[f.Name, ...] = Field((), description="Labels of the run, such as pocket.")
     sampling: Sampling = Field(
         default_factory=lambda: Sampling.model_validate({}), description="Sampling options."
+    )
+    idle_baseline: IdleBaseline = Field(
+        default_factory=lambda: IdleBaseline.model_validate({}),
+        description="Waits before and after the stages for the idle power; none by default.",
     )
     env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
@@ -247,6 +268,7 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
             "Pipeline": "a pipeline",
             "Profile": "a profile",
             "Sampling": "sampling",
+            "IdleBaseline": "idle_baseline",
             "TokenCounts": "tokens",
         }
         owned = what.get(owner.__name__, "a stage")
@@ -274,6 +296,7 @@ def _words(error: Any) -> str:
 
 def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
     owners: dict[str, type[BaseModel]] = {"sampling": Sampling, "tokens": TokenCounts, "profiles": Profile}
+    owners["idle_baseline"] = IdleBaseline
     owners["stages"] = StageOverride if location[0] == "profiles" else Stage
     # Names of stages and profiles follow 'stages' and 'profiles', so they stand at odd places.
     found = [owners[part] for part in location[:-1] if isinstance(part, str) and part in owners]
@@ -302,10 +325,14 @@ def _repeated_names(document: Node) -> list[Problem]:
     stages = document.get("stages")
     seen: dict[str, Mark] = {}
     problems = []
+    baseline = document.get("idle_baseline")
     for index, stage in enumerate(stages.value if stages and isinstance(stages.value, tuple) else ()):
         name = stage.get("name")
         if name is None or not name.text:
             continue
+        if baseline is not None and name.text in ("idle_before", "idle_after"):
+            message = f"{show(name.text)} is the name of a wait of idle_baseline. Give the stage another one."
+            problems.append(Problem(name.mark, f"stages[{index}].name", message))
         if name.text in seen:
             message = (
                 f"{show(name.text)} names a stage already (at {seen[name.text]}). Stage names are unique."

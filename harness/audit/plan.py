@@ -20,7 +20,7 @@ from harness.audit.checks import (
     written,
 )
 from harness.audit.expand import ExpandedRun, absolute, apply_profile, compose, expand
-from harness.audit.pipeline import Pipeline, Sampling, Stage, check
+from harness.audit.pipeline import IdleBaseline, Pipeline, Sampling, Stage, check
 from harness.audit.portable import Portable
 from harness.audit.problems import Mark, PipelineError, Problem, guess, show
 from harness.audit.yaml_source import Node, plain
@@ -116,6 +116,7 @@ class Plan:
     devices: str | tuple[int | str, ...]
     reference_tokens: int | None
     sampling: Sampling
+    idle_baseline: IdleBaseline
     labels: tuple[str, ...]
     env: Mapping[str, str]
     matrix: Mapping[str, Any]
@@ -124,11 +125,13 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
         portable = Portable(self.run_dir, self.pipeline_dir)
+        waits = self.idle_baseline.model_dump(exclude_none=True)
         return {
             "name": self.name,
             "profile": self.profile,
             "method": self.method,
             "matrix": dict(self.matrix),
+            **({"idle_baseline": waits} if waits else {}),
             "stages": [
                 {
                     "name": stage.name,
@@ -217,6 +220,8 @@ def describe(plan: Plan) -> RenderableType:
         f"every {plan.sampling.period_ms} ms",
     ]
     facts += [f"profile {plan.profile}"] if plan.profile else []
+    waits = plan.idle_baseline.model_dump(exclude_none=True)
+    facts += [f"idle {_duration(seconds)} {when}" for when, seconds in waits.items()]
     blocks: list[RenderableType] = [
         Text.assemble((plan.name, "bold"), f" ({', '.join(facts)})"),
         _pairs([("${run_dir}", str(plan.run_dir)), ("${pipeline_dir}", str(plan.pipeline_dir))]),
@@ -328,6 +333,7 @@ def _plan(
         devices=model.devices,
         reference_tokens=model.reference_tokens,
         sampling=model.sampling,
+        idle_baseline=model.idle_baseline,
         labels=model.labels,
         env=common,
         matrix={key: _builtin(node) for key, node in run.matrix.items()},

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from harness.audit.attempt import Attempt, Origin, StageResult, Watcher
 from harness.audit.folders import prepare
 from harness.audit.forks import Forks
+from harness.audit.idle import IDLE, wait_idle
 from harness.audit.imports import IMPORTS, import_ahead
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import adopting_orphans
@@ -198,6 +199,13 @@ class _Runner:
 
     def run(self) -> bool:
         """Run the stages; whether all completed. `failed` names the one that did not."""
+        return self._idle("before") and self._stages() and self._idle("after")
+
+    def _idle(self, when: Literal["before", "after"]) -> bool:
+        number = self._todo.attempts.get(f"{IDLE}_{when}", 0) + 1
+        return wait_idle(self._plan, when, number, self._session, self._progress, self._stop.wanted)
+
+    def _stages(self) -> bool:
         for stage in self._todo.stages:
             if self._stop.number is not None:
                 return False
