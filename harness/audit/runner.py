@@ -211,6 +211,8 @@ class _Runner:
                 return False
             self.ran += 1
             self._import_ahead(stage)
+            if self._stop.number is not None:
+                return False
             status = self._attempts(stage)
             if status != "completed":
                 self.failed = stage.name if status == "failed" else None

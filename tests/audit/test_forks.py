@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,9 +245,7 @@ class Silent:
         return lambda *args, **kwargs: None
 
 
-def test_a_run_logs_the_start_as_a_stage_and_says_what_was_forked(lab: Path) -> None:
-    (lab / "p.yaml").write_text(
-        """\
+PIPELINE = """\
 protocol: "1.0"
 name: p
 method: sft
@@ -255,7 +254,36 @@ stages:
   - {name: one, kind: student_train, command: [python, -m, lab.burn]}
   - {name: two, kind: evaluate, command: [python, -m, lab.ends, "0"]}
 """
-    )
+
+
+def test_a_stop_while_it_imports_is_a_stop_of_the_run(lab: Path) -> None:
+    (lab / "p.yaml").write_text(PIPELINE)
+    plan = load_plan(lab / "p.yaml", run_dir=lab / "run")[0]
+    (lab / "lab/preload.py").write_text("import time\nopen('here', 'w').close()\ntime.sleep(60)\n")
+
+    def stop() -> None:
+        wait_for((lab / "here").exists, 20.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with Forks("lab.preload") as forks:
+        result = run_plan(plan, Silent(), cpu="none", forks=forks)
+    assert (result.signal_number, result.failed) == (signal.SIGINT, None)
+    (lab / "lab/preload.py").write_text("PID = 0\n")
+    with Forks("lab.preload") as forks:
+        assert run_plan(plan, Silent(), cpu="none", forks=forks, resume_run=True).exit_code == 0
+    rows = stage_rows(Bundle.open(lab / "run"))
+    assert [(row["name"], row["attempt"], row["status"]) for row in rows] == [
+        ("shell", 1, "completed"),
+        ("imports", 1, "interrupted"),
+        ("imports", 2, "completed"),
+        ("one", 1, "completed"),
+        ("two", 1, "completed"),
+    ]
+
+
+def test_a_run_logs_the_start_as_a_stage_and_says_what_was_forked(lab: Path) -> None:
+    (lab / "p.yaml").write_text(PIPELINE)
     plan = load_plan(lab / "p.yaml", run_dir=lab / "run")[0]
     display = Silent()
     with Forks("lab.preload") as forks:
