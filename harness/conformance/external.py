@@ -34,10 +34,11 @@ class External:
 
     def __init__(self, command: str, timeout_s: float = 10.0) -> None:
         self._command = command
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors: deque[str] = deque(maxlen=5)
+        self._reader = threading.Thread()
         self._spoken = False
         self._deaths = 0
         try:
@@ -68,9 +69,9 @@ class External:
             assert self._process is not None and self._process.stdin is not None
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
-            line = self._lines.get(timeout=self._timeout_s)
+            line = self._lines.get(timeout=self.timeout_s)
         except queue.Empty:
-            return self._broken(f"no answer within {self._timeout_s:g} s")
+            return self._broken(f"no answer within {self.timeout_s:g} s")
         except OSError:
             line = None
         if line is None:
@@ -116,11 +117,10 @@ class External:
                 expected="a program that reads JSON lines and answers each with one line",
                 fix="protocol/1.0/vectors/README.md shows one in a page",
             ) from None
-        for stream, sink in (
-            (self._process.stdout, self._lines.put),
-            (self._process.stderr, self._errors.append),
-        ):
-            threading.Thread(target=_drain, args=(stream, sink), daemon=True).start()
+        out, err = self._process.stdout, self._process.stderr
+        threading.Thread(target=_drain, args=(out, self._lines.put), daemon=True).start()
+        self._reader = threading.Thread(target=_drain, args=(err, self._errors.append), daemon=True)
+        self._reader.start()
 
     def _death(self) -> str:
         """Why there will be no more answers."""
@@ -129,6 +129,7 @@ class External:
             code = self._process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
             return "closed its output"
+        self._reader.join(timeout=2.0)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = next((text.strip() for text in reversed(self._errors) if text and text.strip()), "")
         return f"{how}{': ' + last[:200] if last else ''}"

@@ -235,7 +235,7 @@ class Family:
             "clause": clause,
             "op": op,
             "result": result,
-            "flags": sorted(flags),
+            "flags": sorted(set(flags)),
             "notes": notes,
         }
 

@@ -114,7 +114,6 @@ def _rapl() -> Family:
         "Two sockets, one wraps.",
         two,
         "NoUnwrap",
-        "SumBeforeUnwrap" if False else "NoUnwrap",
         "SinglePrecision",
         count=(0, 1),
     )
