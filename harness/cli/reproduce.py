@@ -104,9 +104,14 @@ def _finish(console: Console, request: Request, layout: Any) -> None:
 
     results = collect(request.profile, request.cells, layout)
     files = write_documents(results, request.name, request.target, request.out / "tables")
-    for name, path in files.items():
-        if name.endswith(".md"):
-            click.echo(path.read_text(encoding="utf-8"))
+    if request.target.tables[0] == "table2" and sys.stdout.isatty():
+        from harness.experiments.summary import summary
+
+        click.echo("\n".join(summary(results)))
+    else:
+        for name, path in files.items():
+            if name.endswith(".md"):
+                click.echo(path.read_text(encoding="utf-8"))
     names = ", ".join(shlex.quote(short_path(path)) for path in files.values())
     _say(console, f"written: {names}")
     runs = layout.run("shared").parent

@@ -90,15 +90,15 @@ def table2_markdown(results: Results) -> str:
             [
                 REGIME_WORDS[cell.regime],
                 cell.size.upper(),
-                _figure(result.total, scale),
-                _figure(result.amortized, scale),
-                _figure(result.per_reference_token, 1.0),
-                _quality(result),
+                figure(result.total, scale),
+                figure(result.amortized, scale),
+                figure(result.per_reference_token, 1.0),
+                quality_text(result),
                 NOT_AVAILABLE if cell.regime == "sft" or even is None else break_even_text(even),
-                _number(paper["published_energy_kwh"], 2),
-                _number(paper["published_energy_j_per_token"], 2),
-                _number(paper["published_quality"], 2),
-                _number(paper["published_break_even_reuses"], 2),
+                number(paper["published_energy_kwh"], 2),
+                number(paper["published_energy_j_per_token"], 2),
+                number(paper["published_quality"], 2),
+                number(paper["published_break_even_reuses"], 2),
             ]
         )
     return "\n".join(
@@ -116,7 +116,7 @@ def table2_markdown(results: Results) -> str:
             "and, for an estimate, its factor of two; that of Q is 1.96 standard errors of its benchmarks.",
             f"`{NOT_AVAILABLE}`: not available, or not defined.",
             "",
-            *_ties(results),
+            *frontier_words(results),
             *_sensitivity(results),
             "## What may be compared",
             "",
@@ -151,9 +151,9 @@ def table3_markdown(results: Results) -> str:
                 REGIME_WORDS[row["regime"]],
                 row["size"].upper(),
                 row["stage"],
-                _figure(energy, scale),
+                figure(energy, scale),
                 _percent(row["share"]),
-                _number(row["published_energy_kwh"], 2),
+                number(row["published_energy_kwh"], 2),
                 _percent(row["published_share"]),
             ]
         )
@@ -228,7 +228,8 @@ def _notes(results: Results) -> list[str]:
     return [*lines, *([""] if lines else []), "Deviations of this profile from the paper:", "", *deviations]
 
 
-def _figure(energy: Interval | None, scale: float) -> str:
+def figure(energy: Interval | None, scale: float) -> str:
+    """An energy times a scale with half the width of its interval, as far as its digits mean something."""
     if energy is None:
         return NOT_AVAILABLE
     best, low, high = energy.best * scale, energy.low * scale, energy.high * scale
@@ -269,7 +270,7 @@ def _sensitivity(results: Results) -> list[str]:
     return [*lines, *markdown(head, rows), ""] if rows else []
 
 
-def _ties(results: Results) -> list[str]:
+def frontier_words(results: Results) -> list[str]:
     """The frontier in words."""
     points = frontier(grid_of(results))
     if not points:
@@ -282,14 +283,16 @@ def _ties(results: Results) -> list[str]:
     return [*lines, ""]
 
 
-def _quality(result: CellResult) -> str:
+def quality_text(result: CellResult) -> str:
+    """Q with half the width of its 95 % interval."""
     q = result.quality_interval
     if q is None:
         return NOT_AVAILABLE
     return f"{q.best:.2f}" + (f" ± {q.half_width:.2f}" if q.half_width else "")
 
 
-def _number(value: float | None, places: int) -> str:
+def number(value: float | None, places: int) -> str:
+    """A published value."""
     return NOT_AVAILABLE if value is None else f"{value:.{places}f}"
 
 

@@ -18,6 +18,7 @@ from harness.experiments.frontier import frontier
 from harness.experiments.grid import Cell, cells_of, main_cells, target
 from harness.experiments.profile import load_profile
 from harness.experiments.results import Basis, CellResult, Results
+from harness.experiments.summary import summary
 from harness.experiments.tables import cell_record, sweep_rows, table3_rows
 
 ESTIMATE = Basis({"gpu": ("absent",), "cpu": ("codecarbon_process",), "dram": ("codecarbon_process",)})
@@ -183,3 +184,20 @@ def test_the_figure_is_a_picture_with_every_cell(tmp_path: Path) -> None:
     root = ET.fromstring(files["frontier.svg"].read_text())
     titles = [e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == 9 and all("Q 0.500" in title for title in titles)
+
+
+def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
+    lines = summary(results(rel=0.5))
+    table = lines[: lines.index("")]
+    assert max(map(len, table)) <= 80 and len(table) == 3 + 9
+    rows = {line[:20].split("  ")[0] + line[15:21].strip(): line for line in table[3:]}
+    # Total 10 + 60 + 180 + 5 J; the paper's 16.90 kWh, 0.70 and 10.0 for the 1B student by KD.
+    assert rows["Logit KD7B"].split()[:4] == ["Logit", "KD", "7B", "260"]
+    assert rows["Logit KD1B"].split()[-3:] == ["16.90", "0.70", "10.0"]
+    # Half as much or twice: whether a teacher of 60 J ever pays for itself is open.
+    assert " open " in rows["Logit KD1B"] and any(line.startswith("N* open") for line in lines)
+    assert any("say nothing about OLMo-2" in line for line in lines)
+    assert lines[-1].startswith("Cell by cell") and "27 not comparable" in lines[-1]
+    # Known exactly, it is 60 / 20 reuses.
+    sharp = next(line for line in summary(results()) if line.startswith("Logit KD       1B"))
+    assert sharp.split()[-4] == "3.00"

@@ -1,0 +1,80 @@
+"""Table 2 for a terminal: 80 columns, measured and published side by side; tables/table2.md has the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.accounting import BreakEven
+from harness.accounting.figures import J_PER_KWH, break_even_text
+from harness.experiments.comparison import remarks
+from harness.experiments.documents import NOT_AVAILABLE, figure, frontier_words, number, quality_text
+from harness.experiments.grid import REGIME_WORDS
+from harness.experiments.paper import published_break_even
+from harness.experiments.results import Results
+from harness.experiments.tables import grid_of, published_record
+
+_OPEN = "open"
+
+
+def summary(results: Results) -> list[str]:
+    """The main table in short, the frontier and how much of it may be compared."""
+    pocket = results.profile.is_pocket
+    unit, scale = ("J", 1.0) if pocket else ("kWh", 1.0 / J_PER_KWH)
+    here = "pocket, measured here" if pocket else f"{results.profile.name}, measured here"
+    rows = [["", "", here, "", "", "published", "", ""]]
+    rows += [["pipeline", "size", f"E {unit}", "Q", "N*", "E kWh", "Q", "N*"]]
+    verdicts: Counter[str] = Counter()
+    for result in grid_of(results):
+        cell = result.cell
+        paper = published_record(cell.regime, cell.size)
+        verdicts.update(remark.verdict for remark in remarks(results, result))
+        rows.append(
+            [
+                REGIME_WORDS[cell.regime],
+                cell.size.upper(),
+                figure(result.total, scale),
+                quality_text(result),
+                _reuses(results.break_even(result)),
+                number(paper["published_energy_kwh"], 2),
+                number(paper["published_quality"], 2),
+                _reuses(published_break_even(cell.regime, cell.size)),
+            ]
+        )
+    lines = _aligned(rows)
+    if any(row[4] == _OPEN for row in rows):
+        lines += ["", "N* open: its interval reaches from reuses that pay to reuses that never do."]
+    lines += ["", *frontier_words(results)]
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    bases = "; ".join(sorted({result.basis.words for result in results.cells}))
+    lines.append(f"{bases[:1].upper()}{bases[1:]}.")
+    if pocket:
+        lines.append("Pocket figures say nothing about OLMo-2 and are not ranked beside measured ones.")
+    return [*lines, f"Cell by cell, of {verdicts.total()} figures beside published ones: {said}."]
+
+
+def _reuses(even: BreakEven | None) -> str:
+    if even is None or even.case == "undefined":
+        return NOT_AVAILABLE
+    if not even.resolved:
+        return _OPEN
+    return break_even_text(even).partition(" (")[0]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns under each other; the first row names groups of columns and takes the room to its right."""
+    widths = [max(len(row[k]) for row in rows[1:]) for k in range(len(rows[0]))]
+    gaps = ["  "] * len(widths)
+    gaps[5] = "   "
+    starts = [sum(widths[:k]) + sum(map(len, gaps[1 : k + 1])) for k in range(len(widths))]
+    first = ""
+    for start, words in zip(starts, rows[0], strict=True):
+        if words:
+            first = first.ljust(start) + words
+    lines = [first]
+    for row in rows[1:]:
+        line = ""
+        for start, cell in zip(starts, row, strict=True):
+            line = line.ljust(start) + cell
+        lines.append(line)
+    return [*lines[:2], "-" * max(map(len, lines)), *lines[2:]]
