@@ -20,16 +20,17 @@ def report_scores(results: Mapping[str, Any], teacher: Mapping[str, Any] | None)
     """Report the scores of a results.json, and the teacher's that Q was divided by.
 
     Args:
-        results: The student's results, with `quality` filled in.
-        teacher: The teacher's results; None where there is no Q to be had.
+        results: The student's results.
+        teacher: The teacher's on the same suite; None where there is no Q to be had.
     """
     for benchmark in results["benchmarks"]:
         _report(benchmark, results, "student")
     if results["heldout_loss"] is not None:
         _report_held_out(results)
-    ratios = (results.get("quality") or {}).get("ratios", {})
+    asked = {benchmark["name"]: benchmark["items_sha256"] for benchmark in results["benchmarks"]}
     for benchmark in [] if teacher is None else teacher["benchmarks"]:
-        if benchmark["name"] in ratios:
+        # A teacher that was asked something else was compared with nothing.
+        if asked.get(benchmark["name"]) == benchmark["items_sha256"]:
             _report(benchmark, teacher or {}, "teacher")
 
 

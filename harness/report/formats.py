@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.accounting import Interval
 from harness.accounting.figures import J_PER_KWH, duration
+from harness.report.beside import as_dicts
 from harness.report.model import RunReport, StageLine
 from harness.report.terminal import summary_lines
 from harness.report.words import METHODS, notes, stage_notes, title
@@ -160,6 +161,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         for d in report.changed
     ]
     out["rows_missing_or_extra"] = report.lost_rows
+    out |= as_dicts(report.scores, report.baseline)
     out["notes"] = notes(report)
     return out
 

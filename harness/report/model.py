@@ -25,6 +25,7 @@ from harness.accounting.totals import (
 )
 from harness.bundle import Bundle
 from harness.errors import KitError
+from harness.report.beside import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
 from harness.validate.series import recompute
@@ -98,6 +99,8 @@ class RunReport:
         inherited: energy of artifacts another run paid for.
         changed: stored derived values that the raw rows do not give.
         lost_rows: rows of `unattributed` that the bundle lacks or has too many.
+        scores: what was scored, with Q, by suite.
+        baseline: energy above idle, beside the totals; None where no idle stage was measured.
     """
 
     manifest: Mapping[str, Any]
@@ -117,6 +120,8 @@ class RunReport:
     changed: Sequence[Difference] = ()
     lost_rows: int = 0
     events: Sequence[Row] = field(default=())
+    scores: Sequence[SuiteScores] = ()
+    baseline: Baseline | None = None
 
 
 def build(folder: Path | str, options: Options | None = None) -> RunReport:
@@ -145,6 +150,7 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         ) from error
     fresh = result.derivation.stages
     stored = bundle.table("stages").to_pylist()
+    same_major = bundle.written.major == bundle.protocol.major
     totals = run_totals(fresh, result.derivation.sessions)
     whole = totals.it
     inherited = inherited_energy(bundle.table("artifacts").to_pylist())
@@ -168,9 +174,12 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
         reuse=_reuse(totals, inherited, options.amortize),
         inherited=inherited,
-        changed=list(differences(stored, fresh, bundle.protocol)),
+        # What another major version derived is derived anew, not compared (6.6).
+        changed=list(differences(stored, fresh, bundle.protocol)) if same_major else [],
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
         events=[e for e in bundle.table("events").to_pylist() if e["severity"] != "info"],
+        scores=suite_scores(bundle.table("evals").to_pylist()),
+        baseline=idle_baseline(fresh, bundle.protocol.sampling.idle_min_us),
     )
 
 

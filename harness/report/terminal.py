@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.accounting import Interval
 from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
+from harness.report.beside import Baseline, score_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.words import METHODS, SAID_ONCE, notes, stage_notes, title
 from harness.spec.factors import CATEGORIES
@@ -265,6 +266,8 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         found.append(
             ("  unattributed", f"{_q(report.unattributed.energy)}{share}, in no stage, in the total")
         )
+    if report.baseline is not None:
+        found.append(("  above idle", _above_idle(report.baseline)))
     for name, energy in report.per_token.items():
         count = report.token_counts[name]
         found.append((PER_TOKEN[name], f"{_q(energy)} over {_count(count)} tokens, whole run"))
@@ -285,7 +288,16 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
             )
         )
         found.append(("full", f"{both(report.reuse.full)}: teacher paid by this run alone"))
-    return found
+    return found + score_lines(report.scores)
+
+
+def _above_idle(baseline: Baseline) -> str:
+    power = baseline.power_w
+    idle = f"{quantity(power.best, 'W', power.low, power.high)} over {duration(baseline.duration_us)}"
+    doubts = [] if baseline.both_ends else ["not before and after"]
+    doubts += ["shorter than the protocol wants"] if baseline.short else []
+    doubt = f" ({', '.join(doubts)})" if doubts else ""
+    return f"{_q(baseline.above)}, with {idle} idle{doubt}; beside the total, never instead"
 
 
 def _pue(report: RunReport) -> str:

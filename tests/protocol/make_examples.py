@@ -62,7 +62,7 @@ def scores(stage_uid: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             "n_items": 5,
             "n_scored": len(known),
             "aggregation": "mean",
-            "stderr": 0.2,
+            "stderr": float(np.std(known, ddof=1) / np.sqrt(len(known))),
             "harness": "example",
         }
         evals.append({**eval_row({**row, "items_sha256": items_digest(digests)}), "stage_uid": stage_uid})
