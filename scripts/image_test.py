@@ -1,0 +1,265 @@
+"""`make image-test`: builds the image with a real container engine and uses it as its users would.
+
+Needs root on Debian or Ubuntu. The base is made here by mmdebstrap; neither a registry nor a GPU is needed.
+The engine (dockerd, else podman and buildah) is started here, below a folder that is removed at the end.
+
+What cannot be done on this machine is said in a line `image-test: skipped: <reason>`, with exit code 0. From
+the moment an engine runs, everything that goes wrong is a failure: exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import image
+import image_checks
+import image_examine
+from image_checks import Bench
+from image_engine import ENGINES, Engine, EngineError
+
+PACKAGES = {
+    "docker": {"dockerd": "docker.io", "runc": "runc"},
+    "podman": {"podman": "podman", "buildah": "buildah", "runc": "runc"},
+}
+"""Debian's package of every program that an engine needs."""
+BASE_TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+}
+NEEDED_GB = {"cpu": 16, "cuda": 60}
+"""Free disk for base, build, image, archive and the second build."""
+SUITE = "bookworm"
+
+
+class Skipped(Exception):
+    """Why the test cannot be done here."""
+
+
+def say(text: str) -> None:
+    """One line for people, at once."""
+    print(f"image-test: {text}", flush=True)
+
+
+def install(programs: dict[str, str]) -> None:
+    """Install the Debian packages of the programs and files that are missing.
+
+    Raises:
+        Skipped: They cannot be installed.
+    """
+    packages = sorted(
+        {package for name, package in programs.items() if not (shutil.which(name) or Path(name).exists())}
+    )
+    if not packages:
+        return
+    if shutil.which("apt-get") is None:
+        raise Skipped(f"{', '.join(packages)} missing, and this is not Debian or Ubuntu")
+    say(f"installing {' '.join(packages)}")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
+        # Installing starts no daemon: the test starts its own.
+        done = subprocess.run(
+            ["apt-get", *words],
+            env=environment | {"RUNLEVEL": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise Skipped(f"{', '.join(packages)} cannot be installed: {last}")
+
+
+def make_base(tar: Path) -> None:
+    """A minimal Debian as an archive, trusting the certificate authorities that this machine was given.
+
+    Where outgoing TLS is signed anew, pip in the build needs them. An image on this base is never published.
+
+    Raises:
+        Skipped: Debian's archive cannot be reached.
+    """
+    copy = (
+        'find /usr/local/share/ca-certificates -name "*.crt" '
+        '-exec cp {} "$1/usr/local/share/ca-certificates/" \\; 2>/dev/null || true'
+    )
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
+    command += [f"--customize-hook={copy}", '--customize-hook=chroot "$1" update-ca-certificates >/dev/null']
+    done = subprocess.run([*command, SUITE, str(tar)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Skipped(f"mmdebstrap cannot make a base: {(done.stderr.strip().splitlines() or [''])[-1]}")
+
+
+def start_engine(wanted: str, work: Path, library: Path) -> Engine:
+    """The first engine that runs here.
+
+    Raises:
+        Skipped: None does; the reasons are named.
+    """
+    reasons = []
+    for name in ENGINES if wanted == "auto" else [wanted]:
+        try:
+            install(PACKAGES[name])
+            engine = ENGINES[name](work / name, library)
+            engine.start()
+        except (EngineError, Skipped) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        say(f"{name} runs" + (f" ({'; '.join(reasons)})" if reasons else ""))
+        return engine
+    raise Skipped("no container engine runs here: " + "; ".join(reasons))
+
+
+def check_machine(torch: str) -> None:
+    """Refuse early where nothing can be done.
+
+    Raises:
+        Skipped: With the reason.
+    """
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise Skipped("it starts a container engine and so needs Linux and root")
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < NEEDED_GB[torch] * 1e9:
+        raise Skipped(f"{free / 1e9:.0f} GB free below {tempfile.gettempdir()}, needs {NEEDED_GB[torch]}")
+
+
+def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: float) -> list[str]:
+    """Run checks one after another until the deadline; returns the names of those that failed."""
+    failed = []
+    for check in checks:
+        name, start = check.__name__.replace("_", " "), time.monotonic()
+        if start > deadline:
+            say(f"skipped: {name}: the time is up")
+            continue
+        try:
+            check(bench)
+        except (
+            AssertionError,
+            OSError,
+            image.BuildError,
+            subprocess.SubprocessError,
+            KeyError,
+            ValueError,
+        ) as error:
+            failed.append(name)
+            say(f"FAILED {name}: {type(error).__name__}: {error}")
+        else:
+            say(f"ok {name} ({time.monotonic() - start:.1f} s)")
+    return failed
+
+
+def chosen(given: argparse.Namespace) -> list[Callable[[Bench], None]]:
+    """The checks that were asked for."""
+    checks = [*image_examine.EXAMINATIONS, *image_checks.CHECKS]
+    if given.rebuild or given.full:
+        checks.append(image_examine.same_packages_again)
+    if given.full:
+        checks.append(image_checks.pocket_table)
+    if given.only:
+        every = {
+            c.__name__: c for c in (*checks, image_examine.same_packages_again, image_checks.pocket_table)
+        }
+        checks = [every[name] for name in given.only]
+    return checks
+
+
+def test(given: argparse.Namespace, work: Path) -> list[str]:
+    """Build and check; returns what failed.
+
+    Raises:
+        Skipped: It cannot be done here.
+    """
+    check_machine(given.torch)
+    deadline = time.monotonic() + 60 * given.minutes
+    install({"gcc": "gcc", "git": "git"} | (BASE_TOOLS if given.base is None else {}))
+    from tests.lab import build_fake_nvml
+
+    library = build_fake_nvml(work / "lab")
+    (work / "lab").chmod(0o755)
+    engine = start_engine(given.engine, work, library)
+    try:
+        base = given.base
+        if base is None:
+            start = time.monotonic()
+            make_base(work / "base.tar")
+            base = engine.import_base(work / "base.tar")
+            (work / "base.tar").unlink()
+            say(f"base made from Debian {SUITE} ({time.monotonic() - start:.0f} s)")
+        tag = f"localhost/kit-test:{given.torch}"
+        try:
+            if given.torch == "cpu":
+                image.fetch_cpu_wheel(given.python)
+        except image.BuildError as error:
+            raise Skipped(str(error)) from None
+        say(f"building {tag}")
+        start = time.monotonic()
+        with (work / "build.log").open("w") as log:
+            try:
+                arguments = image.build(
+                    engine.builder,
+                    given.torch,
+                    [tag],
+                    base=base,
+                    python=given.python,
+                    options=engine.build_options,
+                    output=log,
+                )
+            except image.BuildError as error:
+                lines = (work / "build.log").read_text(encoding="utf-8", errors="replace").splitlines()
+                say("FAILED build: " + "\n".join([*lines[-30:], str(error)]))
+                return ["build"]
+        say(f"built in {time.monotonic() - start:.0f} s")
+        image_examine.OUT.mkdir(parents=True, exist_ok=True)
+        image_examine.install_tools()
+        bench = Bench(engine, tag, base, work, work / "lab", given.torch, given.python, arguments)
+        return run_checks(bench, chosen(given), deadline)
+    finally:
+        engine.stop()
+
+
+def main() -> int:
+    """Parse the command line, test, clear up."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--torch", choices=sorted(image.LOCKS), default="cpu")
+    parser.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+    parser.add_argument(
+        "--base", metavar="IMAGE", help="a base to pull instead of the one made by mmdebstrap"
+    )
+    parser.add_argument("--python", default="3.11", help="Python version of the base (default %(default)s)")
+    parser.add_argument("--rebuild", action="store_true", help="build a second time and compare the packages")
+    parser.add_argument(
+        "--full", action="store_true", help="that, and the pocket table 2 (about ten minutes)"
+    )
+    parser.add_argument("--minutes", type=float, default=240, help="begin no check after this time")
+    parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check")
+    given = parser.parse_args()
+    sys.path.insert(0, str(image.ROOT))
+    # So that a time limit from outside still clears up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    start = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="kit-image-test-"))
+    work.chmod(0o755)
+    try:
+        failed = test(given, work)
+    except Skipped as reason:
+        say(f"skipped: {reason}")
+        return 0
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    minutes = (time.monotonic() - start) / 60
+    if failed:
+        say(f"the image is broken: {', '.join(failed)} ({minutes:.1f} min)")
+        return 1
+    say(f"the image holds what it promises ({minutes:.1f} min)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
