@@ -22,6 +22,7 @@ from vector_oracle import (
     digests,
     energies,
     gaps,
+    methods,
     migrations,
     power,
     published,
@@ -41,7 +42,7 @@ LAST = "<!-- end of flags -->"
 
 def families() -> list[Family]:
     """Every family, in the order of the protocol."""
-    measured = (power, gaps, waveforms, counters, rapl, runs)
+    measured = (power, gaps, waveforms, counters, rapl, runs, methods)
     reported = (energies, reader, decisions, quality, published)
     written = (canonical, digests, migrations)
     return list(chain.from_iterable(room.families() for room in (*measured, *reported, *written)))

@@ -2,7 +2,7 @@
 
     build.py                          families, flags, how a file is written
     curve.py, run.py                  power between readings; counters at boundaries
-    power, gaps, waveforms, counters, rapl, runs        what is measured
+    power, gaps, waveforms, counters, rapl, runs, methods   what is measured
     energies, reader, decisions, quality, published     what is reported
     canonical, digests, migrations                      what is written
 

@@ -58,6 +58,10 @@ FLAGS: dict[str, tuple[str, str]] = {
         "a counter that stopped counting is believed",
         "the energy of the rest of the stage is missing",
     ),
+    "IntegralBilled": (
+        "the power integral is billed although the counter was read",
+        "a load that repeats with the samples is off by up to half its swing, for as long as it runs",
+    ),
     "NoUnwrap": (
         "a fall of a RAPL counter is not undone",
         "each wrap takes the whole range away, 65 to 262 kJ",

@@ -313,21 +313,25 @@ def account(given):
             tops.append(row)
     for session in sessions:
         order = _order(given, session)
-        energy = sum(_cut(given, session, o[0], o[-1], [device])["mj"] for device, o in order.items())
-        totals.append(energy)
+        energies = [_cut(given, session, o[0], o[-1], [device])["mj"] for device, o in order.items()]
+        totals.append(_plus(energies))
         if not wrong("HolesLost"):
             holes = _holes(given, session, order)
             rows += holes
             tops += holes
-    sums = [row for row in tops if row["stage"] == "unattributed"]
-    teacher = [row for row in tops if row["stage"].startswith("teacher_")]
     return {
         "stages": rows,
-        "gpu_energy_j": sum(row["mj"] for row in tops) / 1000,
-        "unattributed_energy_j": sum(row["mj"] for row in sums) / 1000 if sums else None,
-        "teacher_energy_j": sum(row["mj"] for row in teacher) / 1000 if teacher else None,
+        "gpu_energy_j": _sum(tops, ["gpu_energy_j"]),
+        "cpu_energy_j": _sum(tops, ["cpu_energy_j"]),
+        "it_energy_j": _sum(tops),
+        "unattributed_energy_j": _some([row for row in tops if row["stage"] == "unattributed"]),
+        "teacher_energy_j": _some([row for row in tops if row["stage"].startswith("teacher_")]),
         "session_energy_mj": totals,
     }
+
+
+def _some(rows):
+    return _sum(rows) if rows else None
 
 
 def _reading(given, session, number, device):
@@ -340,17 +344,66 @@ def _reading(given, session, number, device):
 def _order(given, session):
     order = {}
     for row in given["boundaries"]:
-        if row["session"] == session:
+        if row["session"] == session and row["device_id"] is not None:
             order.setdefault(row["device_id"], []).append((row["mono_us"], row["boundary"]))
     return {device: [number for _, number in sorted(found)] for device, found in order.items()}
 
 
 def _cut(given, session, start, end, devices):
-    pairs = [(_reading(given, session, start, d), _reading(given, session, end, d)) for d in devices]
-    mj = int(sum(single(b["value_mj"]) - single(a["value_mj"]) for a, b in pairs))
+    pairs = [
+        (_reading(given, session, start, d), _reading(given, session, end, d)) for d in devices or [None]
+    ]
+    window = min(a["mono_us"] for a, _ in pairs), max(b["mono_us"] for _, b in pairs)
     clock = "t_us" if wrong("WallClock") else "mono_us"
-    long = max(b[clock] for _, b in pairs) - min(a[clock] for a, _ in pairs)
-    return {"mj": mj, "gpu_energy_j": mj / 1000, "duration_us": long}
+    parts = [_device(given, *pair) for pair in pairs] if devices else []
+    mj = _plus([part["mj"] for part in parts])
+    row = {"mj": mj, "device_energy_j": None if mj is None else [part["mj"] / 1000 for part in parts]}
+    for name in ("mj", "counter", "integral"):
+        found = _plus([part[name] for part in parts])
+        key = "gpu_energy_j" if name == "mj" else f"gpu_energy_{name}_j"
+        row[key] = None if found is None else found / (1000 if name != "integral" else 1)
+    rank = [
+        "counter_tick",
+        "counter_interpolated",
+        "counter_sample",
+        "counter_split",
+        "power_integral",
+        "absent",
+    ]
+    row["gpu_energy_method"] = max((part["method"] for part in parts), key=rank.index, default="absent")
+    zones = [zone for zone in given.get("zones", []) if zone["session"] == session]
+    question = {"part": "cpu", "zones": zones, "mono_start_us": window[0], "mono_end_us": window[1]}
+    row["cpu_energy_j"] = zone_energy(question)["energy_j"]
+    row["duration_us"] = max(b[clock] for _, b in pairs) - min(a[clock] for a, _ in pairs)
+    row["energy_j"] = _sum([row])
+    return row
+
+
+def _plus(parts):
+    """A sum with an unknown part is unknown."""
+    if not parts or None in parts:
+        return 0 if wrong("UnknownAsZero") else None
+    return sum(parts)
+
+
+def _device(given, first, last):
+    key = first["device_id"], first["session"]
+    blocks = [b for b in given.get("power", []) if (b["device_id"], b["session"]) == key]
+    block = blocks[0] if blocks else {"mono_us": []}
+    ends = [{"method": "tick", **end} for end in (first, last)]
+    found = counter_energy({"start": ends[0], "end": ends[1], "power": block})
+    power = Curve(readings(block))
+    integral = power.energy(first["mono_us"], last["mono_us"]) if power.knots else None
+    by_counter = found["method"].startswith("counter")
+    mj = found["energy_mj"]
+    if wrong("IntegralBilled") and integral is not None:
+        mj = round(integral * 1000)
+    return {
+        "mj": mj,
+        "counter": found["energy_mj"] if by_counter else None,
+        "integral": integral,
+        "method": found["method"],
+    }
 
 
 def _holes(given, session, order):
