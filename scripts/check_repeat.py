@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,9 @@ def compare(one: Path, other: Path) -> Comparison:
     found.check("sets of runs", "runs", *names)
     for name in sorted({*names[0]} & {*names[1]}):
         runs = [root / "runs" / name for root in (one, other)]
-        found.check("token counts", name, *(_tokens(run) for run in runs))
+        counts = [_tokens(run) for run in runs]
+        once = sorted(counts[0].keys() & counts[1].keys())
+        found.check("token counts", name, *([(stage, side[stage]) for stage in once] for side in counts))
         works = [run / "work" for run in runs]
         for what, pattern, read in (
             ("losses", "**/metrics.jsonl", _metrics),
@@ -73,18 +76,15 @@ def compare(one: Path, other: Path) -> Comparison:
     return found
 
 
-def _tokens(run: Path) -> list[tuple[Any, ...]]:
-    """The last completed attempt of each stage: what the log says was processed for the result."""
+def _tokens(run: Path) -> dict[str, list[int | None]]:
+    """Token counts of the stages that took one attempt: what is done again after a kill counts again."""
     rows = Bundle.open(run).table("stages", ["name", "status", "attempt", *_TOKENS]).to_pylist()
-    done = {
-        row["name"]: row
-        for row in sorted(rows, key=lambda row: row["attempt"])
-        if row["status"] == "completed"
+    attempts = Counter(row["name"] for row in rows)
+    return {
+        row["name"]: [row[key] for key in _TOKENS]
+        for row in rows
+        if row["status"] == "completed" and attempts[row["name"]] == 1
     }
-    left_out = ("unattributed", "imports")
-    return sorted(
-        (name, *(row[key] for key in _TOKENS)) for name, row in done.items() if name not in left_out
-    )
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
