@@ -85,6 +85,20 @@ def test_lock_satisfies_the_project(lock: str) -> None:
         assert requirement.specifier.contains(version), f"{requirement} is locked at {version}: make lock"
 
 
+@pytest.mark.parametrize("lock", ["generate", "image", "peers"])
+def test_lock_on_top_of_others_satisfies_its_extra(lock: str) -> None:
+    locked = {
+        **versions("base"),
+        **versions("dev"),
+        **versions("train"),
+        **versions("torch-cuda"),
+        **versions(lock),
+    }
+    for requirement in map(Requirement, EXTRAS[lock]):
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} is locked at {version}: make lock"
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_one_pin_a_package_for_every_python(python: str) -> None:
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
