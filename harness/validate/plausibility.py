@@ -73,10 +73,10 @@ def power_above_idle(ctx: Context) -> Iterator[Hit]:
             yield Hit(POWER, observed, f"at least 0.9 x {signal.idle_mw / 1000:g} W", count=signal.below_idle)
 
 
-def _bar(ctx: Context, joules: float, length_us: float) -> float:
-    """How far counter and integral may part: 15 % where power is low or time short, else 5 %."""
+def _bar(ctx: Context, joules: float, device_us: int, window_us: int) -> float:
+    """How far counter and integral may part: 15 % where a device's power is low or time short, else 5 %."""
     bars = ctx.protocol.tolerances
-    low = length_us < bars.short_stage_us or joules / max(length_us, 1) * 1e6 < bars.low_power_mean_w
+    low = window_us < bars.short_stage_us or joules / max(device_us, 1) * 1e6 < bars.low_power_mean_w
     return bars.counter_vs_integral_finding_low_power if low else bars.counter_vs_integral_finding
 
 
@@ -90,10 +90,10 @@ def counter_and_integral(ctx: Context) -> Iterator[Hit]:
     """Counter and integral of a stage agree, as far as the samples can tell."""
     for number, row in _measured(ctx):
         apart = row["gpu_counter_vs_integral"]
-        devices = max(1, len(row["device_ids"]))
+        devices, length = max(1, len(row["device_ids"])), _length_us(row)
         if row["samples"] < devices * ctx.protocol.sampling.min_samples:
             continue  # a handful of samples says nothing of the counter; label C407 names the stage
-        bar = _bar(ctx, row["gpu_energy_integral_j"], _length_us(row) / devices)
+        bar = _bar(ctx, row["gpu_energy_integral_j"], length, length // devices)
         # The flag holds that the difference is more than the samples' own doubt.
         if abs(apart) > bar and "counter_disagrees" in row["flags"]:
             joules = abs(row["gpu_energy_counter_j"] - row["gpu_energy_integral_j"])
@@ -111,7 +111,7 @@ def run_counter_and_integral(ctx: Context) -> Iterator[Hit]:
     if integral <= 0 or length < ctx.protocol.tolerances.short_stage_us:
         return
     disputed = sum(row["gpu_energy_integral_j"] for row in rows if "counter_disagrees" in row["flags"])
-    apart, bar = counter / integral - 1, _bar(ctx, integral, length)
+    apart, bar = counter / integral - 1, _bar(ctx, integral, length, length)
     if abs(apart) > bar and disputed > bar * integral:
         observed = f"the counters say {counter:.6g} J, the power samples {integral:.6g} J ({apart:+.1%})"
         yield Hit(STAGES, observed, f"at most {bar:.0%} apart", (), abs(counter - integral))
@@ -163,10 +163,11 @@ def limit_as_sampled(ctx: Context) -> Iterator[Hit]:
             seen = facts.key.session, signal.limit_mw
             first[facts.key.device_id] = min(seen, first.get(facts.key.device_id, seen))
     changed = any(row["kind"] == "power_limit_change" for row in ctx.events)
+    last = max((facts.key.session for facts in ctx.facts.series), default=0)
     for device, stated in ctx.limits_mw.items():
         session, held = first.get(device, (0, stated))
         # A later session brings the device's limit of its own start into the manifest.
-        if stated is not None and stated != held and not changed and session == max(s.key.session for s in ctx.facts.series):
+        if stated is not None and stated != held and not changed and session == last:
             observed = f"device {device}: power_limit_mw {stated} in the manifest"
             yield Hit("manifest.json", observed, f"{held}, as the samples say")
 

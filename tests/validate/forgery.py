@@ -113,7 +113,8 @@ class Forger:
         if isinstance(before, list):
             at = int(rng.integers(len(before)))
             after_item = _changed(rng, kind, before[at], donor[min(at, len(donor) - 1)])
-            after: Any = [*before[:at], after_item, *before[at + 1 :]]
+            # A list without one of its values cannot be written; the list itself can be missing.
+            after: Any = None if after_item is None else [*before[:at], after_item, *before[at + 1 :]]
             place = (row, at)
         else:
             after = _changed(rng, kind, before, donor)
