@@ -353,8 +353,8 @@ def interpolated(
 ) -> Tick:
     """A boundary at this very moment: the last tick's counter value plus INSTANT power times the time since.
 
-    Not waiting costs certainty: the uncertainty covers the whole time since the last tick. Where the tick times
-    or the power are not known the counter is taken as it stands, up to a whole refresh old.
+    Not waiting costs certainty: the uncertainty covers the whole time since the last tick. Where the tick
+    times or the power are not known the counter is taken as it stands, up to a whole refresh old.
     """
     energy = source.read_energy()
     now = _now_us()

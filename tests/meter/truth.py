@@ -52,7 +52,7 @@ def assert_within_bar(config: LabConfig, run: Sealed) -> None:
 def assert_interval_holds(config: LabConfig, row: dict[str, Any]) -> None:
     """The truth lies in the 95 % interval or, one time in twenty, no further from it than it is wide.
 
-    How often it lies inside is asserted over many windows in tests/accounting/test_coverage*.py; the hard ends
+    How often it lies inside is asserted over many windows by tests/accounting/test_coverage.py; the hard ends
     of a tick's bracket are at most 1.3 half-widths away for one device.
     """
     truth_j = sum(device_truth_j(config, row))

@@ -1,0 +1,69 @@
+"""How often the 95 % intervals hold the truth: `python scripts/bench_coverage.py [--trials 2000]`.
+
+Random waveforms and windows of closed form (tests/accounting/simulated.py), every method of the accounting,
+deterministic. A line a method: the share of truths inside, below and above the interval, the median relative
+half-width, and by how much all half-widths would have to be scaled to hold exactly 95 %. The simulated sensor
+is a model of an H100 from documents and papers, not a GPU; its gain error is no part of an interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from tests.accounting.simulated import BOUNDED, METHODS, Method, Outcome, Trial
+
+
+def scale(outcome: Outcome) -> float:
+    """The error in units of the half-width on its side."""
+    error = outcome.truth - outcome.best
+    half = outcome.high - outcome.best if error > 0 else outcome.best - outcome.low
+    return abs(error) / half if half > 0 else np.inf
+
+
+def line(
+    name: str, run: Method, trials: int, refresh_us: int, least_s: float, most_s: float
+) -> list[Outcome]:
+    """Run a method and print its line."""
+    found = [
+        run(Trial(seed, refresh_us=refresh_us, least_s=least_s, most_s=most_s)) for seed in range(trials)
+    ]
+    sides = np.array([outcome.side for outcome in found])
+    relative = np.median([(o.high - o.low) / 2 / o.truth for o in found])
+    factor = np.quantile([scale(outcome) for outcome in found], 0.95)
+    print(
+        f"{name:32} {np.mean(sides == 0):8.1%} {np.mean(sides < 0):8.1%} {np.mean(sides > 0):8.1%} "
+        f"{relative:11.3%} {factor:8.2f}",
+        flush=True,
+    )
+    return found
+
+
+def main() -> int:
+    """Entry point; 1 where a method or all together lie outside of 93 to 99 %."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--refresh-ms", type=int, default=100, help="of the counter and the power sensor")
+    parser.add_argument("--least-s", type=float, default=1.0, help="shortest window")
+    parser.add_argument("--most-s", type=float, default=60.0, help="longest window")
+    options = parser.parse_args()
+    print(f"{'method':32} {'inside':>8} {'below':>8} {'above':>8} {'half width':>11} {'factor':>8}")
+    shares, pooled = [], []
+    for name, run in METHODS.items():
+        found = line(name, run, options.trials, 1000 * options.refresh_ms, options.least_s, options.most_s)
+        inside = [outcome.covered for outcome in found]
+        shares.append(np.mean(inside))
+        pooled += inside
+    print(f"{'all of these':32} {np.mean(pooled):8.1%}")
+    for name, run in BOUNDED.items():
+        line(name + " (bound)", run, options.trials, 1000 * options.refresh_ms, 1.0, 60.0)
+    return int(not (min(shares) >= 0.93 and 0.93 <= np.mean(pooled) <= 0.99))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
