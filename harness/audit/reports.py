@@ -156,7 +156,8 @@ def parse_report(line: bytes) -> Report:
         score = eval_row(message.pop("eval")) if "eval" in message else None
         items = items_chunk(message.pop("eval_items")) if "eval_items" in message else None
     except ValueError as error:
-        return Report(tokens=tokens, problem=printable(f"{error}: {shown}"))
+        # Not the line itself, as elsewhere: what stands beside a score may be a prompt or an answer.
+        return Report(tokens=tokens, problem=printable(str(error), 120))
     event = message.pop("event", None)
     if event is not None and (not isinstance(event, str) or not event.strip()):
         return Report(tokens, score=score, items=items, problem=f"event must be a name: {shown}")
