@@ -51,12 +51,11 @@ def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
         data = [{**asdict(rule), "clause_title": known.clauses.get(rule.clause)} for rule in chosen]
         click.echo(json.dumps(data if rule_id is None else data[0], indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False)
     if rule_id is None:
         for rule in chosen:
-            console.print(f"{rule.id}  {rule.title}", markup=False)
+            click.echo(f"{rule.id}  {rule.title}")
     else:
-        console.print(_explanation(chosen[0], known.clauses))
+        Console(highlight=False).print(_explanation(chosen[0], known.clauses))
 
 
 def _find(rule_id: str, rules: Mapping[str, Rule]) -> Rule:
