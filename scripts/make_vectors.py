@@ -30,6 +30,7 @@ from vector_oracle import (
     rapl,
     reader,
     runs,
+    scores,
     waveforms,
 )
 from vector_oracle.build import FLAGS, PROTOCOL, Family
@@ -43,7 +44,7 @@ LAST = "<!-- end of flags -->"
 def families() -> list[Family]:
     """Every family, in the order of the protocol."""
     measured = (power, gaps, waveforms, counters, rapl, runs, methods)
-    reported = (energies, reader, decisions, quality, published)
+    reported = (energies, reader, decisions, quality, scores, published)
     written = (canonical, digests, migrations)
     return list(chain.from_iterable(room.families() for room in (*measured, *reported, *written)))
 

@@ -26,7 +26,7 @@ Json = Mapping[str, Any]
 
 def totals(given: Json) -> Json:
     """Totals of a run from rows of `stages`."""
-    found = run_totals(_rows(given["stages"]))
+    found = run_totals(stage_rows(given["stages"]))
     return {
         "it_energy_j": _best(found.it),
         "gpu_energy_j": found.gpu.energy_j,
@@ -40,7 +40,7 @@ def totals(given: Json) -> Json:
 
 def joules_per_token(given: Json) -> Json:
     """Energy of a run over one of the named token counts of its student stages."""
-    rows = _rows(given["stages"])
+    rows = stage_rows(given["stages"])
     name = given["denominator"]
     if name not in sums.DENOMINATORS:
         raise ValueError(f"denominator {name!r} is not one of {', '.join(sums.DENOMINATORS)}")
@@ -132,7 +132,7 @@ def pareto(given: Json) -> Json:
     }
 
 
-def _rows(stages: Sequence[Json]) -> list[dict[str, Any]]:
+def stage_rows(stages: Sequence[Json]) -> list[dict[str, Any]]:
     """Rows of `stages` with what a vector leaves out: nulls and a device."""
     blank: dict[str, Any] = {"parent_uid": None, "status": "completed", "device_ids": [0]}
     for part in ("gpu", "cpu", "dram"):

@@ -3,7 +3,7 @@
     build.py                          families, flags, how a file is written
     curve.py, run.py                  power between readings; counters at boundaries
     power, gaps, waveforms, counters, rapl, runs, methods   what is measured
-    energies, reader, decisions, quality, published     what is reported
+    energies, reader, decisions, quality, scores, published     what is reported
     canonical, digests, migrations                      what is written
 
 Every expected value is worked out here from the protocol's words, in fractions.Fraction where it is a number.

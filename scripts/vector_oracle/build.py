@@ -151,6 +151,26 @@ FLAGS: dict[str, tuple[str, str]] = {
         "the mean of the scores over the mean of the teacher's scores",
         "benchmarks with large scores weigh more",
     ),
+    "UnparsedAsWrong": (
+        "an answer that could not be read counts as a wrong one",
+        "a score falls with the parser and not with the model; nothing scored looks like a score of 0",
+    ),
+    "ItemsIgnored": (
+        "a score is taken as stated, whatever its items say",
+        "an evaluation that evaluated nothing is reported as completed",
+    ),
+    "ScaleUnchecked": (
+        "a score outside its scale is taken",
+        "a percentage among fractions raises Q a hundredfold",
+    ),
+    "FirstIdleAlone": (
+        "idle power is taken from the first idle stage alone",
+        "a card that stays warm after the work draws more, and the difference is billed as work",
+    ),
+    "IdleMeanOfMeans": (
+        "mean powers of idle stages are averaged whatever their length",
+        "a short wait weighs as much as a long one",
+    ),
     "TiesWin": (
         "best values alone decide who dominates",
         "an order is claimed that the intervals do not allow",

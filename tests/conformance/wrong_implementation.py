@@ -632,6 +632,44 @@ def quality(given):
     }
 
 
+SCALES = {"fraction": (0, 1), "percent": (0, 100), "rating_1_10": (1, 10)}
+
+
+def check_score(given):
+    stated, items = given["eval"], given.get("items")
+    low, high = SCALES[stated["score_unit"]]
+    need(wrong("ScaleUnchecked") or low <= stated["score"] <= high, "off the scale")
+    counts = {name: stated[name] for name in ("n_items", "n_scored", "n_unparsed")}
+    need(counts["n_scored"] + counts["n_unparsed"] == counts["n_items"], "counts do not add up")
+    if not wrong("ItemsIgnored"):
+        need(counts["n_scored"] > 0 or wrong("UnparsedAsWrong"), "nothing was scored")
+        need(stated["aggregation"] != "mean" or items is not None, "a mean without items")
+        if items is not None:
+            known = [item for item in items if item is not None]
+            need((len(items), len(known)) == (counts["n_items"], counts["n_scored"]), "items are missing")
+            mean = math.fsum(known) / (len(items) if wrong("UnparsedAsWrong") else len(known))
+            need(math.isclose(mean, stated["score"], rel_tol=1e-9, abs_tol=1e-9), "another mean")
+    return {"score": stated["score"], **counts}
+
+
+def above_idle(given):
+    known = [row for row in _rows(given["stages"]) if _sum([row]) is not None]
+    idle = [row for row in known if row["stage"] == "idle"]
+    if wrong("FirstIdleAlone"):
+        idle = idle[:1]
+
+    def seconds(rows):
+        return sum(row["mono_end_us"] - row["mono_start_us"] for row in rows) / 1e6
+
+    if not idle:
+        nothing = 0.0 if wrong("UnknownAsZero") else None
+        return {"idle_power_w": nothing, "above_idle_j": nothing}
+    power = _sum(idle) / seconds(idle)
+    if wrong("IdleMeanOfMeans"):
+        power = math.fsum(_sum([row]) / seconds([row]) for row in idle) / len(idle)
+    return {"idle_power_w": power, "above_idle_j": _sum(known) - power * seconds(known)}
+
+
 def facility(given):
     need(given["pue"] >= 1 or wrong("PueBelowOne"), "a PUE below 1")
     building = given["it_energy_j"] * given["pue"]
@@ -878,8 +916,9 @@ OPERATIONS = {
     function.__name__: function
     for function in (
         integrate_power, counter_energy, zone_energy, account, clock_steps, last_snapshot, totals,
-        joules_per_token, convert, amortize, break_even, serving_break_even, quality, facility,
-        inherited_energy, pareto, canonical_json, logical_digest, key_order, protocol_version, migrate,
+        joules_per_token, convert, amortize, break_even, serving_break_even, quality, check_score, above_idle,
+        facility, inherited_energy, pareto, canonical_json, logical_digest, key_order, protocol_version,
+        migrate,
     )
 }  # fmt: skip
 
