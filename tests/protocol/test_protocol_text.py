@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.accounting.counter import STUCK_J, STUCK_US
+from harness.accounting.error_model import RANDOM_GAPS
+from harness.accounting.processor import ESTIMATE_HIGH
+from harness.accounting.rapl import ZONE_MAX_W
 from harness.conformance import run_vector
 from harness.spec import load_protocol, protocol_root
 from tests.protocol import text
@@ -52,6 +56,14 @@ def test_numbers_in_the_text_are_those_of_the_data() -> None:
     # What the text does not quote nobody reads.
     quoted = {name for name, _ in given}
     assert {name for name, value in fields.items() if isinstance(value, int | float)} - quoted == set()
+
+
+def test_numbers_of_the_accounting_are_those_of_the_code() -> None:
+    flat = " ".join(text.TEXT.split())
+    assert f"does not move for {STUCK_US / 1e6:g} s while {STUCK_J:g} J flow" in flat
+    assert f"more than {ZONE_MAX_W:g} W as a wrap" in flat
+    assert RANDOM_GAPS == 0.1 and "gaps of up to a tenth of the window" in flat
+    assert ESTIMATE_HIGH == 2 and "0 to twice the estimate" in flat
 
 
 def test_a_bold_number_names_its_field() -> None:
