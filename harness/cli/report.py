@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     "--amortize", metavar="N", type=click.IntRange(1), help="Share the teacher's output among N students."
 )
 @click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Run that trains the same student directly: N* and which of the two is better.",
+)
+@click.option(
     "--reference-tokens", metavar="N", type=click.IntRange(1), help="Denominator for J/token of the run."
 )
 def cmd(
@@ -40,6 +46,7 @@ def cmd(
     pue: str | None,
     region: str | None,
     amortize: int | None,
+    against: Path | None,
     reference_tokens: int | None,
 ) -> None:
     """Show where the joules of the run in DIR went, stage by stage.
@@ -47,10 +54,15 @@ def cmd(
     Every figure is recomputed from the raw rows. Joules in a log are IT joules; PUE and grid intensity are
     applied here, by the reader, with factors that carry their year and source.
     """
+    from dataclasses import replace
+
+    from harness.report.against import against as set_against
     from harness.report.model import Options, build
 
     value, factor = _pue(pue)
     report = build(folder, Options(value, region, amortize, reference_tokens, factor))
+    if against is not None:
+        report = replace(report, against=set_against(report, build(against)))
     if form == "text":
         from rich.console import Console
 

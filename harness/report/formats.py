@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness.accounting import Interval
+from harness.accounting import BreakEven, Interval
 from harness.accounting.figures import J_PER_KWH, duration
 from harness.report.beside import as_dicts
 from harness.report.model import RunReport, StageLine
@@ -62,6 +62,19 @@ def bounds(name: str, energy: Interval | None) -> dict[str, float | None]:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     high = energy.high if math.isfinite(energy.high) else None
     return {name: energy.best, f"{name}_low": energy.low, f"{name}_high": high}
+
+
+def break_even_dict(even: BreakEven) -> dict[str, Any]:
+    """N* with its case and interval; null for infinity."""
+    low, high = (x if math.isfinite(x) else None for x in (even.low, even.high))
+    return {
+        "case": even.case,
+        "reuses": even.ratio,
+        "reuses_whole": even.whole,
+        "reuses_low": low,
+        "reuses_high": high,
+        "resolved": even.resolved,
+    }
 
 
 def stage_dict(line: StageLine) -> dict[str, Any]:
@@ -142,6 +155,19 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         }
         for c in report.carbon
     ]
+    out["against"] = None
+    if report.against is not None:
+        even, moved = report.against.even, report.against.moved
+        out["against"] = {
+            "name": report.against.name,
+            "run_id": report.against.run_id,
+            **bounds("energy_j", report.against.ours),
+            **bounds("other_energy_j", report.against.theirs),
+            "verdict": report.against.verdict,
+            "doubts": list(report.against.doubts),
+            "break_even": break_even_dict(even),
+            "break_even_if_students_known_to_3_percent": break_even_dict(moved),
+        }
     out["reuse"] = None
     if report.reuse is not None:
         out["reuse"] = {

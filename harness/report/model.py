@@ -25,6 +25,7 @@ from harness.accounting.totals import (
 )
 from harness.bundle import Bundle
 from harness.errors import KitError
+from harness.report.against import Against
 from harness.report.beside import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
@@ -101,6 +102,7 @@ class RunReport:
         lost_rows: rows of `unattributed` that the bundle lacks or has too many.
         scores: what was scored, with Q, by suite.
         baseline: energy above idle, beside the totals; None where no idle stage was measured.
+        against: this run beside direct training of the same student; None when not asked for.
     """
 
     manifest: Mapping[str, Any]
@@ -122,6 +124,7 @@ class RunReport:
     events: Sequence[Row] = field(default=())
     scores: Sequence[SuiteScores] = ()
     baseline: Baseline | None = None
+    against: Against | None = None
 
 
 def build(folder: Path | str, options: Options | None = None) -> RunReport:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.accounting import Interval
 from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
+from harness.report.against import against_lines
 from harness.report.beside import Baseline, score_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.words import METHODS, SAID_ONCE, notes, stage_notes, title
@@ -288,6 +289,8 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
             )
         )
         found.append(("full", f"{both(report.reuse.full)}: teacher paid by this run alone"))
+    if report.against is not None:
+        found += against_lines(report.against)
     return found + score_lines(report.scores)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from harness.accounting.figures import duration, printable, quantity
 from harness.errors import KitError
+from harness.report.against import against_notes
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.spec.factors import SCOPES, attribution, region_factors
 
@@ -124,6 +125,8 @@ def notes(report: RunReport) -> list[str]:
             "Intervals hold integration errors only. The GPU's own sensor is stated to "
             f"±{report.sensor_rel:.0%} (±{quantity(swing, 'J', 0, 2 * swing)}), the same for every stage."
         )
+    if report.against is not None:
+        found += against_notes(report.against)
     if report.manifest.get("shared_node"):
         found.append("Somebody else's work ran on the metered devices.")
     labels = report.manifest.get("labels") or []

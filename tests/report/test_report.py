@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from harness.accounting import Interval
 from harness.cli.report import cmd
 from harness.errors import KitError
+from harness.report.against import against
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.model import Options, build
 from harness.report.terminal import bar, print_report, spread
@@ -229,6 +230,51 @@ def test_inherited_artifacts_enter_full_and_amortized(tmp_path):
     assert (report.reuse.marginal.best, report.reuse.amortized.best, report.reuse.full.best) == pytest.approx(
         (own, own + 10_000, own + 50_000)
     )
+
+
+def distilled_and_direct(tmp_path, watts):
+    """Two runs whose students draw `watts` for 100 s; the first one has a teacher of 50 s x 440 W."""
+    teacher = (Stage("teacher", "teacher_logits", 10, 60, 440),)
+    student = [Stage("train", "student_train", 70, 170, w, tokens=1000) for w in watts]
+    return [
+        make_run(stages, end_s=180, devices=1).write(tmp_path / name)
+        for name, stages in (("kd", (*teacher, student[0])), ("sft", (student[1],)))
+    ]
+
+
+def test_against_direct_training(tmp_path):
+    kd, sft = distilled_and_direct(tmp_path, (520, 630))
+    runner = CliRunner()
+    shown = " ".join(runner.invoke(cmd, [str(kd), "--against", str(sft)]).output.split())
+    # 22 kJ / (63 - 52 kJ) = 2; with 3 % on both students 22 / (64.89 - 50.44) to 22 / (61.11 - 53.56).
+    assert "reuses until the teacher has paid for itself" in shown
+    assert "±3% on both of them it would be 2.00 (1.52 to 2.91)" in shown
+    assert "that run is better in energy" in shown
+    data = json.loads(runner.invoke(cmd, [str(kd), "--against", str(sft), "--format", "json"]).output)
+    even = data["against"]["break_even"]
+    assert (even["case"], even["reuses_whole"]) == ("finite", 2)
+    assert even["reuses"] == pytest.approx(2.0, abs=1e-3)
+    assert even["reuses_low"] < 2.0 < even["reuses_high"] < 2.01
+    assert data["against"]["doubts"] == []
+    alone = json.loads(runner.invoke(cmd, [str(kd), "--format", "json"]).output)
+    assert alone["against"] is None
+
+
+def test_against_says_never_tie_and_what_is_not_comparable(tmp_path):
+    kd, sft = distilled_and_direct(tmp_path, (630, 520))
+    found = against(build(kd), build(sft))
+    assert found.even.case == found.moved.case == "never" and found.moved.resolved
+    assert found.verdict == "that run is better in energy"
+    itself = against(build(sft), build(sft))
+    assert itself.verdict == "neither is better in energy"
+    assert itself.even.case == "undefined"  # no teacher's output is used here
+    other = make_run((Stage("train", "student_train", 70, 170, 520),), end_s=180, devices=1, codecarbon=True)
+    mixed = against(build(kd), build(other.write(tmp_path / "estimated")))
+    assert any("codecarbon" in doubt for doubt in mixed.doubts)
+    # A tenth of a joule more than the other: less than the two idle ends of either are known to.
+    near = make_run((Stage("train", "student_train", 70, 170, 520.001),), end_s=180, devices=1)
+    tie = against(build(near.write(tmp_path / "near")), build(sft))
+    assert tie.verdict == "a tie in energy: the intervals overlap"
 
 
 def test_spread_is_one_figure_or_two():

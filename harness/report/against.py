@@ -1,0 +1,129 @@
+"""A distilled run against direct training of the same student: N*, how sensitive it is, and ties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.accounting import BreakEven, Interval, ParetoPoint, break_even, pareto_frontier
+from harness.accounting.amortize import student_sensitivity
+from harness.accounting.figures import break_even_text, printable
+
+if TYPE_CHECKING:
+    from harness.report.model import RunReport
+
+STUDENT_REL = 0.03
+"""Relative error of both students at which the sensitivity of N* is shown."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """This run beside another one.
+
+    Attributes:
+        name: of the other run.
+        run_id: of the other run.
+        ours: energy of this run, inherited energy included.
+        theirs: likewise.
+        even: N* of this run's teacher with the other run as direct training.
+        moved: the same if both students' energies were known to `STUDENT_REL` only.
+        verdict: which run is better in energy, or in energy and Q where both have it; or a tie.
+        doubts: why the two figures should not be set against each other.
+    """
+
+    name: str
+    run_id: str
+    ours: Interval | None
+    theirs: Interval | None
+    even: BreakEven
+    moved: BreakEven
+    verdict: str
+    doubts: Sequence[str] = ()
+
+
+def against(report: RunReport, other: RunReport) -> Against:
+    """Set a run against direct training of the same student.
+
+    Args:
+        report: the run that uses a teacher's output.
+        other: the run that trains directly.
+    """
+    teacher = _sum(report.totals.teacher, report.inherited)
+    students = other.totals.by_kind.get("student_train"), report.totals.by_kind.get("student_train")
+    ours, theirs = (_sum(r.totals.it, r.inherited) for r in (report, other))
+    return Against(
+        name=printable(str(other.manifest.get("name", ""))),
+        run_id=str(other.manifest.get("run_id", "")),
+        ours=ours,
+        theirs=theirs,
+        even=break_even(teacher, *students),
+        moved=student_sensitivity(teacher, *students, STUDENT_REL),
+        verdict=_verdict(report, other, ours, theirs),
+        doubts=_doubts(report, other),
+    )
+
+
+def _sum(one: Interval | None, other: Interval | None) -> Interval | None:
+    known = [energy for energy in (one, other) if energy is not None]
+    return known[0] + known[1] if len(known) == 2 else known[0] if known else None
+
+
+def _verdict(report: RunReport, other: RunReport, ours: Interval | None, theirs: Interval | None) -> str:
+    if ours is None or theirs is None:
+        return "not comparable: an energy is unknown"
+    q, what = (Interval.exact(0.0), Interval.exact(0.0)), "energy"
+    qualities = _quality(report), _quality(other)
+    if qualities[0] is not None and qualities[1] is not None:
+        q, what = (qualities[0], qualities[1]), "energy and Q"
+    points = ParetoPoint("this run", ours, q[0]), ParetoPoint("that run", theirs, q[1])
+    for standing in pareto_frontier(points):
+        if standing.dominated_by:
+            return f"{standing.dominated_by[0]} is better in {what}"
+        if standing.ties:
+            return f"a tie in {what}: the intervals overlap"
+    return f"neither is better in {what}"
+
+
+def _quality(report: RunReport) -> Interval | None:
+    """Q of the only suite with its interval; None where there is none or more than one."""
+    found = [s.quality for s in report.scores if s.quality is not None and s.quality.q is not None]
+    if len(found) != 1 or found[0].q is None:
+        return None
+    return found[0].interval or Interval.exact(found[0].q)
+
+
+def _doubts(report: RunReport, other: RunReport) -> list[str]:
+    found = []
+    for part in ("gpu", "cpu", "dram"):
+        mine, yours = (set(getattr(r.totals, part).methods) for r in (report, other))
+        if mine != yours:
+            words = [" + ".join(sorted(m)) or "absent" for m in (mine, yours)]
+            found.append(f"{part.upper()} energy is {words[0]} here and {words[1]} there")
+    suites = [sorted(s.suite for s in r.scores) for r in (report, other)]
+    if suites[0] != suites[1]:
+        found.append("the suites differ")
+    return found
+
+
+def against_lines(found: Against) -> list[tuple[str, str]]:
+    """(name, figure) for the summary."""
+    return [
+        ("against", f"{found.name}: {found.verdict}"),
+        ("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"),
+    ]
+
+
+def against_notes(found: Against) -> list[str]:
+    """What a reader must know of the comparison."""
+    notes = []
+    if found.even.case in ("finite", "never"):
+        notes.append(
+            "N* divides the teacher's energy by a small difference of two students' energies: with "
+            f"±{STUDENT_REL:.0%} on both of them it would be {break_even_text(found.moved)}."
+        )
+    if found.even.case == "undefined":
+        notes.append("N* is not defined: the energy of a student's training or of the teacher is not known.")
+    if found.doubts:
+        notes.append(f"The two runs are hardly comparable: {'; '.join(found.doubts)}.")
+    return notes
