@@ -15,6 +15,7 @@ from harness.audit.folders import prepare
 from harness.audit.forks import Forks
 from harness.audit.idle import IDLE, wait_idle
 from harness.audit.imports import IMPORTS, import_ahead
+from harness.audit.late_reports import take_late_reports
 from harness.audit.plan import Plan, PlannedStage
 from harness.audit.process import adopting_orphans
 from harness.audit.so_far import JournalEnergy
@@ -121,6 +122,7 @@ def run_plan(
     with _signals(stop), adopting_orphans():
         state = None
         if resume_run:
+            take_late_reports(plan.out_dir)
             state = resume.continue_run(plan.out_dir)
         else:
             resume.refuse_existing(plan.out_dir, "add --resume")

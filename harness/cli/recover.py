@@ -15,11 +15,13 @@ def cmd(run_dir: Path) -> None:
     For a run whose process was killed or whose machine went down. Stages without a recorded end become
     `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
     """
+    from harness.audit.late_reports import take_late_reports
     from harness.bundle.journals import journal_files
     from harness.bundle.reader import Bundle
     from harness.bundle.seal import recover
 
     waiting = len(journal_files(run_dir))
+    take_late_reports(run_dir)
     recover(run_dir)
     bundle = Bundle.open(run_dir)
     if not waiting:
