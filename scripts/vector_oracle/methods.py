@@ -141,6 +141,44 @@ def _methods() -> Family:
         "HolesLost",
         "SinglePrecision",
     )
+    two = [reading(n, s, 1000 * s * d, d - 1) for n, s in ((0, 0), (1, 10), (2, 12), (3, 20)) for d in (1, 2)]
+    cards = [stage(0, "a", 0, 1, (0,)), stage(1, "b", 2, 3, (1,))]
+    rows = [
+        {"name": "a", "gpu_energy_j": Fraction(10), "cpu_energy_j": Fraction(500)},
+        {"name": "b", "gpu_energy_j": Fraction(16), "cpu_energy_j": Fraction(800)},
+        {
+            "device_ids": [1],
+            "boundary_start": 0,
+            "boundary_end": 2,
+            "gpu_energy_j": Fraction(24),
+            "cpu_energy_j": None,
+        },
+        {
+            "device_ids": [],
+            "boundary_start": 1,
+            "boundary_end": 2,
+            "gpu_energy_j": None,
+            "cpu_energy_j": Fraction(60),
+        },
+        {
+            "device_ids": [0],
+            "boundary_start": 1,
+            "boundary_end": 3,
+            "gpu_energy_j": Fraction(10),
+            "cpu_energy_j": None,
+        },
+    ]
+    whole = {"gpu_energy_j": Fraction(60), "cpu_energy_j": Fraction(1360), "it_energy_j": Fraction(1420)}
+    add(
+        "cpu-of-a-common-wait",
+        "2.4",
+        "Stages on different devices: the processor's wait is where no stage runs at all, and counts once.",
+        {"stages": cards, "boundaries": two, "zones": [zone]},
+        {"stages": rows, **whole},
+        "HolesLost",
+        "UnknownAsZero",
+        "SinglePrecision",
+    )
     bare = [reading(0, 0, None, None), reading(1, 10, None, None), reading(2, 20, None, None)]
     rows = [
         {"name": "a", "gpu_energy_j": None, "gpu_energy_method": "absent", "cpu_energy_j": Fraction(500)},

@@ -100,46 +100,26 @@ class Run:
         return found
 
     def _holes(self, session: int) -> list[Json]:
+        """A row a stretch without a stage: of each device, and of all together (the processor's)."""
         spans: dict[tuple[int, int], list[int]] = {}
         readings = self._readings(session)
         roots = [s for s in self.stages if s.get("session", 0) == session and s.get("parent_uid") is None]
-        for device, rows in readings.items():
-            order = sorted(rows, key=lambda n: (rows[n]["mono_us"], n))
-            place = {number: k for k, number in enumerate(order)}
-            taken = {
-                k
-                for s in roots
-                if device in s["device_ids"]
-                for k in range(place[s["boundary_start"]], place[s["boundary_end"]])
-            }
-            start = None
-            for k in range(len(order)):
-                free = k < len(order) - 1 and k not in taken
-                if free and start is None:
-                    start = order[k]
-                if not free and start is not None:
-                    spans.setdefault((start, order[k]), []).append(device)
-                    start = None
         first = readings[min(readings)]
+        for span in _free(first, roots):
+            spans[span] = []
+        for device, rows in readings.items():
+            for span in _free(rows, [s for s in roots if device in s["device_ids"]]):
+                spans.setdefault(span, []).append(device)
         holes = []
         for (start, end), devices in spans.items():
-            if max(readings[d][end]["mono_us"] - readings[d][start]["mono_us"] for d in devices) == 0:
+            long = first[end]["mono_us"] - first[start]["mono_us"]
+            if long == 0:
                 continue
-            energy = Fraction(sum(self._mj(session, start, end, devices)), 1000)
-            holes.append(
-                (
-                    (first[start]["mono_us"], first[end]["mono_us"], devices),
-                    {
-                        "name": "unattributed",
-                        "stage": "unattributed",
-                        "session": session,
-                        "boundary_start": start,
-                        "boundary_end": end,
-                        "device_ids": devices,
-                        "gpu_energy_j": energy,
-                    },
-                )
-            )
+            row = {"name": "unattributed", "stage": "unattributed", "session": session, "device_ids": devices}
+            row |= {"boundary_start": start, "boundary_end": end, "gpu_energy_j": None}
+            if devices:
+                row["gpu_energy_j"] = Fraction(sum(self._mj(session, start, end, devices)), 1000)
+            holes.append(((first[start]["mono_us"], first[end]["mono_us"], devices), row))
         return [row for _, row in sorted(holes, key=lambda pair: pair[0])]
 
     def expected(self, *more: str) -> Json:
@@ -147,8 +127,9 @@ class Run:
         rows = self.rows()
         tops = [row for row, stage in zip(rows, self.stages, strict=False) if stage.get("parent_uid") is None]
         tops += rows[len(self.stages) :]
+        tops = [row for row in tops if row["gpu_energy_j"] is not None]
         whole = sum((row["gpu_energy_j"] for row in tops), Fraction(0))
-        holes = [row["gpu_energy_j"] for row in rows if row["stage"] == "unattributed"]
+        holes = [row["gpu_energy_j"] for row in tops if row["stage"] == "unattributed"]
         teacher = [row["gpu_energy_j"] for row in tops if row["stage"].startswith("teacher_")]
         figures: Json = {
             "gpu_energy_j": whole,
@@ -167,3 +148,20 @@ class Run:
                 energy += rows[order[-1]]["value_mj"] - rows[order[0]]["value_mj"]
             totals.append(energy)
         return totals
+
+
+def _free(readings: dict[int, Json], stages: Sequence[Json]) -> list[tuple[int, int]]:
+    """Longest stretches between boundaries in which none of the stages runs."""
+    order = sorted(readings, key=lambda n: (readings[n]["mono_us"], n))
+    place = {number: k for k, number in enumerate(order)}
+    taken = {k for s in stages for k in range(place[s["boundary_start"]], place[s["boundary_end"]])}
+    found = []
+    start = None
+    for k, number in enumerate(order):
+        free = k < len(order) - 1 and k not in taken
+        if free and start is None:
+            start = number
+        if not free and start is not None:
+            found.append((start, number))
+            start = None
+    return found

@@ -225,6 +225,29 @@ def _unattributed() -> Family:
         outside.stage("a", 0, 1, devices=(0,)).stage("b", 1, 2, devices=(0,)),
         "HolesLost",
     )
+
+    def pair() -> Run:
+        run = Run()
+        for k in range(4):
+            run.boundary(k, 5.0 * k, 1_000_000 * k, 3_000_000 * k + 7)
+        return run
+
+    one_start = pair().stage("a", 1, 3, devices=(0,)).stage("b", 2, 3, devices=(1,))
+    add(
+        "holes-of-one-start",
+        "Two devices idle from one boundary on: the shorter hole comes first.",
+        one_start,
+        "HolesLost",
+    )
+    common = pair().stage("a", 0, 1, devices=(0,)).stage("b", 2, 3, devices=(1,))
+    add(
+        "common-wait",
+        "Devices whose holes overlap: each has its own row, and what they share has one without a device, "
+        "for CPU and DRAM.",
+        common,
+        "HolesLost",
+        "UnknownAsZero",
+    )
     failed = (
         base(5)
         .stage("train", 0, 1, status="failed")

@@ -319,6 +319,8 @@ def account(given):
             holes = _holes(given, session, order)
             rows += holes
             tops += holes
+    for row in rows:
+        del row["mj"]
     return {
         "stages": rows,
         "gpu_energy_j": _sum(tops, ["gpu_energy_j"]),
@@ -349,15 +351,17 @@ def _order(given, session):
     return {device: [number for _, number in sorted(found)] for device, found in order.items()}
 
 
-def _cut(given, session, start, end, devices):
+def _cut(given, session, start, end, devices, clock_of=None, processor=True):
     pairs = [
-        (_reading(given, session, start, d), _reading(given, session, end, d)) for d in devices or [None]
+        (_reading(given, session, start, d), _reading(given, session, end, d)) for d in devices or [clock_of]
     ]
     window = min(a["mono_us"] for a, _ in pairs), max(b["mono_us"] for _, b in pairs)
     clock = "t_us" if wrong("WallClock") else "mono_us"
     parts = [_device(given, *pair) for pair in pairs] if devices else []
     mj = _plus([part["mj"] for part in parts])
-    row = {"mj": mj, "device_energy_j": None if mj is None else [part["mj"] / 1000 for part in parts]}
+    row = {"mj": mj, "device_energy_j": None}
+    if mj is not None or not devices:
+        row["device_energy_j"] = [part["mj"] / 1000 for part in parts]
     for name in ("mj", "counter", "integral"):
         found = _plus([part[name] for part in parts])
         key = "gpu_energy_j" if name == "mj" else f"gpu_energy_{name}_j"
@@ -373,7 +377,7 @@ def _cut(given, session, start, end, devices):
     row["gpu_energy_method"] = max((part["method"] for part in parts), key=rank.index, default="absent")
     zones = [zone for zone in given.get("zones", []) if zone["session"] == session]
     question = {"part": "cpu", "zones": zones, "mono_start_us": window[0], "mono_end_us": window[1]}
-    row["cpu_energy_j"] = zone_energy(question)["energy_j"]
+    row["cpu_energy_j"] = zone_energy(question)["energy_j"] if processor else None
     row["duration_us"] = max(b[clock] for _, b in pairs) - min(a[clock] for a, _ in pairs)
     row["energy_j"] = _sum([row])
     return row
@@ -406,30 +410,41 @@ def _device(given, first, last):
     }
 
 
+def _free(numbers, stages):
+    """Longest stretches between boundaries in which none of the stages runs."""
+    place = {number: k for k, number in enumerate(numbers)}
+    taken = set()
+    for stage in stages:
+        taken |= set(range(place[stage["boundary_start"]], place[stage["boundary_end"]]))
+    k = 0
+    while k < len(numbers) - 1:
+        if k in taken:
+            k += 1
+            continue
+        start = k
+        while k < len(numbers) - 1 and k not in taken:
+            k += 1
+        yield numbers[start], numbers[k]
+
+
 def _holes(given, session, order):
     mine = [s for s in given["stages"] if s.get("session", 0) == session and s.get("parent_uid") is None]
-    spans = {}
+    if not order:
+        return []
+    first = min(order)
+    common = {span: [] for span in _free(order[first], mine)}
+    spans = {span: [] for span in common}
     for device, numbers in order.items():
-        place = {number: k for k, number in enumerate(numbers)}
-        taken = set()
-        for stage in mine:
-            if device in stage["device_ids"]:
-                taken |= set(range(place[stage["boundary_start"]], place[stage["boundary_end"]]))
-        k = 0
-        while k < len(numbers) - 1:
-            if k in taken:
-                k += 1
-                continue
-            start = k
-            while k < len(numbers) - 1 and k not in taken:
-                k += 1
-            spans.setdefault((numbers[start], numbers[k]), []).append(device)
+        for span in _free(numbers, [stage for stage in mine if device in stage["device_ids"]]):
+            spans.setdefault(span, []).append(device)
     rows = []
     for (start, end), devices in spans.items():
-        row = {"name": "unattributed", "stage": "unattributed", "session": session, "device_ids": devices}
-        row |= {"boundary_start": start, "boundary_end": end, **_cut(given, session, start, end, devices)}
+        row = {"name": "unattributed", "stage": "unattributed", "session": session}
+        row |= {"boundary_start": start, "boundary_end": end, "device_ids": devices}
+        row |= _cut(given, session, start, end, devices, first, (start, end) in common)
         if row["duration_us"] > 0:
-            rows.append((_reading(given, session, start, devices[0])["mono_us"], devices, row))
+            ends = [_reading(given, session, number, first)["mono_us"] for number in (start, end)]
+            rows.append((ends, devices, row))
     return [row for _, _, row in sorted(rows, key=lambda item: item[:2])]
 
 

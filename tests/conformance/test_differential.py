@@ -1,0 +1,139 @@
+"""Random inputs: the kit and the second implementation, which share no code, give one answer."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.conformance.operations import answer
+from harness.conformance.runner import judge
+
+sys.path.insert(0, str(Path(__file__).parent))
+import wrong_implementation
+
+PERIOD = 500_000
+
+
+def agree(op, given):
+    wrong_implementation.BUGS.clear()
+    other = json.loads(json.dumps(wrong_implementation.answer(op, json.loads(json.dumps(given)))))
+    ours = answer("random", op, given)
+    if "error" in other:
+        assert ours.refused is not None, given
+        return
+    vector = {"id": "random", "clause": "4", "op": op, "result": "valid", "input": given}
+    outcome = judge(vector | {"expected": other["output"]}, ours)
+    assert outcome.passed, (outcome.problems, given)
+
+
+def times(rng, count):
+    t = rng.randint(0, 3_000_000)
+    found = []
+    for _ in range(count):
+        found.append(t)
+        t += rng.choice(
+            [PERIOD, PERIOD, rng.randint(1, 900_000), 2 * PERIOD, rng.randint(1_000_000, 3_000_000)]
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_integrals(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        mono = times(rng, rng.randint(1, 12))
+        power = [rng.choice([None, 0, *rng.sample(range(1, 700_000), 4)]) for _ in mono]
+        start = rng.randint(0, mono[-1] + 1_000_000)
+        given = {"mono_start_us": start, "mono_end_us": start + rng.randint(0, 5_000_000)}
+        given |= {"nominal_period_us": PERIOD, "power": {"mono_us": mono, "power_mw": power}}
+        if rng.random() < 0.3:
+            given["power_limit_mw"] = rng.randint(1, 900_000)
+        agree("integrate_power", given)
+
+
+def zone(rng, mono):
+    wrap = rng.choice([262_143_328_850, 65_532_610_987, 900_000_000])
+    value, found = rng.randint(0, wrap), []
+    for before, after in zip(mono, [*mono[1:], mono[-1]], strict=True):
+        found.append(None if rng.random() < 0.1 else value)
+        value += rng.randint(0, 290) * (after - before)
+        value -= wrap if value > wrap else 0
+    name = rng.choice(["package-0", "package-1", "core-0", "dram-0", "psys"])
+    return {"zone": name, "range_uj": wrap, "mono_us": mono, "value_uj": found}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_zones(seed):
+    rng = random.Random(seed)
+    tried = 0
+    while tried < 60:
+        mono = times(rng, rng.randint(4, 12))
+        zones = [zone(rng, mono) for _ in range(rng.randint(1, 3))]
+        known = [[t for t, v in zip(mono, z["value_uj"], strict=True) if v is not None] for z in zones]
+        if min(map(len, known)) < 2 or max(k[0] for k in known) >= min(k[-1] for k in known):
+            continue
+        ends = sorted(rng.randint(max(k[0] for k in known), min(k[-1] for k in known)) for _ in range(2))
+        given = {"part": rng.choice(["cpu", "dram"]), "zones": zones}
+        agree("zone_energy", given | {"mono_start_us": ends[0], "mono_end_us": ends[1]})
+        tried += 1
+
+
+def run(rng):
+    devices, count, t = rng.randint(1, 3), rng.randint(2, 7), 0
+    values, boundaries, stages = [rng.randint(0, 10**9) for _ in range(devices)], [], []
+    for number in range(count):
+        for device, value in enumerate(values):
+            row = {"session": 0, "boundary": number, "device_id": device, "mono_us": t, "t_us": t}
+            boundaries.append(row | {"value_mj": value, "method": "tick"})
+        t += rng.randint(1, 9_000_000)
+        values = [value + rng.randint(0, 10**7) for value in values]
+    at = 0
+    while at < count - 1:
+        end = rng.randint(at + 1, count - 1)
+        used = sorted(rng.sample(range(devices), rng.randint(1, devices)))
+        stage = {"boundary_start": at, "device_ids": used, "stage": rng.choice(["student_train", "evaluate"])}
+        if rng.random() < 0.7:
+            uid = len(stages)
+            stages.append({**stage, "stage_uid": uid, "name": f"s{uid}", "boundary_end": end})
+            if end - at > 1 and rng.random() < 0.5:
+                child = {**stage, "stage_uid": uid + 1, "name": f"s{uid + 1}", "boundary_end": end - 1}
+                stages.append(child | {"parent_uid": uid})
+        at = end
+    return {"stages": stages, "boundaries": boundaries}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs(seed):
+    rng = random.Random(seed)
+    runs = [run(rng) for _ in range(60)]
+    for given in runs:
+        if given["stages"]:
+            agree("account", given)
+    assert sum(bool(given["stages"]) for given in runs) > 30
+
+
+def test_break_even():
+    rng = random.Random(5)
+
+    def value():
+        return rng.choice([None, 0, rng.randint(-3, 20) / 10, rng.randint(0, 100_000) / 1000])
+
+    for _ in range(1000):
+        agree("break_even", {k: value() for k in ("teacher", "baseline_student", "distilled_student")})
+        agree("serving_break_even", {k: value() for k in ("extra_train_j", "j_ref", "j_student")})
+
+
+def test_numbers():
+    rng = random.Random(6)
+    for _ in range(2000):
+        bits = struct.unpack("d", rng.randbytes(8))[0]
+        number = rng.choice(
+            [bits, rng.uniform(-1, 1) * 10 ** rng.randint(-30, 30), rng.randint(-(10**6), 10**6) / 1000]
+        )
+        if number == number and abs(number) != float("inf"):
+            agree("canonical_json", {"json": repr(number)})
