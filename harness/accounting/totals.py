@@ -164,6 +164,16 @@ def tokens(rows: Iterable[Row], denominator: str) -> int | None:
     return sum(counts) if counts else None
 
 
+def student_tokens(rows: Iterable[Row], denominator: str) -> int | None:
+    """Tokens that a run's joules are divided by: those of its student stages, not its teacher's.
+
+    Args:
+        rows: all rows of `stages`.
+        denominator: name of a count, a key of `DENOMINATORS`.
+    """
+    return tokens([row for row in rows if row["stage"] == "student_train"], denominator)
+
+
 def facility(it: Interval, pue: float) -> Interval:
     """Energy drawn by the building for this IT energy.
 

@@ -127,6 +127,8 @@ def as_text(outcomes: Sequence[Outcome], command: str | None) -> list[str]:
         lines += ["", f"FAIL {outcome.id}  clause {vector['clause']}  op {vector['op']}"]
         lines += [f"  {problem}" for problem in outcome.problems]
         lines.append(f"  input: {show(vector['input'], 200)}")
+        if vector.get("flags"):
+            lines.append(f"  caught by it: {', '.join(vector['flags'])}")
         lines += [f"  {word}: {notes[word]}" for word in ("bug", "description", "effect") if notes.get(word)]
     lost = sorted({str(o.vector["op"]) for o in outcomes if o.verdict == "unsupported"})
     if lost:

@@ -46,7 +46,7 @@ def joules_per_token(given: Json) -> Json:
         raise ValueError(f"denominator {name!r} is not one of {', '.join(sums.DENOMINATORS)}")
     count = given.get("reference_tokens")
     if name != "reference":
-        count = sums.tokens([row for row in rows if row["stage"] == "student_train"], name)
+        count = sums.student_tokens(rows, name)
     found = sums.per_token(run_totals(rows).it, count)
     return {"tokens": count, "j_per_token": _best(found)}
 

@@ -21,7 +21,7 @@ from harness.accounting.totals import (
     roots,
     row_energy,
     run_totals,
-    tokens,
+    student_tokens,
 )
 from harness.bundle import Bundle
 from harness.errors import KitError
@@ -191,11 +191,9 @@ def _count(value: object) -> int | None:
 
 
 def _token_counts(rows: Sequence[Row], reference: int | None) -> dict[str, int]:
-    """Counts of the run: those of its student stages, because a teacher's tokens are not the student's."""
-    students = [row for row in rows if row["stage"] == "student_train"]
-    found = {"trained": tokens(students, "trained"), "processed": tokens(students, "processed")}
-    found |= {"positions": tokens(students, "positions"), "reference": reference}
-    return {name: count for name, count in found.items() if count}
+    """Counts of the run by the name of the denominator, as far as known."""
+    found = {name: student_tokens(rows, name) for name in ("trained", "processed", "positions")}
+    return {name: count for name, count in {**found, "reference": reference}.items() if count}
 
 
 def _lines(rows: Sequence[Row], whole: Interval | None, reference: int | None) -> list[StageLine]:
