@@ -17,7 +17,7 @@ from harness.spec.model import Column, Protocol, TableSpec
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _KEY_WORDS = {
-    "protocol_major": "major version of the protocol",
+    "protocol_major": "major version of the protocol it was written by",
     "gpu_models": "models and number of the GPUs billed",
     "boundary": "state of every component (1.2)",
     "cpu_energy_method": "method of the CPU energy (4.3)",

@@ -84,7 +84,7 @@ def _power_limit(ctx: Context) -> list[str]:
 
 
 _FIELDS: dict[str, Callable[[Context], Any]] = {
-    "protocol_major": lambda ctx: ctx.protocol.major,
+    "protocol_major": lambda ctx: ctx.written.major,
     "gpu_models": _gpu_models,
     "boundary": _boundary,
     "cpu_energy_method": _cpu_method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,9 @@ import pytest
 from harness.bundle import Bundle
 from harness.bundle.writer import conform
 from harness.spec import available_versions, load_protocol
-from harness.spec.migrations import load_migrations
+from harness.spec.compat import breaking_changes
+from harness.spec.migrations import load_migrations, steps_between
+from harness.validate import validate
 
 EXAMPLES = Path(__file__).parent / "examples"
 TOKENS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
@@ -37,6 +40,23 @@ def test_an_example_runs_through_to_the_newest(version: str) -> None:
         assert len({json.dumps(row) for row in keys}) == len(keys)
     problems = newest.manifest.problems({**bundle.manifest, "schema_id": newest.manifest.schema_id})
     assert problems == []
+
+
+@pytest.mark.parametrize("version", available_versions())
+def test_an_example_holds_and_is_classed_by_the_version_that_wrote_it(version: str) -> None:
+    report = validate(EXAMPLES / version)
+    assert [(f.id, f.observed) for f in report.findings if f.severity == "error"] == []
+    assert report.comparability is not None
+    assert f"protocol_major={version[0]};" in str(report.comparability)
+
+
+def test_a_later_minor_version_breaks_no_reader() -> None:
+    versions = [load_protocol(version) for version in available_versions()]
+    for old, new in pairwise(versions):
+        steps = steps_between(old.version[:3], new.version[:3])
+        assert steps is not None
+        if old.major == new.major:
+            assert list(breaking_changes(old, new, steps)) == []
 
 
 @pytest.mark.parametrize("version", available_versions())
