@@ -39,6 +39,8 @@ RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
  && rm -rf /var/lib/apt/lists/*
 
+# The two stages above; hadolint takes them for an image without a tag.
+# hadolint ignore=DL3006
 FROM runtime-${TORCH} AS runtime
 # Any user may write to the folders of runs and caches. The name is one that says nothing about anybody: logs are
 # scrubbed of the user's name.
@@ -51,7 +53,8 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
 COPY examples /work/examples
 
 # HOME exists for every --user. What programs keep goes to the cache volume, which is no `noexec` tmpfs: compiled
-# kernels are loaded from there. git reads trees that belong to the user outside.
+# kernels are loaded from there. git reads trees that belong to the user outside. DL3064 takes TOKENIZERS for a secret.
+# hadolint ignore=DL3064
 ENV PATH=/opt/kit/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
