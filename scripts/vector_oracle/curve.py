@@ -58,7 +58,7 @@ class Curve:
         times = [t for t, _ in self.rows]
         ticks: list[Fraction] = []
         for a, b in pairwise(times):
-            count = (2 * (b - a) + period) // (2 * period) - 1
+            count = (2 * (b - a) + period) // (2 * period) - 1 if 2 * (b - a) > 3 * period else 0
             ticks += [a + Fraction(k * (b - a), count + 1) for k in range(1, count + 1)]
         span = (max(end, times[-1]) - min(start, times[0])) // period + 2
         ticks += [Fraction(times[0] - k * period) for k in range(1, span)]

@@ -231,5 +231,12 @@ def _order() -> Family:
         "Not by UTF-16 units, as canonical JSON orders keys.",
         ("zone", "string", ["\U0001f600", "\ufb33"]),
     )
+    add(
+        "null-text-first",
+        "A null text comes before every text.",
+        ("zone", "string", [None, "", "a"]),
+        flags=("NullsLast",),
+    )
+    add("null-text-last", "And not after.", ("zone", "string", ["", "a", None]), flags=("NullsLast",))
     add("one-row", "One row is in order.", ("stage_uid", "int64", [7]))
     return family

@@ -168,6 +168,30 @@ def _gaps() -> Family:
         show=every,
     )
     add(
+        "uneven-misses",
+        "Ticks that left no row are counted by rounding: 1.3 s lack two, 0.75 s none, 0.750001 s one.",
+        [0, 1_300_000, 2_050_000, 2_800_001, 3_300_001],
+        [200_000, 210_000, 220_000, 230_000, 240_000],
+        0,
+        3_300_001,
+        "LeftRiemann",
+        "GapsHidden",
+        "GapsDropped",
+        show=every,
+    )
+    add(
+        "missed-by-the-window",
+        "A tick that is missing belongs to the window that it would have stood in.",
+        [0, 500_000, 2_000_000, 2_500_000],
+        [200_000] * 4,
+        1_200_000,
+        2_500_000,
+        "GapsHidden",
+        "GapsDropped",
+        "EdgesCut",
+        show=every,
+    )
+    add(
         "one-missed-tick",
         "One tick missed: 1 s between samples, counted, no gap.",
         [0, 500_000, 1_500_000, 2_000_000],

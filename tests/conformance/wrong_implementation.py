@@ -111,7 +111,7 @@ def missed(rows, start, end, period):
     if not times:
         return int(end - start) // period
     for a, b in pairwise(times):
-        holes = math.floor((b - a) / period + 0.5) - 1
+        holes = math.floor((b - a) / period + 0.5) - 1 if (b - a) > 1.5 * period else 0
         count += sum(start <= a + k * (b - a) / (holes + 1) < end for k in range(1, holes + 1))
     t = times[0] - period
     while t >= start:
