@@ -31,6 +31,7 @@ _MARGIN_US = 40.0  # of an expectation: what a read itself takes
 _JITTER_DECAY = 0.98  # a tick; it takes fifty quiet ones to trust a counter again
 _DRIFT = 1e-6  # by how much the card's clock and ours may drift apart
 _MAX_SEEN = 16
+_INTERPOLATIONS = 5  # reads until one lies clear of the ticks
 _MAX_WINDOW_US = 3_000.0  # an expectation vaguer than this is no better than looking all the time
 
 
@@ -354,16 +355,24 @@ def interpolated(
     """A boundary at this very moment: the last tick's counter value plus INSTANT power times the time since.
 
     Not waiting costs certainty: the uncertainty covers the whole time since the last tick. Where the tick
-    times or the power are not known the counter is taken as it stands, up to a whole refresh old.
+    times or the power are not known, or every read lies at a tick, the counter is taken as it stands, up to a
+    whole refresh old.
     """
-    energy = source.read_energy()
-    now = _now_us()
     period = model.period_us or 100_000.0
-    expected = model.expect(now)
     power = power_mw if power_mw is not None else average_mw
-    if expected is None or power is None:
-        return Tick(source.index, round(now), round(period), energy, "immediate")
-    age, slack = max(0.0, now - (expected[0] - period)), expected[1]
-    if energy is not None:
-        energy += round(power * age / 1e6)
-    return Tick(source.index, round(now), round(max(slack, age / 2)), energy, "interpolated")
+    for _ in range(_INTERPOLATIONS):
+        before = _now_us()
+        energy = source.read_energy()
+        after = _now_us()
+        now, expected = (before + after) / 2, model.expect(before)
+        if expected is None or power is None:
+            break
+        next_us, slack = expected
+        age = now - (next_us - period)
+        # A value from around a tick, or from a read that lasted over one, could be the older or the newer.
+        if before - (next_us - period) > slack and after < next_us - slack:
+            if energy is not None:
+                energy += round(power * age / 1e6)
+            return Tick(source.index, round(now), round(max(slack, age / 2)), energy, "interpolated")
+        time.sleep(min(2 * slack, 2_000.0) / 1e6)
+    return Tick(source.index, round(after), round(period + after - before), energy, "immediate")

@@ -275,5 +275,28 @@ def test_interpolation_adds_the_power_since_the_last_tick() -> None:
     assert interpolated(source, model, 400_000, None).energy_mj is None
 
 
+@pytest.mark.parametrize("late_us", [None, 0.0, 20.0])
+def test_an_interpolation_is_not_fooled_by_a_tick_beside_its_read(late_us: float | None) -> None:
+    """The reader loses the processor over a tick, or comes just as one does: a refresh is at stake."""
+
+    class Preempted(Clocked):
+        def read_energy(self) -> int | None:
+            value = super().read_energy()
+            if late_us is None and len(self.reads) == 1:
+                time.sleep(0.02)
+            return None if value is None else 1000 * value
+
+    phase = time.monotonic_ns() / 1000 + (15_000 if late_us is None else 30_000)
+    source = Preempted(0, 50_000, phase_us=phase % 50_000)
+    model = taught([phase - 550_000 + 50_000 * k for k in range(11)])
+    while late_us is not None and time.monotonic_ns() / 1000 < phase + late_us:
+        pass
+    reading = interpolated(source, model, 20_000, None)  # 20 W are 1000 mJ a refresh
+    assert reading.energy_mj is not None
+    true_mj = 1000 * (reading.mono_us - source.phase_us) / 50_000
+    # The uncertainty in time, at 20 W; and what a tick's own place is known to.
+    assert abs(reading.energy_mj - true_mj) <= 0.02 * (reading.uncertainty_us + 200)
+
+
 def test_constants_are_in_order() -> None:
     assert ticks.NO_TICK_US > 200_000
