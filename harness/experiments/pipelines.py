@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,13 @@ class Layout:
     Args:
         root: The folder.
         assets: Asset to the folder it was fetched into; empty where models and data are made here.
+        revisions: Asset to its locked commit. It names weights that were verified when they were fetched, so
+            that no stage reads 64 GB again to know its teacher.
     """
 
     root: Path
     assets: Mapping[str, Path]
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def pipeline(self, run: str) -> Path:
         """The pipeline file of a run."""
@@ -97,6 +100,7 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
     else:
         teacher = str(layout.assets[profile.teacher])
     tokenizer = _tokenizer(profile, layout, work + "models/tokenizer")
+    revision = layout.revisions.get(profile.teacher)
     stages.append(
         _stage(
             "preprocess",
@@ -114,6 +118,7 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
                 "teacher_logits",
                 {
                     "teacher": teacher,
+                    "teacher_revision": revision,
                     "dataset": work + "dataset",
                     # Those of the sweep in any case: the cache stays the same when the sweep follows.
                     "temperatures": sorted({1.0, 2.0, 4.0, *temperatures}),
@@ -130,7 +135,12 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
             "evaluate-teacher",
             # The paper's totals charge nobody for scoring the teacher.
             "x-evaluate_teacher",
-            {"model": teacher, "dataset": work + "dataset", **profile.settings("evaluate")},
+            {
+                "model": teacher,
+                "model_revision": revision,
+                "dataset": work + "dataset",
+                **profile.settings("evaluate"),
+            },
             inputs={"model": teacher, "dataset": work + "dataset"},
             out=work + "teacher-scores",
             program="evaluate",
@@ -220,6 +230,7 @@ def _synthetic(
         "teacher_generate",
         {
             "teacher": teacher,
+            "teacher_revision": layout.revisions.get(profile.teacher),
             "dataset": work + "dataset",
             "prompts": scaled.prompts,
             "max_new_tokens": scaled.max_new_tokens,

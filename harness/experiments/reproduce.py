@@ -75,12 +75,17 @@ def layout_of(request: Request) -> Layout:
     Raises:
         KitError: An asset is missing; the message names the command that fetches it.
     """
+    from harness.fetch.lockfile import load_lock
     from harness.fetch.require import require_target
 
-    assets = {}
-    if request.profile.kind == "assets":
-        assets = require_target(request.name, request.profile.name)
-    return Layout(request.out.absolute(), assets)
+    if request.profile.kind == "generated":
+        return Layout(request.out.absolute(), {})
+    lock = load_lock()
+    assets = require_target(request.name, request.profile.name, lock=lock)
+    revisions = {
+        name: asset.revision for name, asset in lock.needed_by(request.name, request.profile.name).items()
+    }
+    return Layout(request.out.absolute(), assets, revisions)
 
 
 def completed_runs(request: Request) -> set[str]:

@@ -51,7 +51,7 @@ def layout_for(profile: Profile, root: Path) -> Layout:
     assets = {name: root / "assets" / name for name in names}
     for folder in assets.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return Layout(root, assets)
+    return Layout(root, assets, {name: f"commit-of-{name}" for name in assets})
 
 
 def test_the_main_grid_is_three_by_three() -> None:
@@ -94,6 +94,13 @@ def test_profiles_give_every_stage_settings_it_knows(name: str, tmp_path: Path) 
             module = importlib.import_module(f"harness.distill.{program}")
             known = {field.name for field in fields_of(getattr(module, CONFIGURATIONS[program]))}
             assert {word[2:] for word in words[3::2]} <= known, stage["name"]
+            # Fetched weights are named by their commit: nothing reads 64 GB to name them.
+            given = dict(zip(words[3::2], words[4::2], strict=True))
+            teacher = f"commit-of-{profile.teacher}" if profile.kind == "assets" else None
+            if "--teacher" in given:
+                assert given.get("--teacher_revision") == teacher
+            if stage["name"] == "evaluate-teacher":
+                assert given.get("--model_revision") == teacher
 
 
 def test_regimes_differ_in_the_regime_alone() -> None:
