@@ -14,9 +14,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.spec import Column, load_protocol
+if TYPE_CHECKING:
+    from harness.spec import Column
 
 KEY = ("subject", "benchmark", "metric", "filter")
 """What names a score within a stage."""
@@ -222,6 +223,9 @@ def _complete_counts(row: dict[str, Any]) -> None:
 
 @cache
 def _columns() -> dict[str, Column]:
+    # Here, because most stages score nothing and the protocol's models take a moment to import.
+    from harness.spec import load_protocol
+
     return {column.name: column for column in load_protocol().tables["evals"].columns}
 
 
