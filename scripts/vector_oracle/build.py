@@ -66,6 +66,10 @@ FLAGS: dict[str, tuple[str, str]] = {
         "a fall of a RAPL counter is not undone",
         "each wrap takes the whole range away, 65 to 262 kJ",
     ),
+    "FallIsWrap": (
+        "every fall of a RAPL counter is taken for a wrap",
+        "a counter that was reset adds its whole range, up to 262 kJ",
+    ),
     "SumBeforeUnwrap": (
         "counters of several packages are added and the sum is unwrapped",
         "a wrap of one package is undone by the wrong range",

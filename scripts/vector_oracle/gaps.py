@@ -167,6 +167,26 @@ def _gaps() -> Family:
         "NullAsZero",
         show=every,
     )
+    for name, text, start in (
+        (
+            "long-after",
+            "A window long after the last sample: a gap, and the ticks that it lacks itself.",
+            8_200_000,
+        ),
+        ("long-before", "A window long before the first one.", 400_000),
+    ):
+        add(
+            name,
+            text,
+            [5_000_000, 5_500_000, 6_000_000],
+            [300_000, 310_000, 320_000],
+            start,
+            start + 2_000_000,
+            "GapsHidden",
+            "GapsDropped",
+            "EdgesCut",
+            show=every,
+        )
     add(
         "uneven-misses",
         "Ticks that left no row are counted by rounding: 1.3 s lack two, 0.75 s none, 0.750001 s one.",

@@ -218,6 +218,22 @@ def _rapl() -> Family:
         "A counter that never wraps fell: it was reset. The mean rate of the rest, 200 W, bridges the step.",
         "NoUnwrap",
     )
+    again = [10**9 + 200 * t if t <= 1_500_000 else 200 * (t - 1_500_000) for t in mono]
+    family.valid(
+        "reset-not-a-wrap",
+        "4.3",
+        "zone_energy",
+        {
+            "part": "cpu",
+            "zones": [zone("package-0", again)],
+            "mono_start_us": 500_000,
+            "mono_end_us": 3_500_000,
+        },
+        {"energy_j": Fraction(600), "method": "rapl", "faults": ["rapl_reset"]},
+        "As a wrap this fall would be 261 kJ in half a second, more than 1000 W: it was a reset.",
+        "NoUnwrap",
+        "FallIsWrap",
+    )
     slow = [0, 400_000_000]
     given = {
         "part": "cpu",

@@ -277,7 +277,8 @@ def _unwrap(zone, start, end, faults):
         step = v1 - v0
         if step < 0 and not wrong("NoUnwrap"):
             undone = None if wrap is None else step + wrap
-            step = undone if undone is not None and 0 <= undone <= (t1 - t0 + 1_000) * 1_000 else None
+            fits = undone is not None and 0 <= undone <= (t1 - t0 + 1_000) * 1_000
+            step = undone if fits or wrong("FallIsWrap") else None
         if step is not None and wrap and (t1 - t0) * 1_000 - step > wrap and t0 < end and t1 > start:
             faults.add("rapl_wrap_ambiguous")
         steps.append((t1 - t0, step))
