@@ -109,6 +109,7 @@ def stage_rows(
             recorded.add("mig")
         window = (min([*starts, first.mono_us]), max([*finishes, last.mono_us]))
         recorded |= {flag for s, at, flag in noticed if s == session and window[0] <= at <= window[1]}
+        begin, finish = min(starts, default=first.mono_us), max(finishes, default=last.mono_us)
         rows.append(
             {
                 "stage_uid": uid,
@@ -120,10 +121,11 @@ def stage_rows(
                 "node_id": NODE,
                 "session": session,
                 "clock_id": clock_ids.get(session, "unknown"),
-                "t_start_us": first.t_us,
-                "t_end_us": last.t_us,
-                "mono_start_us": min(starts, default=first.mono_us),
-                "mono_end_us": max(finishes, default=last.mono_us),
+                # UTC of the billed window itself: a lost card's begins where it was last read.
+                "t_start_us": first.t_us + begin - first.mono_us,
+                "t_end_us": last.t_us + finish - last.mono_us,
+                "mono_start_us": begin,
+                "mono_end_us": finish,
                 "work_start_us": record["work_start_us"],
                 "work_end_us": end["work_end_us"] if end is not None else last.mono_us,
                 "boundary_start": start_number,

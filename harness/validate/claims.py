@@ -84,8 +84,12 @@ def tokens_under_the_roof(ctx: Context) -> Iterator[Hit]:
             yield Hit(STAGES, observed, expected, (number,), row["gpu_energy_j"])
     if unknown:
         ctx.notes.append(
-            f"tokens/s against the FLOP roof not checked: size unknown of {', '.join(sorted(unknown))}"
+            f"tokens/s against the FLOP roof not checked: size unknown of {_listed(sorted(unknown))}"
         )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @rule("W331")

@@ -24,7 +24,7 @@ BINARY = frozenset(
 """Metrics of which an item is either right or wrong."""
 
 MEAN_REL = 1e-9
-STDERR_REL = 0.01
+STDERR_REL = 1e-6
 
 
 def _named(row: dict[str, Any]) -> str:
@@ -111,11 +111,11 @@ def errors_recomputed(ctx: Context) -> Iterator[Hit]:
     """A standard error is that of its items, and none is larger than the score's bounds allow."""
     for number, row in enumerate(ctx.evals):
         stderr, n = row["stderr"], row["n_scored"]
+        items = ctx.item_sums.get(_key(row))
         if stderr is None or n < 2 or row["aggregation"] != "mean":
             if stderr is not None and stderr < 0:
                 yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", "0 or more, or null", (number,))
             continue
-        items = ctx.item_sums.get(_key(row))
         room = max(0.0, (row["score_max"] - row["score"]) * (row["score"] - row["score_min"]))
         # Anything in [low, high] with mean m varies by (high - m)(m - low) at most; right or wrong does.
         most = math.sqrt(room / (n - 1))
@@ -131,6 +131,21 @@ def errors_recomputed(ctx: Context) -> Iterator[Hit]:
             near, expected = 0 <= stderr <= most * 1.000001, f"at most {most:.6g}, by the score's bounds"
         if not near:
             yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", expected, (number,))
+
+
+@rule("W239")
+def errors_stated(ctx: Context) -> Iterator[Hit]:
+    """A mean over two items or more states its standard error."""
+    for number, row in enumerate(ctx.evals):
+        items = ctx.item_sums.get(_key(row))
+        if (
+            row["stderr"] is None
+            and row["aggregation"] == "mean"
+            and items is not None
+            and items["scored"] > 1
+        ):
+            own = items["stddev"] / math.sqrt(items["scored"] - 1)
+            yield Hit(EVALS, f"{_named(row)}: stderr is null", f"{own:.6g}, from its items", (number,))
 
 
 @rule("E235")

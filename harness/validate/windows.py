@@ -46,6 +46,8 @@ def clocks_measure_alike(ctx: Context) -> Iterator[Hit]:
     stepped = {row["session"] for row in ctx.events if row["kind"] == "clock_step"}
     stepped |= {facts.key.session for facts in ctx.facts.series if facts.steps}
     for number, row in enumerate(ctx.stages):
+        if row["stage"] == UNATTRIBUTED:
+            continue  # derived (E238)
         utc, mono = row["t_end_us"] - row["t_start_us"], row["mono_end_us"] - row["mono_start_us"]
         if row["session"] not in stepped and abs(utc - mono) >= limit:
             observed = f"{ctx.named(row)}: {utc / 1e6:.3f} s by UTC"

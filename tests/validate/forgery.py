@@ -32,7 +32,16 @@ UTC_SLACK_US = 500_000
 """A time of day has no interval of its own; below this the protocol calls two clocks one (3.2)."""
 
 _NOT_FIGURES = ("differences", "rows_missing_or_extra", "notes", "hardware", "labels", "flags", "boundary")
-_FOLLOW = ("share_of_it_energy", "gpu_sensor_half_width_j", "stage_uid", "session", "attempt", "parent_uid")
+_FOLLOW = (
+    "score_min",
+    "score_max",
+    "share_of_it_energy",
+    "gpu_sensor_half_width_j",
+    "stage_uid",
+    "session",
+    "attempt",
+    "parent_uid",
+)
 """Left out: remarks, names of things, and what is a quotient or share of other figures in the list."""
 
 Figures = dict[str, tuple[float | None, float]]
