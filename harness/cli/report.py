@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     help="Run that trains the same student directly: N* and which of the two is better.",
 )
 @click.option(
+    "--serving",
+    metavar="J J",
+    nargs=2,
+    type=click.FloatRange(0),
+    help="With --against: joules per served token of that run's model and of this one's, for T*.",
+)
+@click.option(
     "--reference-tokens", metavar="N", type=click.IntRange(1), help="Denominator for J/token of the run."
 )
 def cmd(
@@ -47,6 +54,7 @@ def cmd(
     region: str | None,
     amortize: int | None,
     against: Path | None,
+    serving: tuple[float, float] | None,
     reference_tokens: int | None,
 ) -> None:
     """Show where the joules of the run in DIR went, stage by stage.
@@ -59,10 +67,12 @@ def cmd(
     from harness.report.against import against as set_against
     from harness.report.model import Options, build
 
+    if serving and against is None:
+        raise click.UsageError("--serving needs --against")
     value, factor = _pue(pue)
     report = build(folder, Options(value, region, amortize, reference_tokens, factor))
     if against is not None:
-        report = replace(report, against=set_against(report, build(against)))
+        report = replace(report, against=set_against(report, build(against), serving))
     if form == "text":
         from rich.console import Console
 

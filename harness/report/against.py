@@ -1,4 +1,4 @@
-"""A distilled run against direct training of the same student: N*, how sensitive it is, and ties."""
+"""A distilled run against direct training of the same student: N*, T*, how sensitive they are, and ties."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.accounting import BreakEven, Interval, ParetoPoint, break_even, pareto_frontier
+from harness.accounting import (
+    BreakEven,
+    Interval,
+    ParetoPoint,
+    break_even,
+    pareto_frontier,
+    serving_break_even,
+)
 from harness.accounting.amortize import student_sensitivity
 from harness.accounting.figures import break_even_text, printable
 
@@ -28,6 +35,7 @@ class Against:
         theirs: likewise.
         even: N* of this run's teacher with the other run as direct training.
         moved: the same if both students' energies were known to `STUDENT_REL` only.
+        serving: T*, the tokens to be served until what this run cost more has paid; None when not asked for.
         verdict: which run is better in energy, or in energy and Q where both have it; or a tie.
         doubts: why the two figures should not be set against each other.
     """
@@ -38,16 +46,18 @@ class Against:
     theirs: Interval | None
     even: BreakEven
     moved: BreakEven
+    serving: BreakEven | None
     verdict: str
     doubts: Sequence[str] = ()
 
 
-def against(report: RunReport, other: RunReport) -> Against:
+def against(report: RunReport, other: RunReport, serving: tuple[float, float] | None = None) -> Against:
     """Set a run against direct training of the same student.
 
     Args:
         report: the run that uses a teacher's output.
         other: the run that trains directly.
+        serving: joules per served token of the other run's model and of this one's, for T*.
     """
     teacher = _sum(report.totals.teacher, report.inherited)
     students = other.totals.by_kind.get("student_train"), report.totals.by_kind.get("student_train")
@@ -59,6 +69,7 @@ def against(report: RunReport, other: RunReport) -> Against:
         theirs=theirs,
         even=break_even(teacher, *students),
         moved=student_sensitivity(teacher, *students, STUDENT_REL),
+        serving=None if serving is None else _serving(ours, theirs, serving),
         verdict=_verdict(report, other, ours, theirs),
         doubts=_doubts(report, other),
     )
@@ -67,6 +78,11 @@ def against(report: RunReport, other: RunReport) -> Against:
 def _sum(one: Interval | None, other: Interval | None) -> Interval | None:
     known = [energy for energy in (one, other) if energy is not None]
     return known[0] + known[1] if len(known) == 2 else known[0] if known else None
+
+
+def _serving(ours: Interval | None, theirs: Interval | None, joules: tuple[float, float]) -> BreakEven:
+    extra = None if ours is None or theirs is None else ours - theirs
+    return serving_break_even(extra, *map(Interval.exact, joules))
 
 
 def _verdict(report: RunReport, other: RunReport, ours: Interval | None, theirs: Interval | None) -> str:
@@ -108,10 +124,14 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
 
 def against_lines(found: Against) -> list[tuple[str, str]]:
     """(name, figure) for the summary."""
-    return [
+    lines = [
         ("against", f"{found.name}: {found.verdict}"),
         ("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"),
     ]
+    if found.serving is not None:
+        text = f"{break_even_text(found.serving)} served tokens until this run's extra energy is saved"
+        lines.append(("T*", text))
+    return lines
 
 
 def against_notes(found: Against) -> list[str]:

@@ -64,15 +64,15 @@ def bounds(name: str, energy: Interval | None) -> dict[str, float | None]:
     return {name: energy.best, f"{name}_low": energy.low, f"{name}_high": high}
 
 
-def break_even_dict(even: BreakEven) -> dict[str, Any]:
-    """N* with its case and interval; null for infinity."""
+def break_even_dict(even: BreakEven, what: str = "reuses") -> dict[str, Any]:
+    """N* or T* with its case and interval; null for infinity."""
     low, high = (x if math.isfinite(x) else None for x in (even.low, even.high))
     return {
         "case": even.case,
-        "reuses": even.ratio,
-        "reuses_whole": even.whole,
-        "reuses_low": low,
-        "reuses_high": high,
+        what: even.ratio,
+        f"{what}_whole": even.whole,
+        f"{what}_low": low,
+        f"{what}_high": high,
         "resolved": even.resolved,
     }
 
@@ -157,7 +157,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     ]
     out["against"] = None
     if report.against is not None:
-        even, moved = report.against.even, report.against.moved
+        even, moved, serving = report.against.even, report.against.moved, report.against.serving
         out["against"] = {
             "name": report.against.name,
             "run_id": report.against.run_id,
@@ -166,6 +166,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             "verdict": report.against.verdict,
             "doubts": list(report.against.doubts),
             "break_even": break_even_dict(even),
+            "serving_tokens": None if serving is None else break_even_dict(serving, "tokens"),
             "break_even_if_students_known_to_3_percent": break_even_dict(moved),
         }
     out["reuse"] = None

@@ -260,6 +260,21 @@ def test_against_direct_training(tmp_path):
     assert alone["against"] is None
 
 
+def test_tokens_until_a_dearer_training_has_paid(tmp_path):
+    kd, sft = distilled_and_direct(tmp_path, (520, 520))
+    runner = CliRunner()
+    shown = " ".join(
+        runner.invoke(cmd, [str(kd), "--against", str(sft), "--serving", "0.9", "0.4"]).output.split()
+    )
+    # The teacher's 50 s at 440 W instead of 80 W of idle: 18 kJ more, half a joule less a token.
+    assert "T* 36000" in shown
+    assert "served tokens until this run's extra energy is saved" in shown
+    arguments = [str(kd), "--against", str(sft), "--serving", "0.4", "0.9", "--format", "json"]
+    never = json.loads(runner.invoke(cmd, arguments).output)["against"]["serving_tokens"]
+    assert (never["case"], never["tokens"]) == ("never", None)
+    assert runner.invoke(cmd, [str(kd), "--serving", "0.9", "0.4"]).exit_code == 2
+
+
 def test_against_says_never_tie_and_what_is_not_comparable(tmp_path):
     kd, sft = distilled_and_direct(tmp_path, (630, 520))
     found = against(build(kd), build(sft))
