@@ -253,7 +253,7 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     whole = report.totals.it
     if whole is None:
-        return [("IT energy", "unknown: nothing was measured")]
+        return [("IT energy", "unknown: nothing was measured"), *score_lines(report.scores)]
     found.append(("IT energy", f"{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
         if part.interval is not None:

@@ -19,6 +19,7 @@ from harness.validate.registry import rule
 from harness.validate.tokens import COUNTS, reported_tokens
 
 STAGES = "stages.parquet"
+HELD_OUT = "heldout"
 
 
 def class_key(ctx: Context) -> dict[str, Any]:
@@ -67,9 +68,11 @@ def _cpu_method(ctx: Context) -> list[str]:
 
 
 def _suites(ctx: Context) -> list[str] | None:
-    """Suites with their judges: never rank across judges."""
+    """Suites with their judges: never rank across judges. A held-out loss is of no suite (4.8)."""
     suites = {
-        row["suite"] + (f" judged by {row['judge_id']}" if row["judge_id"] else "") for row in ctx.evals
+        row["suite"] + (f" judged by {row['judge_id']}" if row["judge_id"] else "")
+        for row in ctx.evals
+        if row["suite"] != HELD_OUT
     }
     return sorted(suites) or None
 

@@ -15,6 +15,7 @@ from harness.accounting.counter import STUCK_J, STUCK_US
 from harness.accounting.error_model import RANDOM_GAPS
 from harness.accounting.processor import ESTIMATE_HIGH
 from harness.accounting.rapl import ZONE_MAX_W
+from harness.audit.reports import parse_report
 from harness.conformance import run_vector
 from harness.spec import load_protocol, protocol_root
 from tests.protocol import text
@@ -82,6 +83,14 @@ def test_an_example_that_is_not_true_is_noticed() -> None:
     vector = next(v for v in text.vectors() if v["id"] == "doc-break-even")
     del vector["under"]
     assert run_vector({**vector, "expected": {**vector["expected"], "whole": 11}}).verdict == "fail"
+
+
+def test_lines_that_the_guide_shows_are_taken() -> None:
+    guide = (text.ROOT / "docs" / "pipeline_file.md").read_text(encoding="utf-8")
+    lines = re.findall(r'^\{"eval.*$', guide, re.MULTILINE)
+    reports = [parse_report(line.replace('"..."', f'"{"a" * 64}"').encode()) for line in lines]
+    assert [report.problem for report in reports] == [None, None]
+    assert reports[0].score is not None and reports[1].items is not None
 
 
 def test_links_lead_somewhere() -> None:

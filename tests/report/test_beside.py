@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness import Meter
 from harness.accounting.quality import Z95
 from harness.meter.scores import eval_row
 from harness.report.beside import idle_baseline, suite_scores
 from harness.report.formats import to_json
 from harness.report.model import build
-from harness.report.terminal import print_report
+from harness.report.terminal import print_report, summary_lines
 
 EXAMPLE = Path(__file__).parents[1] / "protocol" / "examples" / "1.0"
 
@@ -118,6 +119,15 @@ def test_a_report_shows_them_and_its_totals_do_not_change() -> None:
     stored = json.loads(to_json(report))
     assert stored["scores"][0]["student"][0]["score"] == 0.5 and stored["idle_baseline"] is None
     assert stored["totals"]["it_energy_j"] == report.totals.it.best  # type: ignore[union-attr]
+
+
+def test_scores_are_shown_where_nothing_was_metered(tmp_path: Path) -> None:
+    with Meter(tmp_path / "run", cpu="none", devices=[]) as meter, meter.stage("evaluate") as stage:
+        for subject, score in (("student", 30.0), ("teacher", 60.0)):
+            stage.add_eval("b", score, suite="s", metric="m", unit="percent", n_items=9, subject=subject)
+    shown = dict(summary_lines(build(tmp_path / "run")))
+    assert shown["IT energy"].startswith("unknown")
+    assert shown["s"] == "b m 30 % (teacher 60)" and shown["Q s"].startswith("0.500 over 1 benchmark")
 
 
 def test_a_migrated_bundle_is_derived_anew_and_not_compared() -> None:
