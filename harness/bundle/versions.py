@@ -51,12 +51,12 @@ def written_by(
     if answer == "warn":
         note = f"written by protocol {version}, read as {reader.version}: newer columns are ignored"
         return Written(reader, ()), [note]
-    written = load_protocol(version, root=root)
-    ours = ".".join(reader.version.split(".")[:2])
-    if written.version == reader.version:
+    theirs, ours = (".".join(text.split(".")[:2]) for text in (version, reader.version))
+    if theirs == ours:
         return Written(reader, ()), []
-    steps = steps_between(".".join(version.split(".")[:2]), ours, root=root) or ()
-    return Written(written, steps), [f"written by protocol {version}, read as {reader.version}"]
+    steps = steps_between(theirs, ours, root=root) or ()
+    note = f"written by protocol {version}, read as {reader.version}"
+    return Written(load_protocol(version, root=root), steps), [note]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

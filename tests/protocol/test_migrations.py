@@ -158,6 +158,42 @@ def test_the_new_version_is_a_minor_one_and_what_would_not_be_is_named(future: P
     assert changed("power", "temp_c", type="uint16", doc="Other words.") == []
 
 
+def test_a_newer_minor_version_is_read_without_what_is_new_in_it(tmp_path: Path) -> None:
+    old = load_protocol()
+    power, stages = old.tables["power"], old.tables["stages"]
+    wider = tuple(
+        c.model_copy(update={"type": "int64"}) if c.name == "power_mw" else c for c in power.columns
+    )
+    more = wider[-1].model_copy(update={"name": "fan_rpm", "field_id": 16, "clause": "5.2.16"})
+    kinds = stages.column("stage").model_copy(
+        update={"enum": (*(stages.column("stage").enum or ()), "distil")}
+    )
+    tables = {
+        **old.tables,
+        "power": power.model_copy(update={"columns": (*wider, more)}),
+        "stages": stages.model_copy(
+            update={"columns": tuple(kinds if c.name == "stage" else c for c in stages.columns)}
+        ),
+        "fans": power.model_copy(update={"table": "fans", "schema_id": "fans/1.1"}),
+    }
+    new = old.model_copy(update={"version": "1.1.0", "tables": tables})
+    assert list(breaking_changes(old, new)) == []
+    # A private attribute is copied with the rest; the schemas of the newer version are its own.
+    new._schemas = {}
+    write_small(tmp_path, new)
+    newer = Bundle.open(tmp_path, protocol=new)
+    assert newer.table("power").schema.field("power_mw").type == pa.int64() and newer.rows("fans") == 0
+    bundle = Bundle.open(tmp_path)
+    assert bundle.notes == ["written by protocol 1.1.0, read as 1.0.0: newer columns are ignored"]
+    assert bundle.protocol is old and bundle.written is old
+    table = bundle.table("power")
+    assert table.schema.equals(old.arrow_schema("power"))
+    assert table.to_pylist() == newer.table("power").drop_columns(["fan_rpm"]).to_pylist()
+    assert bundle.table("stages").to_pylist() == newer.table("stages").to_pylist()
+    with pytest.raises(KitError, match="no table 'fans'"):
+        bundle.table("fans")
+
+
 def test_experimental_and_deprecated_columns_may_be_missing(tmp_path: Path) -> None:
     writer = write_small(tmp_path / "run")
     protocol = writer.protocol
