@@ -36,11 +36,13 @@ demo: setup-train ## Reproduce Table 2 at pocket size here: nine students traine
 	@kit reproduce table2 --profile pocket --yes --out $(DEMO) $(ARGS) || { code=$$?; \
 	  echo "demo: stopped. Next: make demo goes on where it stopped; make demo DEMO=FOLDER begins anew"; exit $$code; }
 	@echo "demo: checking the ten logs against the protocol, each by itself and against the others"
-	@kit validate $(DEMO)/runs/*
+	@kit validate $(DEMO)/runs/* > $(DEMO)/validation.txt || { code=$$?; cat $(DEMO)/validation.txt; exit $$code; }
+	@grep ' holds' $(DEMO)/validation.txt
 	@printf '%s\n' "" \
 	  "demo: done. In $(DEMO):" \
 	  "  tables/table2.md       the measured table beside the published one; .csv and .json for programs" \
 	  "  tables/frontier.svg    energy against quality" \
+	  "  validation.txt         what was checked of every log, and the class it may be compared in" \
 	  "  runs/shared/           log of data and teacher; runs/sft-1b/ and so on: one log a student" \
 	  "  runs/*/work/, logs/    what the stages made and printed" \
 	  "Next:" \
