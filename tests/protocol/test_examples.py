@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from harness import Meter
 from harness.bundle import Bundle
 from harness.bundle.writer import conform
 from harness.spec import available_versions, load_protocol
@@ -74,6 +76,20 @@ def test_counts_are_the_sums_of_their_reports(version: str) -> None:
         if row[name] is not None
     }
     assert sums == counted and len(counted) >= 4
+
+
+def test_a_run_of_the_draft_can_be_resumed_and_is_of_this_version_then(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "0.9", tmp_path / "run")
+    before = Bundle.open(EXAMPLES / "0.9")
+    meter = Meter(tmp_path / "run", cpu="none", devices=[], resume=True)
+    with meter, meter.stage("judge") as stage:
+        stage.add_tokens(processed=3)
+    bundle = Bundle.open(tmp_path / "run")
+    assert bundle.manifest["protocol_version"] == load_protocol().version and bundle.notes == []
+    assert bundle.table("power").equals(before.table("power"))
+    kept = before.table("events").to_pylist()
+    assert bundle.table("events").to_pylist()[: len(kept)] == kept
+    assert [f for f in validate(tmp_path / "run").findings if f.severity == "error"] == []
 
 
 def test_what_the_draft_held_is_still_there() -> None:
