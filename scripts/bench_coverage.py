@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,13 +27,9 @@ def scale(outcome: Outcome) -> float:
     return abs(error) / half if half > 0 else np.inf
 
 
-def line(
-    name: str, run: Method, trials: int, refresh_us: int, least_s: float, most_s: float
-) -> list[Outcome]:
+def line(name: str, run: Method, seeds: range, **trial: Any) -> list[Outcome]:
     """Run a method and print its line."""
-    found = [
-        run(Trial(seed, refresh_us=refresh_us, least_s=least_s, most_s=most_s)) for seed in range(trials)
-    ]
+    found = [run(Trial(seed, **trial)) for seed in seeds]
     sides = np.array([outcome.side for outcome in found])
     relative = np.median([(o.high - o.low) / 2 / o.truth for o in found])
     factor = np.quantile([scale(outcome) for outcome in found], 0.95)
@@ -48,20 +45,26 @@ def main() -> int:
     """Entry point; 1 where a method or all together lie outside of 93 to 99 %."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial")
     parser.add_argument("--refresh-ms", type=int, default=100, help="of the counter and the power sensor")
     parser.add_argument("--least-s", type=float, default=1.0, help="shortest window")
     parser.add_argument("--most-s", type=float, default=60.0, help="longest window")
     options = parser.parse_args()
     print(f"{'method':32} {'inside':>8} {'below':>8} {'above':>8} {'half width':>11} {'factor':>8}")
+    seeds = range(options.seed, options.seed + options.trials)
+    trial = {
+        "refresh_us": 1000 * options.refresh_ms,
+        "least_s": options.least_s,
+        "most_s": options.most_s,
+    }
     shares, pooled = [], []
     for name, run in METHODS.items():
-        found = line(name, run, options.trials, 1000 * options.refresh_ms, options.least_s, options.most_s)
-        inside = [outcome.covered for outcome in found]
+        inside = [outcome.covered for outcome in line(name, run, seeds, **trial)]
         shares.append(np.mean(inside))
         pooled += inside
     print(f"{'all of these':32} {np.mean(pooled):8.1%}")
     for name, run in BOUNDED.items():
-        line(name + " (bound)", run, options.trials, 1000 * options.refresh_ms, 1.0, 60.0)
+        line(name + " (bound)", run, seeds, **trial)
     return int(not (min(shares) >= 0.93 and 0.93 <= np.mean(pooled) <= 0.99))
 
 
