@@ -236,7 +236,7 @@ class Podman(Engine):
         os.environ["CONTAINERS_CONF"] = str(configuration)
         stores = ["--root", str(self.folder / "store"), "--runroot", str(self.folder / "run")]
         self.cli = ["podman", *stores]
-        self.builder = ["buildah", *stores, "bud", "--format", "docker", "--layers"]
+        self.builder = ["buildah", *stores, "bud", "--format", "docker"]
         self.build_options = ("--isolation", "chroot", "--network", "host")
         self.made_cdi_folder = not self.cdi.parent.exists()
         self.cdi.parent.mkdir(parents=True, exist_ok=True)

@@ -146,11 +146,13 @@ def scan(tar: Path, sbom: Path) -> None:
 def same_packages_again(bench: Bench) -> None:
     """A second build of the same commit without any cache has the same packages."""
     again = bench.tag.rpartition(":")[0] + ":again"
-    options = (*bench.engine.build_options, "--no-cache")
-    if bench.engine.name == "podman":
-        options = tuple(option for option in options if option != "--layers")
     image.build(
-        bench.engine.builder, bench.torch, [again], base=bench.base, python=bench.python, options=options
+        bench.engine.builder,
+        bench.torch,
+        [again],
+        base=bench.base,
+        python=bench.python,
+        options=(*bench.engine.build_options, "--no-cache"),
     )
     tar, sbom = bench.work / "again.tar", bench.work / "again.cdx.json"
     bench.engine.save(again, tar)
