@@ -297,7 +297,8 @@ def _table_of(path: str) -> str:
 
 
 def _expect_names(file: pq.ParquetFile, path: Path, names: Sequence[str]) -> None:
-    lost = [name for name in names if name not in file.schema_arrow.names]
+    there = set(file.schema_arrow.names)  # made anew at every call
+    lost = [name for name in names if name not in there]
     if lost:
         raise KitError(f"column {lost[0]!r} is missing", where=str(path))
 

@@ -198,7 +198,7 @@ class Forger:
             moved = difference(self.figures, figures(folder))
         except Exception as error:
             moved = f"no report: {type(error).__name__}"
-        report = validate(folder, levels=(0, 1, 2, 3), threads=2)
+        report = validate(folder, levels=(0, 1, 2, 3), threads=1)
         return Outcome(edit, bool(moved), moved, tuple(dict.fromkeys(f.id for f in report.findings)))
 
     def trials(self, rng: np.random.Generator, count: int) -> Iterator[Outcome]:

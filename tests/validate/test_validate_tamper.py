@@ -45,14 +45,12 @@ def test_random_edits_are_caught(forger: Forger) -> None:
     assert len(targets) > 20
     outcomes = []
     for target in targets:
-        done = 0
-        while done < 2:
+        edit = None
+        while edit is None:
             edit = forger.edit(rng, target)
-            if edit is not None:
-                outcomes.append(forger.trial(edit))
-                done += 1
+        outcomes.append(forger.trial(edit))
     material = [outcome for outcome in outcomes if outcome.material]
-    assert len(material) >= 15
+    assert len(material) >= 10
     assert [str(outcome.edit) for outcome in material if not outcome.caught] == []
 
 
