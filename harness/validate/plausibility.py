@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from harness.accounting import UNATTRIBUTED
+from harness.accounting.rapl import ZONE_MAX_W, ZONE_REFRESH_US
 from harness.validate import claims, signals
 from harness.validate.context import Context
 from harness.validate.findings import Hit
@@ -21,6 +24,10 @@ __all__ = ["claims", "signals"]
 
 STAGES = "stages.parquet"
 POWER = "power.parquet"
+COUNTERS = "counters.parquet"
+
+RESTARTS = ("counter_reset", "sampler_lost", "x-codecarbon_lost", "gpu_lost")
+RESTART_FLAGS = frozenset({"counter_reset", "rapl_reset", "cpu_estimate_restarted"})
 
 OVER_SHARE = 0.001
 """Share of readings that may pass the limit: regulation follows the load by milliseconds."""
@@ -126,6 +133,38 @@ def boundaries_between_samples(ctx: Context) -> Iterator[Hit]:
             outside = max(low - value, value - high) / 1000
             observed = f"device {facts.key.device_id}, boundary {found.mark.boundary}: {value} mJ"
             yield Hit("counters.parquet", observed, f"{low} to {high} mJ, as power samples show", (), outside)
+
+
+@rule("E312")
+def zones_rise_slowly(ctx: Context) -> Iterator[Hit]:
+    """No counter is negative, and no RAPL zone counts faster than any machine could draw."""
+    for series in ctx.facts.counters:
+        name = f"{series.source} {series.zone or f'device {series.device_id}'}, session {series.session}"
+        good = series.valid
+        times, values = series.mono_us[good], series.value[good]
+        negative = np.flatnonzero(values < 0)
+        if negative.size:
+            observed = f"{name}: {int(values[negative[0]])} {series.unit}"
+            yield Hit(COUNTERS, observed, "0 or more", (), None, int(negative.size))
+        if series.source != "rapl" or values.shape[0] < 2:
+            continue
+        step, span = np.diff(values), np.diff(times) + ZONE_REFRESH_US
+        fast = np.flatnonzero(step > span * ZONE_MAX_W)
+        if fast.size:
+            joules = float((step[fast] - span[fast] * ZONE_MAX_W).sum()) / 1e6
+            observed = f"{name}: {step[fast[0]] / span[fast[0]]:.6g} W at mono_us {times[fast[0] + 1]}"
+            yield Hit(COUNTERS, observed, f"at most {ZONE_MAX_W:g} W", (), joules, int(fast.size))
+
+
+@rule("W313")
+def restarts_recorded(ctx: Context) -> Iterator[Hit]:
+    """A counter that starts again has an event that says why."""
+    explained = {e["session"] for e in ctx.events if e["kind"] in RESTARTS}
+    for number, row in enumerate(ctx.stages):
+        found = sorted(RESTART_FLAGS & set(row["flags"]))
+        if found and row["session"] not in explained:
+            observed = f"{ctx.named(row)}: {', '.join(found)}"
+            yield Hit(STAGES, observed, f"an event such as {RESTARTS[0]}", (number,), row["gpu_energy_j"])
 
 
 @rule("W306")

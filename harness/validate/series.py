@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from harness.accounting import Derivation, Plan, PowerSeries
+from harness.accounting import CounterSeries, Derivation, Plan, PowerSeries
 from harness.accounting.stages import DevicePart
 from harness.bundle import Bundle, SeriesKey
 from harness.bundle.digest import type_name
@@ -106,6 +106,7 @@ class Recomputation:
 
     derivation: Derivation
     series: list[SeriesFacts] = field(default_factory=list)
+    counters: list[CounterSeries] = field(default_factory=list)
 
 
 class _Buffer:
@@ -175,9 +176,10 @@ def recompute(bundle: Bundle, *, watch: Watch | None = None, threads: int = 2) -
     Raises:
         KitError: a table cannot be read, or power is not in key order.
     """
+    counters = counter_series(bundle.iter_batches("counters", encoded=True))
     plan = Plan(
         bundle.table("stages").to_pylist(),
-        counter_series(bundle.iter_batches("counters", encoded=True)),
+        counters,
         sampling_rules(bundle.protocol, bundle.manifest),
         device_limits(bundle.manifest, bundle.table("events", ["kind", "device_id", "detail"]).to_pylist()),
     )
@@ -225,7 +227,7 @@ def recompute(bundle: Bundle, *, watch: Watch | None = None, threads: int = 2) -
             running.append((buffer, pool.submit(account, buffer)))
         while running:
             collect()
-    return Recomputation(plan.finish(parts), facts)
+    return Recomputation(plan.finish(parts), facts, counters)
 
 
 def _pieces(bundle: Bundle, columns: tuple[str, ...]) -> Iterator[tuple[SeriesKey, pa.Table]]:

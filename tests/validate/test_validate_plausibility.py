@@ -14,6 +14,7 @@ import pytest
 from harness.validate import validate, validate_many
 from harness.validate.claims import peak_flops
 from tests.accounting.synthetic import Run, S, Stage, make_run
+from tests.validate.forgery import Edit, Forger
 from tests.validate.full_run import write_full
 from tests.validate.runs import fired, one
 from tests.validate.tamper import edit_manifest, edit_rows, rewrite, set_column
@@ -344,3 +345,17 @@ def test_a_fraction_among_percentages(
         lambda rows: [r for r in rows if r["benchmark"] != "adding" or r["subject"] != "student"],
     )
     assert ("W331" in fired(folder)) == suspect
+
+
+@pytest.mark.parametrize(("gpu", "zone", "rule"), [(True, "package-0", "E312"), (False, "cpu", "W313")])
+def test_one_reading_of_a_cpu_counter(tmp_path: Path, gpu: bool, zone: str, rule: str) -> None:
+    """A forger who also derives everything anew: the reading stands out of its own series."""
+    folder = write_full(tmp_path / "run", gpu=gpu)
+    forger = Forger(folder, tmp_path / "forged", rederive=True)
+    rows = forger.tables["counters"].to_pylist()
+    place = next(i for i, r in enumerate(rows) if r["zone"] == zone and r["boundary"] == 2)
+    value = rows[place]["value"]
+    outcome = forger.trial(Edit("counters", "value", (place,), "scale", value, value // 4))
+    assert outcome.material == gpu  # an estimate is good to a factor of two
+    assert rule in outcome.caught
+    assert "E203" not in outcome.caught
