@@ -89,9 +89,10 @@ class Engine(ABC):
             point = mount.split()[4].encode().decode("unicode_escape")
             if Path(point).is_relative_to(self.folder):
                 subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
-        for group in sorted(cgroups() - self.cgroups_before, key=lambda path: -len(path.parts)):
-            # Only empty groups can be removed; one that is in use is somebody else's.
-            subprocess.run(["rmdir", group], check=False, capture_output=True)
+        for group in cgroups() - self.cgroups_before:
+            for inner in sorted((group, *group.rglob("*/")), key=lambda path: -len(path.parts)):
+                # Only empty groups can be removed; one that is in use is somebody else's.
+                subprocess.run(["rmdir", inner], check=False, capture_output=True)
 
     def __call__(
         self, *words: str, check: bool = True, timeout: float = 300, merge: bool = True
@@ -133,13 +134,9 @@ class Engine(ABC):
 
 def cgroups() -> set[Path]:
     """Control groups that an engine makes and forgets to remove."""
-    names = ("docker", "libpod_parent", "buildkit")
-    return {
-        path
-        for root in ("*", "*/*")
-        for name in names
-        for path in Path("/sys/fs/cgroup").glob(f"{root}/{name}")
-    } | {path for name in names for path in Path("/sys/fs/cgroup").glob(name)}
+    root = Path("/sys/fs/cgroup")
+    patterns = [f"{above}{name}" for above in ("", "*/") for name in ("docker", "libpod_parent")]
+    return {path for pattern in patterns for path in root.glob(pattern)}
 
 
 class Docker(Engine):
