@@ -240,8 +240,10 @@ def windows_are_boundaries(ctx: Context) -> Iterator[Hit]:
                 at = times.get((*place, device, row[f"boundary_{side}"]))
                 if at is not None and at[0] != mono:
                     yield Hit(STAGES, f"{name}: device {device} {side}s at {mono}", f"{at[0]}", (number,))
+                # Holes begin at the earliest of several times; E238 holds them to their derivation.
                 if (
                     at is not None
+                    and row["stage"] != UNATTRIBUTED
                     and abs((row[f"t_{side}_us"] - row[f"mono_{side}_us"]) - (at[1] - at[0])) >= slack
                 ):
                     observed = f"{name}: t_{side}_us is {row[f't_{side}_us']}"
