@@ -37,6 +37,7 @@ EXTRA_IMPORTS = {
         "transformers",
         "vllm",
     },
+    "doctor": {"torch", "transformers"},
     "evaluation": {"datasets", "lm_eval", "safetensors", "tokenizers", "torch", "transformers", "vllm"},
     "fetch": {"httpx2", "huggingface_hub"},
 }
