@@ -37,7 +37,7 @@ EXTRA_IMPORTS = {
         "transformers",
         "vllm",
     },
-    "doctor": {"torch", "transformers"},
+    "doctor": {"safetensors", "torch", "transformers"},
     "evaluation": {"datasets", "lm_eval", "safetensors", "tokenizers", "torch", "transformers", "vllm"},
     "fetch": {"httpx2", "huggingface_hub"},
 }
