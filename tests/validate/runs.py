@@ -22,12 +22,12 @@ def small_run(**options: Any) -> Run:
 
 def fired(folder: Path, **options: Any) -> set[str]:
     """Ids of all findings."""
-    return {f.id for f in validate(folder, **options).findings}
+    return {f.id for f in validate(folder, **{"threads": 1, **options}).findings}
 
 
 def one(folder: Path, rule_id: str) -> Finding:
     """The finding of a rule that must have fired."""
-    found = [f for f in validate(folder).findings if f.id == rule_id]
+    found = [f for f in validate(folder, threads=1).findings if f.id == rule_id]
     assert found, f"{rule_id} did not fire: {fired(folder)}"
     return found[0]
 
