@@ -142,7 +142,8 @@ def test_selection_needs_what_it_leaves_out() -> None:
     assert len(found) == 1
     assert found[0].startswith("my.yaml:10:5: stages.cache.inputs: input ")
     assert found[0].endswith(
-        "is written by stage 'data', which is left out, and is not there yet. Run 'data' first."
+        "is written by stage 'data', which is left out, and is not there yet. Run 'data' first, "
+        "or go on with a run that has it: --resume."
     )
 
 

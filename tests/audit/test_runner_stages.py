@@ -266,7 +266,7 @@ os.remove(os.environ["KIT_EVENTS"])
 """
 _CUT = """
 for i in 1 2 3; do
-  echo "{\\"tokens_trained\\": $i}" > "$KIT_EVENTS"; sleep 0.6
+  echo "{\\"tokens_trained\\": $i}" > "$KIT_EVENTS"; sleep 1.5
 done
 """
 
