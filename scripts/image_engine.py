@@ -45,6 +45,7 @@ containerEdits:
 """
 CONTAINERS_CONF = """[containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+netns = "none"
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
