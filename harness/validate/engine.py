@@ -208,7 +208,8 @@ def _scan(ctx: Context, threads: int) -> None:
         table = ctx.written.tables.get(path.split("/")[0].removesuffix(".parquet"))
         if table is None:
             continue
-        facts, work = scan_file(ctx.folder, path, table, ctx.written)
+        newer = ctx.verdict == "warn"
+        facts, work = scan_file(ctx.folder, path, table, ctx.written, newer=newer)
         ctx.files.append(facts)
         jobs += [(facts.rows, job) for job in work]
     jobs.sort(key=lambda item: -item[0])

@@ -21,6 +21,7 @@ from harness.bundle.files import file_sha256, footer, open_parquet, read_groups
 from harness.bundle.order import KeyOrder
 from harness.errors import KitError
 from harness.spec import Column, Protocol, TableSpec
+from harness.spec.compat import WIDENINGS
 
 KEPT = 20
 """Row numbers kept per kind of fault."""
@@ -32,6 +33,7 @@ class ColumnFacts:
 
     Attributes:
         found_type: type in the file, by the protocol's names.
+        wanted_type: type it must have.
         null_rows: nulls in a column that may have none, as (count, first rows).
         bad_words: word -> (count, first rows) for words the protocol does not list.
         error: why the values could not be digested.
@@ -40,6 +42,7 @@ class ColumnFacts:
 
     name: str
     found_type: str
+    wanted_type: str
     nulls: int = 0
     null_rows: list[int] = field(default_factory=list)
     bad_words: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class FileFacts:
 
     Attributes:
         path: relative to the bundle.
+        newer: of a newer minor version.
         missing: not there.
         damaged: why it cannot be read, None if it can.
         order: (row, "unsorted" | "duplicate") of the first violation of the key order.
@@ -60,6 +64,7 @@ class FileFacts:
 
     path: str
     table: TableSpec
+    newer: bool = False
     missing: bool = False
     damaged: str | None = None
     sha256: str | None = None
@@ -73,7 +78,11 @@ class FileFacts:
 
     @property
     def logical_sha256(self) -> str | None:
-        """Logical digest; None where a column could not be digested."""
+        """Logical digest; None where a column could not be digested, or a newer version has columns that this
+        one does not know.
+        """
+        if self.newer and any(not name.startswith("x-") for name in self.unknown):
+            return None
         digests = [self.columns[c.name].digest for c in self.table.columns if c.name in self.columns]
         if len(digests) != len(self.table.columns) or self.damaged:
             return None
@@ -92,7 +101,7 @@ class FileFacts:
 
 
 def scan_file(
-    folder: Path, path: str, table: TableSpec, protocol: Protocol
+    folder: Path, path: str, table: TableSpec, protocol: Protocol, *, newer: bool = False
 ) -> tuple[FileFacts, list[Callable[[], None]]]:
     """Read the footer of a file now; the work on its bytes and columns is returned as jobs for a thread pool.
 
@@ -101,8 +110,9 @@ def scan_file(
         path: file relative to it, already known to lie inside.
         table: table the file is part of.
         protocol: protocol of the bundle.
+        newer: the bundle is of a newer minor version, which may have widened types and added columns (6.5).
     """
-    facts = FileFacts(path, table)
+    facts = FileFacts(path, table, newer=newer)
     full = folder / path
     if not full.is_file():
         facts.missing = True
@@ -128,12 +138,15 @@ def scan_file(
         return facts, jobs
     known = {c.name for c in table.columns}
     facts.unknown = [name for name in stored if name not in known]
-    facts.absent = [c.name for c in table.columns if c.name not in stored]
+    # No reader may require what may vanish in a minor version, or is no longer written (6.5).
+    facts.absent = [c.name for c in table.columns if c.name not in stored and c.stability == "stable"]
     strings = [c.name for c in table.columns if c.type == "string"]
     for column in table.columns:
         if column.name not in stored:
             continue
-        facts.columns[column.name] = ColumnFacts(column.name, stored[column.name])
+        found = stored[column.name]
+        widened = newer and (column.type, found) in WIDENINGS
+        facts.columns[column.name] = ColumnFacts(column.name, found, found if widened else column.type)
         job = _column_job(facts.columns[column.name], column, full, groups, strings)
         jobs.append(_guarded(facts, job))
     if not facts.absent:
@@ -166,8 +179,8 @@ def _column_job(
     facts: ColumnFacts, column: Column, full: Path, groups: int, strings: list[str]
 ) -> Callable[[], None]:
     def run() -> None:
-        same_type = facts.found_type == column.type
-        digest = ColumnDigest(column.name, column.type) if same_type else None
+        same_type = facts.found_type == facts.wanted_type
+        digest = ColumnDigest(column.name, facts.found_type) if same_type else None
         for row, table in _batches(full, groups, [column.name], strings):
             array = table.column(0)
             if array.null_count and not column.nullable:
@@ -205,7 +218,7 @@ def _check_words(facts: ColumnFacts, column: Column, array: pa.ChunkedArray, row
 
 
 def _check_order(facts: FileFacts, full: Path, groups: int, strings: list[str]) -> None:
-    wrong = [n for n in facts.table.key if facts.columns[n].found_type != facts.table.column(n).type]
+    wrong = [n for n in facts.table.key if facts.columns[n].found_type != facts.columns[n].wanted_type]
     if wrong:
         return
     order = KeyOrder(facts.table.key)

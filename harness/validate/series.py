@@ -23,6 +23,7 @@ from harness.bundle.digest import type_name
 from harness.bundle.files import open_parquet, read_groups
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
 from harness.errors import KitError
+from harness.spec.compat import WIDENINGS
 from harness.validate.signal import SignalFacts, look_at
 
 _KEY = ("node_id", "device_id", "session")
@@ -237,16 +238,31 @@ def _pieces(bundle: Bundle, columns: tuple[str, ...]) -> Iterator[tuple[SeriesKe
         file = open_parquet(path, dictionaries=["node_id"])
         stored = {f.name: type_name(f.type) for f in file.schema_arrow}
         for name in (*_KEY, *columns):
-            if stored.get(name) != spec.column(name).type:
+            wanted = spec.column(name).type
+            if stored.get(name) != wanted and (wanted, stored.get(name)) not in WIDENINGS:
                 raise KitError(
                     f"column {name!r} is {stored.get(name, 'missing')}",
                     where=str(path),
-                    expected=spec.column(name).type,
+                    expected=wanted,
                 )
         for group in range(file.num_row_groups):
             table = read_groups(file, path, [group], [*_KEY, *columns], threads=True).unify_dictionaries()
+            table = _narrowed(table, {n: t for n in columns if (t := spec.column(n).type) != stored[n]}, path)
             for key, start, stop in _runs(table, path):
                 yield key, table.slice(start, stop - start)
+
+
+def _narrowed(table: pa.Table, types: dict[str, str], path: Path) -> pa.Table:
+    """Columns that a newer minor version has widened (6.5), in the type of this one."""
+    for name, wanted in types.items():
+        at = table.schema.get_field_index(name)
+        try:
+            table = table.set_column(at, name, table.column(name).cast(pa.from_numpy_dtype(_TYPES[name])))
+        except pa.ArrowInvalid as error:
+            raise KitError(
+                f"column {name!r} does not fit: {error}", where=str(path), expected=wanted
+            ) from None
+    return table
 
 
 def _runs(table: pa.Table, path: Path) -> Iterator[tuple[SeriesKey, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +25,29 @@ def test_unknown_protocol(bundle, version):
 def test_newer_minor(bundle):
     edit_manifest(bundle, lambda m: m.update(protocol_version="1.7.0"))
     assert fired(bundle) == {"W102", "E104"}
+
+
+def test_what_a_newer_minor_version_adds_is_no_finding(bundle):
+    def widen(table):
+        power = table.column("power_mw").cast(pa.int64())
+        return table.set_column(table.schema.get_field_index("power_mw"), "power_mw", power)
+
+    def power_1_1(table):
+        return widen(table).append_column("fan_rpm", pa.array([1200] * table.num_rows, pa.int32()))
+
+    edit_manifest(bundle, lambda m: m.update(protocol_version="1.1.0"))
+    for name in [
+        e["path"].removesuffix(".parquet")
+        for e in json.loads((bundle / "manifest.json").read_bytes())["files"]
+    ]:
+        rewrite(bundle, name, power_1_1 if name == "power" else lambda table: table, protocol_version="1.1.0")
+    report = validate(bundle)
+    assert {f.id for f in report.findings} == {"W102"}
+    assert report.levels[2] == "passed"
+    # The same wider type is an error in a bundle of this version.
+    edit_manifest(bundle, lambda m: m.update(protocol_version="1.0.0"))
+    rewrite(bundle, "power", lambda table: table, protocol_version="1.0.0")
+    assert {"E106", "W107"} <= fired(bundle)
 
 
 def test_manifest_fields(bundle):
