@@ -57,10 +57,26 @@ def significant(
     if best == 0:
         return "0"
     half = 0.0 if low is None or high is None else max(best - low, high - best)
-    places = decimals(best, half, most)
-    if round(best, places) == 0:
-        places = -_exponent(best)
-    rounded = round(best, places)
+    return _ending_at(best, _places(best, half, most))
+
+
+def plus_minus(best: float, half_width: float) -> str:
+    """A number with half the width of its interval, both ending at the same place, such as `400 ± 400`; the
+    number alone where the width is less than its last digit.
+    """
+    places = _places(best, half_width, MOST_DIGITS) if best else decimals(half_width, half_width)
+    if round(half_width, places) == 0:
+        return _ending_at(best, places)
+    return f"{_ending_at(best, places)} ± {_ending_at(half_width, places)}"
+
+
+def _places(best: float, half_width: float, most: int) -> int:
+    places = decimals(best, half_width, most)
+    return -_exponent(best) if round(best, places) == 0 else places
+
+
+def _ending_at(value: float, places: int) -> str:
+    rounded = round(value, places)
     separator = "," if abs(rounded) >= 10_000 else ""
     return f"{rounded:{separator}.{max(0, places)}f}".replace(",", "\u202f")
 

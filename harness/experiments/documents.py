@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import Interval
-from harness.accounting.figures import J_PER_KWH, break_even_text, significant
+from harness.accounting.figures import J_PER_KWH, break_even_text, plus_minus, significant
 from harness.errors import KitError
 from harness.experiments.comparison import remarks
 from harness.experiments.frontier import frontier, svg
@@ -234,8 +234,7 @@ def figure(energy: Interval | None, scale: float) -> str:
         return NOT_AVAILABLE
     best, low, high = energy.best * scale, energy.low * scale, energy.high * scale
     half = max(best - low, high - best)
-    width = f" ± {significant(half, most=2)}" if half > 0 and math.isfinite(half) else ""
-    return f"{significant(best, low, high) if math.isfinite(half) else significant(best)}{width}"
+    return plus_minus(best, half) if 0 < half < math.inf else significant(best)
 
 
 def _sensitivity(results: Results) -> list[str]:

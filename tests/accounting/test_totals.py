@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.accounting import totals
-from harness.accounting.figures import duration, quantity, significant
+from harness.accounting.figures import duration, plus_minus, quantity, significant
 from harness.accounting.interval import Interval
 from harness.accounting.stages import Plan, Sampling
 from tests.accounting.synthetic import Stage, make_run
@@ -128,6 +128,21 @@ def test_sums_are_exact_in_millijoules(parts):
 )
 def test_digits_follow_the_interval(best, low, high, text):
     assert significant(best, low, high) == text
+
+
+@pytest.mark.parametrize(
+    ("best", "half", "text"),
+    [
+        (363.2, 361.0, "400 ± 400"),
+        (0.00431, 0.00428, "0.004 ± 0.004"),
+        (110.4, 109.9, "110 ± 110"),
+        (19_500_000.0, 0.031, "19\u202f500\u202f000"),
+        (1.2346, 0.0123, "1.235 ± 0.012"),
+        (3.0, 40.0, "3 ± 40"),
+    ],
+)
+def test_a_value_and_its_half_width_end_at_the_same_place(best: float, half: float, text: str) -> None:
+    assert plus_minus(best, half) == text
 
 
 def test_quantities_and_durations():
