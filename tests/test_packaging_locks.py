@@ -184,7 +184,7 @@ def test_lock_names_no_place(lock: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--index-url x", "    # from /opt/wheels", "a @ file://b", "a @ https://host/a.whl"]
+    "line", ["--index-url x", "    # from /srv/wheels", "a @ file://b", "a @ https://host/a.whl"]
 )
 def test_lock_script_refuses_a_place(line: str) -> None:
     check_clean = runpy.run_path(str(ROOT / "scripts" / "lock.py"))["check_clean"]
