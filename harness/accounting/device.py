@@ -170,14 +170,12 @@ class DeviceMeter:
         first, last = self._readings[start], self._readings[end]
         integral = self.integral(first.mono_us, last.mono_us)
         links = self._links[self._place[start] : self._place[end]]
-        whole = links[0] if len(links) == 1 else self._between(*self._by_time(start, end))
+        whole, method = self._whole(links, start, end)
         parts = [link.energy_mj for link in links]
         known = [p for p in parts if p is not None]
         energy = sum(known) if len(known) == len(parts) else None
-        method = whole.method if len(links) < 2 else worst_method([link.method for link in links])
         faults = self._faults(links, whole, integral, energy, start, end)
-        if method == "power_integral" and not self._limits.instant:
-            whole = replace(whole, boundary=self._of_means(whole.boundary, first, last))
+        whole = self._with_lag(whole, method, first, last)
         return DeviceEnergy(
             energy_mj=energy,
             counter_mj=None if method in ("power_integral", "absent") else energy,
@@ -198,8 +196,23 @@ class DeviceMeter:
         known = [p for p in parts if p is not None]
         if len(known) < len(parts):
             return None, NOTHING, NOTHING
-        whole = self._links[0] if len(parts) == 1 else self._between(self._order[0], self._order[-1])
+        start, end = self._order[0], self._order[-1]
+        whole, method = self._whole(self._links, start, end)
+        whole = self._with_lag(whole, method, self._readings[start], self._readings[end])
         return sum(known), whole.random, whole.bound
+
+    def _whole(self, links: Sequence[CounterEnergy], start: int, end: int) -> tuple[CounterEnergy, str]:
+        """A window measured as one, for its interval, and the method of its energy, the sum of its links."""
+        whole = links[0] if len(links) == 1 else self._between(*self._by_time(start, end))
+        return whole, whole.method if len(links) < 2 else worst_method([link.method for link in links])
+
+    def _with_lag(
+        self, whole: CounterEnergy, method: str, first: CounterReading, last: CounterReading
+    ) -> CounterEnergy:
+        """Its interval with what a sensor that shows means of 1 s moves across the two ends."""
+        if method != "power_integral" or self._limits.instant:
+            return whole
+        return replace(whole, boundary=self._of_means(whole.boundary, first, last))
 
     def _by_time(self, start: int, end: int) -> tuple[int, int]:
         return (start, end) if self._place[start] <= self._place[end] else (end, start)

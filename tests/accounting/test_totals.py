@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from harness.accounting import totals
 from harness.accounting.figures import duration, plus_minus, quantity, significant
 from harness.accounting.interval import Interval
+from harness.accounting.series import DeviceLimits
 from harness.accounting.stages import Plan, Sampling
 from tests.accounting.synthetic import Stage, make_run
 
@@ -104,6 +106,26 @@ def test_run_interval_is_tighter_than_the_sum_of_stages():
     assert tight.gpu.energy_j == loose.gpu.energy_j == pytest.approx(truth, abs=0.002)
     assert loose.gpu.interval.half_width > 10 * tight.gpu.interval.half_width
     assert tight.gpu.interval.low <= truth <= tight.gpu.interval.high
+
+
+def test_one_stage_from_end_to_end_is_known_as_well_as_its_run():
+    """A sensor of 1 s means lags a ramp: the run as one window has that error as much as the stage."""
+    run = make_run((Stage("train", "student_train", 1, 120, 300),), end_s=120, devices=1)
+    run.power["power_mw"] = np.linspace(80_000, 600_000, run.power["power_mw"].size).astype(np.int32)
+    run.power["energy_counter_mj_valid"][:] = False
+    for reading in run.counters:
+        reading["value"] = None
+    limits = {0: DeviceLimits(max_mw=700_000, instant=False)}
+    plan = Plan(run.stages, run.counter_series(), Sampling(), limits)
+    derivation = plan.finish([plan.measure(s) for s in run.power_series()])
+    (only,) = derivation.stages
+    (session,) = derivation.sessions
+    ends = only["gpu_energy_j_low"], only["gpu_energy_j_high"]
+    # The mean of a second shows the ramp half a second late: about (600 - 80) W x 0.55 s more was drawn.
+    assert ends[1] - only["gpu_energy_j"] > 250
+    assert (session.low_j, session.high_j) == pytest.approx(ends)
+    whole = totals.run_totals(derivation.stages, derivation.sessions).gpu.interval
+    assert (whole.low, whole.high) == pytest.approx(ends)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
