@@ -6,7 +6,7 @@ imports MODULE, says on the socket (a file descriptor of its own) that it is rea
 for every request: `python -m PROGRAM WORDS` without the seconds that its imports take. The stage is a child
 of the runner like any other: it is forked twice, and the runner, which adopts orphans, is its parent as soon
 as this process's own child has ended. It gets a session, environment and standard streams of its own before
-any of its code runs, and ends as an interpreter ends.
+the runner learns its number, and ends as an interpreter ends.
 
 Ends when the runner closes the socket or dies. `harness.audit.forks` is the other side.
 """
@@ -57,13 +57,13 @@ def serve(link: socket.socket, own_signals: dict[int, Any]) -> Program | None:
         if middle == 0:
             os.close(answers)
             middle = os.getpid()
-            stage = os.fork()
-            if stage:
-                os.write(answer, str(stage).encode())
+            if os.fork():
                 os._exit(0)
-            os.close(answer)
             link.close()
             _become(request, streams, middle, own_signals)
+            # Only now: a signal that the runner sends from here on reaches a session and handlers of its own.
+            os.write(answer, str(os.getpid()).encode())
+            os.close(answer)
             return Program(request["module"], request["words"])
         os.close(answer)
         for stream in streams:

@@ -149,6 +149,17 @@ def test_a_signal_ends_it_and_not_what_it_was_forked_from(
     assert run(forks, lab, "lab.ends", "5")[0] == 5
 
 
+def test_a_signal_reaches_it_from_the_moment_its_number_is_known(forks: Forks, lab: Path) -> None:
+    assert begin(forks, lab, "lab.ends") is None
+    argv = (sys.executable, "-m", "lab.ends", "wait")
+    for _ in range(10):
+        with StageProcess(argv, lab, environment(), lab / "out", lab / "err", forks) as stage:
+            status = Path(f"/proc/{stage.pgid}/status").read_text()
+            assert os.getsid(stage.pgid) == os.getpgid(stage.pgid) == stage.pgid
+            ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+            assert not ignored & 1 << (signal.SIGINT - 1)
+
+
 def test_its_cpu_time_is_its_own(forks: Forks, lab: Path) -> None:
     (lab / "lab/preload.py").write_text(BURN)
     assert begin(forks, lab, "lab.burn") is None
