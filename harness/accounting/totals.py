@@ -205,13 +205,27 @@ def sensor_term(energy: Interval, sensor_rel: float) -> float:
 
 
 def inherited_energy(artifacts: Iterable[Mapping[str, Any]]) -> Interval | None:
-    """Energy of consumed artifacts that another run paid for, each counted once; None if there are none.
+    """Energy of consumed artifacts that another run paid for, each counted once; None if there are none, or
+    if what one of them cost is unknown.
 
     Args:
         artifacts: rows of `artifacts`.
     """
+    rows = list(artifacts)
+    if unknown_origins(rows):
+        return None
     paid: dict[str, float] = {}
-    for row in artifacts:
+    for row in rows:
         if row["role"] == "consumed" and row.get("origin_energy_j") is not None:
             paid[str(row["artifact_id"])] = float(row["origin_energy_j"])
     return interval_total(Interval.exact(joules) for joules in paid.values()) if paid else None
+
+
+def unknown_origins(artifacts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of consumed artifacts that another run paid for without saying how much, in their order.
+
+    Args:
+        artifacts: rows of `artifacts`.
+    """
+    rows = [row for row in artifacts if row["role"] == "consumed" and row.get("origin_run_id") is not None]
+    return list(dict.fromkeys(str(row["name"]) for row in rows if row.get("origin_energy_j") is None))

@@ -30,7 +30,7 @@ class Origin:
 
     Attributes:
         run_id: The run that made it.
-        energy_j: What its making cost there; None when nobody is charged for it, or it is unknown.
+        energy_j: What its making cost there; None when it is unknown.
     """
 
     run_id: str

@@ -31,12 +31,14 @@ def energy_of(rows: Iterable[Row], names: Iterable[str]) -> Interval | None:
 
 
 def origins_of(run: Path, charged: Iterable[str]) -> dict[str, Origin]:
-    """Every artifact that a run produced, with the energy of the stage that made it.
+    """The artifacts that a run paid for on behalf of others, with the energy of the stage that made each.
+
+    An artifact that nobody is charged for has no origin: one with a run and no energy says that its energy is
+    unknown, and then so is that of everything made from it.
 
     Args:
         run: Folder of the sealed run.
-        charged: Names of the stages that users of their output are charged for; of the others the log names
-            the run and no energy.
+        charged: Names of the stages that users of their output are charged for.
     """
     bundle = Bundle.open(run)
     rows = stage_rows(run)
@@ -44,8 +46,9 @@ def origins_of(run: Path, charged: Iterable[str]) -> dict[str, Origin]:
     paid = {name: energy_of(rows, [name]) for name in charged}
     origins = {}
     for row in bundle.table("artifacts").to_pylist():
-        if row["role"] == "produced":
-            energy = paid.get(names.get(row["stage_uid"], ""))
+        name = names.get(row["stage_uid"])
+        if row["role"] == "produced" and name in paid:
+            energy = paid[name]
             origins[str(row["artifact_id"])] = Origin(
                 str(bundle.manifest["run_id"]), None if energy is None else energy.best
             )

@@ -59,9 +59,9 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         other: the run that trains directly.
         serving: joules per served token of the other run's model and of this one's, for T*.
     """
-    teacher = _sum(report.totals.teacher, report.inherited)
+    teacher = _with_inherited(report, report.totals.teacher)
     students = other.totals.by_kind.get("student_train"), report.totals.by_kind.get("student_train")
-    ours, theirs = (_sum(r.totals.it, r.inherited) for r in (report, other))
+    ours, theirs = (_with_inherited(r, r.totals.it) for r in (report, other))
     return Against(
         name=printable(str(other.manifest.get("name", ""))),
         run_id=str(other.manifest.get("run_id", "")),
@@ -75,8 +75,11 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     )
 
 
-def _sum(one: Interval | None, other: Interval | None) -> Interval | None:
-    known = [energy for energy in (one, other) if energy is not None]
+def _with_inherited(report: RunReport, own: Interval | None) -> Interval | None:
+    """An energy of a run and what others paid for it; None where that is unknown, which is not nothing."""
+    if report.unknown_origins:
+        return None
+    known = [energy for energy in (own, report.inherited) if energy is not None]
     return known[0] + known[1] if len(known) == 2 else known[0] if known else None
 
 
@@ -119,6 +122,10 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
     suites = [sorted(s.suite for s in r.scores) for r in (report, other)]
     if suites[0] != suites[1]:
         found.append("the suites differ")
+    for whose, run in (("this", report), ("that", other)):
+        if run.unknown_origins:
+            names = printable(", ".join(run.unknown_origins))
+            found.append(f"what another run paid for {names} of {whose} run is unknown")
     return found
 
 

@@ -169,6 +169,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             "serving_tokens": None if serving is None else break_even_dict(serving, "tokens"),
             "break_even_if_students_known_to_3_percent": break_even_dict(moved),
         }
+    out["reuse_reason"] = report.no_reuse
     out["reuse"] = None
     if report.reuse is not None:
         out["reuse"] = {

@@ -22,6 +22,7 @@ from harness.accounting.totals import (
     row_energy,
     run_totals,
     student_tokens,
+    unknown_origins,
 )
 from harness.bundle import Bundle
 from harness.errors import KitError
@@ -97,7 +98,9 @@ class RunReport:
         carbon: by the factor to use, then by other years of its series from new to old; the base is facility
             energy, or IT energy when no PUE was given.
         reuse: None when not asked for.
-        inherited: energy of artifacts another run paid for.
+        no_reuse: why there is no `reuse` although it was asked for; None where there is.
+        inherited: energy of artifacts another run paid for; None without any, or where it is unknown.
+        unknown_origins: names of artifacts another run paid for without saying how much.
         changed: stored derived values that the raw rows do not give.
         lost_rows: rows of `unattributed` that the bundle lacks or has too many.
         scores: what was scored, with Q, by suite.
@@ -118,7 +121,9 @@ class RunReport:
     facility: Interval | None = None
     carbon: Sequence[Carbon] = ()
     reuse: Reuse | None = None
+    no_reuse: str | None = None
     inherited: Interval | None = None
+    unknown_origins: Sequence[str] = ()
     changed: Sequence[Difference] = ()
     lost_rows: int = 0
     events: Sequence[Row] = field(default=())
@@ -156,7 +161,9 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
     same_major = bundle.written.major == bundle.protocol.major
     totals = run_totals(fresh, result.derivation.sessions)
     whole = totals.it
-    inherited = inherited_energy(bundle.table("artifacts").to_pylist())
+    artifacts = bundle.table("artifacts").to_pylist()
+    inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
+    no_reuse = None if options.amortize is None else _no_reuse(totals, unknown)
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
     counts = _token_counts(fresh, reference)
     building = None if whole is None or options.pue is None else facility(whole, options.pue)
@@ -175,8 +182,10 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         options=options,
         facility=building,
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
-        reuse=_reuse(totals, inherited, options.amortize),
+        reuse=None if no_reuse else _reuse(totals, inherited, options.amortize),
+        no_reuse=no_reuse,
         inherited=inherited,
+        unknown_origins=unknown,
         # What another major version derived is derived anew, not compared (6.6).
         changed=list(differences(stored, fresh, bundle.protocol)) if same_major else [],
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
@@ -247,6 +256,15 @@ def _unattributed(holes: Sequence[Row], whole: Interval | None) -> StageLine | N
         )
     share = energy.best / whole.best if energy is not None and whole and whole.best > 0 else None
     return StageLine(row, energy, share, {})
+
+
+def _no_reuse(totals: RunTotals, unknown: Sequence[str]) -> str | None:
+    """Why no figure of reuse can be given; None if it can."""
+    if totals.it is None:
+        return "nothing was measured"
+    if unknown:
+        return f"what another run paid for {', '.join(unknown)} is unknown"
+    return None
 
 
 def _reuse(totals: RunTotals, inherited: Interval | None, reuses: int | None) -> Reuse | None:

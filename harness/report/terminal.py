@@ -278,6 +278,11 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         found.append(("CO2e", _carbon(report)))
     if report.inherited is not None:
         found.append(("inherited", f"{_q(report.inherited)} paid by other runs for artifacts used here"))
+    if report.unknown_origins:
+        names = printable(", ".join(report.unknown_origins))
+        found.append(("inherited", f"unknown: no run says what {names} cost"))
+    if report.no_reuse is not None:
+        found.append(("reuse", f"no figure: {printable(report.no_reuse)}"))
     if report.reuse is not None:
         found.append(
             ("marginal", f"{both(report.reuse.marginal)}: this run once the teacher's output exists")

@@ -94,6 +94,14 @@ def test_inherited_artifacts_count_once():
     assert totals.inherited_energy([]) is None
 
 
+def test_one_unknown_origin_leaves_what_was_inherited_unknown():
+    known = {"role": "consumed", "artifact_id": "a", "name": "cache", "origin_run_id": "r"}
+    rows = [{**known, "origin_energy_j": 7.0}, {**known, "artifact_id": "b", "origin_energy_j": None}]
+    assert totals.unknown_origins(rows) == ["cache"]
+    assert totals.inherited_energy(rows) is None
+    assert totals.inherited_energy([rows[0], {**rows[1], "origin_run_id": None}]).best == 7.0
+
+
 def test_run_interval_is_tighter_than_the_sum_of_stages():
     run = make_run(
         (*(Stage(f"s{i}", "evaluate", 2 + i, 3 + i, 600) for i in range(30)),), end_s=40, devices=1

@@ -232,6 +232,23 @@ def test_inherited_artifacts_enter_full_and_amortized(tmp_path):
     )
 
 
+def test_an_unknown_origin_is_not_a_free_teacher(tmp_path):
+    _, sft = distilled_and_direct(tmp_path, (520, 630))
+    run = make_run((Stage("train", "student_train", 10, 90, 300),), end_s=100, devices=1)
+    run.stages[0]["consumes"] = ["sha256:ab"]
+    edge = {"artifact_id": "sha256:ab", "name": "cache", "kind": "folder", "bytes": 1, "stage_uid": 0}
+    origin = {"origin_run_id": "01J00000000000000000000000", "origin_energy_j": None}
+    run.artifacts.append({**edge, "role": "consumed", **origin})
+    report = build(run.write(tmp_path / "run"), Options(amortize=4))
+    assert report.reuse is None and "cache is unknown" in report.no_reuse
+    assert "reuse no figure: what another run paid for cache is unknown" in " ".join(text_of(report).split())
+    assert as_dict(report)["reuse_reason"] == report.no_reuse
+    found = against(report, build(sft))
+    assert (found.ours, found.even.case) == (None, "undefined")
+    assert found.verdict == "not comparable: an energy is unknown"
+    assert any("cache of this run is unknown" in doubt for doubt in found.doubts)
+
+
 def distilled_and_direct(tmp_path, watts):
     """Two runs whose students draw `watts` for 100 s; the first one has a teacher of 50 s x 440 W."""
     teacher = (Stage("teacher", "teacher_logits", 10, 60, 440),)
