@@ -87,6 +87,8 @@ def scores_in_range(ctx: Context) -> Iterator[Hit]:
 @rule("E233")
 def means_recomputed(ctx: Context) -> Iterator[Hit]:
     """A mean is the mean of its items, and an exact match of n items is a whole number of n-ths."""
+    # An attempt that did not end may have been stopped between a score and its items.
+    completed = {row["stage_uid"] for row in ctx.stages if row["status"] == "completed"}
     for number, row in enumerate(ctx.evals):
         if row["aggregation"] != "mean" or row["n_scored"] <= 0:
             continue
@@ -100,6 +102,9 @@ def means_recomputed(ctx: Context) -> Iterator[Hit]:
             if abs(right - round(right)) > 1e-6 * row["n_scored"]:
                 observed = f"{_named(row)}: {right:.6g} of {row['n_scored']} items right"
                 yield Hit(EVALS, observed, "a whole number of items", (number,))
+        elif row["stage_uid"] in completed:
+            observed = f"{_named(row)}: called a mean, no items"
+            yield Hit(EVALS, observed, "its items, or aggregation external", (number,))
 
 
 def _share(row: dict[str, Any]) -> float:

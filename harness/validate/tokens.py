@@ -39,10 +39,10 @@ def _detail(event: dict[str, Any]) -> dict[str, Any]:
 
 @rule("E226")
 def tokens_reported(ctx: Context) -> Iterator[Hit]:
-    """Token counts of a stage are the sums of its reports; imported runs and runs without any are exempt."""
-    sums = reported_tokens(ctx)
-    if not sums or "imported" in ctx.manifest["labels"]:
+    """Token counts of a stage are the sums of its reports; only runs imported from other tools have none."""
+    if "imported" in ctx.manifest["labels"]:
         return
+    sums = reported_tokens(ctx)
     for number, row in enumerate(ctx.stages):
         if row["stage"] == UNATTRIBUTED:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,11 +116,31 @@ class Run:
         order = np.lexsort((columns["mono_us"], columns["session"], columns["device_id"]))
         writer.write_table("power", pa.table(columns).take(pa.array(order)).to_pylist())
         writer.write_table("counters", self.counters)
-        writer.write_table("events", self.events)
+        writer.write_table("events", [*self.events, *self._reports()])
         writer.write_table("artifacts", self.artifacts)
         writer.write_table("stages", self.derived or self.derive())
         writer.write_manifest(self.manifest)
         return folder
+
+    def _reports(self) -> list[dict[str, Any]]:
+        """One event a stage that counted tokens; none where the run says itself what was reported."""
+        if any(event["kind"] == "stage_tokens" for event in self.events):
+            return []
+        found: list[dict[str, Any]] = []
+        for row in self.stages:
+            names = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
+            counts = {name: row[name] for name in names if row.get(name) is not None}
+            if counts:
+                at = row["mono_end_us"] - 1000
+                found.append(
+                    {
+                        "event_id": len(self.events) + len(found), "session": row["session"],
+                        "t_us": at + EPOCH_US, "mono_us": at, "kind": "stage_tokens",
+                        "stage_uid": row["stage_uid"], "device_id": None, "severity": "info",
+                        "detail": json.dumps(counts, sort_keys=True, separators=(",", ":")),
+                    }
+                )  # fmt: skip
+        return found
 
 
 def make_run(

@@ -315,7 +315,7 @@ def test_more_tokens_than_the_hardware_can_do(tmp_path: Path) -> None:
     assert fired(folders["under"]) == set()
     assert validate(folders["under"]).notes == ()
     assert fired(folders["over"]) == {"E330"}
-    edit_rows(folders["over"], "events", lambda rows: rows[:1])
+    edit_rows(folders["over"], "events", lambda rows: [r for r in rows if r["kind"] != "stage_event"])
     report = validate(folders["over"])
     assert report.findings == ()
     assert "not checked: size unknown of the model of train" in report.notes[0]

@@ -97,9 +97,26 @@ def test_an_error_larger_than_any_items_have(bundle: Path) -> None:
 
     edit_rows(bundle, "eval_items", lambda rows: [r for r in rows if r["benchmark"] != "talking"])
     change(0.590)
-    assert fired(bundle) == set()
+    assert fired(bundle) == {"E233"}
     change(0.592)
-    assert fired(bundle) == {"E234"}
+    assert fired(bundle) == {"E233", "E234"}
+
+
+def test_a_mean_without_items(bundle: Path) -> None:
+    """Nothing recomputes it: it is refused, unless the attempt was stopped before its items came."""
+    edit_rows(bundle, "eval_items", lambda rows: [r for r in rows if r["benchmark"] != "talking"])
+    assert fired(bundle) == {"E233"}
+    assert one(bundle, "E233").count == 2
+
+    def external(rows: Rows) -> None:
+        for found in rows:
+            found["aggregation"] = "external" if found["benchmark"] == "talking" else "mean"
+
+    stopped = Path(shutil.copytree(bundle, bundle.parent / "stopped"))
+    edit_rows(bundle, "evals", external)
+    assert fired(bundle) == set()
+    edit_rows(stopped, "stages", lambda rows: row(rows, "eval").update(status="interrupted"))
+    assert "E233" not in fired(stopped)
 
 
 def test_items_of_no_score_and_holes_in_their_numbers(bundle: Path) -> None:
@@ -154,8 +171,11 @@ def test_a_report_that_was_changed(bundle: Path) -> None:
     assert fired(bundle) == {"E226"}
 
 
-def test_counts_without_reports_are_labelled(bundle: Path) -> None:
+def test_counts_without_reports(bundle: Path) -> None:
+    """Nothing vouches for them; an imported log has no reports, and its counts are labelled."""
     edit_rows(bundle, "events", lambda rows: [r for r in rows if r["kind"] != "stage_tokens"])
+    assert fired(bundle) == {"E226"}
+    edit_manifest(bundle, lambda m: m.update(labels=["imported"]))
     report = validate(bundle)
     assert report.findings == ()
     assert report.comparability is not None

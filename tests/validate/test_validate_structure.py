@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.accounting.totals import DENOMINATORS
 from tests.accounting.synthetic import Stage, make_run
 from tests.validate.runs import STAGES, fired, one, row
 from tests.validate.tamper import edit_manifest, edit_rows
@@ -11,13 +12,15 @@ from tests.validate.tamper import edit_manifest, edit_rows
 
 def test_negative_tokens(bundle):
     edit_rows(bundle, "stages", lambda rows: row(rows, "train").update(tokens_trained=-1))
-    assert fired(bundle) == {"E201"}
+    assert fired(bundle) == {"E201", "E226"}
 
 
 def test_unknown_tokens_are_fine(bundle):
-    edit_rows(
-        bundle, "stages", lambda rows: row(rows, "train").update(tokens_trained=None, tokens_processed=0)
-    )
+    """A count of 0 needs no report, and where nothing was reported nothing is known."""
+    edit_rows(bundle, "events", lambda rows: [r for r in rows if r["kind"] != "stage_tokens"])
+    names = [name for name in DENOMINATORS.values() if name != "token_denominator"]
+    edit_rows(bundle, "stages", lambda rows: [r.update(dict.fromkeys(names)) for r in rows] and None)
+    edit_rows(bundle, "stages", lambda rows: row(rows, "train").update(tokens_processed=0))
     assert fired(bundle) == set()
 
 
