@@ -3,8 +3,9 @@
 Needs root on Debian or Ubuntu. The base is made here by mmdebstrap; neither a registry nor a GPU is needed.
 The engine (dockerd, else podman and buildah) is started here, below a folder that is removed at the end.
 
-What cannot be done on this machine is said in a line `image-test: skipped: <reason>`, with exit code 0. From
-the moment an engine runs, everything that goes wrong is a failure: exit code 1.
+What cannot be done on this machine is said in a line `image-test: skipped: <reason>`, with exit code 0, or 1
+where `--require` says that it must be done. From the moment an engine runs, everything that goes wrong is a
+failure: exit code 1.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import image
@@ -42,6 +44,17 @@ SUITE = "bookworm"
 
 class Skipped(Exception):
     """Why the test cannot be done here."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the checks."""
+
+    wanted: int
+    """How many were asked for."""
+    failed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Those that were not begun, because the time was up."""
 
 
 def say(text: str) -> None:
@@ -130,13 +143,13 @@ def check_machine(torch: str) -> None:
         raise Skipped(f"{free / 1e9:.0f} GB free below {tempfile.gettempdir()}, needs {NEEDED_GB[torch]}")
 
 
-def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: float) -> list[str]:
-    """Run checks one after another until the deadline; returns the names of those that failed."""
-    failed = []
+def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: float) -> Outcome:
+    """Run checks one after another until the deadline."""
+    failed, left_out = [], []
     for check in checks:
         name, start = check.__name__.replace("_", " "), time.monotonic()
         if start > deadline:
-            say(f"skipped: {name}: the time is up")
+            left_out.append(name)
             continue
         try:
             check(bench)
@@ -152,7 +165,7 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
             say(f"FAILED {name}: {type(error).__name__}: {error}")
         else:
             say(f"ok {name} ({time.monotonic() - start:.1f} s)")
-    return failed
+    return Outcome(len(checks), failed, left_out)
 
 
 def chosen(given: argparse.Namespace) -> list[Callable[[Bench], None]]:
@@ -170,8 +183,8 @@ def chosen(given: argparse.Namespace) -> list[Callable[[Bench], None]]:
     return checks
 
 
-def test(given: argparse.Namespace, work: Path) -> list[str]:
-    """Build and check; returns what failed.
+def test(given: argparse.Namespace, work: Path) -> Outcome:
+    """Build and check.
 
     Raises:
         Skipped: It cannot be done here.
@@ -214,7 +227,7 @@ def test(given: argparse.Namespace, work: Path) -> list[str]:
             except image.BuildError as error:
                 lines = (work / "build.log").read_text(encoding="utf-8", errors="replace").splitlines()
                 say("FAILED build: " + "\n".join([*lines[-30:], str(error)]))
-                return ["build"]
+                return Outcome(0, ["build"])
         say(f"built in {time.monotonic() - start:.0f} s")
         image_examine.OUT.mkdir(parents=True, exist_ok=True)
         image_examine.install_tools()
@@ -238,6 +251,9 @@ def main() -> int:
         "--full", action="store_true", help="that, and the pocket table 2 (about ten minutes)"
     )
     parser.add_argument("--minutes", type=float, default=240, help="begin no check after this time")
+    parser.add_argument(
+        "--require", action="store_true", help="what is skipped or left out is a failure: exit code 1"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check")
     given = parser.parse_args()
     sys.path.insert(0, str(image.ROOT))
@@ -247,17 +263,29 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="kit-image-test-"))
     work.chmod(0o755)
     try:
-        failed = test(given, work)
+        outcome = test(given, work)
     except Skipped as reason:
         say(f"skipped: {reason}")
-        return 0
+        return int(given.require)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     minutes = (time.monotonic() - start) / 60
-    if failed:
-        say(f"the image is broken: {', '.join(failed)} ({minutes:.1f} min)")
+    return conclude(outcome, minutes, required=given.require)
+
+
+def conclude(outcome: Outcome, minutes: float, *, required: bool) -> int:
+    """Say how it ended; returns the exit code."""
+    if outcome.left_out:
+        done = outcome.wanted - len(outcome.left_out)
+        names = ", ".join(outcome.left_out)
+        say(f"the time is up after {done} of {outcome.wanted} checks; left out: {names}")
+    if outcome.failed:
+        say(f"the image is broken: {', '.join(outcome.failed)} ({minutes:.1f} min)")
         return 1
-    say(f"the image holds what it promises ({minutes:.1f} min)")
+    if outcome.left_out:
+        say(f"nothing failed, but not everything was tried ({minutes:.1f} min)")
+        return int(required)
+    say(f"the image holds what it promises: {outcome.wanted} checks ({minutes:.1f} min)")
     return 0
 
 
