@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MESSAGE_BYTES = 1 << 18
+MESSAGE_BYTES = 1 << 17
+"""Of one packet: less than what Linux lets a socket hold unasked (212,992 bytes)."""
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP)
 _PR_SET_PDEATHSIG = 1
 
@@ -44,14 +45,16 @@ def serve(link: socket.socket, own_signals: dict[int, Any]) -> Program | None:
     """Answer requests; in a forked child the program it is to run, None once the runner has gone.
 
     Args:
-        link: Packets of JSON; a request carries the descriptors of standard output and error.
+        link: Packets of JSON; a request carries the descriptors of standard output and error, and of a pipe
+            on which the runner says that it has the answer.
         own_signals: What this process did with the signals that it ignores by now.
     """
     while True:
-        packet, streams, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 2)
+        packet, sent, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 3)
         if not packet:
             return None
         request = json.loads(packet)
+        *streams, heard = sent
         answers, answer = os.pipe()
         middle = os.fork()
         if middle == 0:
@@ -64,10 +67,13 @@ def serve(link: socket.socket, own_signals: dict[int, Any]) -> Program | None:
             # Only now: a signal that the runner sends from here on reaches a session and handlers of its own.
             os.write(answer, str(os.getpid()).encode())
             os.close(answer)
+            if not os.read(heard, 1):
+                os._exit(1)  # the runner waits no more and starts the stage itself: it must not run twice
+            os.close(heard)
             return Program(request["module"], request["words"])
         os.close(answer)
-        for stream in streams:
-            os.close(stream)
+        for descriptor in sent:
+            os.close(descriptor)
         os.waitpid(middle, 0)
         pid = os.read(answers, 32)
         os.close(answers)

@@ -150,6 +150,7 @@ class Forks:
         self.close()
         wanted = _key(argv, cwd, env)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)  # Linux doubles it
         words = [wanted.python, "-m", "harness.audit.fork_server", str(theirs.fileno()), self.module]
         try:
             with theirs:
@@ -192,12 +193,24 @@ class Forks:
         packet = json.dumps(request).encode()
         if len(packet) > MESSAGE_BYTES:
             raise NotForkedError("its command and environment are too long")
+        heard, tell = os.pipe()
         try:
-            socket.send_fds(link, [packet], [out, err])
-            return Forked(self._answer(_FORK_TIMEOUT_S))
+            socket.send_fds(link, [packet], [out, err, heard])
+            os.close(heard)
+            heard = -1
+            stage = Forked(self._answer(_FORK_TIMEOUT_S))
+            # It runs only when told so: not if its number came too late and the stage is started afresh.
+            os.write(tell, b"1")
         except (OSError, NotForkedError) as error:
+            if self._process is not None:
+                self._process.kill()
             self.close()
             raise NotForkedError(str(error)) from None
+        finally:
+            os.close(tell)
+            if heard >= 0:
+                os.close(heard)
+        return stage
 
     def _answer(self, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> int:
         """The process id in the next answer; 0 for its greeting."""

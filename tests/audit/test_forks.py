@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -158,6 +159,42 @@ def test_a_signal_reaches_it_from_the_moment_its_number_is_known(forks: Forks, l
             assert os.getsid(stage.pgid) == os.getpgid(stage.pgid) == stage.pgid
             ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
             assert not ignored & 1 << (signal.SIGINT - 1)
+
+
+def test_it_runs_once_when_the_answer_comes_too_late(
+    forks: Forks, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "lab/ends.py").write_text("open('ran', 'a').write('x')")
+    assert begin(forks, lab, "lab.ends") is None
+    server = forks._process
+    assert server is not None
+    monkeypatch.setattr("harness.audit.forks._FORK_TIMEOUT_S", 0.2)
+    os.kill(server.pid, signal.SIGSTOP)
+    # Popen.send_signal knows whether the process has been reaped; a number alone may be another's by then.
+    waking = threading.Timer(1.0, server.send_signal, [signal.SIGCONT])
+    waking.start()
+    argv = (sys.executable, "-m", "lab.ends")
+    with StageProcess(argv, lab, environment(), lab / "out", lab / "err", forks) as stage:
+        assert not stage.forked
+        stage.wait(timeout_s=20, interrupted=lambda: None, watch=lambda: None)
+        waking.join()
+        time.sleep(0.5)
+    assert (lab / "ran").read_text() == "x"
+
+
+def test_it_does_not_run_until_the_runner_has_heard_of_it(forks: Forks, lab: Path) -> None:
+    assert begin(forks, lab, "lab.ends") is None
+    heard, tell = os.pipe()
+    request = {"module": "lab.ends", "words": ["0"], "env": environment(), "runner": os.getpid()}
+    link = forks._link
+    assert link is not None
+    with (lab / "out").open("wb") as out:
+        socket.send_fds(link, [json.dumps(request).encode()], [out.fileno(), out.fileno(), heard])
+    os.close(heard)
+    pid = json.loads(link.recv(1000))["pid"]
+    os.close(tell)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert (lab / "out").read_bytes() == b""
 
 
 def test_its_cpu_time_is_its_own(forks: Forks, lab: Path) -> None:
