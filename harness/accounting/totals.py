@@ -58,7 +58,9 @@ class RunTotals:
         it: sum of what is known, joules; None if nothing is.
         unattributed: the part of `it` that no stage owns; None if unknown.
         teacher: the part of `it` in teacher stages.
-        by_kind: kind of stage -> energy.
+        by_kind: kind of stage -> energy, as far as known.
+        incomplete: kinds of stages of which some device's energy is unknown: theirs, and the run's, is a lower
+            bound, and no ratio is formed from it.
     """
 
     gpu: PartTotal
@@ -68,6 +70,14 @@ class RunTotals:
     unattributed: Interval | None
     teacher: Interval | None
     by_kind: Mapping[str, Interval]
+    incomplete: frozenset[str] = frozenset()
+
+    def whole_of(self, *kinds: str) -> Interval | None:
+        """Energy of all stages of some kinds, of the run if none is named; None unless all of it is known."""
+        if self.incomplete & set(kinds or self.incomplete):
+            return None
+        known = [self.by_kind[kind] for kind in kinds if kind in self.by_kind]
+        return (interval_total(known) if known else None) if kinds else self.it
 
 
 def roots(rows: Iterable[Row]) -> list[Row]:
@@ -109,6 +119,11 @@ def row_energy(row: Row) -> Interval | None:
     return interval_total(parts) if parts else None
 
 
+def lower_bound(row: Row) -> bool:
+    """Whether a row's energy lacks that of a GPU it ran on: what is known of it is less than it took."""
+    return bool(row["device_ids"]) and row.get("gpu_energy_j") is None
+
+
 def _sum(rows: Iterable[Row]) -> Interval | None:
     parts = [e for e in map(row_energy, rows) if e is not None]
     return interval_total(parts) if parts else None
@@ -143,6 +158,7 @@ def run_totals(rows: Iterable[Row], sessions: Sequence[SessionTotal] = ()) -> Ru
         unattributed=by_kind.get(UNATTRIBUTED),
         teacher=_sum(row for row in top if row["stage"] in TEACHER_KINDS),
         by_kind={kind: energy for kind, energy in by_kind.items() if energy is not None},
+        incomplete=frozenset(str(row["stage"]) for row in top if lower_bound(row)),
     )
 
 

@@ -16,6 +16,7 @@ from harness.accounting import (
 )
 from harness.accounting.amortize import student_sensitivity
 from harness.accounting.figures import break_even_text, printable
+from harness.accounting.totals import TEACHER_KINDS
 
 if TYPE_CHECKING:
     from harness.report.model import RunReport
@@ -59,9 +60,9 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         other: the run that trains directly.
         serving: joules per served token of the other run's model and of this one's, for T*.
     """
-    teacher = _with_inherited(report, report.totals.teacher)
-    students = other.totals.by_kind.get("student_train"), report.totals.by_kind.get("student_train")
-    ours, theirs = (_with_inherited(r, r.totals.it) for r in (report, other))
+    teacher = _with_inherited(report, TEACHER_KINDS)
+    students = other.totals.whole_of("student_train"), report.totals.whole_of("student_train")
+    ours, theirs = (_with_inherited(r) for r in (report, other))
     return Against(
         name=printable(str(other.manifest.get("name", ""))),
         run_id=str(other.manifest.get("run_id", "")),
@@ -75,10 +76,11 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     )
 
 
-def _with_inherited(report: RunReport, own: Interval | None) -> Interval | None:
-    """An energy of a run and what others paid for it; None where that is unknown, which is not nothing."""
-    if report.unknown_origins:
+def _with_inherited(report: RunReport, kinds: Sequence[str] = ()) -> Interval | None:
+    """Energy of some kinds of stages, or of all, and what others paid for; None unless all is known."""
+    if report.unknown_origins or report.totals.incomplete & set(kinds or report.totals.incomplete):
         return None
+    own = report.totals.whole_of(*kinds)
     known = [energy for energy in (own, report.inherited) if energy is not None]
     return known[0] + known[1] if len(known) == 2 else known[0] if known else None
 
@@ -123,6 +125,8 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
     if suites[0] != suites[1]:
         found.append("the suites differ")
     for whose, run in (("this", report), ("that", other)):
+        if run.totals.incomplete:
+            found.append(f"the energy of a GPU of {whose} run is unknown")
         if run.unknown_origins:
             names = printable(", ".join(run.unknown_origins))
             found.append(f"what another run paid for {names} of {whose} run is unknown")

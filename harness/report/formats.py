@@ -100,6 +100,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         parts[f"{name}_energy_methods"] = list(part.methods)
         parts[f"{name}_rows_unknown"] = part.unknown_rows
     parts |= bounds("it_energy_j", totals.it)
+    parts["it_energy_is_lower_bound"] = bool(totals.incomplete)
     parts |= bounds("it_energy_kwh", None if totals.it is None else totals.it.scale(1 / J_PER_KWH))
     parts |= bounds("unattributed_energy_j", report.unattributed.energy if report.unattributed else None)
     parts |= bounds("inherited_energy_j", report.inherited)

@@ -17,6 +17,7 @@ from harness.accounting.totals import (
     co2e_kg,
     facility,
     inherited_energy,
+    lower_bound,
     per_token,
     roots,
     row_energy,
@@ -177,7 +178,7 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         holes=len(holes),
         totals=totals,
         sensor_rel=bundle.protocol.tolerances.sensor_rel,
-        per_token={n: e for n, c in counts.items() if (e := per_token(whole, c)) is not None},
+        per_token={n: e for n, c in counts.items() if (e := per_token(totals.whole_of(), c)) is not None},
         token_counts=counts,
         options=options,
         facility=building,
@@ -222,7 +223,8 @@ def _lines(rows: Sequence[Row], whole: Interval | None, reference: int | None) -
             share = energy.best / whole.best if energy is not None and whole and whole.best > 0 else None
             counts = {name: row[column] for name, column in DENOMINATORS.items()}
             counts["reference"] = counts["reference"] or reference
-            given = {n: e for n, c in counts.items() if (e := per_token(energy, c)) is not None}
+            base = None if lower_bound(row) else energy
+            given = {n: e for n, c in counts.items() if (e := per_token(base, c)) is not None}
             lines.append(StageLine(row, energy, share, given, depth))
             add(row["stage_uid"], depth + 1)
 
@@ -262,6 +264,8 @@ def _no_reuse(totals: RunTotals, unknown: Sequence[str]) -> str | None:
     """Why no figure of reuse can be given; None if it can."""
     if totals.it is None:
         return "nothing was measured"
+    if totals.incomplete:
+        return "the energy of a GPU is unknown"
     if unknown:
         return f"what another run paid for {', '.join(unknown)} is unknown"
     return None

@@ -254,7 +254,8 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     whole = report.totals.it
     if whole is None:
         return [("IT energy", "unknown: nothing was measured"), *score_lines(report.scores)]
-    found.append(("IT energy", f"{both(whole)}, {spread(whole)}"))
+    least = "at least " if report.totals.incomplete else ""
+    found.append(("IT energy", f"{least}{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
         if part.interval is not None:
             methods = " + ".join(METHODS.get(m, m) for m in part.methods)

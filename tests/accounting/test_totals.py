@@ -62,6 +62,16 @@ def test_totals_of_the_paper(name):
     assert (got.teacher is None) == (stages[1] == 0)
 
 
+def test_a_gpu_of_unknown_energy_leaves_a_lower_bound():
+    rows = [row("student_train", None, 5000.0), row("evaluate", 3.0, 1.0)]
+    got = totals.run_totals(rows)
+    assert got.it.best == 5004.0 and got.incomplete == {"student_train"}
+    assert got.whole_of() is None and got.whole_of("student_train") is None
+    assert got.whole_of("evaluate").best == 4.0 and got.whole_of("judge") is None
+    # Where there is no GPU, nothing of one is missing.
+    assert totals.run_totals([{**rows[0], "device_ids": []}]).whole_of().best == 5000.0
+
+
 def test_facility_and_carbon():
     facility = totals.facility(Interval(3.6e6, 3.5e6, 3.8e6), 1.5)
     assert totals.co2e_kg(facility, 400.0).best == pytest.approx(0.6)

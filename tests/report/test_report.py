@@ -277,6 +277,30 @@ def test_against_direct_training(tmp_path):
     assert alone["against"] is None
 
 
+def test_no_ratio_is_formed_from_a_lower_bound(tmp_path):
+    kd, sft = distilled_and_direct(tmp_path, (520, 630))
+    run = make_run(
+        (Stage("train", "student_train", 70, 170, 630, tokens=1000),), end_s=180, devices=1, rapl=True
+    )
+    run.power["power_mw_valid"][:] = run.power["energy_counter_mj_valid"][:] = False
+    for reading in run.counters:
+        if reading["source"] == "nvml":
+            reading["value"] = reading["power_mw"] = None
+    blind = build(run.write(tmp_path / "blind"), Options(amortize=3, reference_tokens=1000))
+    assert blind.totals.it.best == pytest.approx(179 * 162)
+    assert not blind.per_token and not blind.lines[0].per_token
+    assert blind.reuse is None and blind.no_reuse == "the energy of a GPU is unknown"
+    text = " ".join(text_of(blind).split())
+    assert "IT energy at least 29.00 kJ" in text
+    assert as_dict(blind)["totals"]["it_energy_is_lower_bound"]
+    found = against(build(kd), blind, (0.9, 0.4))
+    assert found.even.case == found.serving.case == "undefined"
+    assert found.verdict == "not comparable: an energy is unknown"
+    assert "the energy of a GPU of that run is unknown" in found.doubts
+    assert against(build(kd), build(sft)).even.case == "finite"
+    assert not as_dict(build(sft))["totals"]["it_energy_is_lower_bound"]
+
+
 def test_tokens_until_a_dearer_training_has_paid(tmp_path):
     kd, sft = distilled_and_direct(tmp_path, (520, 520))
     runner = CliRunner()
