@@ -75,6 +75,7 @@ class Engine(ABC):
         self.library = library
         self.target = LIBRARY_IN_CONTAINER.format(os.uname().machine)
         self.cgroups_before = cgroups()
+        self.cli = []
 
     @abstractmethod
     def start(self) -> None:
@@ -85,7 +86,7 @@ class Engine(ABC):
         """
 
     def stop(self) -> None:
-        """End what was started and remove what it left."""
+        """End what was started, however far it got, and remove what it left; a second call does nothing."""
         for mount in reversed(Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()):
             point = mount.split()[4].encode().decode("unicode_escape")
             if Path(point).is_relative_to(self.folder):
@@ -147,6 +148,8 @@ class Docker(Engine):
     gpus = ("--gpus", "all")
     build_options = ("--network", "host", "--progress", "plain")
 
+    daemon: subprocess.Popen[bytes] | None = None
+
     def start(self) -> None:
         """Start dockerd and wait until it answers."""
         dockerd = shutil.which("dockerd")
@@ -183,6 +186,8 @@ class Docker(Engine):
 
     def stop(self) -> None:
         """End the containers and the daemon."""
+        if self.daemon is None:
+            return
         running = subprocess.run([*self.cli, "ps", "--quiet"], capture_output=True, text=True, check=False)
         for container in running.stdout.split():
             subprocess.run([*self.cli, "kill", container], capture_output=True, check=False)
@@ -192,6 +197,7 @@ class Docker(Engine):
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             self.daemon.wait()
+        self.daemon = None
         super().stop()
 
 
@@ -220,14 +226,16 @@ class Podman(Engine):
     # Their health timers want systemd.
     run_options = ("--no-healthcheck",)
     cdi = Path("/etc/cdi/kit-image-test.yaml")
+    made_cdi_folder = False
 
     def start(self) -> None:
         """Write the configuration; there is no daemon."""
         missing = [name for name in ("podman", "buildah", "runc") if shutil.which(name) is None]
         if missing:
             raise EngineError(f"{', '.join(missing)} not installed")
-        if self.cdi.exists() or any(Path("/etc/cdi").glob("*nvidia*")):
-            raise EngineError("/etc/cdi describes GPUs already, and this test leaves it alone")
+        # Our own file, left behind by a test that was killed, is written anew.
+        if any(path != self.cdi and "nvidia" in path.name for path in self.cdi.parent.glob("*")):
+            raise EngineError(f"{self.cdi.parent} describes GPUs already, and this test leaves it alone")
         self.folder.mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "containers.conf"
         configuration.write_text(CONTAINERS_CONF, encoding="utf-8")
@@ -246,10 +254,13 @@ class Podman(Engine):
 
     def stop(self) -> None:
         """Remove containers and the CDI file."""
+        if not self.cli:
+            return
         subprocess.run([*self.cli, "rm", "--all", "--force"], capture_output=True, check=False)
         self.cdi.unlink(missing_ok=True)
         if self.made_cdi_folder:
             self.cdi.parent.rmdir()
+            self.made_cdi_folder = False
         super().stop()
 
 

@@ -19,8 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import image
 import image_checks
@@ -110,8 +113,8 @@ def make_base(tar: Path) -> None:
         raise Skipped(f"mmdebstrap cannot make a base: {(done.stderr.strip().splitlines() or [''])[-1]}")
 
 
-def start_engine(wanted: str, work: Path, library: Path) -> Engine:
-    """The first engine that runs here.
+def start_engine(wanted: str, work: Path, library: Path, stack: ExitStack) -> Engine:
+    """The first engine that runs here; `stack` ends it, also one that was interrupted while it started.
 
     Raises:
         Skipped: None does; the reasons are named.
@@ -121,6 +124,7 @@ def start_engine(wanted: str, work: Path, library: Path) -> Engine:
         try:
             install(PACKAGES[name])
             engine = ENGINES[name](work / name, library)
+            stack.callback(engine.stop)
             engine.start()
         except (EngineError, Skipped) as error:
             reasons.append(f"{name}: {error}")
@@ -196,8 +200,8 @@ def test(given: argparse.Namespace, work: Path) -> Outcome:
 
     library = build_fake_nvml(work / "lab")
     (work / "lab").chmod(0o755)
-    engine = start_engine(given.engine, work, library)
-    try:
+    with ExitStack() as stack:
+        engine = start_engine(given.engine, work, library, stack)
         base = given.base
         if base is None:
             start = time.monotonic()
@@ -230,11 +234,19 @@ def test(given: argparse.Namespace, work: Path) -> Outcome:
                 return Outcome(0, ["build"])
         say(f"built in {time.monotonic() - start:.0f} s")
         image_examine.OUT.mkdir(parents=True, exist_ok=True)
-        image_examine.install_tools()
+        try:
+            image_examine.install_tools()
+        except RuntimeError as error:
+            say(f"FAILED tools: {error}")
+            return Outcome(0, ["tools"])
         bench = Bench(engine, tag, base, work, work / "lab", given.torch, given.python, arguments)
         return run_checks(bench, chosen(given), deadline)
-    finally:
-        engine.stop()
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """Clear up when a time limit from outside ends the test. make passes the signal on a second time."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def main() -> int:
@@ -257,8 +269,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check")
     given = parser.parse_args()
     sys.path.insert(0, str(image.ROOT))
-    # So that a time limit from outside still clears up.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, end)
     start = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="kit-image-test-"))
     work.chmod(0o755)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,3 +71,62 @@ def test_a_check_left_out_is_named_and_no_promise_is_called_kept(
     broken = program.run_checks(None, [first_check, broken_check], deadline=float("inf"))
     assert program.conclude(broken, 1.0, required=False) == 1
     assert "the image is broken: broken check" in capsys.readouterr().out
+
+
+def test_an_engine_interrupted_while_it_starts_is_ended(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    class Slow:
+        def __init__(self, folder: Path, library: Path) -> None:
+            pass
+
+        def start(self) -> None:
+            program.end(15, None)
+
+        def stop(self) -> None:
+            ended.append(True)
+
+    monkeypatch.setattr(program, "ENGINES", {"docker": Slow})
+    monkeypatch.setattr(program, "install", lambda programs: None)
+    with pytest.raises(SystemExit) as caught, ExitStack() as stack:
+        program.start_engine("auto", tmp_path, tmp_path / "library", stack)
+    assert caught.value.code == 128 + 15
+    assert ended == [True]
+
+
+def test_an_engine_can_be_ended_before_it_started_and_twice(program: ModuleType, tmp_path: Path) -> None:
+    for name, make in program.ENGINES.items():
+        engine = make(tmp_path / name, tmp_path / "library")
+        engine.stop()
+        engine.stop()
+
+
+def test_podman_writes_its_own_leftover_anew_and_leaves_that_of_others(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("podman", "buildah", "runc"):
+        stand_in = tmp_path / "bin" / name
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text("#!/bin/sh\n")
+        stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CONTAINERS_CONF", "")
+    leftover = tmp_path / "cdi" / "kit-image-test.yaml"
+    leftover.parent.mkdir()
+    leftover.write_text("old")
+    engine = program.ENGINES["podman"](tmp_path / "podman", tmp_path / "library")
+    monkeypatch.setattr(engine, "cdi", leftover)
+    engine.start()
+    assert str(tmp_path / "library") in leftover.read_text()
+    engine.stop()
+    assert not leftover.exists()
+    other = leftover.with_name("nvidia.yaml")
+    other.write_text("theirs")
+    second = program.ENGINES["podman"](tmp_path / "podman", tmp_path / "library")
+    monkeypatch.setattr(second, "cdi", leftover)
+    with pytest.raises(program.EngineError, match="describes GPUs already"):
+        second.start()
+    second.stop()
+    assert other.read_text() == "theirs"
