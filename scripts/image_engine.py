@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 LIBRARY_IN_CONTAINER = "usr/lib/{}-linux-gnu/libnvidia-ml.so.1"
+NAMESPACE = "kit-image-test"
 HOOK = '''#!/usr/bin/python3
 """Stand-in for the hook that `docker run --gpus` calls: binds one library into the container."""
 import json, os, subprocess, sys
@@ -167,6 +168,12 @@ class Docker(Engine):
         command = [dockerd, "--bridge=none", "--iptables=false", "--ip-forward=false", "--host", socket]
         for option, name in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "docker.pid")):
             command += [f"--{option}", str(self.folder / name)]
+        # Where Docker is in use already: its configuration is not read, and a containerd that runs, which
+        # dockerd joins, keeps our containers apart from those there.
+        configuration = self.folder / "daemon.json"
+        configuration.write_text("{}\n", encoding="utf-8")
+        command += ["--config-file", str(configuration), "--containerd-namespace", NAMESPACE]
+        command += ["--containerd-plugins-namespace", f"{NAMESPACE}-plugins"]
         environment = os.environ | {
             "PATH": f"{hook.parent}:{os.environ['PATH']}",
             "LAB_NVML": str(self.library),

@@ -130,3 +130,22 @@ def test_podman_writes_its_own_leftover_anew_and_leaves_that_of_others(
         second.start()
     second.stop()
     assert other.read_text() == "theirs"
+
+
+def test_dockerd_shares_neither_configuration_nor_containers_with_another(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = tmp_path / "bin" / "dockerd"
+    stand_in.parent.mkdir()
+    stand_in.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stand_in.parent))
+    monkeypatch.setattr("image_engine._client_that_builds", lambda: "/bin/false")
+    engine = program.ENGINES["docker"](tmp_path / "docker", tmp_path / "library")
+    with pytest.raises(program.EngineError) as caught:
+        engine.start()
+    [words] = [line.split() for line in str(caught.value).splitlines()]
+    given = dict(zip(words, words[1:], strict=False))
+    assert Path(given["--config-file"]).read_text() == "{}\n"
+    namespaces = {given["--containerd-namespace"], given["--containerd-plugins-namespace"]}
+    assert len(namespaces) == 2 and not namespaces & {"moby", "plugins.moby", "k8s.io", "default"}
