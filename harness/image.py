@@ -7,6 +7,7 @@ revision it was built from. Its own digest no image can know; whoever starts it 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -62,6 +63,32 @@ def image_digest() -> str | None:
         expected="sha256:<64 hex digits>, with or without a name and @ before it",
         fix=f"-e {DIGEST}=\"$(docker image inspect --format '{{{{.Id}}}}' IMAGE)\"",
     )
+
+
+def checked_locks(record: dict[str, Any]) -> list[Path]:
+    """The locks of the image, in the order of installation.
+
+    Args:
+        record: What `image_record` returned.
+
+    Raises:
+        KitError: A lock is missing, or they are not the ones whose digest the build recorded.
+    """
+    folder = Path(os.environ[RECORD]).parent / "locks"
+    names, told = record.get("locks"), record.get("lock_sha256")
+    fix = "build the image anew: make image"
+    if not isinstance(names, list) or not names or not isinstance(told, str):
+        raise KitError("the image's own record names no locks", where=os.environ[RECORD], fix=fix)
+    locks = [folder / f"{name}.lock" for name in names]
+    try:
+        digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
+    except OSError as error:
+        raise KitError(f"the image lacks its locks: {error}", where=str(folder), fix=fix) from None
+    if digest != told:
+        raise KitError(
+            f"the image's locks were changed: sha256 {digest}", where=str(folder), expected=told, fix=fix
+        )
+    return locks
 
 
 def check_image() -> None:

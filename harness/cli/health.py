@@ -18,20 +18,25 @@ def cmd(packages: bool) -> None:
     """
     from harness import __version__
     from harness.errors import KitError
-    from harness.image import image_digest, image_record
+    from harness.image import checked_locks, image_digest, image_record
     from harness.spec import load_protocol
 
     image_digest()
     protocol = load_protocol().version
     record = image_record()
-    locks = lock_files()
+    locks = _checkout_locks() if record is None else checked_locks(record)
     words = [f"kit {__version__}", f"protocol {protocol}"]
     if record is not None:
-        words.append(f"image with torch {record.get('torch')}, lock {str(record.get('lock_sha256'))[:12]}")
-        if not locks:
-            raise KitError("the image lacks its locks", fix="build the image anew: make image")
+        words.append(f"image with torch {record.get('torch')}, lock {record['lock_sha256'][:12]}")
     if packages:
         pins = [pin for lock in locks for pin in pins_of(lock.read_text(encoding="utf-8"))]
+        if locks and not pins:
+            raise KitError(
+                "the lock pins nothing",
+                where=", ".join(lock.name for lock in locks),
+                fix="make image, or make lock in a checkout",
+                exit_code=1,
+            )
         if wrong := differences(pins):
             raise KitError(
                 "installed packages differ from the lock: " + "; ".join(wrong[:5]),
@@ -44,15 +49,8 @@ def cmd(packages: bool) -> None:
     click.echo(f"ok: {', '.join(words)}")
 
 
-def lock_files() -> list[Path]:
-    """The locks this installation was made from: the image's, else a checkout's; none for a plain install."""
-    import os
-
-    from harness.image import RECORD
-
-    image = os.environ.get(RECORD)
-    if image:
-        return sorted((Path(image).parent / "locks").glob("*.lock"))
+def _checkout_locks() -> list[Path]:
+    """The lock of the checkout that this installation was made from; none for a plain install."""
     lock = Path(__file__).resolve().parents[2] / "requirements" / "base.lock"
     return [lock] if lock.is_file() else []
 

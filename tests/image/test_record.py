@@ -167,17 +167,38 @@ def test_health_fails_where_a_part_of_the_image_is_missing(image: Path) -> None:
         CliRunner().invoke(cli, ["health"], catch_exceptions=False)
 
 
-def test_health_compares_installed_packages_with_the_lock(image: Path) -> None:
-    (image / "locks" / "torch-cpu.lock").unlink()
+@pytest.mark.parametrize("options", [[], ["--packages"]])
+def test_health_refuses_locks_that_are_not_the_recorded_ones(image: Path, options: list[str]) -> None:
+    for text in ("", (image / "locks" / "base.lock").read_text() + "# a comment\n"):
+        (image / "locks" / "base.lock").write_text(text)
+        with pytest.raises(KitError, match="locks were changed") as caught:
+            CliRunner().invoke(cli, ["health", *options], catch_exceptions=False)
+        assert expected_digest() in str(caught.value)
+
+
+def lock_anew(monkeypatch: pytest.MonkeyPatch, image: Path, text: str) -> None:
+    """An image that was built with this one lock."""
+    (image / "locks" / "base.lock").write_text(text)
+    (image / "locks" / "order").write_text("base\n")
+    record(monkeypatch, image, Path.cwd(), lock_sha256="", commit=COMMIT, dirty="true")
+
+
+def test_health_compares_installed_packages_with_the_lock(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (image / "locks" / "base.lock").read_text()
+    lock_anew(monkeypatch, image, text)
     done = CliRunner().invoke(cli, ["health", "--packages"])
     assert done.exit_code == 0, done.output
-    lock = image / "locks" / "base.lock"
-    text = lock.read_text()
-    lock.write_text(text.replace(f"click=={version('click')}", "click==0.0.1") + "no-such-thing==1\n")
+    changed = text.replace(f"click=={version('click')}", "click==0.0.1") + "no-such-thing==1\n"
+    lock_anew(monkeypatch, image, changed)
     with pytest.raises(KitError) as caught:
         CliRunner().invoke(cli, ["health", "--packages"], catch_exceptions=False)
     assert caught.value.exit_code == 1
     assert f"click is {version('click')}, locked 0.0.1; no-such-thing is missing" in str(caught.value)
+    lock_anew(monkeypatch, image, "# nothing\n")
+    with pytest.raises(KitError, match="the lock pins nothing"):
+        CliRunner().invoke(cli, ["health", "--packages"], catch_exceptions=False)
 
 
 def test_pins_with_markers_and_local_versions(monkeypatch: pytest.MonkeyPatch) -> None:
