@@ -44,7 +44,7 @@ class RunResult:
     Attributes:
         failed: Name of the stage that stopped it, None when all completed.
         signal_number: The signal that stopped it, None otherwise.
-        ran: How many stages were run; 0 when a resumed run was complete.
+        ran: How many stages and waits were run; 0 when a resumed run was complete.
     """
 
     run_dir: Path
@@ -129,7 +129,7 @@ def run_plan(
         if state is not None:
             check_same_run(plan, state)
         todo = Todo(plan, state, progress)
-        if state is not None and not todo.stages:
+        if state is not None and todo.done:
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(plan.out_dir, _info(plan, state), _meter_config(plan, cpu), warn=progress.warn)
@@ -201,9 +201,12 @@ class _Runner:
 
     def run(self) -> bool:
         """Run the stages; whether all completed. `failed` names the one that did not."""
-        return self._idle("before") and self._stages() and self._idle("after")
+        # Resumed for the wait after the stages alone, there is nothing to wait before.
+        before = not self._todo.stages or self._idle("before")
+        return before and self._stages() and self._idle("after")
 
     def _idle(self, when: Literal["before", "after"]) -> bool:
+        self.ran += 1
         number = self._todo.attempts.get(f"{IDLE}_{when}", 0) + 1
         return wait_idle(self._plan, when, number, self._session, self._progress, self._stop.wanted)
 

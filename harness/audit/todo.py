@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.audit.artifacts import DigestCache
+from harness.audit.idle import NAMES
 from harness.audit.plan import Plan, PlannedStage
 from harness.bundle.privacy import scrub
 from harness.bundle.resume import FinishedStage, RunState
@@ -54,6 +55,9 @@ class Todo:
         plan: The plan.
         state: Where the run stands when it is resumed; None for a new run.
         chooser: Told about stages that are left out or run again.
+
+    Attributes:
+        done: Whether nothing is left, not even the wait after the last stage.
     """
 
     def __init__(self, plan: Plan, state: RunState | None, chooser: Chooser) -> None:
@@ -75,6 +79,7 @@ class Todo:
                 chooser.again(stage, why)
                 self.stages.append(stage)
                 redone.add(stage.name)
+        self.done = not self.stages and (state is None or _waited(plan, state))
 
     def _why_again(self, stage: PlannedStage, done: FinishedStage, redone: set[str]) -> str | None:
         if redone:
@@ -96,3 +101,13 @@ class Todo:
             return self.digests.artifact(path).artifact_id
         except KitError:
             return None
+
+
+def _waited(plan: Plan, state: RunState) -> bool:
+    """Of a run whose stages are all complete: whether the wait after them, if there is to be one, is too."""
+    if not plan.idle_baseline.after_s or not plan.stages:
+        return True
+    wait = state.finished.get(NAMES[1])
+    return wait is not None and all(
+        state.finished[stage.name].stage_uid < wait.stage_uid for stage in plan.stages
+    )

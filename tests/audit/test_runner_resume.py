@@ -126,6 +126,35 @@ def test_stop_resume_kill_resume_with_a_gpu(kit: Kit, lab_dir: Path) -> None:  #
     assert {path.name: path.read_bytes() for path in (kit.cwd / "runs/p").glob("*.parquet")} == files
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_stopped_in_its_last_wait_is_completed(kit: Kit, number: signal.Signals) -> None:
+    def with_wait(after: str) -> None:
+        head = f"devices: none\nidle_baseline: {{before: 0.1, after: {after}}}\n"
+        stage = "{name: work, kind: x-w, command: 'echo done >> done'}"
+        kit.write("p.yaml", pipeline(stage, head=head))
+
+    with_wait("60")
+    process = kit.start("audit", "p.yaml", "--cpu", "none")
+    journals = kit.cwd / "runs/p/journal"
+    wait_for(lambda: any(b"idle_after" in path.read_bytes() for path in journals.glob("*")))
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGKILL)
+    with_wait("0.2")
+    shown = kit.audit("p.yaml", "--resume")
+    assert "nothing to do" not in shown
+    bundle = kit.bundle()
+    assert bundle.manifest["status"] == "complete"
+    assert attempts(bundle) == [
+        ("idle_before", 1, "completed", 0),
+        ("work", 1, "completed", 0),
+        ("idle_after", 1, "interrupted", 0),
+        ("idle_after", 2, "completed", 1),
+    ]
+    assert "nothing to do" in kit.audit("p.yaml", "--resume")
+    assert len(stage_rows(kit.bundle())) == 4
+
+
 def test_what_changed_runs_again_with_what_depends_on_it(kit: Kit) -> None:
     go(kit)
     kit.audit("p.yaml")
