@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,7 +146,7 @@ def test_dockerd_shares_neither_configuration_nor_containers_with_another(
     with pytest.raises(program.EngineError) as caught:
         engine.start()
     [words] = [line.split() for line in str(caught.value).splitlines()]
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(pairwise(words))
     assert Path(given["--config-file"]).read_text() == "{}\n"
     namespaces = {given["--containerd-namespace"], given["--containerd-plugins-namespace"]}
     assert len(namespaces) == 2 and not namespaces & {"moby", "plugins.moby", "k8s.io", "default"}
