@@ -59,7 +59,7 @@ class RunTotals:
         unattributed: the part of `it` that no stage owns; None if unknown.
         teacher: the part of `it` in teacher stages.
         by_kind: kind of stage -> energy, as far as known.
-        incomplete: kinds of stages of which some device's energy is unknown: theirs, and the run's, is a lower
+        incomplete: kinds of stages where some GPU's energy is unknown: theirs, and the run's, is a lower
             bound, and no ratio is formed from it.
     """
 
