@@ -18,7 +18,7 @@ _KEY = ("benchmark", "metric", "filter")
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """Scores of one suite, of the last stage that reported them.
+    """Scores of one suite, each of the last stage that reported it.
 
     Attributes:
         student: rows of evals, by name of the benchmark.
@@ -67,13 +67,10 @@ def suite_scores(evals: Sequence[Row]) -> list[SuiteScores]:
     found = []
     for suite in dict.fromkeys(row["suite"] for row in evals):
         rows = [row for row in evals if row["suite"] == suite]
-        last = max(row["stage_uid"] for row in rows)
+        # A suite may be scored in several stages; Q is over all of its benchmarks, whichever stage gave each.
+        rows.sort(key=lambda row: row["stage_uid"])
         sides = {
-            subject: {
-                _name(row, rows): row
-                for row in rows
-                if row["subject"] == subject and row["stage_uid"] == last
-            }
+            subject: {_name(row, rows): row for row in rows if row["subject"] == subject}
             for subject in ("student", "teacher")
         }
         q = _quality(sides["student"], sides["teacher"]) if sides["teacher"] else None

@@ -82,6 +82,17 @@ def test_the_last_stage_counts_and_suites_stay_apart() -> None:
     assert suite_scores([]) == []
 
 
+def test_a_suite_scored_in_two_stages_is_one_suite() -> None:
+    gsm8k = [row("gsm8k", 0.1, stage_uid=3), row("gsm8k", 0.8, "teacher", stage_uid=3)]
+    mmlu = [row("mmlu", 0.5, stage_uid=4), row("mmlu", 0.5, "teacher", stage_uid=4)]
+    for rows in (gsm8k + mmlu, mmlu + gsm8k):
+        (found,) = suite_scores(rows)
+        assert found.quality is not None and found.quality.q == pytest.approx((1 / 8 + 1) / 2)
+    (half,) = suite_scores([*gsm8k, mmlu[0]])
+    assert half.quality is not None and half.quality.q is None
+    assert "mmlu: no score of the teacher" in str(half.quality.reason)
+
+
 def stage(kind: str, start_s: float, end_s: float, watts: float | None) -> dict[str, Any]:
     energy = None if watts is None else watts * (end_s - start_s)
     parts = {"gpu_energy_j": energy, "cpu_energy_j": None, "dram_energy_j": None}
