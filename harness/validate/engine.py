@@ -34,7 +34,7 @@ from harness.validate.findings import Comparability, Finding, Hit, Report
 from harness.validate.registry import CHECKS, Rule, finding, load_rules
 from harness.validate.scan import scan_file
 from harness.validate.series import Mark, Watch, recompute
-from harness.validate.waivers import Waiver, apply_waivers
+from harness.validate.waivers import WAIVABLE, Waiver, apply_waivers
 
 LEVELS = (0, 1, 2, 3, 4)
 ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
@@ -91,10 +91,10 @@ def validate_many(
     reports = [report for report, _ in seen]
     if len(seen) > 1 and PLAUSIBILITY in levels:
         reports = compare(reports, contexts)
-    done = [apply_waivers(report.findings, waivers) for report in reports]
+    rules = load_rules(_version(protocol))
+    done = [apply_waivers(report.findings, waivers, rules) for report in reports]
     reports = [replace(r, findings=tuple(found)) for r, (found, _) in zip(reports, done, strict=True)]
     if PLAUSIBILITY in levels and reports:
-        rules = load_rules(_version(protocol))
         unused = [_unused(rules, w) for w in waivers if all(w in others for _, others in done)]
         reports[0] = replace(reports[0], findings=(*reports[0].findings, *unused))
     return [_weighed(report, ctx) for report, ctx in zip(reports, contexts, strict=True)]
@@ -291,7 +291,8 @@ def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:
         try:
             for hit in CHECKS[entry.id](ctx):
                 hits.append(hit)
-                if len(hits) >= _MOST_HITS:
+                # What can be waived is looked at hit by hit: one left out would be waived with the rest.
+                if len(hits) >= _MOST_HITS and entry.level != WAIVABLE:
                     break
         except Exception as error:
             failure = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 UNREADABLE = frozenset({"E001", "E101"})
@@ -36,8 +36,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Finding:
-    """All violations of one rule in one file. `message` is a whole sentence, `examples` the next few of the
-    same."""
+    """All violations of one rule in one file, or those of them that one waiver covers. `message` is a whole
+    sentence, `examples` the next few of the same, `hits` every single one (not in any output)."""
 
     id: str
     name: str
@@ -55,6 +55,7 @@ class Finding:
     why: str
     examples: tuple[str, ...] = ()
     waived: str | None = None
+    hits: tuple[Hit, ...] = field(default=(), repr=False)
 
     @property
     def counts(self) -> bool:
@@ -138,7 +139,8 @@ class Report:
         """For `--format json`; keys carry units."""
         findings = []
         for finding in self.findings:
-            item = asdict(finding)
+            item = asdict(replace(finding, hits=()))
+            item.pop("hits")
             item["joules_at_stake_j"] = item.pop("joules_at_stake")
             findings.append(item)
         return {

@@ -94,4 +94,5 @@ def finding(entry: Rule, file: str, hits: Sequence[Hit]) -> Finding:
         message=f"{entry.title}: {first.observed}; expected {first.expected}",
         why=entry.why,
         examples=tuple(hit.observed for hit in hits[1:5]),
+        hits=tuple(hits),
     )

@@ -2,7 +2,7 @@
 
     waivers:
       - rule: W303
-        stage: warmup                 # optional: only findings that name this stage
+        stage: warmup                 # optional: only what was found in this stage
         reason: "The card idles at 71 W, where its counter and its power reading are 12 % apart."
 
 A waived finding stays in every output with its reason; it no longer counts. Levels 0 to 2 cannot be waived:
@@ -18,8 +18,8 @@ from pathlib import Path
 import yaml
 
 from harness.errors import KitError
-from harness.validate.findings import Finding
-from harness.validate.registry import Rule
+from harness.validate.findings import Finding, Hit
+from harness.validate.registry import Rule, finding
 
 WAIVABLE = 3
 SHAPE = "a list `waivers:` of {rule: E3xx or W3xx, reason: TEXT} with an optional stage: NAME"
@@ -33,7 +33,7 @@ class Waiver:
     Attributes:
         rule: id of a level 3 rule.
         reason: why the finding is no fault, in words.
-        stage: only findings that name this stage; None for all of the rule.
+        stage: only what was found in this stage; None for all of the rule.
     """
 
     rule: str
@@ -87,33 +87,33 @@ def _waiver(entry: object, number: int, where: str, rules: Mapping[str, Rule]) -
 
 
 def apply_waivers(
-    findings: Sequence[Finding], waivers: Sequence[Waiver]
+    findings: Sequence[Finding], waivers: Sequence[Waiver], rules: Mapping[str, Rule]
 ) -> tuple[list[Finding], list[Waiver]]:
     """Mark what is waived.
 
-    A finding groups all hits of a rule in one file: a waiver for one stage covers it only if every hit that
-    is shown names that stage.
+    A finding groups all hits of a rule in one file. Each hit is looked at by itself, so a waiver for one stage
+    takes that stage's hits out of the finding and leaves the others in it.
 
     Returns:
-        The findings, and the waivers that covered none of them.
+        The findings, and the waivers that covered nothing in them.
     """
-    unused = list(waivers)
+    used: set[Waiver] = set()
     out: list[Finding] = []
-    for finding in findings:
-        match = next((w for w in waivers if _covers(w, finding)), None)
-        if match is None:
-            out.append(finding)
+    for found in findings:
+        own = [w for w in waivers if w.rule == found.id and found.level == WAIVABLE]
+        parts: dict[Waiver | None, list[Hit]] = {}
+        for hit in found.hits if own else ():
+            parts.setdefault(next((w for w in own if _covers(w, hit)), None), []).append(hit)
+        if not parts.keys() - {None}:
+            out.append(found)
             continue
-        if match in unused:
-            unused.remove(match)
-        out.append(replace(finding, waived=match.reason))
-    return out, unused
+        for waiver, hits in parts.items():
+            part = finding(rules[found.id], found.file, hits)
+            out.append(part if waiver is None else replace(part, waived=waiver.reason))
+        used |= {waiver for waiver in parts if waiver is not None}
+    return out, [waiver for waiver in waivers if waiver not in used]
 
 
-def _covers(waiver: Waiver, finding: Finding) -> bool:
-    if waiver.rule != finding.id or finding.level != WAIVABLE:
-        return False
-    shown = (finding.observed, *finding.examples)
-    return waiver.stage is None or all(
-        text.startswith((f"{waiver.stage} (", f"{waiver.stage}:")) for text in shown
-    )
+def _covers(waiver: Waiver, hit: Hit) -> bool:
+    """Rules name a stage as `Context.named` does."""
+    return waiver.stage is None or hit.observed.startswith(f"{waiver.stage} (stage_uid ")

@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 from harness.cli.explain import cmd as explain_command
 from harness.cli.main import main
 from harness.cli.validate import cmd
-from harness.validate.registry import load_rules
+from harness.validate.findings import Hit
+from harness.validate.registry import finding, load_rules
+from harness.validate.waivers import Waiver, apply_waivers
 from tests.accounting.synthetic import Stage
 from tests.validate.runs import row
 from tests.validate.tamper import edit_rows
@@ -153,12 +155,29 @@ def test_waivers(doubtful: Path) -> None:
 
 
 def test_a_waiver_of_one_stage(doubtful: Path) -> None:
-    """Two stages are in doubt: a waiver of one of them does not cover the finding."""
+    """Two stages are in doubt: a waiver of one of them leaves the other in doubt, one of each waives both."""
     whole = {"rule": "E304", "reason": REASON}
     stage = {"rule": "W303", "stage": "train", "reason": REASON}
     one = json.loads(run(doubtful, "--waivers", waive(doubtful, [whole, stage]), "--format", "json").output)
-    assert (one["warnings"], one["waived"]) == (2, 1)
-    assert {f["id"] for f in one["findings"] if f["waived"] is None} == {"W303", "W399"}
+    assert (one["warnings"], one["waived"]) == (1, 2)
+    left = [f for f in one["findings"] if f["waived"] is None]
+    assert [(f["id"], f["count"], f["observed"][:5]) for f in left] == [("W303", 1, "warm ")]
+    other = {**stage, "stage": "warm", "reason": f"{REASON} So it does here."}
+    file = waive(doubtful, [whole, stage, other])
+    both = json.loads(run(doubtful, "--waivers", file, "--format", "json").output)
+    assert (both["warnings"], both["waived"]) == (0, 3)
+    reasons = {f["observed"].split()[0]: f["waived"] for f in both["findings"] if f["id"] == "W303"}
+    assert reasons == {"train": REASON, "warm": other["reason"]}
+
+
+def test_a_waiver_covers_no_hit_that_is_not_shown() -> None:
+    """Six hits, five of them in one stage: the sixth is in another and stays, though no example shows it."""
+    rules = load_rules()
+    hits = [Hit("stages.parquet", f"{name} (stage_uid 1, session 0): x", "y") for name in ("a",) * 5 + ("b",)]
+    waiver, idle = Waiver("W303", REASON, "a"), Waiver("W303", REASON, "a (stage_uid 1, session 0)")
+    found, unused = apply_waivers([finding(rules["W303"], hits[0].file, hits)], [idle, waiver], rules)
+    assert [(f.count, f.waived) for f in found] == [(5, REASON), (1, None)]
+    assert unused == [idle]
 
 
 def test_an_unused_waiver_is_a_warning(bundle: Path) -> None:
