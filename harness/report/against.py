@@ -19,6 +19,7 @@ from harness.accounting.figures import break_even_text, printable
 from harness.accounting.totals import TEACHER_KINDS
 
 if TYPE_CHECKING:
+    from harness.report.beside import SuiteScores
     from harness.report.model import RunReport
 
 STUDENT_REL = 0.03
@@ -37,7 +38,8 @@ class Against:
         even: N* of this run's teacher with the other run as direct training.
         moved: the same if both students' energies were known to `STUDENT_REL` only.
         serving: T*, the tokens to be served until what this run cost more has paid; None when not asked for.
-        verdict: which run is better in energy, or in energy and Q where both have it; or a tie.
+        verdict: which run is better in energy, or in energy and Q where both have it, with an interval, of
+            one suite and judge; or a tie.
         doubts: why the two figures should not be set against each other.
     """
 
@@ -95,7 +97,7 @@ def _verdict(report: RunReport, other: RunReport, ours: Interval | None, theirs:
         return "not comparable: an energy is unknown"
     q, what = (Interval.exact(0.0), Interval.exact(0.0)), "energy"
     qualities = _quality(report), _quality(other)
-    if qualities[0] is not None and qualities[1] is not None:
+    if qualities[0] is not None and qualities[1] is not None and _no_q(report, other) is None:
         q, what = (qualities[0], qualities[1]), "energy and Q"
     points = ParetoPoint("this run", ours, q[0]), ParetoPoint("that run", theirs, q[1])
     for standing in pareto_frontier(points):
@@ -106,12 +108,36 @@ def _verdict(report: RunReport, other: RunReport, ours: Interval | None, theirs:
     return f"neither is better in {what}"
 
 
+def _judged(report: RunReport) -> SuiteScores | None:
+    """The only suite with a Q; None where there is none or more than one."""
+    found = [s for s in report.scores if s.quality is not None and s.quality.q is not None]
+    return found[0] if len(found) == 1 else None
+
+
 def _quality(report: RunReport) -> Interval | None:
-    """Q of the only suite with its interval; None where there is none or more than one."""
-    found = [s.quality for s in report.scores if s.quality is not None and s.quality.q is not None]
-    if len(found) != 1 or found[0].q is None:
+    """Q of that suite with its interval; None where either is unknown."""
+    suite = _judged(report)
+    return None if suite is None or suite.quality is None else suite.quality.interval
+
+
+def _no_q(report: RunReport, other: RunReport) -> str | None:
+    """Why the Q of two runs cannot be set against each other; None if it can, or one has none."""
+    ours, theirs = _judged(report), _judged(other)
+    if ours is None or theirs is None:
         return None
-    return found[0].interval or Interval.exact(found[0].q)
+    if ours.suite != theirs.suite or ours.student.keys() != theirs.student.keys():
+        return "Q is of different suites and left out"
+    if _judges(ours) != _judges(theirs):
+        return "Q is by different judges and left out"
+    if _quality(report) is None or _quality(other) is None:
+        return "how well Q is known is not known, and it is left out"
+    return None
+
+
+def _judges(suite: SuiteScores) -> set[tuple[str, str | None]]:
+    """Who scored what, on either side."""
+    rows = (*suite.student.items(), *suite.teacher.items())
+    return {(name, row["judge_id"]) for name, row in rows}
 
 
 def _doubts(report: RunReport, other: RunReport) -> list[str]:
@@ -124,6 +150,9 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
     suites = [sorted(s.suite for s in r.scores) for r in (report, other)]
     if suites[0] != suites[1]:
         found.append("the suites differ")
+    no_q = _no_q(report, other)
+    if no_q is not None:
+        found.append(no_q)
     for whose, run in (("this", report), ("that", other)):
         if run.totals.incomplete:
             found.append(f"the energy of a GPU of {whose} run is unknown")

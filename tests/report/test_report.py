@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,9 @@ from click.testing import CliRunner
 from harness.accounting import Interval
 from harness.cli.report import cmd
 from harness.errors import KitError
+from harness.meter.scores import eval_row
 from harness.report.against import against
+from harness.report.beside import suite_scores
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.model import Options, build
 from harness.report.terminal import bar, print_report, spread
@@ -331,6 +334,34 @@ def test_against_says_never_tie_and_what_is_not_comparable(tmp_path):
     near = make_run((Stage("train", "student_train", 70, 170, 520.001),), end_s=180, devices=1)
     tie = against(build(near.write(tmp_path / "near")), build(sft))
     assert tie.verdict == "a tie in energy: the intervals overlap"
+
+
+def scored(report, q, *, suite="s", stderr=0.001, judge=None):
+    """The report with one benchmark of which the teacher has 0.5 and the student `q` times that."""
+    given = {"benchmark": "b", "metric": "m", "score_unit": "fraction", "n_items": 100, "suite": suite}
+    sides = {"student": 0.5 * q, "teacher": 0.5}
+    rows = [
+        {**eval_row({**given, "subject": s, "score": v, "stderr": stderr, "judge_id": judge}), "stage_uid": 1}
+        for s, v in sides.items()
+    ]
+    return replace(report, scores=suite_scores(rows))
+
+
+def test_q_is_compared_within_one_suite_and_judge_and_with_its_error(tmp_path):
+    kd, sft = (build(path) for path in distilled_and_direct(tmp_path, (520, 630)))
+    energy = "that run is better in energy"
+    good, poor = scored(kd, 0.9), scored(sft, 0.6)
+    assert against(good, poor).verdict == "neither is better in energy and Q"
+    assert not against(good, poor).doubts
+    for unlike, why in (
+        (scored(sft, 0.6, suite="t"), "of different suites"),
+        (scored(sft, 0.6, judge="j"), "by different judges"),
+        (scored(sft, 0.6, stderr=None), "is not known"),
+    ):
+        found = against(good, unlike)
+        assert found.verdict == energy
+        assert any(why in doubt for doubt in found.doubts)
+    assert against(good, sft).verdict == energy
 
 
 def test_spread_is_one_figure_or_two():
