@@ -21,7 +21,8 @@ def summary(results: Results) -> list[str]:
     """The main table in short, the frontier and how much of it may be compared."""
     pocket = results.profile.is_pocket
     unit, scale = ("J", 1.0) if pocket else ("kWh", 1.0 / J_PER_KWH)
-    here = "pocket, measured here" if pocket else f"{results.profile.name}, measured here"
+    how = "estimated" if any(result.basis.estimated for result in results.cells) else "measured"
+    here = f"{'pocket' if pocket else results.profile.name}, {how} here"
     rows = [["", "", here, "", "", "published", "", ""]]
     rows += [["pipeline", "size", f"E {unit}", "Q", "N*", "E kWh", "Q", "N*"]]
     verdicts: Counter[str] = Counter()
@@ -65,7 +66,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other; the first row names groups of columns and takes the room to its right."""
     widths = [max(len(row[k]) for row in rows[1:]) for k in range(len(rows[0]))]
     gaps = ["  "] * len(widths)
-    gaps[5] = "   "
+    below = sum(widths[2:5]) + sum(map(len, gaps[3:5]))
+    gaps[5] = " " * max(3, len(rows[0][2]) + 2 - below)
     starts = [sum(widths[:k]) + sum(map(len, gaps[1 : k + 1])) for k in range(len(widths))]
     first = ""
     for start, words in zip(starts, rows[0], strict=True):

@@ -198,6 +198,11 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     assert " open " in rows["Logit KD1B"] and any(line.startswith("N* open") for line in lines)
     assert any("say nothing about OLMo-2" in line for line in lines)
     assert lines[-1].startswith("Cell by cell") and "27 not comparable" in lines[-1]
+    # Under a head that says how they were got and keeps its distance also above narrow columns.
+    exact = summary(results(basis=MEASURED))
+    for made, words in ((lines, "estimated"), (summary(results()), "estimated"), (exact, "measured")):
+        head, columns = made[:2]
+        assert f" pocket, {words} here  " in head and head.index("published") == columns.index("E kWh")
     # Known exactly, it is 60 / 20 reuses.
     sharp = next(line for line in summary(results()) if line.startswith("Logit KD       1B"))
     assert sharp.split()[-4] == "3.00"
