@@ -98,7 +98,7 @@ def stage(kind: str, start_s: float, end_s: float, watts: float | None) -> dict[
     parts = {"gpu_energy_j": energy, "cpu_energy_j": None, "dram_energy_j": None}
     parts |= {"gpu_energy_j_low": energy, "gpu_energy_j_high": energy}
     window = {"mono_start_us": round(start_s * 1e6), "mono_end_us": round(end_s * 1e6)}
-    return {"stage": kind, "parent_uid": None, "session": 0, **window, **parts}
+    return {"stage": kind, "parent_uid": None, "session": 0, "flags": [], **window, **parts}
 
 
 def test_energy_above_idle() -> None:
@@ -116,6 +116,14 @@ def test_energy_above_idle() -> None:
     assert half is not None and half.short and not half.both_ends
     assert idle_baseline(rows[1:3], 60_000_000) is None
     assert idle_baseline([stage("idle", 0, 60, None)], 60_000_000) is None
+
+
+def test_time_beside_a_stage_is_not_counted_twice() -> None:
+    """Two GPUs idle at 160 W together; one trains for 100 s at 500 W, the other waits at 80 W."""
+    hole = stage("unattributed", 60, 160, 80.0) | {"flags": ["outside_device_list"]}
+    rows = [stage("idle", 0, 60, 160.0), stage("student_train", 60, 160, 500.0), hole]
+    found = idle_baseline(rows, 60_000_000)
+    assert found is not None and found.above.best == pytest.approx(100 * (500 + 80 - 160))
 
 
 def test_a_report_shows_them_and_its_totals_do_not_change() -> None:
