@@ -7,8 +7,13 @@ MAKEFLAGS += --no-print-directory
 
 BIN := $(CURDIR)/.venv/bin
 PY := $(BIN)/python
-DEMO ?= runs/demo
-EXAMPLE ?= runs/example
+# Not from the environment, where such names mean something else: make demo DEMO=FOLDER
+DEMO := runs/demo
+EXAMPLE := runs/example
+# $(call remove,FOLDER): remove a folder with a run of ours, or an empty one; what else there is stays.
+remove = for sign in manifest.json reproduction.json journal; do [ ! -e "$(1)/$$sign" ] || rm -rf -- "$(1)"; done; \
+  [ ! -e "$(1)" ] || rmdir -- "$(1)" 2>/dev/null || \
+  { echo "make: $(1) holds no run, so it is not removed. Next: name another folder, or remove it yourself"; exit 2; }
 # More arguments for pytest or kit reproduce: make test ARGS="-k journal"
 ARGS ?=
 # Test processes at once; most tests wait for clocks and child processes, so more than there are cores pays.
@@ -33,11 +38,11 @@ help: ## List the targets
 
 demo: setup-train ## Reproduce Table 2 at pocket size here: nine students trained, measured and scored in minutes
 	@echo "demo: Table 2 at pocket size; whatever is complete in $(DEMO) is kept"
-	@kit reproduce table2 --profile pocket --yes --out $(DEMO) $(ARGS) || { code=$$?; \
+	@kit reproduce table2 --profile pocket --yes --out "$(DEMO)" $(ARGS) || { code=$$?; \
 	  echo "demo: stopped. Next: make demo goes on where it stopped; make demo DEMO=FOLDER begins anew"; exit $$code; }
 	@echo "demo: checking the ten logs against the protocol, each by itself and against the others"
-	@kit validate $(DEMO)/runs/* > $(DEMO)/validation.txt || { code=$$?; cat $(DEMO)/validation.txt; exit $$code; }
-	@grep ' holds' $(DEMO)/validation.txt
+	@kit validate "$(DEMO)"/runs/* > "$(DEMO)"/validation.txt || { code=$$?; cat "$(DEMO)"/validation.txt; exit $$code; }
+	@grep ' holds' "$(DEMO)"/validation.txt
 	@printf '%s\n' "" \
 	  "demo: done. In $(DEMO):" \
 	  "  tables/table2.md       the measured table beside the published one; .csv and .json for programs" \
@@ -53,10 +58,10 @@ demo: setup-train ## Reproduce Table 2 at pocket size here: nine students traine
 
 audit-example: setup ## Audit examples/minimal.yaml on this machine, report it and validate the log; no torch
 	@echo "audit-example: auditing examples/minimal.yaml (under a minute)"
-	@rm -rf $(EXAMPLE)
-	@kit audit examples/minimal.yaml --out $(EXAMPLE)
+	@$(call remove,$(EXAMPLE))
+	@kit audit examples/minimal.yaml --out "$(EXAMPLE)"
 	@echo && echo "audit-example: checking the log against the protocol"
-	@kit validate $(EXAMPLE)
+	@kit validate "$(EXAMPLE)"
 	@printf '%s\n' "" \
 	  "audit-example: done. $(EXAMPLE) holds the log:" \
 	  "  manifest.json          what ran, on what hardware and software" \
@@ -133,4 +138,6 @@ clean: ## Remove caches and build products; keeps .venv and runs/
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean ## Remove .venv and the runs of demo and audit-example as well
-	@rm -rf .venv $(DEMO) $(EXAMPLE)
+	@rm -rf .venv
+	@$(call remove,$(DEMO))
+	@$(call remove,$(EXAMPLE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -183,6 +184,24 @@ def test_workflow_pins_actions_and_asks_for_the_least(path: Path) -> None:
             # What others write (titles, branch names) never becomes part of a script.
             assert "${{" not in step.get("run", "")
     assert len(re.findall(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", text, flags=re.MULTILINE)) == text.count("@")
+
+
+def test_make_removes_runs_and_nothing_else(tmp_path: Path) -> None:
+    """The names of its variables are common ones: what the environment has in them is somebody else's."""
+    for name in ("theirs/thesis.txt", "runs/demo/reproduction.json", "runs/example/journal/stages.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "it's empty").mkdir()
+    command = ["make", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), "clean-all"]
+    told = {"DEMO": "theirs", "EXAMPLE": "theirs", "MAKEFLAGS": "", "PATH": os.environ["PATH"]}
+    subprocess.run(command, env=told, check=True, capture_output=True)
+    assert not list((tmp_path / "runs").iterdir())
+    assert (tmp_path / "theirs" / "thesis.txt").exists()
+    done = subprocess.run([*command, "EXAMPLE=theirs"], env=told, check=False, capture_output=True, text=True)
+    assert done.returncode != 0 and "theirs holds no run" in done.stdout
+    assert (tmp_path / "theirs" / "thesis.txt").exists()
+    subprocess.run([*command, "EXAMPLE=it's empty"], env=told, check=True, capture_output=True)
+    assert not (tmp_path / "it's empty").exists()
 
 
 def test_workflows_are_test_image_and_release() -> None:
