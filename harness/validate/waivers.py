@@ -91,8 +91,8 @@ def apply_waivers(
 ) -> tuple[list[Finding], list[Waiver]]:
     """Mark what is waived.
 
-    A finding groups all hits of a rule in one file. Each hit is looked at by itself, so a waiver for one stage
-    takes that stage's hits out of the finding and leaves the others in it.
+    A finding groups all hits of a rule in one file. Each hit is looked at by itself, so a waiver for one
+    stage takes that stage's hits out of the finding and leaves the others in it.
 
     Returns:
         The findings, and the waivers that covered nothing in them.
