@@ -32,6 +32,10 @@ RESTART_FLAGS = frozenset({"counter_reset", "rapl_reset", "cpu_estimate_restarte
 OVER_SHARE = 0.001
 """Share of readings that may pass the limit: regulation follows the load by milliseconds."""
 
+OVER_COUNT = 10
+OVER_US = 5_000_000
+"""So many readings and so long say something by themselves; the share of a short series is one reading."""
+
 BELOW_SHARE = 0.01
 LATE_SHARE = 0.01
 GAP_SHARE = 0.01
@@ -64,9 +68,11 @@ def _measured(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
 @rule("E301")
 def power_below_limit(ctx: Context) -> Iterator[Hit]:
     """Hardly a reading lies above 1.15 x the power limit in force."""
+    period_us = int(ctx.manifest["sampling"]["nominal_period_us"])
     for _, signal, name in _signals(ctx):
         count, worst, limit = signal.over
-        if count > OVER_SHARE * signal.samples:
+        many = count >= OVER_COUNT and count * period_us >= OVER_US
+        if many and count > OVER_SHARE * signal.samples:
             observed = f"{name}: {count} readings above the limit, up to {worst / 1000:g} W"
             yield Hit(POWER, observed, f"at most 1.15 x {limit / 1000:g} W", count=count)
 

@@ -6,6 +6,7 @@ it alone. Imported logs went through other tools' rounding, so their resolution 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -19,7 +20,9 @@ from harness.validate.series import SeriesFacts
 POWER = "power.parquet"
 
 CONSTANT_SAMPLES = 120
-"""A minute at the nominal period: no working card shows one milliwatt value for so long."""
+MINUTE_US = 60_000_000
+"""No working card shows one milliwatt value for a minute. So many readings and so long: a meter with a period
+of milliseconds reads the same refresh many times over."""
 
 WORKING_SHARE = 0.3
 """Of the power limit; below it a card may be idle, and idle readings can stand still."""
@@ -41,25 +44,30 @@ def _name(facts: SeriesFacts) -> str:
 
 
 def _working_mw(ctx: Context, facts: SeriesFacts) -> float:
+    """Above this a card works; infinite where no limit is known, as nothing tells then."""
     limit = ctx.limits_mw.get(facts.key.device_id) or (facts.signal.limit_mw if facts.signal else None)
-    return WORKING_SHARE * (limit or 0)
+    return WORKING_SHARE * limit if limit else math.inf
 
 
 @rule("E320")
 def not_constant(ctx: Context) -> Iterator[Hit]:
     """No working card shows one and the same reading for a minute, or only a handful of values all along."""
+    period_us = int(ctx.manifest["sampling"]["nominal_period_us"])
     for facts in _series(ctx):
         signal = facts.signal
         if signal is None or signal.constant is None:
             continue
-        flat = signal.constant
-        if flat.samples >= CONSTANT_SAMPLES and flat.power_mw > _working_mw(ctx, facts):
-            seconds = (flat.end_us - flat.start_us) / 1e6
+        flat, lasted_us = signal.constant, signal.constant.end_us - signal.constant.start_us
+        minute = flat.samples >= CONSTANT_SAMPLES and lasted_us >= MINUTE_US
+        if minute and flat.power_mw > _working_mw(ctx, facts):
+            seconds = lasted_us / 1e6
             observed = (
                 f"{_name(facts)}: {flat.power_mw} mW in {flat.samples} readings in a row ({seconds:.0f} s)"
             )
             yield Hit(POWER, observed, "readings that vary", (), flat.power_mw * seconds / 1000, flat.samples)
-        elif signal.samples >= ENOUGH and signal.distinct < FEW and signal.max_mw > _working_mw(ctx, facts):
+            continue
+        long = signal.samples >= ENOUGH and signal.samples * period_us >= MINUTE_US
+        if long and signal.distinct < FEW and signal.max_mw > _working_mw(ctx, facts):
             observed = f"{_name(facts)}: {signal.distinct} different values in {signal.samples} readings"
             yield Hit(POWER, observed, f"at least {FEW}")
 

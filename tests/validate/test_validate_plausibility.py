@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from harness.bundle import SeriesKey
 from harness.validate import validate, validate_many
 from harness.validate.claims import peak_flops
+from harness.validate.findings import Hit
+from harness.validate.registry import CHECKS
+from harness.validate.signal import look_at
 from tests.accounting.synthetic import Run, S, Stage, make_run
 from tests.validate.forgery import Edit, Forger
 from tests.validate.full_run import write_full
@@ -77,6 +82,18 @@ def test_power_above_the_limit(tmp_path: Path) -> None:
     assert "E301" not in fired(tmp_path / "run")
 
 
+def test_a_few_readings_above_the_limit(tmp_path: Path) -> None:
+    """A short run has few readings: one of them above the limit is regulation, ten are not."""
+
+    def raise_some(count: int) -> set[str]:
+        run = real_run(stages=(Stage("train", "student_train", 2.0, 42.0, 600.0, tokens=10**6),), devices=1)
+        run.power["power_mw"][20 : 20 + count] = 820_000
+        return fired(run.write(tmp_path / str(count)))
+
+    assert "E301" not in raise_some(1)
+    assert "E301" in raise_some(10)
+
+
 def test_power_below_idle(tmp_path: Path) -> None:
     """A working card at half of what it drew in the idle stage."""
 
@@ -128,6 +145,36 @@ def test_a_constant_signal(tmp_path: Path) -> None:
     assert one(tmp_path / "run", "E320").count == pytest.approx(390, abs=2)
     edit_manifest(tmp_path / "run", lambda m: m.update(labels=["simulated"]))
     assert fired(tmp_path / "run") == set()
+
+
+@pytest.mark.parametrize("limit_mw", [700_000, None])
+def test_a_constant_signal_without_a_limit(tmp_path: Path, limit_mw: int | None) -> None:
+    """Without a power limit nothing tells a working card from one that stands still, and nothing is said."""
+
+    def change(run: Run) -> None:
+        run.power["power_mw"][working(run)] = 600_000
+        for device in run.manifest["hardware"]["devices"]:
+            device["power_limit_mw"] = limit_mw
+
+    assert spoil(tmp_path, change) == ({"E320"} if limit_mw else set())
+
+
+@pytest.mark.parametrize(("period_us", "judged"), [(500_000, True), (1_000, False)])
+def test_one_value_for_less_than_a_minute(period_us: int, judged: bool) -> None:
+    """A meter with a period of 1 ms reads one refresh a hundred times: many readings are no long time."""
+    times = np.arange(400) * period_us
+    for values in (np.full(400, 600_000), np.where(np.arange(400) // 40 % 2, 600_000, 500_000)):
+        assert bool(list(_judged(times, values))) == judged
+
+
+def _judged(times: np.ndarray, values: np.ndarray) -> Iterator[Hit]:
+    """E320 on one series of a 700 W card."""
+    period_us = int(times[1] - times[0])
+    signal = look_at(times, values.astype(np.int32), np.ones(times.shape, bool), period_us=period_us)
+    facts = SimpleNamespace(key=SeriesKey("node-00", 0, 0), signal=signal)
+    manifest = {"labels": [], "sampling": {"nominal_period_us": period_us}}
+    ctx = SimpleNamespace(manifest=manifest, facts=SimpleNamespace(series=[facts]), limits_mw={0: 700_000})
+    yield from CHECKS["E320"](ctx)  # type: ignore[arg-type]
 
 
 def test_an_idle_card_may_stand_still(tmp_path: Path) -> None:
