@@ -239,6 +239,15 @@ def test_dev_container_names_a_stage_and_files_that_exist() -> None:
         assert (ROOT / lock).exists()
 
 
+@pytest.mark.parametrize("name", ["docs/containers.md", "containers/kit.def"])
+def test_apptainer_never_runs_on_the_caches_of_a_read_only_image(name: str) -> None:
+    runs = re.findall(r"^.*apptainer run .*", (ROOT / name).read_text(), flags=re.MULTILINE)
+    assert runs
+    for line in runs:
+        [binds] = re.findall(r'--bind "([^"]*)"', line)
+        assert "/cache" in [bind.partition(":")[2] for bind in binds.split(",")], line
+
+
 def test_apptainer_definition_has_its_sections() -> None:
     text = (ROOT / "containers" / "kit.def").read_text()
     assert text.startswith("Bootstrap: docker-daemon\nFrom: kit:latest\n")
