@@ -35,6 +35,9 @@ from harness.validate.series import recompute
 
 Row = Mapping[str, Any]
 
+TAUGHT = ("kd", "synthetic_sft")
+"""Methods that use a teacher's output, which took energy somewhere."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -164,7 +167,9 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
     whole = totals.it
     artifacts = bundle.table("artifacts").to_pylist()
     inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
-    no_reuse = None if options.amortize is None else _no_reuse(totals, unknown)
+    no_reuse = None
+    if options.amortize is not None:
+        no_reuse = _no_reuse(totals, inherited, unknown, bundle.manifest.get("method"))
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
     counts = _token_counts(fresh, reference)
     building = None if whole is None or options.pue is None else facility(whole, options.pue)
@@ -260,7 +265,9 @@ def _unattributed(holes: Sequence[Row], whole: Interval | None) -> StageLine | N
     return StageLine(row, energy, share, {})
 
 
-def _no_reuse(totals: RunTotals, unknown: Sequence[str]) -> str | None:
+def _no_reuse(
+    totals: RunTotals, inherited: Interval | None, unknown: Sequence[str], method: object
+) -> str | None:
     """Why no figure of reuse can be given; None if it can."""
     if totals.it is None:
         return "nothing was measured"
@@ -268,6 +275,8 @@ def _no_reuse(totals: RunTotals, unknown: Sequence[str]) -> str | None:
         return "the energy of a GPU is unknown"
     if unknown:
         return f"what another run paid for {', '.join(unknown)} is unknown"
+    if method in TAUGHT and totals.teacher is None and inherited is None:
+        return "the teacher's energy cannot be told from the student's"
     return None
 
 

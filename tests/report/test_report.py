@@ -336,6 +336,17 @@ def test_against_says_never_tie_and_what_is_not_comparable(tmp_path):
     assert tie.verdict == "a tie in energy: the intervals overlap"
 
 
+@pytest.mark.parametrize("method", ["kd", "synthetic_sft", "sft"])
+def test_a_teacher_inside_the_student_is_shared_by_nobody(tmp_path, method):
+    run = make_run((Stage("train", "student_train", 10, 90, 300),), end_s=100, devices=1)
+    run.manifest["method"] = method
+    report = build(run.write(tmp_path / "run"), Options(amortize=4))
+    assert (report.reuse is None) == (method != "sft")
+    assert (report.no_reuse is None) == (method == "sft")
+    said = "told from the student's" in " ".join(text_of(report).split())
+    assert said == (method != "sft")
+
+
 def scored(report, q, *, suite="s", stderr=0.001, judge=None):
     """The report with one benchmark of which the teacher has 0.5 and the student `q` times that."""
     given = {"benchmark": "b", "metric": "m", "score_unit": "fraction", "n_items": 100, "suite": suite}
