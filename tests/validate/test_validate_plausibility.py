@@ -394,6 +394,17 @@ def test_a_fraction_among_percentages(
     assert ("W331" in fired(folder)) == suspect
 
 
+@pytest.mark.parametrize(("zone", "ids"), [("psys", set()), ("package-0", {"E312"})])
+def test_a_platform_of_three_kilowatts(tmp_path: Path, zone: str, ids: set[str]) -> None:
+    """psys counts the whole node, accelerators included; a package that draws as much is no package."""
+    run = real_run(rapl=True)
+    rows = [row for row in run.counters if row["zone"] == zone]
+    for row in rows:
+        row["range"] = None
+        row["value"] = (row["mono_us"] - rows[0]["mono_us"]) * 3000
+    assert fired(run.write(tmp_path / "run")) & {"E312"} == ids
+
+
 @pytest.mark.parametrize(("gpu", "zone", "rule"), [(True, "package-0", "E312"), (False, "cpu", "W313")])
 def test_one_reading_of_a_cpu_counter(tmp_path: Path, gpu: bool, zone: str, rule: str) -> None:
     """A forger who also derives everything anew: the reading stands out of its own series."""
