@@ -104,6 +104,15 @@ def test_inherited_artifacts_count_once():
     assert totals.inherited_energy([]) is None
 
 
+def test_two_outputs_of_one_stage_bring_its_energy_once():
+    edge = {"role": "consumed", "artifact_id": "a", "name": "a", "origin_run_id": "r", "origin_energy_j": 7.5}
+    rows = [edge, {**edge, "artifact_id": "b"}]
+    assert totals.inherited_energy(rows).best == 7.5
+    assert totals.inherited_energy([*rows, {**edge, "artifact_id": "c", "origin_energy_j": 2.0}]).best == 9.5
+    assert totals.inherited_energy([edge, {**rows[1], "origin_run_id": "other"}]).best == 15.0
+    assert totals.inherited_energy([edge, {**edge, "stage_uid": 2}]).best == 7.5
+
+
 def test_one_unknown_origin_leaves_what_was_inherited_unknown():
     known = {"role": "consumed", "artifact_id": "a", "name": "cache", "origin_run_id": "r"}
     rows = [{**known, "origin_energy_j": 7.0}, {**known, "artifact_id": "b", "origin_energy_j": None}]
