@@ -95,6 +95,13 @@ def test_no_scores_and_no_reference(bundle: Path) -> None:
     assert not class_of(bundle).rankable
 
 
+def test_a_held_out_loss_is_no_score(bundle: Path) -> None:
+    edit_rows(bundle, "evals", lambda rows: [r.update(suite="heldout") for r in rows] and None)
+    assert "C410" in labels(bundle)
+    assert class_of(bundle).key["suite_id"] is None
+    assert not class_of(bundle).rankable
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [
