@@ -224,9 +224,9 @@ def inherited_energy(artifacts: Iterable[Mapping[str, Any]]) -> Interval | None:
     """Energy of consumed artifacts that another run paid for, each counted once; None if there are none, or
     if what one of them cost is unknown.
 
-    Two outputs of one stage carry the energy of that stage both. A log does not name the other run's stage, so
-    artifacts of one run with the very same energy count as one: measured joules of two stages do not agree to
-    the last digit. What the making of a data set cost is not told apart from what a teacher did.
+    Two outputs of one stage carry the energy of that stage both. A log does not name the other run's stage,
+    so artifacts of one run with the very same energy count as one: measured joules of two stages do not agree
+    to the last digit. What the making of a data set cost is not told apart from what a teacher did.
 
     Args:
         artifacts: rows of `artifacts`.
