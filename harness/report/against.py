@@ -17,6 +17,7 @@ from harness.accounting import (
 from harness.accounting.amortize import student_sensitivity
 from harness.accounting.figures import break_even_text, printable
 from harness.accounting.totals import TEACHER_KINDS
+from harness.report.beside import HELD_OUT
 
 if TYPE_CHECKING:
     from harness.report.beside import SuiteScores
@@ -147,7 +148,7 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
         if mine != yours:
             words = [" + ".join(sorted(m)) or "absent" for m in (mine, yours)]
             found.append(f"{part.upper()} energy is {words[0]} here and {words[1]} there")
-    suites = [sorted(s.suite for s in r.scores) for r in (report, other)]
+    suites = [sorted(s.suite for s in r.scores if s.suite != HELD_OUT) for r in (report, other)]
     if suites[0] != suites[1]:
         found.append("the suites differ")
     no_q = _no_q(report, other)

@@ -13,6 +13,9 @@ from harness.accounting.totals import roots, row_energy
 
 Row = Mapping[str, Any]
 
+HELD_OUT = "heldout"
+"""Suite of held-out losses, which enter no Q (4.8): more is worse, and a ratio of nats is no quality."""
+
 _KEY = ("benchmark", "metric", "filter")
 
 
@@ -23,8 +26,8 @@ class SuiteScores:
     Attributes:
         student: rows of evals, by name of the benchmark.
         teacher: likewise; empty where nothing was compared.
-        quality: Q over all benchmarks of either side; None without a teacher. A teacher at the lowest score
-            there can be counts as one at its floor: the log holds no other.
+        quality: Q over all benchmarks of either side; None without a teacher, or of held-out losses. A
+            teacher at the lowest score there can be counts as one at its floor: the log holds no other.
     """
 
     suite: str
@@ -73,7 +76,8 @@ def suite_scores(evals: Sequence[Row]) -> list[SuiteScores]:
             subject: {_name(row, rows): row for row in rows if row["subject"] == subject}
             for subject in ("student", "teacher")
         }
-        q = _quality(sides["student"], sides["teacher"]) if sides["teacher"] else None
+        judged = sides["teacher"] and suite != HELD_OUT
+        q = _quality(sides["student"], sides["teacher"]) if judged else None
         found.append(SuiteScores(str(suite), sides["student"], sides["teacher"], q))
     return found
 

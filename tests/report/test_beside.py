@@ -82,6 +82,15 @@ def test_the_last_stage_counts_and_suites_stay_apart() -> None:
     assert suite_scores([]) == []
 
 
+def test_a_held_out_loss_gives_no_q() -> None:
+    losses = [
+        row("x", s, who, suite="heldout", score_unit="nats", higher_is_better=False)
+        for s, who in ((3.5, "student"), (3.0, "teacher"))
+    ]
+    (found,) = suite_scores(losses)
+    assert found.quality is None and found.student["x"]["score"] == 3.5
+
+
 def test_a_suite_scored_in_two_stages_is_one_suite() -> None:
     gsm8k = [row("gsm8k", 0.1, stage_uid=3), row("gsm8k", 0.8, "teacher", stage_uid=3)]
     mmlu = [row("mmlu", 0.5, stage_uid=4), row("mmlu", 0.5, "teacher", stage_uid=4)]

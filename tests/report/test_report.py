@@ -373,6 +373,9 @@ def test_q_is_compared_within_one_suite_and_judge_and_with_its_error(tmp_path):
         assert found.verdict == energy
         assert any(why in doubt for doubt in found.doubts)
     assert against(good, sft).verdict == energy
+    # A held-out loss is of no suite: that only one run has it makes them no less alike.
+    loss = scored(kd, 0.7, suite="heldout").scores
+    assert not against(replace(good, scores=[*good.scores, *loss]), poor).doubts
 
 
 def test_spread_is_one_figure_or_two():
