@@ -1,7 +1,8 @@
 """Every operation of the vectors by name, as this kit does it.
 
-Each is a thin adapter: it lays a vector's input out as the accounting, the bundle or the protocol reader take
-it, calls what `kit report` and `kit validate` call, and names the figures. No formula lives here.
+Each is an adapter: it lays a vector's input out as the meter, the accounting, the bundle, the report or the
+protocol reader take it, calls the kit's own function and names the figures. What several functions of the kit
+give is put together here, in sums and ratios; how anything is integrated, unwrapped or counted is not.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ COPIED = "E324"
 UNPAID = "E229"
 
 
-def compare(reports: Sequence[Report], contexts: Sequence[Context]) -> list[Report]:
+def compare(reports: Sequence[Report], contexts: Sequence[Context], levels: Sequence[int]) -> list[Report]:
     """Add to each report what only its neighbours show.
 
     Args:
         reports: one a bundle.
         contexts: what validation saw of each, in the same order.
+        levels: those asked for; each of the rules here is of one of them.
 
     Returns:
         The reports, in the same order.
@@ -38,12 +39,16 @@ def compare(reports: Sequence[Report], contexts: Sequence[Context]) -> list[Repo
         for j, payer in enumerate(contexts):
             if i != j:
                 hits[i] += [(UNPAID, hit) for hit in _origins(consumer, payer)]
-    return [_with(report, extra) for report, extra in zip(reports, hits, strict=True)]
+    rules = load_rules()
+    asked = [[(name, hit) for name, hit in own if rules[name].level in levels] for own in hits]
+    return [_with(report, extra) for report, extra in zip(reports, asked, strict=True)]
 
 
 def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
-    """Series of `suspect` that are also in `original`."""
+    """Series of `suspect` that are also in `original`; signals said to be made up claim nothing."""
     if original.recomputed is None or suspect.recomputed is None:
+        return
+    if "simulated" in suspect.manifest["labels"]:
         return
     for theirs in original.recomputed.series:
         for own in suspect.recomputed.series:

@@ -89,8 +89,8 @@ def validate_many(
     seen = [_look_into(Path(folder), levels, threads, protocol) for folder in folders]
     contexts = [ctx for _, ctx in seen]
     reports = [report for report, _ in seen]
-    if len(seen) > 1 and PLAUSIBILITY in levels:
-        reports = compare(reports, contexts)
+    if len(seen) > 1:
+        reports = compare(reports, contexts, levels)
     rules = load_rules(_version(protocol))
     done = [apply_waivers(report.findings, waivers, rules) for report in reports]
     reports = [replace(r, findings=tuple(found)) for r, (found, _) in zip(reports, done, strict=True)]
@@ -302,5 +302,6 @@ def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:
         found += [finding(entry, file, group) for file, group in by_file.items()]
         if failure is not None:
             text = f"rule {entry.id} ({entry.name}): {type(failure).__name__}: {str(failure)[:120]}"
-            found.append(finding(load_rules()[NOT_EVALUATED], MANIFEST, [Hit(MANIFEST, text, "an answer")]))
+            missing = finding(load_rules()[NOT_EVALUATED], MANIFEST, [Hit(MANIFEST, text, "an answer")])
+            found.append(replace(missing, level=entry.level))
     return found

@@ -236,7 +236,7 @@ def utilisation_and_power(ctx: Context) -> Iterator[Hit]:
 
 @rule("W310")
 def sampler_is_cheap(ctx: Context) -> Iterator[Hit]:
-    """The sampler takes little of a core and misses few ticks."""
+    """The sampler takes at most a twentieth of a core; ticks that it missed show as late periods (W306)."""
     for entry in ctx.manifest["sampling"]["sessions"]:
         cpu, wall = entry.get("sampler_cpu_s"), entry.get("sampler_wall_s")
         name = f"session {entry['session']}"

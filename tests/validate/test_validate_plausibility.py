@@ -253,6 +253,20 @@ def test_the_same_readings_in_two_bundles(tmp_path: Path) -> None:
     assert str(reports[0].run_id) in reports[1].findings[0].observed
     same = shutil.copytree(tmp_path / "a", tmp_path / "again")
     assert [r.findings for r in validate_many([tmp_path / "a", same])] == [(), ()]
+    assert [r.findings for r in validate_many([tmp_path / "a", tmp_path / "b"], range(3))] == [(), ()]
+    for name in "ab":
+        edit_manifest(tmp_path / name, lambda m: m.update(labels=["simulated"]))
+    assert [r.findings for r in validate_many([tmp_path / "a", tmp_path / "b"])] == [(), ()]
+
+
+@pytest.mark.parametrize("rule_id", ["E203", "W309", "C409"])
+def test_a_rule_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule_id: str) -> None:
+    """Its own level did not hold; the levels around it did."""
+    folder = real_run().write(tmp_path / "run")
+    monkeypatch.setitem(CHECKS, rule_id, lambda ctx: [][1])
+    report = validate(folder)
+    assert [(f.id, f.level) for f in report.findings] == [("E299", int(rule_id[1]))]
+    assert {level for level, word in report.levels.items() if word != "passed"} == {int(rule_id[1])}
 
 
 def test_an_origin_that_paid_more_than_is_charged(tmp_path: Path) -> None:
@@ -284,6 +298,8 @@ def test_an_origin_that_paid_more_than_is_charged(tmp_path: Path) -> None:
     assert fair.findings == ()
     assert [f.id for f in cheap.findings] == ["E229"]
     assert cheap.findings[0].joules_at_stake == pytest.approx(1000, abs=1)
+    lower = validate_many([tmp_path / "maker", tmp_path / "cheap"], range(3))[1]
+    assert [f.id for f in lower.findings] == ["E229"] and lower.levels[2] == "failed"
 
 
 def fill(folder: Path, column: str, value: Callable[[pa.Table], Any]) -> None:
