@@ -7,7 +7,6 @@ the reference; `harness.bundle.migrate` does the same to columns of tables too l
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.errors import KitError
+from harness.spec.canonical import canonical_json
 from harness.spec.load import available_versions, protocol_root, read_yaml
 from harness.spec.model import Strict
 
@@ -227,7 +227,7 @@ def evaluate(expression: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         return next((row[name] for name in operands if row.get(name) is not None), None)
     if word == "json":
         known = {name: row[name] for name in operands if row.get(name) is not None}
-        return json.dumps(known, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return canonical_json(known).decode()
     values = [row.get(name) for name in (operands if word == "sum" else operands[:1])]
     if None in values:
         return None

@@ -337,3 +337,17 @@ def test_rows_and_columns_are_migrated_alike() -> None:
         table = pa.Table.from_pylist(rows, pa.schema([(name, types[kinds[name]]) for name in names]))
         by_rows = migrate_document({"tables": {"t": rows}}, parsed)["tables"]["t"]
         assert migrate_columns(table, parsed).to_pylist() == by_rows, steps
+
+
+def test_json_is_canonical() -> None:
+    """RFC 8785: numbers as ECMAScript prints them, keys by UTF-16 units."""
+    columns = {"detail": {"json": ["\ue000", "\U0001f600", "a"]}}
+    step = parse_step({"op": "append", "table": "t", "from": "s", "where_any": ["a"], "columns": columns})
+    row = {"a": 1.0, "\ue000": 1e21, "\U0001f600": None}
+    (made,) = migrate_document({"tables": {"s": [row], "t": []}}, [step])["tables"]["t"]
+    assert made["detail"] == '{"a":1,"\ue000":1e+21}'
+    row["\U0001f600"] = 2
+    (made,) = migrate_document({"tables": {"s": [row], "t": []}}, [step])["tables"]["t"]
+    assert made["detail"] == '{"a":1,"\U0001f600":2,"\ue000":1e+21}'
+    with pytest.raises(KitError, match="not exact"):
+        migrate_document({"tables": {"s": [{"a": 2**53}], "t": []}}, [step])
