@@ -123,7 +123,7 @@ def idle_baseline(rows: Sequence[Row], idle_min_us: int | None) -> Baseline | No
         return None
     power = interval_total([energy for _, energy in idle]).scale(1e6 / sum(lengths))
     # A hole of a device beside a stage on others takes no time of its own: idle power is the whole machine's.
-    alone = [row for row, _ in known if "outside_device_list" not in row["flags"]]
+    alone = [row for row, _ in known if "outside_device_list" not in row.get("flags", ())]
     seconds = sum(row["mono_end_us"] - row["mono_start_us"] for row in alone) / 1e6
     order = sorted(
         (row for row, _ in top if row["stage"] != UNATTRIBUTED),
