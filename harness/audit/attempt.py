@@ -177,6 +177,8 @@ class Attempt:
 
         if process.forked:
             session.event("x-forked")
+        elif process.not_forked is not None:
+            session.event("x-not_forked", "warning", reason=scrub(process.not_forked))
         with process, status:
             session.client.register_group(process.pgid, opened.uid)
             outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._stop, watch=watch)

@@ -113,12 +113,13 @@ class Forks:
 
     def needs_start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> bool:
         """Whether this stage can be forked once `start` has been called for it, and not before."""
-        if not self._covers(argv) or not cwd.is_dir():
+        if not self.covers(argv) or not cwd.is_dir():
             return False
         wanted = _key(argv, cwd, env)
         return wanted not in self._unfit and not (self._start == wanted and self._alive())
 
-    def _covers(self, argv: Sequence[str]) -> bool:
+    def covers(self, argv: Sequence[str]) -> bool:
+        """Whether stages of this command are meant to be forked."""
         return (
             sys.platform == "linux"
             and len(argv) > 2
@@ -187,8 +188,9 @@ class Forks:
             NotForkedError: It has to be started afresh.
         """
         link = self._link
-        if link is None or not self._covers(argv) or self._start != _key(argv, cwd, env):
-            raise NotForkedError("no process to fork it from")
+        wanted = _key(argv, cwd, env)
+        if link is None or not self.covers(argv) or self._start != wanted:
+            raise NotForkedError(self._unfit.get(wanted, "no process to fork it from"))
         request = {"module": argv[2], "words": list(argv[3:]), "env": dict(env), "runner": os.getpid()}
         packet = json.dumps(request).encode()
         if len(packet) > MESSAGE_BYTES:

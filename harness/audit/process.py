@@ -73,6 +73,7 @@ class StageProcess:
     Attributes:
         pgid: Its process group, the process's own id.
         forked: Whether it was forked.
+        not_forked: Why it was started afresh although it was to be forked; None otherwise.
 
     Raises:
         KitError: The command cannot be started; `exit_code` is what a shell would report.
@@ -95,7 +96,7 @@ class StageProcess:
 
         try:
             with out.open("ab") as stdout, err.open("ab") as stderr:
-                process = _fork(forks, argv, cwd, env, stdout.fileno(), stderr.fileno())
+                process, self.not_forked = _fork(forks, argv, cwd, env, stdout.fileno(), stderr.fileno())
                 self.forked = process is not None
                 self._process: Forked | subprocess.Popen[bytes] = process or subprocess.Popen(
                     list(argv),
@@ -236,13 +237,14 @@ class StageProcess:
 
 def _fork(
     forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int
-) -> Forked | None:
-    if forks is None:
-        return None
+) -> tuple[Forked | None, str | None]:
+    """The forked process, or why there is none; neither where none is wanted."""
+    if forks is None or not forks.covers(argv):
+        return None, None
     try:
-        return forks.fork(argv, cwd, env, out, err)
-    except NotForkedError:
-        return None
+        return forks.fork(argv, cwd, env, out, err), None
+    except NotForkedError as error:
+        return None, str(error)
 
 
 class _Process(NamedTuple):

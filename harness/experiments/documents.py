@@ -224,7 +224,7 @@ def _notes(results: Results) -> list[str]:
     if failed:
         listed = ", ".join(f"{name} {significant(joules)} J" for name, joules in failed)
         lines.append(f"In E, used by attempts that did not complete: {listed}.")
-    deviations = [f"- {deviation}" for deviation in results.profile.deviations]
+    deviations = [f"- {deviation}" for deviation in results.deviations]
     return [*lines, *([""] if lines else []), "Deviations of this profile from the paper:", "", *deviations]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,7 @@ class Results:
         teacher_heldout_loss: Nats a label token.
         uncharged: Stage of the shared run that no cell is charged for -> joules.
         shared_run_id: The run that paid for data and teacher.
+        started_afresh: Stages in these figures that were not forked, by their logs, in a profile that forks.
     """
 
     profile: Profile
@@ -143,6 +144,18 @@ class Results:
     teacher_heldout_loss: float | None
     uncharged: Mapping[str, Interval | None] = field(default_factory=dict)
     shared_run_id: str = ""
+    started_afresh: Sequence[str] = ()
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """What differs from the paper: the profile's, and where the logs say otherwise of imports."""
+        if not self.started_afresh:
+            return self.profile.deviations
+        return (
+            *self.profile.deviations,
+            "Not forked but started afresh, so that their own imports are in the figures: "
+            f"{', '.join(self.started_afresh)}.",
+        )
 
     def cell(self, regime: str, size: str, seed: int = 0) -> CellResult | None:
         """The cell of the main grid; None if it was not run."""
@@ -190,7 +203,22 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
         students = len({c.size for c in cells if c.regime == cell.regime and c.variant == cell.variant})
         results.append(_cell(cell, layout, shared, teacher, reference, students))
     run_id = str(Bundle.open(shared_run).manifest["run_id"])
-    return Results(profile, results, teacher_scores, teacher_loss, uncharged, run_id)
+    afresh: list[str] = []
+    if profile.fork_stages:
+        afresh += _started_afresh(shared_run, SHARED, charged)
+        for cell in cells:
+            afresh += _started_afresh(layout.run(cell.name), cell.name, ("student_train", "evaluate"))
+    return Results(profile, results, teacher_scores, teacher_loss, uncharged, run_id, afresh)
+
+
+def _started_afresh(run: Path, name: str, stages: Collection[str]) -> list[str]:
+    """Of the named stages of a run those of which an attempt began without being forked."""
+    bundle = Bundle.open(run)
+    rows = bundle.table("events", ["stage_uid", "kind"]).to_pylist()
+    known = {row["stage_uid"] for row in rows if row["kind"] in ("x-forked", "x-not_started")}
+    attempts = bundle.table("stages", ["stage_uid", "name"]).to_pylist()
+    found = (row["name"] for row in attempts if row["name"] in stages and row["stage_uid"] not in known)
+    return [f"{name} {stage}" for stage in dict.fromkeys(found)]
 
 
 def _cell(

@@ -99,7 +99,7 @@ def as_json(results: Results, target: str) -> Record:
         "target": target,
         "profile": results.profile.name,
         "labels": list(results.profile.labels),
-        "deviations": list(results.profile.deviations),
+        "deviations": list(results.deviations),
         "cells": cells,
         "teacher": {"scores": dict(results.teacher_scores), "heldout_loss": results.teacher_heldout_loss},
         "not_charged": {name: _interval("energy_j", e) for name, e in results.uncharged.items()},

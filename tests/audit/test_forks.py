@@ -251,8 +251,24 @@ def test_what_cannot_be_forked_from_is_not_tried_again(
     argv = (sys.executable, "-m", "lab.ends", "4")
     assert not forks.needs_start(argv, lab, environment())
     with StageProcess(argv, lab, environment(), lab / "out", lab / "err", forks) as stage:
-        assert not stage.forked
+        assert not stage.forked and stage.not_forked == problem
         assert stage.wait(timeout_s=20, interrupted=lambda: None, watch=lambda: None).exit_code == 4
+    with StageProcess(("true",), lab, environment(), lab / "out", lab / "err", forks) as stage:
+        assert not stage.forked and stage.not_forked is None  # nor was it to be
+
+
+@pytest.mark.parametrize(("words", "forked"), [(1, True), (2, False)])
+def test_a_long_command_is_forked_or_said_to_be_too_long(
+    forks: Forks, lab: Path, words: int, forked: bool
+) -> None:
+    assert begin(forks, lab, "lab.ends") is None
+    # Linux takes 128 KiB in one word; together these are more than a packet may have.
+    argv = (sys.executable, "-m", "lab.ends", "6", *["x" * 100_000] * words)
+    with StageProcess(argv, lab, environment(), lab / "out", lab / "err", forks) as stage:
+        assert stage.forked == forked
+        assert stage.not_forked == (None if forked else "its command and environment are too long")
+        assert stage.wait(timeout_s=20, interrupted=lambda: None, watch=lambda: None).exit_code == 6
+    assert run(forks, lab, "lab.ends", "5")[0] == 5  # those after it are forked all the same
 
 
 def test_both_end_with_a_runner_that_is_killed(lab: Path) -> None:
@@ -347,3 +363,18 @@ def test_a_run_logs_the_start_as_a_stage_and_says_what_was_forked(lab: Path) -> 
     forked = {row["stage_uid"] for row in found if row["kind"] == "x-forked"}
     assert forked == {rows["one"]["stage_uid"], rows["two"]["stage_uid"]}
     assert time.monotonic_ns() // 1000 > imports["mono_end_us"]
+
+
+def test_every_stage_that_was_to_be_forked_says_why_it_was_not(lab: Path) -> None:
+    (lab / "p.yaml").write_text(PIPELINE)
+    (lab / "lab/preload.py").write_text("import no_such_module\n")
+    with Forks("lab.preload") as forks:
+        for name in ("first", "second"):
+            plan = load_plan(lab / "p.yaml", run_dir=lab / name)[0]
+            assert run_plan(plan, Silent(), cpu="none", forks=forks).exit_code == 0
+    for name, expected in (("first", ["imports", "one", "two"]), ("second", ["one", "two"])):
+        bundle = Bundle.open(lab / name)
+        names = {row["stage_uid"]: row["name"] for row in stage_rows(bundle)}
+        told = [row for row in bundle.table("events").to_pylist() if row["kind"] == "x-not_forked"]
+        assert [names[row["stage_uid"]] for row in told] == expected
+        assert all("no_such_module" in row["detail"] for row in told)

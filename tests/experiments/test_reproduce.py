@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.accounting.totals import roots, row_energy
@@ -19,8 +21,10 @@ from harness.bundle import Bundle
 from harness.errors import KitError
 from harness.experiments.grid import main_cells, target
 from harness.experiments.lineage import stage_rows
+from harness.experiments.pipelines import Layout
 from harness.experiments.profile import load_profile
 from harness.experiments.reproduce import Request, claim, completed_runs
+from harness.experiments.results import collect
 from harness.validate import validate
 from scripts.check_repeat import compare
 
@@ -86,7 +90,25 @@ def test_stages_are_forked_from_one_start_that_nobody_is_charged_for(out: Path) 
         forked = {e["stage_uid"] for e in bundle.table("events").to_pylist() if e["kind"] == "x-forked"}
         started = {r["stage_uid"] for r in stage_rows(out / "runs" / run) if r["name"] == "imports"}
         assert forked == stages - started
-    assert "imports" in (out / "tables/table2.md").read_text()
+    text = (out / "tables/table2.md").read_text()
+    assert "imports" in text and "started afresh" not in text
+
+
+def test_a_stage_that_its_log_does_not_call_forked_is_named(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "runs/kd-1b", tmp_path / "runs/kd-1b")
+    for run in ("shared", "sft-1b", "synthetic-sft-1b"):
+        (tmp_path / "runs" / run).symlink_to(out / "runs" / run)
+    path = tmp_path / "runs/kd-1b/events.parquet"
+    events = pq.read_table(path)
+    uid = next(r["stage_uid"] for r in stage_rows(out / "runs/kd-1b") if r["name"] == "evaluate")
+    kept = [
+        (row["stage_uid"], row["kind"]) != (uid, "x-forked")
+        for row in events.select(["stage_uid", "kind"]).to_pylist()
+    ]
+    pq.write_table(events.filter(pa.array(kept)), path)
+    cells = [cell for cell in main_cells() if cell.name in CELLS]
+    found = collect(load_profile(TINY), cells, Layout(tmp_path, {}))
+    assert found.started_afresh == ["kd-1b evaluate"]
 
 
 def test_the_teacher_is_better_than_an_untrained_student_and_students_learn(out: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,13 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     # Known exactly, it is 60 / 20 reuses.
     sharp = next(line for line in summary(results()) if line.startswith("Logit KD       1B"))
     assert sharp.split()[-4] == "3.00"
+
+
+def test_stages_that_were_started_afresh_are_named_among_the_deviations(tmp_path: Path) -> None:
+    made = results()
+    for afresh in ((), ("shared preprocess", "kd-1b evaluate")):
+        files = write_documents(replace(made, started_afresh=afresh), "table2", target("table2"), tmp_path)
+        text = files["table2.md"].read_text()
+        deviations = json.loads(files["table2.json"].read_text())["deviations"]
+        assert ("shared preprocess, kd-1b evaluate" in text) == bool(afresh)
+        assert len(deviations) == len(made.profile.deviations) + bool(afresh)
