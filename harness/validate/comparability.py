@@ -16,6 +16,7 @@ from harness.bundle.commit import MANIFEST
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
+from harness.validate.structure import ONLINE_TEACHER
 from harness.validate.tokens import COUNTS, reported_tokens
 
 STAGES = "stages.parquet"
@@ -192,3 +193,11 @@ def tokens_unbacked(ctx: Context) -> Iterator[Hit]:
         yield Hit(
             STAGES, "token counts without stage_tokens events", "the reports they sum up", tuple(stated)
         )
+
+
+@rule("C413")
+def online_teacher(ctx: Context) -> Iterator[Hit]:
+    """The teacher answers during the student's training."""
+    if ONLINE_TEACHER in ctx.manifest["labels"]:
+        observed = f"labelled {ONLINE_TEACHER}: the teacher answers inside student_train"
+        yield Hit(MANIFEST, observed, "a teacher stage of its own")

@@ -14,6 +14,9 @@ from harness.validate.registry import rule
 
 STAGES = "stages.parquet"
 
+ONLINE_TEACHER = "online_teacher"
+"""Label of a run whose teacher answers inside student_train (2.1)."""
+
 
 def _recorded(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((i, row) for i, row in enumerate(ctx.stages) if row["stage"] != UNATTRIBUTED)
@@ -159,7 +162,7 @@ def _shared_j(a: dict[str, Any], b: dict[str, Any], device: Any, shared_us: int)
 
 @rule("E215")
 def teacher_paid(ctx: Context) -> Iterator[Hit]:
-    """A distilled student's teacher is in the run, or an artifact names the run that paid."""
+    """A distilled student's teacher is in the run, an artifact names who paid, or it answers in training."""
     method = ctx.manifest["method"]
     if method not in ("kd", "synthetic_sft"):
         return
@@ -167,8 +170,12 @@ def teacher_paid(ctx: Context) -> Iterator[Hit]:
         return
     if any(row["role"] == "consumed" and row["origin_run_id"] for row in ctx.artifacts):
         return
-    expected = f"a stage of kind {' or '.join(TEACHER_KINDS)}, or a consumed artifact with origin_run_id"
-    yield Hit(STAGES, f"method {method} without a teacher", expected)
+    if ONLINE_TEACHER in ctx.manifest["labels"] and any(
+        row["stage"] == "student_train" for row in ctx.stages
+    ):
+        return
+    expected = f"a stage of kind {' or '.join(TEACHER_KINDS)}, a consumed artifact with origin_run_id"
+    yield Hit(STAGES, f"method {method} without a teacher", f"{expected}, or the label {ONLINE_TEACHER}")
 
 
 @rule("E216")

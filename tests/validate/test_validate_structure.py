@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.accounting.totals import DENOMINATORS
+from harness.validate import validate
 from tests.accounting.synthetic import Stage, make_run
 from tests.validate.runs import STAGES, fired, one, row
 from tests.validate.tamper import edit_manifest, edit_rows
@@ -81,6 +82,13 @@ def test_teacher_must_be_paid(tmp_path):
     assert fired(run.write(tmp_path / "b")) == set()
     run.artifacts.clear()
     run.stages[1]["consumes"] = []
+    assert fired(run.write(tmp_path / "none")) == {"E215"}
+    run.manifest["labels"].append("online_teacher")
+    online = validate(run.write(tmp_path / "online"))
+    assert online.findings == ()
+    assert online.comparability is not None
+    assert "C413" in {label.id for label in online.comparability.labels}
+    run.manifest["labels"].remove("online_teacher")
     run.manifest["method"] = "sft"
     assert fired(run.write(tmp_path / "c")) == set()
 
