@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import image
-from image_checks import HARDENED, Bench
+from image_checks import HARDENED, Bench, NotTried
 
 OUT = image.ROOT / "build" / "image"
 TOOLS = OUT / "tools"
@@ -163,7 +163,11 @@ def same_packages_again(bench: Bench) -> None:
 
 
 def known_vulnerabilities(bench: Bench) -> None:
-    """A pip-audit report in build/image where its service can be reached; findings are told, not judged."""
+    """A pip-audit report in build/image where its service can be reached; findings are told, not judged.
+
+    Raises:
+        NotTried: It cannot.
+    """
     report = OUT / f"pip-audit-{bench.torch}.json"
     texts = [(image.REQUIREMENTS / f"{lock}.lock").read_text("utf-8") for lock in image.LOCKS[bench.torch]]
     pins = dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;+]+)", "".join(texts), flags=re.MULTILINE))
@@ -175,9 +179,8 @@ def known_vulnerabilities(bench: Bench) -> None:
     found = json.loads(report.read_text(encoding="utf-8"))["dependencies"] if report.exists() else []
     audited = [item for item in found if "skip_reason" not in item]
     if not audited:
-        print(f"image-test: skipped: pip-audit: its service knows none of the {len(pins)} packages here")
         report.unlink(missing_ok=True)
-        return
+        raise NotTried(f"pip-audit's service knows none of the {len(pins)} packages here")
     affected = {item["name"]: [v["id"] for v in item["vulns"]] for item in audited if item["vulns"]}
     print(f"image-test: pip-audit: {len(audited)} of {len(pins)} packages known, vulnerable: {affected}")
 

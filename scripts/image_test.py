@@ -28,7 +28,7 @@ from typing import NoReturn
 import image
 import image_checks
 import image_examine
-from image_checks import Bench
+from image_checks import Bench, NotTried
 from image_engine import ENGINES, Engine, EngineError
 
 PACKAGES = {
@@ -57,7 +57,7 @@ class Outcome:
     """How many were asked for."""
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Those that were not begun, because the time was up."""
+    """Those that were not begun, because the time was up, or that could not be tried here."""
 
 
 def say(text: str) -> None:
@@ -154,9 +154,13 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
         name, start = check.__name__.replace("_", " "), time.monotonic()
         if start > deadline:
             left_out.append(name)
+            say(f"skipped: {name}: the time is up")
             continue
         try:
             check(bench)
+        except NotTried as reason:
+            left_out.append(name)
+            say(f"skipped: {name}: {reason}")
         except (
             AssertionError,
             OSError,
@@ -289,7 +293,7 @@ def conclude(outcome: Outcome, minutes: float, *, required: bool) -> int:
     if outcome.left_out:
         done = outcome.wanted - len(outcome.left_out)
         names = ", ".join(outcome.left_out)
-        say(f"the time is up after {done} of {outcome.wanted} checks; left out: {names}")
+        say(f"{done} of {outcome.wanted} checks; left out: {names}")
     if outcome.failed:
         say(f"the image is broken: {', '.join(outcome.failed)} ({minutes:.1f} min)")
         return 1
