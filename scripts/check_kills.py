@@ -35,6 +35,8 @@ from harness.experiments.pipelines import charged_stages
 from harness.validate import validate
 
 _GONE_WITHIN_S = 15.0
+_LOST_US = 1_000_000
+"""What SIGKILL to meter and runner at once may cost: an attempt shorter than that has no energy, not 0 J."""
 
 
 def begin(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -97,7 +99,12 @@ def look(out: Path) -> list[str]:
             status = str(row["status"])
             attempts[status] = attempts.get(status, 0) + (row["stage"] != "unattributed")
             if row_energy(row) is None and row["stage"] != "unattributed":
-                wrong.append(f"{run.name}: no energy of {row['name']}, attempt {row['attempt']} ({status})")
+                lasted_us = int(row["mono_end_us"]) - int(row["mono_start_us"])
+                said = f"{run.name}: no energy of {row['name']}, attempt {row['attempt']} ({status})"
+                if lasted_us < _LOST_US:
+                    print(f"{said}: killed after {lasted_us / 1e6:.2f} s, before a reading was on disk")
+                else:
+                    wrong.append(said)
         sessions = {row["session"] for row in rows}
         print(f"{run.name}: {len(sessions)} sessions, {len(rows)} rows of stages")
     print(f"attempts: {', '.join(f'{count} {status}' for status, count in sorted(attempts.items()))}")
