@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import __version__
 from harness.accounting.series import PowerSeries
 from harness.accounting.stages import derive_stages
-from harness.bundle import BundleWriter
+from harness.bundle import BundleWriter, canonical_json
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
 from harness.bundle.writer import conform
 from harness.spec import load_protocol
@@ -354,14 +354,22 @@ def manifest_of(gpus: int, ticks: int, rapl: bool) -> dict[str, Any]:
     }
 
 
-def event_rows(pieces: list[Piece]) -> list[dict[str, Any]]:
-    """Begin and end of the one session."""
-    common = {"session": 0, "stage_uid": None, "device_id": None, "severity": "info", "detail": None}
-    ends = (("session_start", MONO_0), ("session_end", pieces[-1].end_us))
+def event_rows(pieces: list[Piece], stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Begin and end of the one session, and between them what each stage reported of its tokens."""
+    found: list[tuple[str, int, int | None, str | None]] = [("session_start", MONO_0, None, None)]
+    for row in stages:
+        counts = {name: row[name] for name in row if name.startswith("tokens_") and row[name] is not None}
+        if counts:
+            detail = canonical_json(counts).decode()
+            found.append(("stage_tokens", row["work_end_us"], row["stage_uid"], detail))
+    found.append(("session_end", pieces[-1].end_us, None, None))
     return [
-        {"event_id": number, "t_us": UTC_0 - MONO_0 + mono, "mono_us": mono, "kind": kind, **common}
-        for number, (kind, mono) in enumerate(ends)
-    ]
+        {
+            "event_id": number, "session": 0, "t_us": UTC_0 - MONO_0 + mono, "mono_us": mono, "kind": kind,
+            "stage_uid": stage_uid, "device_id": None, "severity": "info", "detail": detail,
+        }
+        for number, (kind, mono, stage_uid, detail) in enumerate(found)
+    ]  # fmt: skip
 
 
 def make_bundle(out: Path, *, days: float, gpus: int, rapl: bool = False, seed: int = 1) -> int:
@@ -390,15 +398,16 @@ def make_bundle(out: Path, *, days: float, gpus: int, rapl: bool = False, seed: 
     recorded = pa.Table.from_batches(
         list(counter_rows(boundaries, gpus, ticks, rapl)), protocol.arrow_schema("counters")
     )
+    recorded_stages = stage_rows(pieces, boundaries, gpus)
     stages = derive_stages(
-        stage_rows(pieces, boundaries, gpus),
+        recorded_stages,
         (device.series() for device in devices),
         counter_series(recorded),
         sampling_rules(protocol, manifest),
         device_limits(manifest),
     )
     writer.write_table("stages", stages)
-    writer.write_table("events", event_rows(pieces))
+    writer.write_table("events", event_rows(pieces, recorded_stages))
     writer.write_manifest(manifest)
     return rows
 
