@@ -78,13 +78,14 @@ test: setup-test ## Run the tests; ARGS="-k journal" selects some
 	  echo "test: failed. Next: make test ARGS=\"--last-failed -x -vv\" shows the first failure alone"; exit $$code; }
 	@echo "test: passed. Next: make lint checks style and types; make demo reproduces a table here"
 
-lint: setup-test ## Check style (ruff) and types (mypy --strict)
+lint: setup-dev ## Check style (ruff), types (mypy --strict) and the arrows between packages (import-linter)
 	@failed=""; \
 	  $(PY) -m ruff check . || failed="$$failed style"; \
 	  $(PY) -m ruff format --check . || failed="$$failed format"; \
 	  $(PY) -m mypy || failed="$$failed types"; \
+  $(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; failed="$$failed imports"; }; \
 	  [ -z "$$failed" ] || { echo "lint: failed:$$failed. Next: make format mends most of style and format"; exit 1; }
-	@echo "lint: style, format and types are fine"
+	@echo "lint: style, format, types and imports are fine"
 
 format: setup-dev ## Let ruff rewrite what `make lint` would complain about
 	@$(PY) -m ruff check --fix .

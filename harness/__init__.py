@@ -12,12 +12,12 @@ __version__ = "0.1.0"
 __all__ = ["Meter", "__version__"]
 
 if TYPE_CHECKING:
-    from harness.meter.api import Meter
+    from harness.api import Meter
 
 
 def __getattr__(name: str) -> object:
     if name == "Meter":
-        from harness.meter.api import Meter
+        from harness.api import Meter
 
         return Meter
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

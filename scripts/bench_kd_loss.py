@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.distill.losses import TeacherRows, kd_loss, sft_loss
+from harness.models.losses import TeacherRows, kd_loss, sft_loss
 
 CASES = ("plain SFT", "chunked SFT", "plain KD (partial sum)", "plain KD (bucket)", "chunked KD (bucket)")
 ALPHA = 0.5
@@ -114,8 +114,8 @@ def _memory(device: torch.device, *, reset: bool) -> int:
     if device.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
-            return torch.cuda.memory_allocated(device)
-        return torch.cuda.max_memory_allocated(device)
+            return int(torch.cuda.memory_allocated(device))
+        return int(torch.cuda.max_memory_allocated(device))
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     key = "VmRSS:" if reset else "VmHWM:"

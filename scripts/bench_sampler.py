@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from harness.journal.records import read_journal
 from harness.meter.client import MeterClient, MeterConfig
-from harness.meter.journal import read_journal
 from tests.lab import LabConfig, LabDevice, Refresh, build_fake_nvml, random_waveform
 
 

@@ -60,11 +60,11 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     from transformers import AutoModelForCausalLM
 
     from harness.distill.adafactor import Adafactor
-    from harness.distill.batches import Batcher
-    from harness.distill.dataset import TokenDataset
-    from harness.distill.forward import label_states
-    from harness.distill.losses import sft_loss
     from harness.distill.schedule import cosine_with_warmup
+    from harness.models.batches import Batcher
+    from harness.models.dataset import TokenDataset
+    from harness.models.forward import label_states
+    from harness.models.losses import sft_loss
 
     torch.set_num_threads(options.threads)
     split = TokenDataset.open(folder / "set", "train")

@@ -86,11 +86,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Run the sections and write the result."""
-    from harness.doctor.bench.model import Bench
-    from harness.doctor.bench.report import write_result
-    from harness.doctor.bench.run import run_sections
     from harness.doctor.inventory import take_inventory
-    from harness.doctor.loader import Load, start_torch
+    from harness.gpucheck.bench.model import Bench
+    from harness.gpucheck.bench.report import write_result
+    from harness.gpucheck.bench.run import run_sections
+    from harness.gpucheck.loader import Load, start_torch
 
     folder = options.out or (REHEARSALS if options.cpu_rehearsal else ARTIFACTS)
     if options.cpu_rehearsal and folder.resolve() == (ROOT / ARTIFACTS).resolve():

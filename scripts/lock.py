@@ -55,18 +55,18 @@ LOCKS = {
     ),
     "train": Lock(
         "runtime, build backend, training and evaluation, with either build of torch",
-        ["build", "train", "eval"],
+        ["build", "train", "eval", "plot"],
         ["base"],
     ),
     "generate": Lock(
         "what generation with vLLM needs on top of torch-cuda.lock and train.lock",
-        ["build", "train", "eval", "generate"],
+        ["build", "train", "eval", "plot", "generate"],
         ["dev", "train", "torch-cuda"],
     ),
     "image": Lock("what examines the image, on top of dev.lock", ["image"], ["dev"]),
     "peers": Lock(
         "what the tests compare our training with, on top of train.lock and dev.lock",
-        ["train", "peers"],
+        ["train", "plot", "peers"],
         ["dev", "train"],
     ),
 }

@@ -21,23 +21,25 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCKED_EXTRAS = {
     "base": ["build"],
     "dev": ["build", "test", "lint", "lock"],
-    "train": ["build", "train", "eval"],
+    "train": ["build", "train", "eval", "plot"],
 }
 LOCKS = [*LOCKED_EXTRAS, "generate", "image", "peers", "torch-cpu", "torch-cuda"]
-IMPORT_NAMES = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
+IMPORT_NAMES = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml", "ruamel-yaml": "ruamel"}
 # Which parts may import what the extras bring, and what. Everything else runs on the base list.
 EXTRA_IMPORTS = {
     "distill": {
         "accelerate",
         "datasets",
         "jinja2",
+        "jsonargparse",
         "safetensors",
         "tokenizers",
         "torch",
         "transformers",
-        "vllm",
     },
-    "doctor": {"safetensors", "torch", "transformers"},
+    "models": {"datasets", "jinja2", "torch", "transformers", "vllm"},
+    "experiments": {"altair", "vl_convert"},
+    "gpucheck": {"safetensors", "torch", "transformers"},
     "evaluation": {"datasets", "lm_eval", "safetensors", "tokenizers", "torch", "transformers", "vllm"},
     "fetch": {"httpx2", "huggingface_hub"},
 }

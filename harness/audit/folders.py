@@ -7,8 +7,8 @@ from pathlib import Path
 
 from harness.audit.plan import Plan
 from harness.bundle.resume import holds_run
+from harness.container import check_image, fix_for_unwritable_folder
 from harness.errors import KitError
-from harness.image import check_image, fix_for_unwritable_folder
 
 _OWN = frozenset(("journal", "work", "logs", "cache"))
 """What a run folder may hold beside the bundle."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.audit.attempt import StageLogs
 from harness.audit.reports import parse_report
-from harness.bundle.journals import await_writers, journal_files, read_journals
-from harness.meter.journal import JournalWriter
+from harness.journal.reading import await_writers, journal_files, read_journals
+from harness.journal.records import JournalWriter
 
 
 def take_late_reports(run_dir: Path) -> None:

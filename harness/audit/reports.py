@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.audit.output import printable
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
-from harness.meter.scores import Items, eval_row, items_chunk
+from harness.journal.scores import Items, eval_row, items_chunk
 
 if TYPE_CHECKING:
     from harness.meter.session import MeterSession
@@ -129,9 +129,9 @@ def parse_report(line: bytes) -> Report:
     """One line of a report file.
 
     Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail;
-    `{"eval": {...}}` and `{"eval_items": {...}}` are scores (see `harness.meter.scores`). A number that JSON
-    lacks (NaN, an infinity) becomes null. Anything else comes back with `problem` set, so that it is said and
-    counted rather than dropped.
+    `{"eval": {...}}` and `{"eval_items": {...}}` are scores (see `harness.journal.scores`). A number that
+    JSON lacks (NaN, an infinity) becomes null. Anything else comes back with `problem` set, so that it is
+    said and counted rather than dropped.
     """
     if len(line) > _MAX_LINE_BYTES:
         return _too_long(len(line), line)

@@ -22,7 +22,7 @@ from harness.audit.so_far import JournalEnergy
 from harness.audit.todo import Chooser, Todo, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
-from harness.bundle.ulid import new_ulid
+from harness.journal.ulid import new_ulid
 from harness.meter.client import MeterConfig
 from harness.meter.session import MeterSession, RunInfo
 

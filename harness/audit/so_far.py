@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from harness.meter.journal import (
+from harness.journal.records import (
     KIND_JSON,
     KIND_POWER,
     KIND_ZONE,

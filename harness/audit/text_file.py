@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 from harness.audit.problems import guess
+from harness.container import fix_for_missing_file
 from harness.errors import KitError
-from harness.image import fix_for_missing_file
 
 MAX_BYTES = 256 * 1024
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from harness.bundle.order import KeyOrder
     from harness.bundle.privacy import Scrubber, scrub, scrub_value
     from harness.bundle.reader import Bundle, SeriesKey
-    from harness.bundle.ulid import is_ulid, new_ulid
     from harness.bundle.writer import BundleWriter
 
 _HOME = {
@@ -31,9 +30,7 @@ _HOME = {
     "digest_files": "files",
     "file_sha256": "files",
     "finish_commit": "commit",
-    "is_ulid": "ulid",
     "logical_digest": "digest",
-    "new_ulid": "ulid",
     "refresh_manifest": "files",
     "scrub": "privacy",
     "scrub_value": "privacy",
@@ -50,9 +47,7 @@ __all__ = [
     "digest_files",
     "file_sha256",
     "finish_commit",
-    "is_ulid",
     "logical_digest",
-    "new_ulid",
     "refresh_manifest",
     "scrub",
     "scrub_value",

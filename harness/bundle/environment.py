@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.container import image_digest, image_record, revision_of
 from harness.errors import KitError
-from harness.image import image_digest, image_record, revision_of
 
 
 def machine_facts() -> dict[str, Any]:
@@ -28,9 +28,9 @@ def machine_facts() -> dict[str, Any]:
 def software_facts() -> dict[str, Any]:
     """Versions and revisions; None where unknown.
 
-    In the image the lock's digest is that of the locks it was made from (`harness.image`), in a checkout that
-    of the lock in the tree; KIT_LOCK_SHA256 overrides both. The image's digest is told in KIT_IMAGE_DIGEST.
-    The commit is that of the folder the run was started in.
+    In the image the lock's digest is that of the locks it was made from (`harness.container`), in a checkout
+    that of the lock in the tree; KIT_LOCK_SHA256 overrides both. The image's digest is told in
+    KIT_IMAGE_DIGEST. The commit is that of the folder the run was started in.
     """
     commit, dirty = _git_state(Path.cwd())
     if commit is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bundle.journals import journal_files
 from harness.errors import KitError
+from harness.journal.reading import journal_files
 
 
 @dataclass(frozen=True)

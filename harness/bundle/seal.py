@@ -18,15 +18,6 @@ from harness.accounting.series import PowerSeries
 from harness.accounting.stages import DevicePart, Plan
 from harness.bundle.commit import DECISION, MANIFEST
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
-from harness.bundle.journals import (
-    POWER_DTYPE,
-    JournalRun,
-    Rows,
-    await_writers,
-    journal_files,
-    read_journals,
-    session_of,
-)
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
 from harness.bundle.seal_limits import limit_events
@@ -36,6 +27,15 @@ from harness.bundle.seal_tables import artifact_rows, counter_rows, event_rows, 
 from harness.bundle.stage_rows import NODE, boundaries_of, stage_rows
 from harness.bundle.writer import BundleWriter
 from harness.errors import KitError
+from harness.journal.reading import (
+    POWER_DTYPE,
+    JournalRun,
+    Rows,
+    await_writers,
+    journal_files,
+    read_journals,
+    session_of,
+)
 from harness.spec import Protocol, load_protocol
 
 _NULLABLE_FROM_MINUS_ONE = (

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.bundle.journals import JournalRun
 from harness.bundle.reader import Bundle
+from harness.journal.reading import JournalRun
 
 CHANGE = "power_limit_change"
 

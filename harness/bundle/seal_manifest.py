@@ -7,8 +7,8 @@ from typing import Any
 from harness import __version__
 from harness.bundle.canonical import storable
 from harness.bundle.environment import machine_facts, software_facts
-from harness.bundle.journals import JournalRun
 from harness.bundle.privacy import scrub_value
+from harness.journal.reading import JournalRun
 
 _DEVICE_FIELDS = (
     "device_id",

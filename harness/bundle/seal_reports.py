@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.bundle.journals import JournalRun
 from harness.bundle.order import sorted_rows
 from harness.bundle.privacy import scrub
-from harness.meter.scores import KEY
+from harness.journal.reading import JournalRun
+from harness.journal.scores import KEY
 from harness.spec import Protocol
 
 TOKEN_EVENT_US = 60_000_000

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from harness.bundle.canonical import canonical_json, storable
-from harness.bundle.journals import JournalRun, session_of
 from harness.bundle.order import sorted_rows
 from harness.bundle.privacy import scrub_value
 from harness.bundle.stage_rows import NODE, boundaries_of
+from harness.journal.reading import JournalRun, session_of
 from harness.meter.rapl import UPDATE_US
 from harness.spec import Protocol
 

@@ -18,8 +18,8 @@ from harness.bundle.canonical import canonical_json
 from harness.bundle.digest import TableDigest
 from harness.bundle.files import file_sha256
 from harness.bundle.order import KeyOrder, sorted_rows
-from harness.bundle.ulid import new_ulid
 from harness.errors import KitError
+from harness.journal.ulid import new_ulid
 from harness.spec import Column, Protocol, TableSpec, load_protocol
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]] | Iterable[pa.RecordBatch]

@@ -76,9 +76,9 @@ def cmd(
 
 
 def _probe(style: str, seconds: float, out: Path | None, load: bool, load_python: str | None) -> None:
-    from harness.doctor.probe.report import render_probe
-    from harness.doctor.probe.run import run_probe
     from harness.errors import KitError
+    from harness.gpucheck.probe.report import render_probe
+    from harness.gpucheck.probe.run import run_probe
 
     result = run_probe(
         seconds, load=load, load_python=load_python, say=lambda text: click.echo(text, err=True)

@@ -17,8 +17,8 @@ def cmd(packages: bool) -> None:
     Says nothing about what can be measured here: that is `kit doctor`.
     """
     from harness import __version__
+    from harness.container import checked_locks, image_digest, image_record
     from harness.errors import KitError
-    from harness.image import checked_locks, image_digest, image_record
     from harness.spec import load_protocol
 
     image_digest()

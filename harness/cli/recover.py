@@ -16,9 +16,9 @@ def cmd(run_dir: Path) -> None:
     `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
     """
     from harness.audit.late_reports import take_late_reports
-    from harness.bundle.journals import journal_files
     from harness.bundle.reader import Bundle
     from harness.bundle.seal import recover
+    from harness.journal.reading import journal_files
 
     waiting = len(journal_files(run_dir))
     take_late_reports(run_dir)

@@ -47,8 +47,8 @@ def cmd(
 
     The exit code is the command's own.
     """
+    from harness.api import STAGE_KINDS
     from harness.errors import KitError
-    from harness.meter.api import STAGE_KINDS
 
     if kind not in STAGE_KINDS and not kind.startswith("x-"):
         raise KitError(
@@ -110,9 +110,9 @@ def _run(
     from harness.bundle import resume
     from harness.bundle.privacy import scrub
     from harness.bundle.seal import seal
-    from harness.bundle.ulid import new_ulid
     from harness.cli.console import describe_meter, make_console, show_report
-    from harness.image import check_image
+    from harness.container import check_image
+    from harness.journal.ulid import new_ulid
     from harness.meter.client import MeterConfig
     from harness.meter.session import MeterSession, RunInfo
 

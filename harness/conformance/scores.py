@@ -10,7 +10,7 @@ Json = Mapping[str, Any]
 
 def check_score(given: Json) -> Json:
     """A score with its items, as a stage's report is checked before it enters the log."""
-    from harness.meter.scores import check_together, eval_row, items_chunk
+    from harness.journal.scores import check_together, eval_row, items_chunk
 
     row = eval_row(given["eval"])
     items = None

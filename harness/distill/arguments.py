@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import sys
 import types
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.distill.quick_start import skip_unused_imports
 from harness.errors import KitError
+from harness.files import write_json
+from harness.models.quick_start import skip_unused_imports
 
 Config = TypeVar("Config")
 
@@ -151,18 +151,6 @@ def plain(config: Any) -> dict[str, Any]:
 def write_config(config: Any, out: Path) -> Path:
     """Write the resolved configuration as `config.json` into a stage's output folder, which is created."""
     return write_json(out / "config.json", plain(config))
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON so that a reader sees the old file or the new one, whole, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    return path
 
 
 def run_stage(cls: type[Config], stage: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.distill.arguments import write_json
 from harness.errors import KitError
+from harness.files import write_json
 
 FINGERPRINT = "fingerprint.json"
 MANIFEST = "manifest.jsonl"

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.distill.arguments import write_json
 from harness.errors import KitError
+from harness.files import write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

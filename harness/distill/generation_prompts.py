@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.distill.chat import ChatEncoder
-from harness.distill.dataset import Example, TokenDataset
 from harness.errors import KitError
+from harness.models.chat import ChatEncoder
+from harness.models.dataset import Example, TokenDataset
 
 # Private-use characters: in no template, and never trimmed as white space is.
 _SYSTEM, _USER = "\ue000s\ue001", "\ue000u\ue001"

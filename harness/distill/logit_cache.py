@@ -42,7 +42,7 @@ Indices = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class LabelledBatch(Protocol):
-    """What `rows_of` needs of a batch; see `harness.distill.batches.Batch`."""
+    """What `rows_of` needs of a batch; see `harness.models.batches.Batch`."""
 
     @property
     def labels(self) -> torch.Tensor:

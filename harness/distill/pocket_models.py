@@ -25,39 +25,8 @@ from harness.distill.arguments import run_stage, write_config
 from harness.distill.checkpoint import replace_folder, save_model
 from harness.distill.pocket_tokenizer import VOCABULARY, save_tokenizer
 from harness.errors import KitError
+from harness.models.shapes import POCKET
 
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers that make a model's size.
-
-    Attributes:
-        layers: Transformer blocks.
-        width: Width of the residual stream.
-        heads: Query heads.
-        kv_heads: Key and value heads.
-        mlp: Width of the MLP's hidden layer.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    mlp: int
-
-
-OLMO2 = {
-    "1b": Shape(16, 2048, 16, 16, 8192),
-    "7b": Shape(32, 4096, 32, 32, 11008),
-    "13b": Shape(40, 5120, 40, 40, 13824),
-    "32b": Shape(64, 5120, 40, 8, 27648),
-}
-POCKET = {
-    "pocket-1b": Shape(2, 48, 2, 2, 192),
-    "pocket-7b": Shape(3, 96, 4, 4, 258),
-    "pocket-13b": Shape(4, 120, 5, 5, 324),
-    "pocket-32b": Shape(6, 120, 5, 1, 648),
-}
 TEACHER = "pocket-32b"
 POST_NORM = 0.3
 STUDENTS = ("pocket-1b", "pocket-7b", "pocket-13b")
@@ -113,15 +82,6 @@ def new_model(name: str, *, seed: int, vocabulary: int = VOCABULARY) -> Olmo2For
             elif "post_" in part:
                 weight.fill_(POST_NORM)
         return model
-
-
-def parameter_count(shape: Shape, vocabulary: int) -> int:
-    """Parameters of an OLMo-2 of this shape, embedding and head apart (they are not tied)."""
-    head = shape.width // shape.heads
-    queries, keys = shape.heads * head, shape.kv_heads * head
-    attention = 2 * shape.width * queries + 2 * shape.width * keys + queries + keys
-    block = attention + 3 * shape.width * shape.mlp + 2 * shape.width
-    return shape.layers * block + 2 * vocabulary * shape.width + shape.width
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.distill.arguments import run_stage, write_config
-from harness.distill.chat import ChatEncoder, Dropped
-from harness.distill.dataset import DatasetWriter, Example
 from harness.distill.reporting import Progress, report_event, report_tokens
 from harness.distill.sources import Conversation, SourceConfig, describe, read
 from harness.errors import KitError
+from harness.models.chat import ChatEncoder, Dropped
+from harness.models.dataset import DatasetWriter, Example
 
 
 @dataclass(frozen=True)

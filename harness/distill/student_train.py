@@ -23,10 +23,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.distill.arguments import plain, run_stage, write_config, write_json
-from harness.distill.devices import chosen_device
+from harness.distill.arguments import plain, run_stage, write_config
 from harness.distill.reporting import report_event
 from harness.errors import KitError
+from harness.files import write_json
+from harness.models.devices import chosen_device
 
 if TYPE_CHECKING:
     import torch
@@ -139,10 +140,10 @@ def train(config: StudentTrain) -> dict[str, Any]:
     import torch
 
     from harness.distill.adafactor import Adafactor
-    from harness.distill.batches import Batcher
-    from harness.distill.dataset import TokenDataset
     from harness.distill.train_options import TrainOptions
     from harness.distill.trainer import Trainer
+    from harness.models.batches import Batcher
+    from harness.models.dataset import TokenDataset
 
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

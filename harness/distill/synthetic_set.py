@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.distill.arguments import write_json
 from harness.distill.filters import AnswerFilter
-from harness.distill.generation import prompt_seed
 from harness.distill.generation_journal import Answered, differences
 from harness.distill.generation_prompts import Question
 from harness.errors import KitError
+from harness.files import write_json
+from harness.models.generation import prompt_seed
 
 SCHEMA = pa.schema(
     {

@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.distill.arguments import run_stage, write_config
-from harness.distill.chat import ChatEncoder
-from harness.distill.dataset import TokenDataset
-from harness.distill.devices import chosen_device
 from harness.distill.filters import AnswerFilter, FilterConfig
-from harness.distill.generation import Generation, Generator, Prompt, Sampling, prompt_seed
 from harness.distill.generation_journal import Answered, Journal
 from harness.distill.generation_prompts import Question, QuestionReader, select
-from harness.distill.generation_vllm import VllmOptions
 from harness.distill.reporting import Progress, report_event, report_tokens
 from harness.distill.synthetic_set import find_finished, publish
 from harness.errors import KitError
+from harness.models.chat import ChatEncoder
+from harness.models.dataset import TokenDataset
+from harness.models.devices import chosen_device
+from harness.models.generation import Generation, Generator, Prompt, Sampling, prompt_seed
+from harness.models.generation_vllm import VllmOptions
 
 FORMAT = "synthetic/1"
 
@@ -217,19 +217,19 @@ def _check_tokenizer(encoder: ChatEncoder, dataset: TokenDataset) -> None:
 def _engine(name: str) -> str:
     if name != "auto":
         return name
-    from harness.distill.generation_vllm import available
+    from harness.models.generation_vllm import available
 
     return "vllm" if available() else "transformers"
 
 
 def _load(config: TeacherGenerateConfig, engine: str, device: str, tokenizer: Any) -> Generator:
     if engine == "vllm":
-        from harness.distill.generation_vllm import VllmGenerator
+        from harness.models.generation_vllm import VllmGenerator
 
         return VllmGenerator.load(
             config.teacher, dtype=config.dtype, seed=config.seed, options=config.vllm, tokenizer=tokenizer
         )
-    from harness.distill.generation_transformers import TransformersGenerator
+    from harness.models.generation_transformers import TransformersGenerator
 
     return TransformersGenerator.load(
         config.teacher, dtype=config.dtype, device=device, batch_size=config.batch_size, tokenizer=tokenizer

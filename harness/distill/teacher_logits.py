@@ -35,17 +35,17 @@ import torch
 import transformers
 
 from harness.distill.arguments import run_stage, write_config
-from harness.distill.batches import Batch, collate, pack
 from harness.distill.cache_folder import LOCK, Shard, example_key, locked, read_manifest, shard_plan
 from harness.distill.cache_format import FORMAT, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
-from harness.distill.dataset import TokenDataset
-from harness.distill.devices import chosen_device
 from harness.distill.distributions import uniforms_of
 from harness.distill.logit_cache import CacheReader, check_temperature
 from harness.distill.reporting import Progress, report_event, report_tokens
 from harness.distill.teacher_logits_model import Teacher, TeacherIdentity, teacher_identity
 from harness.errors import KitError
+from harness.models.batches import Batch, collate, pack
+from harness.models.dataset import TokenDataset
+from harness.models.devices import chosen_device
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from harness.distill.batches import IGNORED, Batch
 from harness.distill.cache_folder import file_sha256
 from harness.distill.cache_format import CacheSpec, RowBlock
 from harness.distill.distributions import distribution_rows
 from harness.errors import KitError
+from harness.models.batches import IGNORED, Batch
 
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.distill.forward import Attention
-from harness.distill.losses import Tail
+from harness.models.forward import Attention
+from harness.models.losses import Tail
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,16 @@ from typing import Any, Protocol
 import torch
 
 from harness.distill.adafactor import Adafactor
-from harness.distill.arguments import write_json
-from harness.distill.batches import Batch
 from harness.distill.checkpoint import State, StateFolder, recover_folder, save_model
 from harness.distill.early_stop import EarlyStop
-from harness.distill.forward import label_states, use_attention
-from harness.distill.losses import LossSum, TeacherRows, kd_loss
 from harness.distill.reporting import Progress, report_event, report_tokens
 from harness.distill.schedule import cosine_with_warmup
 from harness.distill.train_options import Counters, TrainOptions, TrainResult
 from harness.errors import KitError
+from harness.files import write_json
+from harness.models.batches import Batch
+from harness.models.forward import label_states, use_attention
+from harness.models.losses import LossSum, TeacherRows, kd_loss
 
 
 class Batches(Protocol):

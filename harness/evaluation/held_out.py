@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from harness.distill.batches import Batcher
-from harness.distill.dataset import TokenDataset
-from harness.distill.forward import label_states, use_attention
-from harness.distill.generation import Work
-from harness.distill.losses import sft_loss
+from harness.models.batches import Batcher
+from harness.models.dataset import TokenDataset
+from harness.models.forward import label_states, use_attention
+from harness.models.generation import Work
+from harness.models.losses import sft_loss
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from harness.distill.generation import Sampling, Work, end_tokens
-from harness.distill.generation_transformers import decode
 from harness.errors import KitError
+from harness.models.generation import Sampling, Work, end_tokens
+from harness.models.generation_transformers import decode
 
 
 class CountedModel(HFLM):  # type: ignore[misc]  # untyped

@@ -18,7 +18,7 @@ from harness.bundle.canonical import canonical_json
 from harness.distill.pocket_tasks import examples, extract_answer
 from harness.errors import KitError
 from harness.evaluation.suites import Benchmark, Item, Score, Subject
-from harness.meter.scores import items_digest
+from harness.journal.scores import items_digest
 
 TASKS = Path(__file__).parent / "tasks"
 

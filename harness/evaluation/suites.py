@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import KitError
 
 if TYPE_CHECKING:
-    from harness.distill.generation import Work
+    from harness.models.generation import Work
 
 Unit = Literal["fraction", "percent", "rating_1_10", "nats"]
 """Words of column `score_unit` of table `evals`."""
@@ -100,7 +100,7 @@ class Score:
         n_items: Items there are.
         n_scored: Items that got a score.
         stderr: Standard error of the mean; None for fewer than two items.
-        items_sha256: Names the items (`harness.meter.scores.items_digest`).
+        items_sha256: Names the items (`harness.journal.scores.items_digest`).
         items: One an item, in the benchmark's order.
         harness: Program that scored.
         harness_version: Its version.

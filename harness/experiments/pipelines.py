@@ -283,7 +283,8 @@ def _variants(cells: Sequence[Cell]) -> list[Variant]:
 def _stage(
     name: str, kind: str, settings: Values, *, inputs: Mapping[str, str], out: str, program: str | None = None
 ) -> Values:
-    words = ["python", "-m", f"harness.distill.{program or kind}", "--out", "${outputs.out}"]
+    package = "evaluation" if (program or kind) == "evaluate" else "distill"
+    words = ["python", "-m", f"harness.{package}.{program or kind}", "--out", "${outputs.out}"]
     for key, value in settings.items():
         if value is not None:
             words += [f"--{key}", _word(value)]

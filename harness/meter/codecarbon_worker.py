@@ -31,8 +31,8 @@ from typing import Any
 
 import psutil
 
+from harness.journal.records import JournalWriter
 from harness.meter.clocks import mono_us, utc_us
-from harness.meter.journal import JournalWriter
 
 _PERIOD_S = 1.0
 _TICK_US = 10_000  # resolution of the kernel's CPU times (USER_HZ): 10 ms on every common build

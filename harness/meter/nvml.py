@@ -16,8 +16,8 @@ from typing import Any
 
 import pynvml
 
+from harness.journal.records import POWER_ROW
 from harness.meter.clocks import mono_us
-from harness.meter.journal import POWER_ROW
 from harness.meter.nvml_calls import MISSING, UNKNOWN_TYPE, FieldQuery, Gauges
 from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
 

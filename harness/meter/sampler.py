@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
+from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
 from harness.meter import nvml
 from harness.meter.child import cpu_s, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
 from harness.meter.devices import open_gpus, reopen_gpus
-from harness.meter.journal import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
 from harness.meter.rapl import UPDATE_US, RaplProbe, find_zones
 from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
 from harness.meter.watchers import GpuWatch, LatenessHistogram

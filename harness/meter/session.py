@@ -1,7 +1,7 @@
 """One session of a run: the run folder, the owner's journal, the meter's processes, and stages one after
 another.
 
-Both ways of measuring use it: `harness.meter.api.Meter` for stages inside a Python program,
+Both ways of measuring use it: `harness.api.Meter` for stages inside a Python program,
     `harness.audit.runner` for
 stages that are processes.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
+from harness.journal.records import JournalWriter
+from harness.journal.scores import KEY, Items, Scoreboard
 from harness.meter.client import Boundary, MeterClient, MeterConfig, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
 from harness.meter.foreign import foreign_pids
-from harness.meter.journal import JournalWriter
-from harness.meter.scores import KEY, Items, Scoreboard
 
 TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
@@ -231,7 +231,7 @@ class MeterSession:
         stage.dirty = True
 
     def add_eval(self, row: dict[str, Any]) -> None:
-        """Record a score of the running stage, a row that `harness.meter.scores.eval_row` checked.
+        """Record a score of the running stage, a row that `harness.journal.scores.eval_row` checked.
 
         Raises:
             KitError: No stage is running, or the benchmark was reported before with other values.

@@ -232,7 +232,7 @@ def make_run(
     for zone, zone_w in zones.items():
         source = "codecarbon" if zone in ("cpu", "ram") else "rapl"
         wrap = None if source == "codecarbon" else 4_000_000_000
-        times = [(t, None) for t in ticks] + [(e, number[e]) for e in edges]
+        times = [(float(t), None) for t in ticks] + [(float(e), number[e]) for e in edges]
         for t, mark in sorted(times, key=lambda x: (x[0], x[1] is not None)):
             value = round((zone_w * t + 3_900) * 1e6) if wrap else round(zone_w * t * 1e6)
             counters.append(

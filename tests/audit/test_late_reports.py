@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.audit.late_reports import take_late_reports
-from harness.bundle.journals import journal_files
+from harness.journal.reading import journal_files
 from tests.audit.kit_process import Kit, events, pipeline, stage_rows
 
 STAGE = """\

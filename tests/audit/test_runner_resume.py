@@ -226,8 +226,8 @@ def test_a_run_that_goes_on_is_not_sealed_under_its_meter(kit: Kit) -> None:
     process = kit.start("audit", "p.yaml", "--cpu", "none")
     slow_pid(kit)
     code = (
-        "import sys; from harness.bundle import journals; journals._PATIENCE_S = 0.5\n"
-        "journals.await_writers.__defaults__ = (0.5,)\n"
+        "import sys; from harness.journal import reading; reading._PATIENCE_S = 0.5\n"
+        "reading.await_writers.__defaults__ = (0.5,)\n"
         "from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     for call in (["recover", "runs/p"], ["audit", "p.yaml", "--cpu", "none", "--out", "runs/p", "--resume"]):

@@ -10,7 +10,7 @@ import pytest
 
 from harness.audit.so_far import JournalEnergy, StatusFile
 from harness.bundle import Bundle
-from harness.meter.journal import KIND_POWER, KIND_ZONE, POWER_ROW, ZONE_ROW, JournalWriter
+from harness.journal.records import KIND_POWER, KIND_ZONE, POWER_ROW, ZONE_ROW, JournalWriter
 from tests.audit.kit_process import Kit, pipeline, stage_rows
 
 SECOND = 1_000_000

@@ -12,11 +12,11 @@ import pytest
 
 from harness import Meter
 from harness.bundle import Bundle
-from harness.bundle.journals import JournalRun
 from harness.bundle.privacy import Scrubber
 from harness.bundle.seal_reports import TOKEN_EVENT_US, eval_table, item_table, report_events
 from harness.errors import KitError
-from harness.meter.scores import (
+from harness.journal.reading import JournalRun
+from harness.journal.scores import (
     KEY,
     Items,
     Scoreboard,

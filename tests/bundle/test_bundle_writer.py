@@ -18,11 +18,10 @@ from harness.bundle import (
     canonical_json,
     commit,
     file_sha256,
-    is_ulid,
-    new_ulid,
     refresh_manifest,
 )
 from harness.errors import KitError
+from harness.journal.ulid import is_ulid, new_ulid
 from harness.spec import load_protocol
 from tests.bundle.make import manifest, power_rows, small_groups, stage_row, write_small
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from harness.distill.chat import ChatEncoder
-from harness.distill.generation import Prompt, prompt_seed
 from harness.distill.pocket_tasks import FAMILIES, examples
 from harness.distill.pocket_tokenizer import VOCABULARY
 from harness.distill.preprocess import PreprocessConfig, preprocess
 from harness.distill.sources import SourceConfig
+from harness.models.chat import ChatEncoder
+from harness.models.generation import Prompt, prompt_seed
 from tests.distill import pocket_fixtures
 
 

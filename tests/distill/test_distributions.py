@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.distill.cache_format import CacheSpec
 from harness.distill.distributions import DistributionRows, distribution_rows, top_k, uniforms_of
-from harness.distill.losses import TeacherRows, kd_loss
+from harness.models.losses import TeacherRows, kd_loss
 
 TEMPERATURES = (1.5, 2.0, 4.0)
 

@@ -19,14 +19,14 @@ import yaml
 
 from harness.distill import teacher_generate as stage
 from harness.distill.arguments import plain
-from harness.distill.dataset import TokenDataset
 from harness.distill.filters import FilterConfig
-from harness.distill.generation import Generation, Sampling
 from harness.distill.pocket_tasks import FAMILIES, examples
 from harness.distill.preprocess import PreprocessConfig, preprocess
 from harness.distill.sources import SourceConfig
 from harness.distill.teacher_generate import TeacherGenerateConfig, run
 from harness.errors import KitError
+from harness.models.dataset import TokenDataset
+from harness.models.generation import Generation, Sampling
 from tests.distill import generation_lab as lab
 
 torch.set_num_threads(1)
@@ -280,7 +280,7 @@ def test_an_engine_that_gives_too_much_is_not_believed(
 ) -> None:
     class Wordy:
         def __init__(self) -> None:
-            from harness.distill.generation import Work
+            from harness.models.generation import Work
 
             self.work = Work()
 

@@ -19,8 +19,8 @@ from harness.distill.cache_folder import read_manifest, shard_plan
 from harness.distill.cache_format import CacheSpec, RowBlock
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.logit_cache import CacheReader, CacheRows, main
-from harness.distill.losses import TeacherRows, kd_loss
 from harness.errors import KitError
+from harness.models.losses import TeacherRows, kd_loss
 from tests.distill.logit_cache_lab import (
     FINGERPRINT,
     SPEC,

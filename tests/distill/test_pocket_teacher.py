@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness.distill.batches import IGNORED, Batcher
-from harness.distill.chat import ChatEncoder
-from harness.distill.dataset import TokenDataset
 from harness.distill.pocket_models import PocketModels, make
 from harness.distill.pocket_tasks import examples, is_correct
 from harness.distill.preprocess import PreprocessConfig, preprocess
 from harness.distill.sources import SourceConfig
 from harness.distill.teacher_train import TeacherTrain, teacher_train
+from harness.models.batches import IGNORED, Batcher
+from harness.models.chat import ChatEncoder
+from harness.models.dataset import TokenDataset
 
 TASK = "arithmetic"
 

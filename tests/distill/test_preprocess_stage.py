@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.distill import preprocess as stage
-from harness.distill.dataset import TokenDataset
 from harness.distill.preprocess import PreprocessConfig, preprocess
 from harness.distill.sources import Conversation, SourceConfig, read
 from harness.errors import KitError
+from harness.models.dataset import TokenDataset
 from tests.distill import pocket_fixtures
 
 FILES = ("train.arrow", "validation.arrow", "meta.json")

@@ -17,9 +17,9 @@ from training_lab import SEQ_LEN, DenseTeacher, make_dataset, make_model, model_
 
 from harness.distill import arguments, student_train
 from harness.distill.checkpoint import StateFolder, recover_folder, replace_folder
-from harness.distill.dataset import TokenDataset
 from harness.distill.student_train import StudentTrain, train
 from harness.errors import KitError
+from harness.models.dataset import TokenDataset
 
 PER_RUN = ("tokens_per_s",)
 

@@ -15,14 +15,14 @@ import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from harness.distill import teacher_logits
-from harness.distill.batches import Batcher
 from harness.distill.cache_folder import read_manifest
 from harness.distill.cache_writer_shard import ShardBuffer
-from harness.distill.dataset import TokenDataset
 from harness.distill.logit_cache import CacheReader
 from harness.distill.teacher_logits import TeacherLogitsConfig, run, shard_batches
 from harness.distill.teacher_logits_model import Teacher, teacher_identity
 from harness.errors import KitError
+from harness.models.batches import Batcher
+from harness.models.dataset import TokenDataset
 from tests.distill.logit_cache_lab import digests
 from tests.distill.token_examples import make_examples, write
 

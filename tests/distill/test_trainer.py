@@ -10,14 +10,14 @@ import pytest
 import torch
 from training_lab import SEQ_LEN, DenseTeacher, batcher, make_dataset, make_model, make_trainer
 
-from harness.distill.batches import Batcher, collate
-from harness.distill.dataset import TokenDataset
 from harness.distill.early_stop import EarlyStop
-from harness.distill.forward import label_states, use_attention
-from harness.distill.losses import sft_loss
 from harness.distill.schedule import cosine_with_warmup
 from harness.distill.trainer import clip_gradients
 from harness.errors import KitError
+from harness.models.batches import Batcher, collate
+from harness.models.dataset import TokenDataset
+from harness.models.forward import label_states, use_attention
+from harness.models.losses import sft_loss
 
 
 @pytest.fixture(autouse=True)

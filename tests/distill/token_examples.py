@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.distill.dataset import DatasetWriter, Example
+from harness.models.dataset import DatasetWriter, Example
 
 
 def make_examples(count: int, seed: int = 0, longest: int = 40) -> list[Example]:

@@ -11,10 +11,10 @@ from token_examples import write
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from harness.distill.adafactor import Adafactor
-from harness.distill.batches import Batcher
-from harness.distill.dataset import Example, TokenDataset
 from harness.distill.train_options import TrainOptions
 from harness.distill.trainer import Trainer
+from harness.models.batches import Batcher
+from harness.models.dataset import Example, TokenDataset
 
 VOCABULARY = 48
 SEQ_LEN = 32
@@ -69,7 +69,7 @@ class DenseTeacher:
     def rows_of(self, batch: Any, *, temperature: float = 1.0) -> Any:
         from types import SimpleNamespace
 
-        from harness.distill.forward import label_states
+        from harness.models.forward import label_states
 
         self.calls += 1
         with torch.no_grad():

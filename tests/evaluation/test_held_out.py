@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.distill.dataset import TokenDataset
-from harness.distill.generation import Work
 from harness.evaluation.held_out import held_out_loss
+from harness.models.dataset import TokenDataset
+from harness.models.generation import Work
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
 from tests.distill.token_examples import make_examples, write

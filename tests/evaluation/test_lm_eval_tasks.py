@@ -14,13 +14,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.distill.generation import Work
 from harness.distill.pocket_tasks import FAMILIES, examples, split_of
 from harness.errors import KitError
 from harness.evaluation import lm_eval_model
 from harness.evaluation.lm_eval_model import CountedModel
 from harness.evaluation.lm_eval_tasks import TASKS, score
 from harness.evaluation.suites import POCKET, Subject, score_suite
+from harness.models.generation import Work
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
 

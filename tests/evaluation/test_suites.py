@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness.distill.generation import Work
 from harness.errors import KitError
 from harness.evaluation import suites
 from harness.evaluation.suites import Benchmark, Score, Subject, Suite, register, score_suite, suite_named
+from harness.models.generation import Work
 
 ONE = Benchmark("one", "stub", "accuracy", "percent")
 TWO = Benchmark("two", "stub", "accuracy", "percent")

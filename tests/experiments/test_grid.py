@@ -91,7 +91,7 @@ def test_profiles_give_every_stage_settings_it_knows(name: str, tmp_path: Path) 
         for stage in yaml.safe_load(path.read_text())["stages"]:
             words = stage["command"]
             program = words[2].rpartition(".")[2]
-            module = importlib.import_module(f"harness.distill.{program}")
+            module = importlib.import_module(words[2])
             known = {field.name for field in fields_of(getattr(module, CONFIGURATIONS[program]))}
             assert {word[2:] for word in words[3::2]} <= known, stage["name"]
             # Fetched weights are named by their commit: nothing reads 64 GB to name them.

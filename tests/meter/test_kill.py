@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from harness.bundle import commit, seal
-from harness.bundle.journals import journal_files
 from harness.errors import KitError
-from harness.meter.journal import MAGIC
+from harness.journal.reading import journal_files
+from harness.journal.records import MAGIC
 from harness.validate.engine import validate
 from tests.lab import LabConfig, LabDevice, Refresh, mono_us, random_waveform
 from tests.lab.fixtures import ROOT
@@ -394,7 +394,7 @@ def test_a_run_that_goes_on_is_not_recovered(lab_dir: Path, tmp_path: Path) -> N
     try:
         first_stage_began(tmp_path / "run")
         code = (
-            "import sys\nfrom harness.bundle.journals import await_writers\nfrom pathlib import Path\n"
+            "import sys\nfrom harness.journal.reading import await_writers\nfrom pathlib import Path\n"
             "from harness.errors import KitError\n"
             "try:\n    await_writers(Path(sys.argv[1]), 0.3)\nexcept KitError:\n    sys.exit(9)\n"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.bundle import BundleWriter
-from harness.meter.scores import eval_row, items_digest
+from harness.journal.scores import eval_row, items_digest
 from harness.spec import load_protocol
 from tests.accounting.synthetic import Stage, make_run
 

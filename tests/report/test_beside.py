@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness import Meter
 from harness.accounting.quality import Z95
-from harness.meter.scores import eval_row
+from harness.journal.scores import eval_row
 from harness.report.beside import idle_baseline, suite_scores
 from harness.report.formats import to_json
 from harness.report.model import build

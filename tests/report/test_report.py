@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from harness.accounting import Interval
 from harness.cli.report import cmd
 from harness.errors import KitError
-from harness.meter.scores import eval_row
+from harness.journal.scores import eval_row
 from harness.report.against import against
 from harness.report.beside import suite_scores
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown

@@ -108,8 +108,8 @@ class Forger:
         kind = str(rng.choice(KINDS))
         if name == "manifest":
             before = dict(_leaves(self.manifest))[column]
-            after = _changed(rng, kind, before, before)
-            return None if after == before else Edit(name, column, (), kind, before, after)
+            changed = _changed(rng, kind, before, before)
+            return None if changed == before else Edit(name, column, (), kind, before, changed)
         if column == "detail":
             return self._detail_edit(rng, kind)
         table = self.tables[name].column(column)

@@ -1,0 +1,386 @@
+"""`Meter`: stages measured inside a Python program, with or without the command line.
+
+    from harness import Meter
+    with Meter(out="runs/mine") as meter:
+        with meter.stage("student_train") as stage:
+            stage.add_tokens(trained=512, processed=1024, positions=1024)
+
+Under `kit audit` the program is itself a stage that is being measured: then nothing is metered a second time,
+and tokens and events go to the file named in KIT_EVENTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from harness.errors import KitError
+from harness.journal.scores import Items, check_together, eval_row, item_messages, items_chunk, items_digest
+from harness.journal.ulid import new_ulid
+from harness.meter.client import MeterConfig
+from harness.meter.clocks import mono_us
+from harness.meter.session import MeterSession, RunInfo
+
+STAGE_KINDS = (
+    "prerun",
+    "preprocess",
+    "teacher_logits",
+    "teacher_generate",
+    "student_train",
+    "evaluate",
+    "judge",
+    "sweep",
+    "idle",
+)
+
+
+class _Sink(Protocol):
+    """Where a stage's reports go."""
+
+    def tokens(self, counts: dict[str, int]) -> None: ...
+
+    def event(self, name: str, detail: dict[str, Any]) -> None: ...
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None: ...
+
+
+class Stage:
+    """A running stage; what `Meter.stage` yields."""
+
+    def __init__(self, name: str, kind: str, sink: _Sink) -> None:
+        self.name = name
+        self.kind = kind
+        self._sink = sink
+
+    def add_tokens(
+        self,
+        *,
+        trained: int | None = None,
+        processed: int | None = None,
+        positions: int | None = None,
+        generated: int | None = None,
+    ) -> None:
+        """Add to the stage's token counts; a count never given stays unknown, not zero.
+
+        Args:
+            trained: Unique label tokens that entered the loss.
+            processed: Real tokens that went through a model.
+            positions: Token positions computed, padding included.
+            generated: Tokens generated, without padding.
+
+        Raises:
+            KitError: A count is negative or no whole number.
+        """
+        given = {"trained": trained, "processed": processed, "positions": positions, "generated": generated}
+        counts: dict[str, int] = {}
+        for name, count in given.items():
+            if count is None:
+                continue
+            whole = int(count)
+            if isinstance(count, bool) or whole != count or whole < 0:
+                raise KitError(
+                    f"{name}={count!r} is no token count",
+                    where=f"stage {self.name!r}",
+                    expected="a whole number >= 0",
+                )
+            counts[f"tokens_{name}"] = whole
+        self._sink.tokens(counts)
+
+    def event(self, name: str, **detail: Any) -> None:
+        """Write an event such as a checkpoint into the log, with JSON-able details."""
+        self._sink.event(name, detail)
+
+    def add_eval(
+        self,
+        benchmark: str,
+        score: float,
+        *,
+        suite: str,
+        metric: str,
+        unit: str = "fraction",
+        n_items: int | None = None,
+        item_scores: Sequence[float | None] = (),
+        item_sha256: Sequence[str] = (),
+        **columns: Any,
+    ) -> None:
+        """Record a benchmark's score (a row of table `evals`), with its items' scores if they are known.
+
+        Args:
+            benchmark: The benchmark's name.
+            score: In `unit`.
+            suite: Suite it is run as a part of.
+            metric: What is measured.
+            unit: "fraction", "percent", "rating_1_10" or "nats".
+            n_items: Items asked; the number of `item_scores` by default.
+            item_scores: One an item, in `unit`; None where none could be read. With them the score is
+                their mean, unless `aggregation` says otherwise.
+            item_sha256: Digest of each item as asked.
+            **columns: Further columns of `evals`, such as filter, stderr, judge_id, model_sha256.
+
+        Raises:
+            KitError: A value does not fit its column, or the benchmark was reported before.
+        """
+        scored = sum(item is not None for item in item_scores)
+        known: dict[str, Any] = {"n_items": n_items}
+        if item_scores:
+            known = {"n_items": len(item_scores), "n_scored": scored, "aggregation": "mean"}
+        if item_sha256:
+            known["items_sha256"] = items_digest(item_sha256)
+        named = {"benchmark": benchmark, "metric": metric}
+        try:
+            row = eval_row({**named, "suite": suite, "score": score, "score_unit": unit, **known, **columns})
+            named |= {"subject": row["subject"], "filter": row["filter"]}
+            listed = {"scores": list(item_scores), "item_sha256": list(item_sha256)}
+            items = items_chunk({**named, "first": 0, **listed}) if item_scores else None
+            check_together(row, items)
+        except ValueError as error:
+            raise KitError(str(error), where=f"stage {self.name!r}") from None
+        self._sink.scores(row, items)
+
+
+class _SessionSink:
+    def __init__(self, session: MeterSession) -> None:
+        self._session = session
+
+    def tokens(self, counts: dict[str, int]) -> None:
+        _require_owner(self._session)
+        self._session.add_tokens(counts)
+
+    def event(self, name: str, detail: dict[str, Any]) -> None:
+        _require_owner(self._session)
+        self._session.report_event(name, detail)
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None:
+        _require_owner(self._session)
+        self._session.add_eval(row)
+        if items is not None:
+            self._session.add_eval_items(items)
+
+
+class _FileSink:
+    """Appends to $KIT_EVENTS: one write a line, so that several processes may report at once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def _append(self, message: dict[str, Any]) -> None:
+        with Path(self._path).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(message) + "\n")
+
+    def tokens(self, counts: dict[str, int]) -> None:
+        self._append(dict(counts))
+
+    def event(self, name: str, detail: dict[str, Any]) -> None:
+        self._append({"event": name, **detail})
+
+    def scores(self, row: dict[str, Any], items: Items | None) -> None:
+        self._append({"eval": row})
+        for message in [] if items is None else item_messages(items):
+            self._append({"eval_items": message})
+
+
+def _require_owner(session: MeterSession) -> None:
+    if not session.owned():
+        raise KitError(
+            "a forked process reports to its parent's meter",
+            expected="reports from the process that opened the Meter",
+            fix="send the counts to the parent, or append JSON lines to the file named in KIT_EVENTS",
+        )
+
+
+class StageContext:
+    """The `with` block of one stage: device work is waited for and the boundary taken at both ends."""
+
+    def __init__(self, meter: Meter, name: str, kind: str) -> None:
+        self._meter = meter
+        self._name = name
+        self._kind = kind
+
+    def __enter__(self) -> Stage:
+        synchronize_devices()
+        session = self._meter._session
+        if session is None:
+            sink = self._meter._file_sink()
+            sink.event("substage_begin", {"name": self._name, "kind": self._kind})
+            return Stage(self._name, self._kind, sink)
+        session.begin(self._name, self._kind, attempt=self._meter._attempt(self._name))
+        return Stage(self._name, self._kind, _SessionSink(session))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self._meter._session
+        status = "completed"
+        if kind is not None:
+            status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        if kind is None or issubclass(kind, Exception):
+            synchronize_devices(quiet=kind is not None)
+        if session is None:
+            self._meter._file_sink().event("substage_end", {"name": self._name, "status": status})
+        elif session.owned():
+            session.end(status, work_end_us=mono_us())
+
+
+class Meter:
+    """Meters stages of this program into a run folder and seals it into a bundle at the end.
+
+    Args:
+        out: The run folder; created. It must not hold a run already, unless `resume`.
+        name: The run's name; the folder's by default.
+        method: "sft", "kd", "synthetic_sft" or "other".
+        devices: GPUs to meter: None follows CUDA_VISIBLE_DEVICES, [] none, else NVML indices or UUIDs.
+        period_ms: Sampling period; the protocol's is 500.
+        boundary: "tick" waits for the energy counter to move (at most one refresh, ~100 ms, at each end of a
+            stage); "interpolate" does not wait and has the wider interval.
+        cpu: "auto" (RAPL, else CodeCarbon's estimate), "rapl", "codecarbon" or "none".
+        reference_tokens: The declared denominator for J/token.
+        labels: Labels for the manifest, such as "pocket".
+        region: Grid region, and
+        pue: power usage effectiveness: recorded as information; joules in the log never contain them.
+        resume: Continue the run in `out`.
+
+    Raises:
+        KitError: `out` cannot be used, or what was asked for cannot be metered.
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str] = "runs/meter",
+        *,
+        name: str | None = None,
+        method: str = "other",
+        devices: list[str | int] | None = None,
+        period_ms: int = 500,
+        boundary: str = "tick",
+        cpu: str = "auto",
+        reference_tokens: int | None = None,
+        labels: tuple[str, ...] = (),
+        region: str | None = None,
+        pue: float | None = None,
+        resume: bool = False,
+    ) -> None:
+        if boundary not in ("tick", "interpolate"):
+            raise KitError(f"boundary={boundary!r}", where="Meter", expected="'tick' or 'interpolate'")
+        if cpu not in ("auto", "rapl", "codecarbon", "none"):
+            raise KitError(f"cpu={cpu!r}", where="Meter", expected="'auto', 'rapl', 'codecarbon' or 'none'")
+        if not 1 <= period_ms <= 60_000:
+            raise KitError(f"period_ms={period_ms}", where="Meter", expected="1 to 60000 ms")
+        self.out = Path(out)
+        self._resume = resume
+        self._session: MeterSession | None = None
+        self._attempts: dict[str, int] = {}
+        self._config = MeterConfig(
+            period_us=period_ms * 1000,
+            boundary_mode=boundary,
+            devices=None if devices is None else tuple(str(device) for device in devices),
+            cpu=cpu,
+            include_self=True,
+        )
+        self._info: dict[str, Any] = {
+            "name": name or self.out.name or "meter",
+            "method": method,
+            "labels": tuple(labels),
+            "reference_tokens": reference_tokens,
+            "region": region,
+            "pue": pue,
+            "pipeline": {"source": "python API"},
+        }
+        self._events_file = os.environ.get("KIT_EVENTS")
+
+    def _file_sink(self) -> _FileSink:
+        assert self._events_file is not None
+        return _FileSink(self._events_file)
+
+    def _attempt(self, name: str) -> int:
+        self._attempts[name] = self._attempts.get(name, 0) + 1
+        return self._attempts[name]
+
+    def __enter__(self) -> Meter:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(status="complete" if kind is None else "partial")
+
+    def start(self) -> None:
+        """Start metering; returns when the sampler is warm."""
+        if self._session is not None or self._events_file is not None:
+            return
+        run_id, first_session, first_uid = new_ulid(), 0, 0
+        from harness.bundle import resume as earlier_runs
+
+        if self._resume:
+            state = earlier_runs.continue_run(self.out)
+            if state is not None:
+                run_id, first_session, first_uid = state.run_id, state.next_session, state.next_stage_uid
+                self._attempts = dict(state.attempts)
+        else:
+            earlier_runs.refuse_existing(self.out, "Meter(out=..., resume=True)")
+        info = RunInfo(run_id=run_id, first_session=first_session, first_stage_uid=first_uid, **self._info)
+        self._session = MeterSession(self.out, info, self._config, warn=_warn)
+
+    def stage(self, name: str, kind: str | None = None) -> StageContext:
+        """A stage as a `with` block; its kind is its name when that is one of the protocol's kinds, else
+        `x-NAME`.
+
+        Raises:
+            KitError: `kind` is not a stage kind.
+        """
+        if kind is None:
+            kind = name if name in STAGE_KINDS else f"x-{name}"
+        elif kind not in STAGE_KINDS and not kind.startswith("x-"):
+            raise KitError(
+                f"{kind!r} is not a stage kind",
+                where=f"stage {name!r}",
+                expected=", ".join(STAGE_KINDS) + " or x-...",
+            )
+        return StageContext(self, name, kind)
+
+    def close(self, status: str = "complete") -> Path | None:
+        """Stop metering and seal the bundle; returns the run folder (None under `kit audit` or in a fork)."""
+        session, self._session = self._session, None
+        if session is None or not session.owned():
+            return None
+        if session.stage is not None:
+            session.end("interrupted")
+            status = "partial"
+        session.close(status)
+        from harness.bundle.seal import seal
+
+        return seal(self.out)
+
+
+def synchronize_devices(quiet: bool = False) -> None:
+    """Wait for queued device work, if torch is loaded and has used a device; never loads torch itself.
+
+    Args:
+        quiet: Whether an error of the device is swallowed: at the end of a stage that failed anyway, its own
+            error is the one to see.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    try:
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            for device in range(torch.cuda.device_count()):
+                # Synchronising a device that was never used would create a context on it, which costs power.
+                if device == torch.cuda.current_device() or torch.cuda.memory_reserved(device) > 0:
+                    torch.cuda.synchronize(device)
+        for backend in ("mps", "xpu"):
+            module = getattr(torch, backend, None)
+            if module is not None and module.is_available():
+                module.synchronize()
+    except RuntimeError:
+        if not quiet:
+            raise
+
+
+def _warn(text: str) -> None:
+    print(f"kit: {text}", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""Everything the stages import, in one module: who runs many of them imports it once and forks.
+
+Nothing here computes: a thread or a random number drawn before a fork would be shared by all stages.
+"""
+
+import importlib
+import os
+
+from harness.models.quick_start import skip_unused_imports
+
+MODULES = (
+    "torch",
+    "datasets",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    # transformers imports a model's code when it is first asked for.
+    "transformers.models.olmo2.modeling_olmo2",
+    "harness.distill.preprocess",
+    "harness.distill.teacher_generate",
+    "harness.distill.teacher_logits",
+    "harness.distill.trainer",
+    "harness.evaluation.lm_eval_tasks",
+    "harness.evaluation.lm_eval_model",
+)
+
+# pyarrow's allocator would start a thread when it is imported.
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
+skip_unused_imports()
+for _name in MODULES:
+    importlib.import_module(_name)

@@ -1,0 +1,164 @@
+"""Journals read back: records in memory, power and zone rows spooled by device, however long the run was."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import KitError
+from harness.journal.records import (
+    KIND_JSON,
+    KIND_POWER,
+    POWER_FIELDS,
+    ZONE_FIELDS,
+    is_being_written,
+    read_journal,
+    torn_bytes,
+)
+
+POWER_DTYPE = np.dtype(list(POWER_FIELDS))
+ZONE_DTYPE = np.dtype(list(ZONE_FIELDS))
+_SPOOL_BYTES = 32 << 20
+_BATCH_BYTES = 8 << 20
+_PATIENCE_S = 20.0
+
+PowerKey = tuple[int, int]
+"""device_id, session."""
+ZoneKey = tuple[str, int]
+"""zone label, session."""
+Rows = npt.NDArray[Any]
+
+
+@dataclass
+class JournalRun:
+    """What the journals of a run folder hold.
+
+    Attributes:
+        records: JSON records of all journals, in the order of their monotonic time within a session.
+        torn: journal file name -> bytes of a frame that was cut off by a kill.
+        zone_ranges: wrap range by zone label.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    torn: dict[str, int] = field(default_factory=dict)
+    zone_ranges: dict[str, int | None] = field(default_factory=dict)
+    _power: dict[PowerKey, IO[bytes]] = field(default_factory=dict)
+    _zones: dict[ZoneKey, list[Rows]] = field(default_factory=dict)
+
+    def of_type(self, *types: str) -> list[dict[str, Any]]:
+        """Records of the given types."""
+        return [record for record in self.records if record["type"] in types]
+
+    def power_keys(self) -> list[PowerKey]:
+        """Every device and session with samples, sorted."""
+        return sorted(self._power)
+
+    def power_rows(self, key: PowerKey) -> Rows:
+        """All samples of one device in one session, by time, as a structured array (`POWER_DTYPE`)."""
+        spool = self._power[key]
+        spool.seek(0)
+        rows = np.frombuffer(spool.read(), POWER_DTYPE)
+        _, first = np.unique(rows["mono_us"], return_index=True)
+        return rows[first]
+
+    def zone_rows(self) -> Iterator[tuple[ZoneKey, Rows]]:
+        """All readings of each RAPL zone, by time (`ZONE_DTYPE`)."""
+        for key in sorted(self._zones):
+            rows = np.concatenate(self._zones[key])
+            yield key, rows[np.argsort(rows["mono_us"], kind="stable")]
+
+    def add_power(self, payload: bytes) -> None:
+        """Sort packed power rows into their spools."""
+        rows = np.frombuffer(payload, POWER_DTYPE)
+        for device, session in np.unique(rows[["device_id", "session"]]).tolist():
+            spool = self._power.get((device, session))
+            if spool is None:
+                spool = self._power[(device, session)] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+            chosen = (rows["device_id"] == device) & (rows["session"] == session)
+            spool.write(rows[chosen].tobytes())
+
+    def add_zones(self, payload: bytes, labels: list[str]) -> None:
+        """Sort packed zone rows by zone; `labels` is the list their indices point into."""
+        rows = np.frombuffer(payload, ZONE_DTYPE)
+        for index, session in np.unique(rows[["zone_index", "session"]]).tolist():
+            if 0 <= index < len(labels):
+                chosen = (rows["zone_index"] == index) & (rows["session"] == session)
+                self._zones.setdefault((labels[index], session), []).append(rows[chosen])
+
+
+def journal_files(run_dir: Path) -> list[Path]:
+    """The unsealed journals of a run folder, oldest first."""
+    return sorted((run_dir / "journal").glob("*.jnl"))
+
+
+def session_of(path: Path) -> int:
+    """The session that a journal belongs to, by its name."""
+    number = path.name.split("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def await_writers(run_dir: Path, patience_s: float = _PATIENCE_S) -> None:
+    """Wait until nobody writes the journals of a run folder any more.
+
+    A sampler whose runner was killed needs up to ten seconds to end the stage and take the last boundary.
+
+    Raises:
+        KitError: Somebody still does: the run is going on.
+    """
+    until = time.monotonic() + patience_s
+    while any(is_being_written(path) for path in journal_files(run_dir)):
+        if time.monotonic() > until:
+            raise KitError(
+                "this run is still going on: its meter is writing",
+                where=str(run_dir),
+                expected="a run that has ended",
+                fix="wait for it to end, or end it with Ctrl-C in its terminal",
+            )
+        time.sleep(0.1)
+
+
+def read_journals(run_dir: Path) -> JournalRun:
+    """Read every unsealed journal of a run folder. Torn ends are left out and reported."""
+    run = JournalRun()
+    for path in journal_files(run_dir):
+        _read_one(path, run)
+        torn = torn_bytes(path)
+        if torn:
+            run.torn[path.name] = torn
+    run.records.sort(key=lambda record: (record.get("session", 0), record.get("mono_us", 0)))
+    return run
+
+
+def _read_one(path: Path, run: JournalRun) -> None:
+    labels: list[str] = []
+    power, zones = bytearray(), bytearray()
+    session = session_of(path)
+    last_us = 0
+    for frame in read_journal(path):
+        if frame.kind == KIND_JSON:
+            record = frame.record
+            record.setdefault("session", session)
+            # Records without a time of their own keep their place in the file.
+            last_us = record.setdefault("mono_us", last_us)
+            run.records.append(record)
+            if record["type"] == "sampler_start":
+                labels = [zone["label"] for zone in record["zones"]]
+                run.zone_ranges.update({zone["label"]: zone["range"] for zone in record["zones"]})
+        elif frame.kind == KIND_POWER:
+            power += frame.payload
+            if len(power) >= _BATCH_BYTES:
+                run.add_power(bytes(power))
+                power.clear()
+        else:
+            zones += frame.payload
+    if power:
+        run.add_power(bytes(power))
+    if zones:
+        run.add_zones(bytes(zones), labels)

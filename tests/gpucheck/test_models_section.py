@@ -1,0 +1,184 @@
+"""The section of the models in miniature over the lab's NVML, and its verdicts on made-up figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness.doctor.inventory import Gpu, shorten_uuids
+from harness.gpucheck.bench import models
+from harness.gpucheck.bench.model import Bench, Expectation
+from harness.gpucheck.loader import Load, Worker
+from harness.gpucheck.models.figures import Figures, Measured, figures_of
+from harness.planning.cards import find_card
+from harness.planning.cases import Case, card_cases, miniature_cases
+from harness.planning.sums import memory_of, work_of
+from tests.lab import Const, LabConfig, LabDevice, Refresh
+from tests.lab.fixtures import lab_dir  # noqa: F401
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+LAB = LabConfig((LabDevice((Const(300.0),), counter=Refresh(50_000, 10_000)),))
+
+
+@pytest.fixture
+def bench(lab_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:  # noqa: F811
+    for name, value in LAB.env(lab_dir).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with Load(sys.executable, "numpy") as load:
+        load.open()
+        yield Bench(tmp_path, load, None, rehearsal=True, scale=0.05, say=lambda text: None)
+
+
+def verdicts(expectations: tuple[Expectation, ...] | list[Expectation]) -> dict[str, str]:
+    return {expectation.id: expectation.verdict for expectation in expectations}
+
+
+@pytest.mark.slow
+def test_a_miniature_runs_through_the_stages_own_code(bench: Bench) -> None:
+    result = models.run_models(bench)
+    assert result.data["failed"] == result.data["left_out"] == {} and result.data["card"] is None
+    found = {entry["id"]: entry for entry in result.data["cases"]}
+    wanted = {case.id: case for case in miniature_cases()}
+    assert list(found) == list(wanted) and {case.stage for case in wanted.values()} == {
+        "student_train",
+        "teacher_logits",
+        "teacher_generate",
+    }
+    for name, entry in found.items():
+        case, measured = wanted[name], entry["measured"]
+        work, shape = work_of(case), case.shape
+        assert measured["parameters"] == shape.parameters
+        assert measured["weight_bytes"] == 2 * shape.parameters == entry["stated_memory_bytes"]["weights"]
+        if case.stage == "student_train":
+            # Weights, a gradient for each, and the optimizer's state are all that stands.
+            standing = 2 * measured["weight_bytes"] + measured["state_bytes"]
+            assert standing == entry["stated_memory_bytes"]["standing"]
+        steps, seconds = measured["steps"], measured["seconds"]
+        assert entry["tokens"] == steps * work.tokens and measured["billed_s"] >= seconds
+        assert entry["tokens_per_s"] == pytest.approx(entry["tokens"] / seconds)
+        # 300 W, whatever is done: what is billed is the window's length.
+        assert measured["energy_j"] == pytest.approx(300.0 * measured["billed_s"], rel=0.005)
+        assert entry["j_per_token"] == measured["energy_j"] / entry["tokens"]
+        flops = work.model_flops * steps
+        assert entry["pj_per_flop"] == pytest.approx(1e12 * measured["energy_j"] / flops)
+        assert entry["mfu"] is entry["roofline_s"] is entry["memory_ratio"] is None
+    assert verdicts(result.expectations) == {
+        "models_complete": "pass",
+        **dict.fromkeys(("models_memory", "models_card", "models_mfu"), "not run"),
+        **dict.fromkeys(("models_pj", "models_j_per_token"), "not run"),
+    }
+    assert "the work ran on the CPU" in result.text
+    assert [len(rows) for _, _, rows in result.tables] == [4, 4]
+    assert bench.load.work("matmul", 0.01)["pieces"] > 0  # the load is ready again
+
+
+def test_a_case_that_breaks_leaves_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = miniature_cases()[2]
+    # 7 is no number of heads for a width of 120.
+    broken = replace(fine, model="broken", shape=replace(fine.shape, heads=7))
+    late = replace(fine, model="late")
+    monkeypatch.setattr(models, "miniature_cases", lambda: [broken, fine, late])
+    spent = iter([0.0, 0.0, 0.0])
+    monkeypatch.setattr(models, "_clock", lambda: next(spent, 1e6))
+    result = models.run_models(bench)
+    assert [entry["id"] for entry in result.data["cases"]] == [fine.id]
+    assert list(result.data["failed"]) == [broken.id] and list(result.data["left_out"]) == [late.id]
+    assert verdicts(result.expectations)["models_complete"] == "fail"
+    assert broken.id in result.text and "were over" in result.text
+
+
+def test_an_interpreter_without_cuda_or_packages_is_a_reason(bench: Bench, tmp_path: Path) -> None:
+    on_card = replace(bench, rehearsal=False)
+    result = models.run_models(on_card)
+    assert set(verdicts(result.expectations).values()) == {"not run"}
+    assert {expectation.observed for expectation in result.expectations} == {"torch sees no CUDA device"}
+
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nshift\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    bench.load.python = str(bare)
+    result = models.run_models(bench)
+    assert set(verdicts(result.expectations).values()) == {"not run"}
+    assert "ended early" in result.expectations[0].observed or "No module" in result.expectations[0].observed
+
+
+def figures(case: Case, **changes: float | None) -> Figures:
+    """A case on an H100 at half of the roofline's speed, 600 W and the memory that is stated."""
+    card = find_card("NVIDIA H100 80GB HBM3")
+    assert card is not None
+    work, stated = work_of(case), memory_of(case)
+    seconds = 2 * 10 * work.floor_s(card)
+    values: dict[str, float | None] = {
+        "steps": 10,
+        "seconds": seconds,
+        "parameters": case.shape.parameters,
+        "weight_bytes": stated.weights,
+        "state_bytes": 0,
+        "allocated_peak_bytes": stated.tensors,
+        "reserved_peak_bytes": stated.tensors,
+        "card_bytes": stated.tensors + 1_000_000_000,
+        "energy_j": 600.0 * seconds,
+        "energy_j_low": 590.0 * seconds,
+        "energy_j_high": 610.0 * seconds,
+        "billed_s": seconds,
+        **changes,
+    }
+    return figures_of(case, Measured(**values), card)  # type: ignore[arg-type]
+
+
+def test_figures_on_a_card() -> None:
+    one = figures(card_cases()[2])
+    assert one.roofline_share == pytest.approx(0.5)
+    # Checkpointing does a third more than MFU counts, and the optimizer's step counts nothing.
+    assert one.mfu == pytest.approx(0.5 * one.work.model_flops / (989.4e12 * one.work.floor_s(one.card)))  # type: ignore[arg-type]
+    assert 0.34 < one.mfu < 0.375
+    assert one.j_per_token == pytest.approx(600.0 / one.tokens_per_s)
+    # J = F P / (MFU peak), section 3.4 of the reference.
+    assert one.pj_per_flop == pytest.approx(1e12 * 600.0 / (one.mfu * 989.4e12))
+    assert one.memory_ratio == 1.0
+    unknown = replace(one, card=None, measured=replace(one.measured, energy_j=None))
+    assert unknown.mfu is unknown.roofline_share is unknown.j_per_token is unknown.pj_per_flop is None
+
+
+def test_verdicts_on_a_card() -> None:
+    def judge(found: list[Figures], *, hopper: bool = True) -> dict[str, str]:
+        return verdicts(models._expectations(found, models._Outcome(), hopper))
+
+    tried = [figures(case) for case in card_cases()]
+    assert set(judge(tried).values()) == {"pass"}
+    elsewhere = judge(tried, hopper=False)
+    assert elsewhere["models_pj"] == elsewhere["models_j_per_token"] == "not run"
+    first, stated = card_cases()[0], memory_of(card_cases()[0])
+    for name, change in {
+        "models_memory": {"allocated_peak_bytes": round(1.11 * stated.tensors)},
+        "models_card": {"card_bytes": stated.peak + 1},
+        "models_mfu": {"seconds": 10 * work_of(first).model_flops / (0.24 * 989.4e12)},
+    }.items():
+        wrong = judge([figures(first, **change), *tried[1:]])
+        assert [key for key, verdict in wrong.items() if verdict == "fail"] == [name]
+    tokens = 10 * work_of(first).tokens
+    assert judge([figures(first, energy_j=0.0199 * tokens)])["models_j_per_token"] == "pass"
+    assert judge([figures(first, energy_j=0.0201 * tokens)])["models_j_per_token"] == "fail"
+    assert judge([figures(first, energy_j=3.1e-12 * 10 * work_of(first).model_flops)])["models_pj"] == "fail"
+
+
+def test_only_the_card_that_works_is_metered(bench: Bench) -> None:
+    uuids = [f"GPU-{number}2345678-1234-1234-1234-123456789abc" for number in range(2)]
+    worker = cast(Worker, SimpleNamespace(ready={"uuid": uuids[1]}))
+    bench.gpus = tuple(Gpu(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
+    assert models._devices(bench, worker) == [uuids[1]]
+    bench.gpus = bench.gpus[:1]
+    assert models._devices(bench, worker) is None
+
+
+def test_a_rehearsals_cases_are_small() -> None:
+    assert max(memory_of(case).tensors for case in miniature_cases()) < 10_000_000
