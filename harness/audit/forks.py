@@ -80,12 +80,13 @@ class Forks:
     """Keeps the process that stages are forked from.
 
     Args:
-        module: What it imports; stages whose program lies in the same package are forked.
+        module: What it imports.
+        packages: Stages whose program lies in one of them are forked; the module's own by default.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, packages: Sequence[str] = ()) -> None:
         self.module = module
-        self._package = module.rpartition(".")[0] + "."
+        self._packages = tuple(f"{package}." for package in packages or (module.rpartition(".")[0],))
         self._start: _Start | None = None
         self._unfit: dict[_Start, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,7 +126,7 @@ class Forks:
             and len(argv) > 2
             and Path(argv[0]).name.startswith("python")
             and argv[1] == "-m"
-            and argv[2].startswith(self._package)
+            and argv[2].startswith(self._packages)
         )
 
     def _alive(self) -> bool:

@@ -142,7 +142,7 @@ def run_all(request: Request, layout: Layout, display: Display) -> Outcome:
         KitError: A run cannot be planned or begun.
     """
     claim(request)
-    with Forks("harness.evaluation.preload") as forks:
+    with Forks("harness.evaluation.preload", ("harness.distill", "harness.evaluation")) as forks:
         runs = _Runs(request, layout, display, forks if request.profile.fork_stages else None)
         shared = runs.run(SHARED, write_shared(request.profile, request.cells, layout), {})
         if shared.exit_code:
