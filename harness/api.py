@@ -25,18 +25,7 @@ from harness.journal.ulid import new_ulid
 from harness.meter.client import MeterConfig
 from harness.meter.clocks import mono_us
 from harness.meter.session import MeterSession, RunInfo
-
-STAGE_KINDS = (
-    "prerun",
-    "preprocess",
-    "teacher_logits",
-    "teacher_generate",
-    "student_train",
-    "evaluate",
-    "judge",
-    "sweep",
-    "idle",
-)
+from harness.spec import load_protocol
 
 
 class _Sink(Protocol):
@@ -232,7 +221,7 @@ class Meter:
     Args:
         out: The run folder; created. It must not hold a run already, unless `resume`.
         name: The run's name; the folder's by default.
-        method: "sft", "kd", "synthetic_sft" or "other".
+        method: What the run distils with, a method of the protocol.
         devices: GPUs to meter: None follows CUDA_VISIBLE_DEVICES, [] none, else NVML indices or UUIDs.
         period_ms: Sampling period; the protocol's is 500.
         boundary: "tick" waits for the energy counter to move (at most one refresh, ~100 ms, at each end of a
@@ -268,6 +257,9 @@ class Meter:
             raise KitError(f"boundary={boundary!r}", where="Meter", expected="'tick' or 'interpolate'")
         if cpu not in ("auto", "rapl", "codecarbon", "none"):
             raise KitError(f"cpu={cpu!r}", where="Meter", expected="'auto', 'rapl', 'codecarbon' or 'none'")
+        methods = load_protocol().method_names
+        if method not in methods:
+            raise KitError(f"method={method!r}", where="Meter", expected=", ".join(methods))
         if not 1 <= period_ms <= 60_000:
             raise KitError(f"period_ms={period_ms}", where="Meter", expected="1 to 60000 ms")
         self.out = Path(out)
@@ -327,21 +319,16 @@ class Meter:
         self._session = MeterSession(self.out, info, self._config, warn=_warn)
 
     def stage(self, name: str, kind: str | None = None) -> StageContext:
-        """A stage as a `with` block; its kind is its name when that is one of the protocol's kinds, else
-        `x-NAME`.
+        """A stage as a `with` block.
+
+        Args:
+            name: Its name.
+            kind: A stage kind of the protocol, or one of your own such as `x-quantize`; `name` by default.
 
         Raises:
             KitError: `kind` is not a stage kind.
         """
-        if kind is None:
-            kind = name if name in STAGE_KINDS else f"x-{name}"
-        elif kind not in STAGE_KINDS and not kind.startswith("x-"):
-            raise KitError(
-                f"{kind!r} is not a stage kind",
-                where=f"stage {name!r}",
-                expected=", ".join(STAGE_KINDS) + " or x-...",
-            )
-        return StageContext(self, name, kind)
+        return StageContext(self, name, load_protocol().check_kind(kind or name, f"stage {name!r}"))
 
     def close(self, status: str = "complete") -> Path | None:
         """Stop metering and seal the bundle; returns the run folder (None under `kit audit` or in a fork)."""

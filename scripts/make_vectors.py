@@ -23,7 +23,6 @@ from vector_oracle import (
     energies,
     gaps,
     methods,
-    migrations,
     power,
     published,
     quality,
@@ -31,6 +30,7 @@ from vector_oracle import (
     reader,
     runs,
     scores,
+    versions,
     waveforms,
 )
 from vector_oracle.build import FLAGS, PROTOCOL, Family
@@ -45,7 +45,7 @@ def families() -> list[Family]:
     """Every family, in the order of the protocol."""
     measured = (power, gaps, waveforms, counters, rapl, runs, methods)
     reported = (energies, reader, decisions, quality, scores, published)
-    written = (canonical, digests, migrations)
+    written = (canonical, digests, versions)
     return list(chain.from_iterable(room.families() for room in (*measured, *reported, *written)))
 
 

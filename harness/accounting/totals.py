@@ -6,7 +6,7 @@ last digit. Rows with a parent are part of it and are not summed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,6 @@ from harness.accounting.figures import J_PER_KWH
 from harness.accounting.interval import Interval
 from harness.accounting.interval import total as interval_total
 from harness.accounting.stages import SessionTotal
-
-TEACHER_KINDS = ("teacher_logits", "teacher_generate")
 
 DENOMINATORS = {
     "trained": "tokens_trained",
@@ -129,13 +127,16 @@ def _sum(rows: Iterable[Row]) -> Interval | None:
     return interval_total(parts) if parts else None
 
 
-def run_totals(rows: Iterable[Row], sessions: Sequence[SessionTotal] = ()) -> RunTotals:
+def run_totals(
+    rows: Iterable[Row], sessions: Sequence[SessionTotal] = (), *, teacher_kinds: Collection[str]
+) -> RunTotals:
     """Totals of a run.
 
     Args:
         rows: rows of `stages`, `unattributed` rows included.
         sessions: totals measured from first to last boundary; where they cover the same energy, their bounds
             replace the sum of the stages' bounds, because the error of a tick that two stages share cancels.
+        teacher_kinds: kinds of stages whose energy is the teacher's.
     """
     top = roots(rows)
     gpu, cpu, dram = (part_total(top, part) for part in ("gpu", "cpu", "dram"))
@@ -156,7 +157,7 @@ def run_totals(rows: Iterable[Row], sessions: Sequence[SessionTotal] = ()) -> Ru
         dram=dram,
         it=interval_total(known) if known else None,
         unattributed=by_kind.get(UNATTRIBUTED),
-        teacher=_sum(row for row in top if row["stage"] in TEACHER_KINDS),
+        teacher=_sum(row for row in top if row["stage"] in teacher_kinds),
         by_kind={kind: energy for kind, energy in by_kind.items() if energy is not None},
         incomplete=frozenset(str(row["stage"]) for row in top if lower_bound(row)),
     )
@@ -180,14 +181,15 @@ def tokens(rows: Iterable[Row], denominator: str) -> int | None:
     return sum(counts) if counts else None
 
 
-def student_tokens(rows: Iterable[Row], denominator: str) -> int | None:
+def student_tokens(rows: Iterable[Row], denominator: str, student_kinds: Collection[str]) -> int | None:
     """Tokens that a run's joules are divided by: those of its student stages, not its teacher's.
 
     Args:
         rows: all rows of `stages`.
         denominator: name of a count, a key of `DENOMINATORS`.
+        student_kinds: kinds of stages that train the student.
     """
-    return tokens([row for row in rows if row["stage"] == "student_train"], denominator)
+    return tokens([row for row in rows if row["stage"] in student_kinds], denominator)
 
 
 def facility(it: Interval, pue: float) -> Interval:

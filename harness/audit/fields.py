@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from harness.audit.problems import guess, show
+from harness.errors import KitError
+from harness.spec import available_versions, load_protocol
 
-METHODS = ("sft", "kd", "synthetic_sft", "other")
 BOUNDARIES = ("tick", "interpolate")
-PROTOCOLS = ("1.0",)
 LONGEST_S = 366 * 86400.0
 
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -22,15 +21,6 @@ _ENV = r"[A-Za-z_][A-Za-z0-9_]*"
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z", re.ASCII)
 _DEVICE = re.compile(r"(?:GPU|MIG)-[A-Za-z0-9/-]+\Z")
 _TEMPLATE = {"type": "string", "pattern": r"\$\{"}
-
-
-@cache
-def stage_kinds() -> tuple[str, ...]:
-    """The kinds a pipeline file may use besides `x-*`: the protocol's, less those the kit itself writes."""
-    from harness.spec import load_protocol
-
-    kinds = (kind.name for kind in load_protocol().stage_kinds)
-    return tuple(kind for kind in kinds if kind not in ("idle", "unattributed"))
 
 
 def refuse(message: str) -> PydanticCustomError:
@@ -68,8 +58,9 @@ def seconds(value: object) -> float:
     return result
 
 
-def _choice(what: str, options: tuple[str, ...]) -> Callable[[Any], str]:
+def _choice(what: str, choices: Sequence[str] | Callable[[], Sequence[str]]) -> Callable[[Any], str]:
     def read(value: Any) -> str:
+        options = choices() if callable(choices) else choices
         text = text_of(value)
         if isinstance(value, dict | list) or value is None or text not in options:
             near = guess(text, options) if isinstance(value, str) else ""
@@ -79,14 +70,15 @@ def _choice(what: str, options: tuple[str, ...]) -> Callable[[Any], str]:
     return read
 
 
-def _kind(value: Any) -> str:
-    kinds = stage_kinds()
-    if isinstance(value, str) and (value in kinds or re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,60}", value)):
-        return value
-    near = guess(value, kinds) if isinstance(value, str) else ""
-    if value in ("idle", "unattributed"):
-        near = " That one is written by the kit itself."
-    raise refuse(f"{show(value)} is not a stage kind. Allowed: {', '.join(kinds)}, x-<your own>.{near}")
+def _kind(value: Any, info: ValidationInfo) -> str:
+    protocol = load_protocol((info.context or {}).get("protocol"))
+    try:
+        # Idle waits are a setting of the pipeline.
+        return protocol.check_kind(value if isinstance(value, str) else "", "kind", idle=False)
+    except KitError as error:
+        hint = f" {error.fix[0].upper()}{error.fix[1:]}" if error.fix else ""
+        hint += "" if not hint or hint.endswith("?") else "."
+        raise refuse(f"{show(value)} is not a stage kind. Allowed: {error.expected}.{hint}") from None
 
 
 def _name(value: Any) -> str:
@@ -194,14 +186,25 @@ EnvName = Annotated[
 Scalar = Annotated[Any, BeforeValidator(_scalar), WithJsonSchema(_SCALARS)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema(_SCALARS)]
 EnvText = Annotated[str, BeforeValidator(_text_or_empty), WithJsonSchema(_SCALARS)]
+# An enum that is one word is filled by `pipeline.json_schema`: the protocol is read when it is asked for.
 Protocol = Annotated[
-    str, BeforeValidator(_choice("protocol version", PROTOCOLS)), WithJsonSchema({"enum": ["1.0", 1.0]})
+    str,
+    BeforeValidator(_choice("protocol version", available_versions)),
+    WithJsonSchema({"enum": "protocols"}),
 ]
-Method = Annotated[str, BeforeValidator(_choice("method", METHODS)), _schema({"enum": list(METHODS)})]
+Method = Annotated[
+    str,
+    BeforeValidator(_choice("method", lambda: load_protocol().method_names)),
+    _schema({"enum": "methods"}),
+]
 Boundary = Annotated[
     str, BeforeValidator(_choice("boundary mode", BOUNDARIES)), _schema({"enum": list(BOUNDARIES)})
 ]
-Kind = Annotated[str, BeforeValidator(_kind), _schema({"type": "string"})]
+Kind = Annotated[
+    str,
+    BeforeValidator(_kind),
+    _schema({"type": "string", "anyOf": [{"enum": "kinds"}, {"pattern": "^x-"}]}),
+]
 Pue = Annotated[float, BeforeValidator(_pue), _schema({"type": "number", "minimum": 1.0, "maximum": 10.0})]
 Tokens = Annotated[int, BeforeValidator(_whole(0, 10**17, "a number of tokens")), _count(0)]
 Denominator = Annotated[int, BeforeValidator(_whole(1, 10**17, "a number of tokens")), _count(1)]

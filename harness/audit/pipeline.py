@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.audit import fields as f
 from harness.audit.problems import Mark, Problem, guess, show
 from harness.audit.yaml_source import Node, plain
+from harness.spec import available_versions, load_protocol
 
 
 class _Strict(BaseModel):
@@ -185,27 +186,29 @@ _ALSO_CALLED = {
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a pipeline file, for editors."""
-    schema: dict[str, Any] = _untitled(Pipeline.model_json_schema())
-    for owner in ("Stage", "StageOverride"):
-        kind = schema["$defs"][owner]["properties"]["kind"]
-        for choice in (kind, *kind.get("anyOf", ())):
-            for form in choice.get("anyOf", ()):
-                if form == {"type": "string"}:
-                    form["anyOf"] = [{"enum": list(f.stage_kinds())}, {"pattern": "^x-"}]
+    protocol, versions = load_protocol(), available_versions()
+    # A version may stand without quotes, unless it is another one as a number.
+    numbers = [float(version) for version in versions if str(float(version)) == version]
+    words: dict[str, list[Any]] = {
+        "protocols": [*versions, *numbers],
+        "methods": list(protocol.method_names),
+        "kinds": list(protocol.named_kinds(idle=False)),
+    }
+    schema: dict[str, Any] = _filled(Pipeline.model_json_schema(), words)
     # With `include`, the rest may come from the other file.
     schema.pop("required")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "pipeline/1.0", **schema}
 
 
-def _untitled(schema: Any) -> Any:
-    """Without the titles pydantic derives from field names, which tell an editor's user nothing."""
+def _filled(schema: Any, words: Mapping[str, list[Any]]) -> Any:
+    """With the protocol's words, and without pydantic's titles, which tell an editor's user nothing."""
     if isinstance(schema, dict):
         return {
-            key: _untitled(value)
+            key: words[value] if key == "enum" and isinstance(value, str) else _filled(value, words)
             for key, value in schema.items()
             if key != "title" or isinstance(value, dict)
         }
-    return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
+    return [_filled(value, words) for value in schema] if isinstance(schema, list) else schema
 
 
 def check(
@@ -225,7 +228,10 @@ def check(
     model: Pipeline | None = None
     problems: list[Problem] = []
     try:
-        model = Pipeline.model_validate(plain(document))
+        values = plain(document)
+        version = f.text_of(values.get("protocol")) if isinstance(values, dict) else None
+        known = version if version in available_versions() else None
+        model = Pipeline.model_validate(values, context={"protocol": known})
     except ValidationError as error:
         for found in error.errors(include_url=False):
             # Pydantic also calls a list short when its items are wrong.

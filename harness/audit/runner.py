@@ -158,6 +158,7 @@ def _info(plan: Plan, state: resume.RunState | None) -> RunInfo:
         pue=plan.pue,
         region=plan.region,
         reference_tokens=plan.reference_tokens,
+        protocol=plan.protocol,
         first_session=state.next_session if state else 0,
         first_stage_uid=state.next_stage_uid if state else 0,
     )

@@ -117,7 +117,7 @@ def load(path: Path, shown: str | None = None) -> Node:
         raise KitError(
             f"the top level is {found}, not a mapping",
             where=str(node.mark),
-            expected="'key: value' lines such as 'protocol: \"1.0\"', 'name: ...', 'stages: ...'",
+            expected="'key: value' lines: 'protocol: ...', 'name: ...', 'method: ...', 'stages: ...'",
             fix="start from the example in docs/pipeline_file.md",
         )
     return node

@@ -168,10 +168,10 @@ def refresh_manifest(folder: Path, protocol: Protocol | None = None) -> None:
 
     Args:
         folder: Bundle folder with a manifest.
-        protocol: The protocol of the bundle; 1.0 by default.
+        protocol: The protocol of the bundle; by default the one it says.
     """
-    protocol = protocol or load_protocol()
     manifest = json.loads((folder / MANIFEST).read_bytes())
+    protocol = protocol or load_protocol(manifest["protocol_version"])
     found = [
         path.relative_to(folder).as_posix()
         for name in protocol.tables

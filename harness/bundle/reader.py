@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
 from harness.bundle.files import decoding, footer, open_parquet, read_groups
-from harness.bundle.migrate import migrate_columns
-from harness.bundle.versions import Written, read_manifest, refuse_outside, written_by
+from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.spec import Protocol, load_protocol
-from harness.spec.migrations import Step, migrate_document
 
 _SERIES = ("node_id", "device_id", "session")
 _MANY_SPANS = 4096
@@ -64,14 +62,13 @@ class Bundle:
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], protocol: Protocol, version: Written, notes: list[str]
+        self, folder: Path, manifest: dict[str, Any], protocol: Protocol, written: Protocol, notes: list[str]
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.protocol = protocol
-        self.written = version.protocol
+        self.written = written
         self.notes = notes
-        self._steps = version.steps
         self._groups: list[_Group] | None = None
         self._keys: list[SeriesKey] = []
 
@@ -79,12 +76,12 @@ class Bundle:
     def open(
         cls, folder: Path | str, *, protocol: Protocol | None = None, root: Path | None = None
     ) -> Bundle:
-        """Open a bundle folder. What an older version wrote is migrated as it is read (6.6).
+        """Open a bundle folder. Nullable columns and tables that its version lacks are null and empty (6.5).
 
         Args:
             folder: Where it lies.
-            protocol: The protocol to give its tables in; this installation's newest by default.
-            root: Folder of protocol versions and migrations; this installation's by default.
+            protocol: The protocol to give its tables in; the current one by default.
+            root: Folder of protocol versions; `protocol_root()` by default.
 
         Raises:
             KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a
@@ -95,15 +92,13 @@ class Bundle:
             found = "is a file" if folder.exists() else "does not exist"
             raise KitError(found, where=str(folder), expected="a run folder with manifest.json")
         if (folder / DECISION).exists():
-            finish_commit(folder, load_protocol().tables)
+            finish_commit(folder, load_protocol(root=root).tables)
         manifest = read_manifest(folder)
         for entry in manifest["files"]:
             refuse_outside(folder, str(entry["path"]))
         protocol = protocol or load_protocol(root=root)
-        version, notes = written_by(manifest, protocol, folder / MANIFEST, root)
-        if version.steps:
-            manifest = migrate_document({"manifest": manifest, "tables": {}}, version.steps)["manifest"]
-        return cls(folder, manifest, protocol, version, notes)
+        written, notes = written_by(manifest, protocol, folder / MANIFEST, root)
+        return cls(folder, manifest, protocol, written, notes)
 
     def files(self, name: str) -> list[Path]:
         """Files of a table, in the order of their rows; empty when the manifest lists none."""
@@ -119,9 +114,7 @@ class Bundle:
         return footer(open_parquet(path), self.protocol)
 
     def rows(self, name: str) -> int:
-        """Rows of a table: by its footers, unless a migration adds some."""
-        if self._appended(name):
-            return len(self._migrated_rows(name))
+        """Rows of a table by its footers; 0 for one that the bundle's version lacks."""
         if name not in self.written.tables and name in self.protocol.tables:
             return 0
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
@@ -157,12 +150,8 @@ class Bundle:
             encoded: Leave strings dictionary encoded, which is much faster where a few words repeat.
         """
         schema = self._read_schema(name, columns, encoded=encoded)
-        if self._appended(name):
-            rows = pa.Table.from_pylist(self._migrated_rows(name), self.protocol.arrow_schema(name))
-            yield from _typed(rows.select(schema.names), schema, self.folder).to_batches(batch_rows)
-            return
         if name not in self.written.tables:
-            return  # a table that a migration adds
+            return  # a later version's table
         words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
         for path in self._files_of(name):
             file = open_parquet(path)
@@ -209,36 +198,20 @@ class Bundle:
                 pieces += [self._given("power", piece, schema, group.path) for piece in found]
             yield SeriesKey(*key), _arrays(pieces, schema)
 
-    def _steps_of(self, name: str) -> list[Step]:
-        return [step for step in self._steps if step.table == name]
-
-    def _appended(self, name: str) -> bool:
-        return any(step.op == "append" for step in self._steps_of(name))
-
-    def _migrated_rows(self, name: str) -> list[dict[str, Any]]:
-        """A table to which a migration adds rows, made from other tables: small ones, taken by rows."""
-        needed = {name} | {str(step.source) for step in self._steps_of(name) if step.op == "append"}
-        stored = Bundle(self.folder, self.manifest, self.written, Written(self.written, ()), [])
-        tables = {table: stored.table(table).to_pylist() for table in sorted(needed & {*self.written.tables})}
-        rows: list[dict[str, Any]] = migrate_document({"tables": tables}, self._steps)["tables"][name]
-        return rows
-
     def _stored_names(self, name: str, schema: pa.Schema, file: pq.ParquetFile, path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
         there = file.schema_arrow.names
-        if self._steps_of(name):
-            return [column for column in self.written.tables[name].names if column in there]
+        known = self.written.tables[name].names
         optional = {
-            c.name for c in self.protocol.tables[name].columns if c.nullable and c.stability != "stable"
+            c.name
+            for c in self.protocol.tables[name].columns
+            if c.nullable and (c.stability != "stable" or c.name not in known)
         }
         _expect_names(file, path, [column for column in schema.names if column not in optional])
         return [column for column in schema.names if column in there]
 
     def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-        """Rows as they were stored, migrated and with the protocol's types."""
-        steps = self._steps_of(name)
-        if steps:
-            table = migrate_columns(table, steps)
+        """Rows with the protocol's columns and types, null where the file lacks one."""
         for column in self.protocol.tables[name].columns:
             if column.name in schema.names and column.name not in table.column_names and column.nullable:
                 table = table.append_column(column.name, pa.nulls(table.num_rows))

@@ -36,7 +36,7 @@ from harness.journal.reading import (
     read_journals,
     session_of,
 )
-from harness.spec import Protocol, load_protocol
+from harness.spec import Protocol, current_version, load_protocol, short_version
 
 _NULLABLE_FROM_MINUS_ONE = (
     "power_mw",
@@ -67,7 +67,6 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
         KitError: There is nothing to seal, the folder cannot be written, or the earlier bundle is damaged.
     """
     run_dir = Path(run_dir)
-    protocol = load_protocol()
     files = journal_files(run_dir)
     if not files:
         raise KitError(
@@ -91,6 +90,9 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir / "journal"),
             fix=f"remove {run_dir} and start again",
         )
+    protocol = _protocol_of(journals, earlier)
+    if earlier is not None and earlier.protocol is not protocol:
+        earlier = Bundle.open(run_dir, protocol=protocol)
     try:
         _write(run_dir, protocol, journals, earlier, recovered)
     except OSError as error:
@@ -138,6 +140,13 @@ def _earlier_bundle(run_dir: Path) -> Bundle | None:
     if not (run_dir / MANIFEST).exists() and not (run_dir / DECISION).exists():
         return None
     return Bundle.open(run_dir)
+
+
+def _protocol_of(journals: JournalRun, earlier: Bundle | None) -> Protocol:
+    """The newest version that a session of the run was begun with; the current one where none says."""
+    said = [str(record.get("protocol") or current_version()) for record in journals.of_type("run")]
+    said += [] if earlier is None else [short_version(earlier.written.version)]
+    return load_protocol(max(said, key=lambda version: tuple(map(int, version.split(".")))))
 
 
 def _write(
@@ -255,7 +264,9 @@ def _batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
         if field.name == "node_id":
             columns.append(pa.array([NODE], pa.string()).take(pa.array(np.zeros(len(rows), np.int32))))
             continue
-        assert field.name in (POWER_DTYPE.names or ())
+        if field.name not in (POWER_DTYPE.names or ()):
+            columns.append(pa.nulls(len(rows), field.type))  # a column that the sampler does not read
+            continue
         values = np.ascontiguousarray(rows[field.name])
         mask = values < 0 if field.name in _NULLABLE_FROM_MINUS_ONE else None
         if mask is not None:

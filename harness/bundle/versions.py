@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.bundle.commit import MANIFEST
 from harness.errors import KitError
-from harness.spec import Protocol, load_protocol
-from harness.spec.migrations import Step, steps_between, verdict
-
-
-class Written(NamedTuple):
-    """The protocol that wrote a bundle, and the steps from it to the one it is given in."""
-
-    protocol: Protocol
-    steps: tuple[Step, ...]
+from harness.spec import Protocol, load_protocol, short_version
+from harness.spec.versions import verdict
 
 
 def written_by(
     manifest: dict[str, Any], reader: Protocol, path: Path, root: Path | None = None
-) -> tuple[Written, list[str]]:
-    """Which protocol wrote a bundle, and how its tables come to that of the reader.
+) -> tuple[Protocol, list[str]]:
+    """The protocol a bundle was written by, and a remark where that is not the reader's.
 
     Args:
         manifest: Of the bundle.
         reader: Protocol the tables are to be given in.
         path: Of the manifest, for messages.
-        root: Folder of protocol versions and migrations.
+        root: Folder of protocol versions.
+
+    Returns:
+        Of a newer minor version, which this installation may not have, the reader's own protocol.
 
     Raises:
         KitError: The version is no version, or one that this reader must refuse (6.5).
     """
     version = manifest.get("protocol_version")
     try:
-        answer = verdict(reader.version, version if isinstance(version, str) else "", root=root)
+        answer = verdict(reader.version, version if isinstance(version, str) else "")
     except KitError:
         raise KitError(
             f"protocol_version is {version!r}", where=str(path), expected="text such as '1.0.0'"
@@ -48,15 +44,12 @@ def written_by(
             expected=f"protocol {reader.major}.x",
             fix="read it with a kit that speaks that version",
         )
-    if answer == "warn":
-        note = f"written by protocol {version}, read as {reader.version}: newer columns are ignored"
-        return Written(reader, ()), [note]
-    theirs, ours = (".".join(text.split(".")[:2]) for text in (version, reader.version))
-    if theirs == ours:
-        return Written(reader, ()), []
-    steps = steps_between(theirs, ours, root=root) or ()
     note = f"written by protocol {version}, read as {reader.version}"
-    return Written(load_protocol(version, root=root), steps), [note]
+    if answer == "warn":
+        return reader, [f"{note}: newer columns are ignored"]
+    if short_version(version) == short_version(reader.version):
+        return reader, []
+    return load_protocol(version, root=root), [note]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class BundleWriter:
 
     Args:
         folder: Run folder; created when missing.
-        protocol: Protocol to write by; 1.0 by default.
+        protocol: Protocol to write by; the current one by default.
         run_id: ULID of the run; a new one by default. A run that is sealed again keeps its own.
         part_rows: Rows above which a table is split into parts; the protocol's figure by default.
     """
@@ -88,7 +88,7 @@ class BundleWriter:
         """Write the manifest and put every staged file in its place. Tables never written become empty ones.
 
         Args:
-            manifest: Fields by `protocol/1.0/manifest.yaml`; `files`, `run_id`, `protocol_version` and
+            manifest: Fields by the protocol's `manifest.yaml`; `files`, `run_id`, `protocol_version` and
                 `schema_id` are filled in here.
 
         Returns:

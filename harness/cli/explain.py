@@ -30,7 +30,7 @@ _SEVERITIES = {
 @click.command("explain")
 @click.argument("rule_id", metavar="[RULE]", required=False)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--protocol", metavar="VERSION", help="Of this version of the protocol, such as 1.0.")
+@click.option("--protocol", metavar="VERSION", help="Of this version of the protocol.  [default: the newest]")
 def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
     """Explain the rule RULE, such as E214 or stage-overlap; without RULE, list them all.
 
@@ -44,8 +44,8 @@ def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
     from harness.spec import load_protocol
     from harness.validate.registry import load_rules
 
-    known = load_protocol(protocol or load_protocol().version)
-    rules = load_rules(".".join(known.version.split(".")[:2]))
+    known = load_protocol(protocol)
+    rules = load_rules(protocol)
     chosen = list(rules.values()) if rule_id is None else [_find(rule_id, rules)]
     if form == "json":
         data = [{**asdict(rule), "clause_title": known.clauses.get(rule.clause)} for rule in chosen]

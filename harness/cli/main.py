@@ -107,8 +107,26 @@ def _guess(name: str) -> str:
     epilog="`kit COMMAND --help` explains a command. First time here: `kit doctor`.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name="kit", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.option(
+    "--protocol-root",
+    envvar="KIT_PROTOCOL_ROOT",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Folder of protocol versions.  [env: KIT_PROTOCOL_ROOT; default: the kit's own]",
+)
+@click.pass_context
+def cli(ctx: click.Context, protocol_root: str | None) -> None:
     """Audit the energy of LLM distillation pipelines, stage by stage, by a versioned protocol."""
+    if protocol_root is not None:
+        before = os.environ.get("KIT_PROTOCOL_ROOT")
+        ctx.call_on_close(lambda: _set_root(before))
+        _set_root(protocol_root)  # for child processes too, whatever folder they run in
+
+
+def _set_root(folder: str | None) -> None:
+    os.environ.pop("KIT_PROTOCOL_ROOT", None)
+    if folder is not None:
+        os.environ["KIT_PROTOCOL_ROOT"] = folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,13 +47,9 @@ def cmd(
 
     The exit code is the command's own.
     """
-    from harness.api import STAGE_KINDS
-    from harness.errors import KitError
+    from harness.spec import load_protocol
 
-    if kind not in STAGE_KINDS and not kind.startswith("x-"):
-        raise KitError(
-            f"{kind!r} is not a stage kind", where="--kind", expected=", ".join(STAGE_KINDS) + " or x-..."
-        )
+    load_protocol().check_kind(kind, "--kind")
     relay = _Relay()
     with relay.installed():
         if out is not None:

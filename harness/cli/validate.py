@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from harness.validate import Report
+    from harness.validate.registry import Rule
 
 
 @click.command("validate")
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="sarif: for code scanning; github: annotations of a workflow.",
 )
-@click.option("--protocol", metavar="VERSION", help="Judge by this version of the protocol, such as 1.0.")
+@click.option(
+    "--protocol",
+    metavar="VERSION",
+    help="Judge by this version of the protocol.  [default: the bundle's own]",
+)
 @click.option(
     "--waivers",
     "waiver_file",
@@ -48,19 +53,18 @@ def cmd(
     also held against each other: readings that two of them share, energy that one says another paid.
     Exit code 0: all hold, 1: one does not, 2: there is no bundle to read.
     """
-    from harness.spec import load_protocol
     from harness.validate import validate_many
     from harness.validate.registry import load_rules
     from harness.validate.waivers import load_waivers
 
-    version = ".".join(load_protocol(protocol or load_protocol().version).version.split(".")[:2])
-    waivers = () if waiver_file is None else load_waivers(waiver_file, load_rules(version))
-    reports = validate_many(folders, range(level + 1), protocol=version, waivers=waivers)
-    _show(reports, [str(folder) for folder in folders], form, version)
+    rules = load_rules(protocol)
+    waivers = () if waiver_file is None else load_waivers(waiver_file, rules)
+    reports = validate_many(folders, range(level + 1), protocol=protocol, waivers=waivers)
+    _show(reports, [str(folder) for folder in folders], form, rules)
     raise SystemExit(max(report.exit_code for report in reports))
 
 
-def _show(reports: Sequence[Report], folders: Sequence[str], form: str, version: str) -> None:
+def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: Mapping[str, Rule]) -> None:
     """Print the reports; JSON is one object for one bundle and a list for several."""
     import json
 
@@ -80,9 +84,8 @@ def _show(reports: Sequence[Report], folders: Sequence[str], form: str, version:
     elif form == "sarif":
         from harness import __version__
         from harness.validate.machine import sarif
-        from harness.validate.registry import load_rules
 
-        click.echo(json.dumps(sarif(reports, folders, load_rules(version), __version__), indent=2))
+        click.echo(json.dumps(sarif(reports, folders, rules, __version__), indent=2))
     else:
         from harness.validate.machine import workflow_commands
 

@@ -1,4 +1,4 @@
-"""Operations on bytes and documents: canonical JSON, digests, key order, versions, migrations."""
+"""Operations on bytes and documents: canonical JSON, digests, key order, versions."""
 
 from __future__ import annotations
 
@@ -67,13 +67,6 @@ def key_order(given: Json) -> Json:
 
 def protocol_version(given: Json) -> Json:
     """Whether a reader takes a document of another version."""
-    from harness.spec.migrations import verdict
+    from harness.spec.versions import verdict
 
     return {"verdict": verdict(given["reader"], given["document"])}
-
-
-def migrate(given: Json) -> Json:
-    """A document of plain rows after the steps of a migration."""
-    from harness.spec.migrations import migrate_document
-
-    return {"document": migrate_document(given["document"], given["steps"])}

@@ -20,13 +20,14 @@ from harness.accounting import amortize as reuses
 from harness.accounting import quality as suites
 from harness.accounting import totals as sums
 from harness.accounting.units import convert
+from harness.spec import load_protocol
 
 Json = Mapping[str, Any]
 
 
 def totals(given: Json) -> Json:
     """Totals of a run from rows of `stages`."""
-    found = run_totals(stage_rows(given["stages"]))
+    found = run_totals(stage_rows(given["stages"]), teacher_kinds=load_protocol().kinds("teacher"))
     return {
         "it_energy_j": _best(found.it),
         "gpu_energy_j": found.gpu.energy_j,
@@ -46,8 +47,8 @@ def joules_per_token(given: Json) -> Json:
         raise ValueError(f"denominator {name!r} is not one of {', '.join(sums.DENOMINATORS)}")
     count = given.get("reference_tokens")
     if name != "reference":
-        count = sums.student_tokens(rows, name)
-    found = sums.per_token(run_totals(rows).it, count)
+        count = sums.student_tokens(rows, name, load_protocol().kinds("student"))
+    found = sums.per_token(run_totals(rows, teacher_kinds=()).it, count)
     return {"tokens": count, "j_per_token": _best(found)}
 
 

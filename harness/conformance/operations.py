@@ -39,7 +39,6 @@ OPERATIONS: dict[str, Operation] = {
     "logical_digest": documents.logical_digest,
     "key_order": documents.key_order,
     "protocol_version": documents.protocol_version,
-    "migrate": documents.migrate,
 }
 
 

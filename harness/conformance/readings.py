@@ -23,6 +23,7 @@ from harness.accounting.boundaries import DeviceBoundaries
 from harness.accounting.device import DeviceMeter
 from harness.accounting.processor import ProcessorMeter
 from harness.accounting.totals import row_energy
+from harness.spec import load_protocol
 
 Json = Mapping[str, Any]
 
@@ -80,7 +81,7 @@ def zone_energy(given: Json) -> Json:
 def account(given: Json) -> Json:
     """A whole run: stages, boundaries and samples to rows and totals."""
     rows, sessions = _derive(given)
-    totals = run_totals(rows, sessions)
+    totals = run_totals(rows, sessions, teacher_kinds=load_protocol().kinds("teacher"))
     return {
         "stages": [_row(row) for row in rows],
         "gpu_energy_j": totals.gpu.energy_j,
@@ -95,7 +96,6 @@ def account(given: Json) -> Json:
 def clock_steps(given: Json) -> Json:
     """Steps of UTC against the monotonic clock, and what they mean."""
     from harness.meter.clocks import ClockWatch
-    from harness.spec import load_protocol
 
     tolerances = load_protocol().tolerances
     watch = ClockWatch(tolerances.clock_step_event_us)
@@ -273,7 +273,6 @@ def _power(block: Json) -> PowerSeries:
 def _sampling(given: Json) -> Sampling:
     """The protocol's rules with the vector's own period."""
     from harness.bundle.inputs import sampling_rules
-    from harness.spec import load_protocol
 
     period = int(given.get("nominal_period_us", 500_000))
     return sampling_rules(load_protocol(), {"sampling": {"nominal_period_us": period}})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.spec import load_protocol
+
 Json = Mapping[str, Any]
 
 
@@ -27,7 +29,9 @@ def above_idle(given: Json) -> Json:
     from harness.report.beside import idle_baseline
 
     blank = {"session": 0}
-    found = idle_baseline([blank | row for row in stage_rows(given["stages"])], None)
+    found = idle_baseline(
+        [blank | row for row in stage_rows(given["stages"])], None, load_protocol().kinds("idle")
+    )
     if found is None:
         return {"idle_power_w": None, "above_idle_j": None}
     return {"idle_power_w": found.power_w.best, "above_idle_j": found.above.best}

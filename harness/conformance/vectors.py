@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
-from harness.spec import protocol_root
+from harness.spec import version_folder
 
 Vector = Mapping[str, Any]
 
@@ -16,13 +16,13 @@ _TEXTS = ("id", "clause", "op", "result")
 _RESULTS = ("valid", "invalid", "acceptable")
 
 
-def vector_files(version: str = "1.0") -> list[Path]:
+def vector_files(version: str | None = None) -> list[Path]:
     """Files of vectors, one a family, by name.
 
     Raises:
         KitError: There are none.
     """
-    folder = protocol_root() / version / "vectors"
+    folder = version_folder(version) / "vectors"
     found = sorted(path for path in folder.glob("*.json") if not path.name.endswith(".schema.json"))
     if not found:
         raise KitError(
@@ -31,7 +31,7 @@ def vector_files(version: str = "1.0") -> list[Path]:
     return found
 
 
-def load_vectors(version: str = "1.0") -> list[dict[str, Any]]:
+def load_vectors(version: str | None = None) -> list[dict[str, Any]]:
     """Every vector, with its family beside it, files by name and vectors in the order of their file.
 
     Raises:

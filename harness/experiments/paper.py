@@ -14,8 +14,9 @@ from pathlib import Path
 from harness.accounting import BreakEven, Interval, break_even
 from harness.accounting.figures import J_PER_KWH
 from harness.accounting.interval import total
-from harness.accounting.totals import TEACHER_KINDS, per_token
+from harness.accounting.totals import per_token
 from harness.errors import KitError
+from harness.spec import load_protocol
 
 REFERENCE_TOKENS = 30_000_000
 """The one denominator under all published J/token (they imply 29.97 to 30.03 M)."""
@@ -61,7 +62,8 @@ class Published:
     @property
     def teacher_kwh(self) -> float | None:
         """Energy of the teacher's stage; None without one or where it is not published."""
-        known = [self.stages_kwh[kind] for kind in TEACHER_KINDS if kind in self.stages_kwh]
+        kinds = load_protocol().kinds("teacher")
+        known = [self.stages_kwh[kind] for kind in kinds if kind in self.stages_kwh]
         return known[0] if known else None
 
 

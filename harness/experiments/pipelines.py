@@ -22,6 +22,7 @@ import yaml
 from harness.errors import KitError
 from harness.experiments.grid import Cell, Variant
 from harness.experiments.profile import Profile, Values
+from harness.spec import current_version
 
 SHARED = "shared"
 CHARGED = ("preprocess", "teacher_logits", "teacher_generate")
@@ -307,7 +308,7 @@ def _write(
     *,
     reference_tokens: int | None,
 ) -> Path:
-    document: Values = {"protocol": "1.0", "name": run, "method": method}
+    document: Values = {"protocol": current_version(), "name": run, "method": method}
     document["labels"] = list(profile.labels)
     document["sampling"] = {"period_ms": profile.period_ms}
     document["env"] = {**ENVIRONMENT, **profile.env}

@@ -20,6 +20,7 @@ from harness.journal.scores import KEY, Items, Scoreboard
 from harness.meter.client import Boundary, MeterClient, MeterConfig, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
 from harness.meter.foreign import foreign_pids
+from harness.spec import current_version
 
 TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
@@ -32,6 +33,7 @@ class RunInfo:
 
     Attributes:
         pipeline: The pipeline as it was run, free of paths; goes into the manifest as it is.
+        protocol: Version (`major.minor`) of the protocol that the run is sealed by.
         first_session: Number of this session (0 for a new run).
         first_stage_uid: First free stage uid.
     """
@@ -44,6 +46,7 @@ class RunInfo:
     pue: float | None = None
     region: str | None = None
     reference_tokens: int | None = None
+    protocol: str = field(default_factory=current_version)
     first_session: int = 0
     first_stage_uid: int = 0
 
@@ -115,6 +118,7 @@ class MeterSession:
                     "session": self.session,
                     "name": info.name,
                     "method": info.method,
+                    "protocol": info.protocol,
                     "labels": list(info.labels),
                     "pipeline": info.pipeline,
                     "pue": info.pue,

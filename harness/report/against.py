@@ -16,7 +16,6 @@ from harness.accounting import (
 )
 from harness.accounting.amortize import student_sensitivity
 from harness.accounting.figures import break_even_text, printable
-from harness.accounting.totals import TEACHER_KINDS
 from harness.report.beside import HELD_OUT
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         other: the run that trains directly.
         serving: joules per served token of the other run's model and of this one's, for T*.
     """
-    teacher = _with_inherited(report, TEACHER_KINDS)
-    students = other.totals.whole_of("student_train"), report.totals.whole_of("student_train")
+    teacher = _with_inherited(report, report.protocol.kinds("teacher"))
+    students = tuple(r.totals.whole_of(*r.protocol.kinds("student")) for r in (other, report))
     ours, theirs = (_with_inherited(r) for r in (report, other))
     return Against(
         name=printable(str(other.manifest.get("name", ""))),

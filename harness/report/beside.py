@@ -108,15 +108,16 @@ def _same_items(row: Row, other: Row | None) -> bool:
     return bool(row["items_sha256"] == other["items_sha256"])
 
 
-def idle_baseline(rows: Sequence[Row], idle_min_us: int | None) -> Baseline | None:
+def idle_baseline(rows: Sequence[Row], idle_min_us: int | None, idle_kinds: Sequence[str]) -> Baseline | None:
     """Mean idle power, and the energy above it; None where no idle stage was measured.
 
     Args:
         rows: rows of stages, unattributed ones included.
         idle_min_us: length the protocol wants of an idle stage.
+        idle_kinds: kinds of stages that are a wait.
     """
     top = [(row, row_energy(row)) for row in roots(rows)]
-    idle = [(row, energy) for row, energy in top if row["stage"] == "idle" and energy is not None]
+    idle = [(row, energy) for row, energy in top if row["stage"] in idle_kinds and energy is not None]
     known = [(row, energy) for row, energy in top if energy is not None]
     lengths = [row["mono_end_us"] - row["mono_start_us"] for row, _ in idle]
     if sum(lengths) <= 0:
@@ -134,7 +135,7 @@ def idle_baseline(rows: Sequence[Row], idle_min_us: int | None) -> Baseline | No
         interval_total([energy for _, energy in known]) - power.scale(seconds),
         sum(lengths),
         min(lengths) < (idle_min_us or 0),
-        order[0]["stage"] == order[-1]["stage"] == "idle" and len(order) > 1,
+        len(order) > 1 and {order[0]["stage"], order[-1]["stage"]} <= {*idle_kinds},
     )
 
 

@@ -29,14 +29,12 @@ from harness.bundle import Bundle
 from harness.errors import KitError
 from harness.report.against import Against
 from harness.report.beside import Baseline, SuiteScores, idle_baseline, suite_scores
+from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
 from harness.validate.series import recompute
 
 Row = Mapping[str, Any]
-
-TAUGHT = ("kd", "synthetic_sft")
-"""Methods that use a teacher's output, which took energy somewhere."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,7 @@ class RunReport:
     """Everything a report says.
 
     Attributes:
+        protocol: the version that the bundle was written by.
         unattributed: the `unattributed` rows together; None without any.
         per_token: name of a denominator -> J/token of the whole run.
         token_counts: name of a denominator -> tokens of the whole run.
@@ -113,7 +112,7 @@ class RunReport:
     """
 
     manifest: Mapping[str, Any]
-    protocol_version: str
+    protocol: Protocol
     lines: Sequence[StageLine]
     unattributed: StageLine | None
     holes: int
@@ -134,6 +133,11 @@ class RunReport:
     scores: Sequence[SuiteScores] = ()
     baseline: Baseline | None = None
     against: Against | None = None
+
+    @property
+    def protocol_version(self) -> str:
+        """Version of the protocol that the bundle was written by."""
+        return self.protocol.version
 
 
 def build(folder: Path | str, options: Options | None = None) -> RunReport:
@@ -162,42 +166,43 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         ) from error
     fresh = result.derivation.stages
     stored = bundle.table("stages").to_pylist()
-    same_major = bundle.written.major == bundle.protocol.major
-    totals = run_totals(fresh, result.derivation.sessions)
+    protocol = bundle.written
+    totals = run_totals(fresh, result.derivation.sessions, teacher_kinds=protocol.kinds("teacher"))
     whole = totals.it
     artifacts = bundle.table("artifacts").to_pylist()
     inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
     no_reuse = None
     if options.amortize is not None:
-        no_reuse = _no_reuse(totals, inherited, unknown, bundle.manifest.get("method"))
+        no_reuse = _no_reuse(
+            totals, inherited, unknown, bundle.manifest.get("method") in protocol.taught_methods
+        )
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
-    counts = _token_counts(fresh, reference)
+    counts = _token_counts(fresh, reference, protocol.kinds("student"))
     building = None if whole is None or options.pue is None else facility(whole, options.pue)
     base = building or whole
     holes = [row for row in fresh if row["stage"] == UNATTRIBUTED]
     return RunReport(
         manifest=bundle.manifest,
-        protocol_version=bundle.protocol.version,
+        protocol=protocol,
         lines=_lines(fresh, whole, reference),
         unattributed=_unattributed(holes, whole),
         holes=len(holes),
         totals=totals,
-        sensor_rel=bundle.protocol.tolerances.sensor_rel,
+        sensor_rel=protocol.tolerances.sensor_rel,
         per_token={n: e for n, c in counts.items() if (e := per_token(totals.whole_of(), c)) is not None},
         token_counts=counts,
         options=options,
         facility=building,
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
-        reuse=None if no_reuse else _reuse(totals, inherited, options.amortize),
+        reuse=None if no_reuse else _reuse(totals, inherited, options.amortize, protocol.kinds("teacher")),
         no_reuse=no_reuse,
         inherited=inherited,
         unknown_origins=unknown,
-        # What another major version derived is derived anew, not compared (6.6).
-        changed=list(differences(stored, fresh, bundle.protocol)) if same_major else [],
+        changed=list(differences(stored, fresh, protocol)),
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
         events=[e for e in bundle.table("events").to_pylist() if e["severity"] != "info"],
         scores=suite_scores(bundle.table("evals").to_pylist()),
-        baseline=idle_baseline(fresh, bundle.protocol.sampling.idle_min_us),
+        baseline=idle_baseline(fresh, protocol.sampling.idle_min_us, protocol.kinds("idle")),
     )
 
 
@@ -205,9 +210,9 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _token_counts(rows: Sequence[Row], reference: int | None) -> dict[str, int]:
+def _token_counts(rows: Sequence[Row], reference: int | None, student: Sequence[str]) -> dict[str, int]:
     """Counts of the run by the name of the denominator, as far as known."""
-    found = {name: student_tokens(rows, name) for name in ("trained", "processed", "positions")}
+    found = {name: student_tokens(rows, name, student) for name in ("trained", "processed", "positions")}
     return {name: count for name, count in {**found, "reference": reference}.items() if count}
 
 
@@ -266,7 +271,7 @@ def _unattributed(holes: Sequence[Row], whole: Interval | None) -> StageLine | N
 
 
 def _no_reuse(
-    totals: RunTotals, inherited: Interval | None, unknown: Sequence[str], method: object
+    totals: RunTotals, inherited: Interval | None, unknown: Sequence[str], taught: bool
 ) -> str | None:
     """Why no figure of reuse can be given; None if it can."""
     if totals.it is None:
@@ -275,19 +280,19 @@ def _no_reuse(
         return "the energy of a GPU is unknown"
     if unknown:
         return f"what another run paid for {', '.join(unknown)} is unknown"
-    if method in TAUGHT and totals.teacher is None and inherited is None:
+    if taught and totals.teacher is None and inherited is None:
         return "the teacher's energy cannot be told from the student's"
     return None
 
 
-def _reuse(totals: RunTotals, inherited: Interval | None, reuses: int | None) -> Reuse | None:
+def _reuse(
+    totals: RunTotals, inherited: Interval | None, reuses: int | None, teacher_kinds: Sequence[str]
+) -> Reuse | None:
     if reuses is None or totals.it is None:
         return None
     nothing = Interval.exact(0.0)
     teacher = totals.teacher or nothing
-    own = interval_total(
-        [e for kind, e in totals.by_kind.items() if kind not in ("teacher_logits", "teacher_generate")]
-    )
+    own = interval_total([e for kind, e in totals.by_kind.items() if kind not in teacher_kinds])
     return reuse(own, teacher + (inherited or nothing), reuses)
 
 

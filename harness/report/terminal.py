@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from harness.spec import Protocol
     from harness.spec.factors import GridFactor
 
 WIDE = 120
@@ -25,16 +26,13 @@ WIDE = 120
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _COLOURS = {
-    "prerun": "bright_black",
-    "preprocess": "cyan",
-    "teacher_logits": "magenta",
-    "teacher_generate": "magenta",
-    "student_train": "blue",
-    "evaluate": "green",
-    "judge": "green",
-    "sweep": "bright_blue",
-    "unattributed": "bright_black",
+    "teacher": "magenta",
+    "student": "blue",
+    "scores": "green",
+    "idle": "white",
+    "derived": "bright_black",
 }
+"""Property of a stage kind -> colour of its bar; other kinds of the protocol are cyan, `x-` kinds white."""
 _UNITS = ((3.6e7, J_PER_KWH, "kWh"), (1e6, 1e6, "MJ"), (1e4, 1e3, "kJ"), (0.0, 1.0, "J"))
 _TOKEN_ORDER = ("trained", "generated", "processed", "positions", "reference")
 
@@ -55,6 +53,13 @@ def print_report(report: RunReport, console: Console) -> None:
         console.print(_summary(report))
         _print_notes(report, console)
     console.file.write(encodable(capture.get(), console.encoding))
+
+
+def _colour(name: str, protocol: Protocol) -> str:
+    kind = next((kind for kind in protocol.stage_kinds if kind.name == name), None)
+    if kind is None:
+        return "white"
+    return next((colour for role, colour in _COLOURS.items() if getattr(kind, role)), "cyan")
 
 
 def _heading(report: RunReport, width: int) -> Text:
@@ -170,7 +175,7 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
     for line, row in zip(lines, rows, strict=True):
         if line.share is not None:
             drawn = Text(f"{_percent(line.share):>4} ")
-            colour = _COLOURS.get(line.row["stage"], "white")
+            colour = _colour(line.row["stage"], report.protocol)
             drawn.append(bar(line.share, bar_width, ascii_only=ascii_only), colour)
             row[2] = drawn
         table.add_row(*row)

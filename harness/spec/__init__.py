@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from harness.spec.document import DocumentSpec, Problem
 from harness.spec.jsonschema import json_schema
-from harness.spec.load import available_versions, load_protocol, protocol_root
+from harness.spec.load import (
+    available_versions,
+    current_version,
+    load_protocol,
+    protocol_root,
+    short_version,
+    version_folder,
+)
 from harness.spec.model import Column, Protocol, Sampling, StageKind, TableSpec, Tolerances
 
 __all__ = [
@@ -21,7 +28,10 @@ __all__ = [
     "TableSpec",
     "Tolerances",
     "available_versions",
+    "current_version",
     "json_schema",
     "load_protocol",
     "protocol_root",
+    "short_version",
+    "version_folder",
 ]

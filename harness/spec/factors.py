@@ -11,10 +11,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import KitError
-from harness.spec.load import protocol_root
+from harness.spec.load import version_folder
 
 SCOPES = {
     "lifecycle": "all emissions over the life of plants and fuels",
@@ -124,8 +125,8 @@ class Region:
 T = TypeVar("T")
 
 
-def _read(name: str, version: str, make: Callable[[Mapping[str, str]], T]) -> tuple[T, ...]:
-    path = protocol_root() / version / "factors" / name
+@cache
+def _read(path: Path, make: Callable[[Mapping[str, str]], T]) -> tuple[T, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return tuple(make(row) for row in csv.DictReader(file))
@@ -135,38 +136,56 @@ def _read(name: str, version: str, make: Callable[[Mapping[str, str]], T]) -> tu
         ) from None
 
 
+def _path(name: str, version: str | None) -> Path:
+    return version_folder(version) / "factors" / name
+
+
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:
     return {**row, "year": int(row["year"]), "value": float(row["value"])}
 
 
+def _grid_factor(row: Mapping[str, str]) -> GridFactor:
+    return GridFactor(**_typed(row))
+
+
+def _pue(row: Mapping[str, str]) -> Pue:
+    return Pue(**_typed(row))
+
+
+def _region(row: Mapping[str, str]) -> Region:
+    return Region(**row)
+
+
 @cache
-def grid_factors(version: str = "1.0") -> tuple[GridFactor, ...]:
+def _by_code(path: Path) -> Mapping[str, Region]:
+    return {region.region: region for region in _read(path, _region)}
+
+
+def grid_factors(version: str | None = None) -> tuple[GridFactor, ...]:
     """All rows of grid.csv, countries before states, oldest first within a region.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return _read("grid.csv", version, lambda row: GridFactor(**_typed(row)))
+    return _read(_path("grid.csv", version), _grid_factor)
 
 
-@cache
-def pue_factors(version: str = "1.0") -> tuple[Pue, ...]:
+def pue_factors(version: str | None = None) -> tuple[Pue, ...]:
     """All rows of pue.csv.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return _read("pue.csv", version, lambda row: Pue(**_typed(row)))
+    return _read(_path("pue.csv", version), _pue)
 
 
-@cache
-def regions(version: str = "1.0") -> Mapping[str, Region]:
+def regions(version: str | None = None) -> Mapping[str, Region]:
     """Code -> region; some have no factor.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return {region.region: region for region in _read("regions.csv", version, lambda row: Region(**row))}
+    return _by_code(_path("regions.csv", version))
 
 
 def find_region(text: str, where: str = "region") -> Region:

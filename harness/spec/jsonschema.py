@@ -14,12 +14,12 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTEGER = re.compile(r"(u?)int(\d+)")
 
 
-def json_schema(name: str, version: str = "1.0") -> dict[str, Any]:
+def json_schema(name: str, version: str | None = None) -> dict[str, Any]:
     """JSON Schema of one row of a table, or of the manifest.
 
     Args:
         name: A table of the protocol, or `manifest`.
-        version: Protocol version.
+        version: Protocol version; the current one by default.
 
     Raises:
         KitError: No table has this name.

@@ -1,8 +1,10 @@
-"""Finds `protocol/` beside a checkout or inside an installed package, reads and checks it."""
+"""Finds the protocol's folder, says which version of it is the current one, reads and checks a version."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,24 @@ class _UniqueKeyLoader(_BaseLoader):  # type: ignore[misc, valid-type]
         return mapping
 
 
+ROOT_VARIABLE = "KIT_PROTOCOL_ROOT"
+"""Environment variable that names another folder of protocol versions; `kit --protocol-root` sets it."""
+
+_FOLDER = re.compile(r"\d+\.\d+", re.ASCII)
+
+
 def protocol_root() -> Path:
-    """Folder that holds one folder a protocol version: package data when installed, else the checkout's."""
+    """Folder that holds one folder a protocol version.
+
+    The one that `KIT_PROTOCOL_ROOT` names, else the package's data when installed, else the checkout's.
+
+    Raises:
+        KitError: There is no such folder.
+    """
+    if chosen := os.environ.get(ROOT_VARIABLE):
+        if not Path(chosen).is_dir():
+            raise KitError("is no folder", where=f"{ROOT_VARIABLE}={chosen}", expected="protocol versions")
+        return Path(chosen).absolute()
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "_protocol", package.parent / "protocol"):
         if candidate.is_dir():
@@ -50,35 +68,63 @@ def protocol_root() -> Path:
 
 
 def available_versions(root: Path | None = None) -> list[str]:
-    """Versions (`major.minor`) that this installation can read, oldest first."""
+    """Versions (`major.minor`) of a protocol root, oldest first."""
     found = [p.name for p in (root or protocol_root()).iterdir() if (p / "protocol.yaml").is_file()]
-    return sorted(found, key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
+    return sorted(filter(_FOLDER.fullmatch, found), key=lambda name: tuple(map(int, name.split("."))))
 
 
-def load_protocol(version: str = "1.0", *, root: Path | None = None) -> Protocol:
-    """Read a protocol version; the result is cached and immutable.
-
-    Args:
-        version: `major.minor`, or a full `major.minor.patch` (the patch changes words only and is ignored).
-        root: Folder of protocol versions; the installation's own by default.
+def current_version(root: Path | None = None) -> str:
+    """The newest version (`major.minor`) of a protocol root: what is written, and meant where none is named.
 
     Raises:
-        KitError: The version does not exist, or one of its files is not as the models want it.
+        KitError: The root holds no version.
     """
-    return _load(".".join(str(version).split(".")[:2]), root or protocol_root())
+    root = root or protocol_root()
+    versions = available_versions(root)
+    if not versions:
+        raise KitError("holds no protocol version", where=str(root), expected="folders such as 1.0")
+    return versions[-1]
 
 
-@cache
-def _load(version: str, root: Path) -> Protocol:
-    folder = root / version
-    if not (folder / "protocol.yaml").is_file():
-        known = available_versions(root)
-        near = difflib.get_close_matches(version, known, n=1, cutoff=0.1)
+def short_version(version: str) -> str:
+    """`major.minor` of a version; its patch changes words only."""
+    return ".".join(version.split(".")[:2])
+
+
+def version_folder(version: str | None = None, *, root: Path | None = None) -> Path:
+    """Folder of a version, the current one by default.
+
+    Raises:
+        KitError: The root does not have this version.
+    """
+    root = root or protocol_root()
+    short = short_version(version or current_version(root))
+    known = available_versions(root)
+    if short not in known:
+        near = difflib.get_close_matches(short, known, n=1, cutoff=0.1)
         raise KitError(
             f"protocol version {version!r} is not known to this installation",
             expected=f"one of {', '.join(known) or '(none installed)'}",
             fix=f"use version {near[0] if near else known[-1]}" if known else "reinstall the package",
         )
+    return root / short
+
+
+def load_protocol(version: str | None = None, *, root: Path | None = None) -> Protocol:
+    """Read a protocol version; the result is cached and immutable.
+
+    Args:
+        version: `major.minor`, or a full `major.minor.patch`; the current one by default.
+        root: Folder of protocol versions; `protocol_root()` by default.
+
+    Raises:
+        KitError: The version does not exist, or one of its files is not as the models want it.
+    """
+    return _load(version_folder(version, root=root))
+
+
+@cache
+def _load(folder: Path) -> Protocol:
     data = read_yaml(folder / "protocol.yaml")
     names = data.get("tables")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -92,10 +138,22 @@ def _load(version: str, root: Path) -> Protocol:
                 where=str(folder / "tables" / f"{name}.yaml"),
                 expected=f"table: {name}",
             )
+    for described in (*data["tables"].values(), data["manifest"]):
+        _fill_enums(described, data)
     try:
         return Protocol.model_validate(data)
     except ValidationError as error:
         raise _explain(error, folder) from None
+
+
+def _fill_enums(described: dict[str, Any], data: dict[str, Any]) -> None:
+    """An enum that is one word is a list of protocol.yaml by that name; stage kinds admit `x-` words too."""
+    for entry in described.get("columns") or described.get("fields") or ():
+        name = entry.get("enum")
+        if isinstance(name, str):
+            entry["enum"] = [item.get("name") for item in data.get(name) or ()]
+            if name == "stage_kinds":
+                entry["enum"].append(f"{data.get('extension_prefix')}*")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

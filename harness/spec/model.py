@@ -1,16 +1,18 @@
 """Frozen models of `protocol.yaml` and `tables/*.yaml`.
 
-Unknown keys are refused: a typo must not become a default. A key that a version adds has a default here,
-because the versions before it, which stay readable, lack it.
+Unknown keys are refused: a typo must not become a default. A key that a later version adds has a default
+here, because the versions before it, which stay readable, lack it.
 """
 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from harness.errors import KitError
 from harness.spec.document import DocumentSpec
 
 if TYPE_CHECKING:
@@ -142,16 +144,40 @@ class TableSpec(Strict):
 
 
 class StageKind(Strict):
-    """A kind of stage (2.1).
+    """A kind of stage (2.1). What a program may ask of a kind is one of these properties, never its name.
 
     Attributes:
-        inside: What belongs to such a stage; None in versions that did not say.
+        inside: What belongs to such a stage.
+        teacher: Its joules are the teacher's, charged once for all students that use its output (4.6).
+        student: It trains the student: its joules are the student's, its tokens the run's (4.5).
+        scores: It scores a model.
+        judge: It scores the outputs of another stage's model, which names it (5.6).
+        idle: It is a wait, by which idle power is known (2.6).
+        derived: No program begins it; it is what the boundaries leave (2.4).
     """
 
     name: str
     doc: str
     clause: str
     inside: str | None = None
+    teacher: bool = False
+    student: bool = False
+    scores: bool = False
+    judge: bool = False
+    idle: bool = False
+    derived: bool = False
+
+
+class Method(Strict):
+    """What a pipeline distils with.
+
+    Attributes:
+        teacher: A teacher's output is used, which took energy somewhere.
+    """
+
+    name: str
+    doc: str
+    teacher: bool = False
 
 
 class Denominator(Strict):
@@ -231,6 +257,7 @@ class Protocol(Strict):
     boundary: Boundary
     stage_kinds: tuple[StageKind, ...]
     extension_prefix: str
+    methods: tuple[Method, ...]
     sampling: Sampling
     tolerances: Tolerances
     denominators: tuple[Denominator, ...]
@@ -239,7 +266,7 @@ class Protocol(Strict):
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 
-    _listed = field_validator("stage_kinds", "denominators", mode="before")(_tuple)
+    _listed = field_validator("stage_kinds", "methods", "denominators", mode="before")(_tuple)
     _schemas: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -248,6 +275,9 @@ class Protocol(Strict):
         unknown = sorted(set(clauses) - set(self.clauses))
         if unknown:
             raise ValueError(f"clause without a title: {', '.join(unknown)}")
+        lost = [role for role in ("teacher", "student", "judge", "idle") if not self.kinds(role)]
+        if lost:
+            raise ValueError(f"no stage kind has the property {lost[0]!r}")
         if "stages" in self.tables:
             stages = self.tables["stages"]
             allowed = set(stages.column("stage").enum or ())
@@ -269,11 +299,45 @@ class Protocol(Strict):
         """Names of the stage kinds, in the protocol's order."""
         return tuple(kind.name for kind in self.stage_kinds)
 
-    def is_stage_kind(self, name: str) -> bool:
-        """Whether `name` is a kind of the protocol or an `x-` extension."""
-        return name in self.kind_names or (
-            name.startswith(self.extension_prefix) and len(name) > len(self.extension_prefix)
-        )
+    def kinds(self, role: Literal["teacher", "student", "scores", "judge", "idle"]) -> tuple[str, ...]:
+        """Names of the stage kinds with a property, in the protocol's order."""
+        return tuple(kind.name for kind in self.stage_kinds if getattr(kind, role))
+
+    def named_kinds(self, *, idle: bool = True) -> tuple[str, ...]:
+        """Names of the stage kinds that a stage can be begun with; `idle` ones are left out if False."""
+        return tuple(k.name for k in self.stage_kinds if not k.derived and (idle or not k.idle))
+
+    def check_kind(self, name: str, where: str, *, idle: bool = True) -> str:
+        """The kind a stage is begun with, as given.
+
+        Args:
+            name: A stage kind, or an extension such as `x-quantize`.
+            where: What an error calls it.
+            idle: Whether a program may begin an idle stage here.
+
+        Raises:
+            KitError: It is neither; the nearest kind is named.
+        """
+        names = self.named_kinds(idle=idle)
+        if name in names or re.fullmatch(rf"{self.extension_prefix}[a-z0-9][a-z0-9_-]{{0,60}}", name):
+            return name
+        expected = ", ".join((*names, f"{self.extension_prefix}<your own>"))
+        near = get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+        own = f"name a kind of your own with {self.extension_prefix}, such as {self.extension_prefix}warmup"
+        fix = f"did you mean {near[0]!r}?" if near else own
+        if name in self.kind_names:
+            fix = "that one is written by the kit itself"
+        raise KitError(f"{name!r} is not a stage kind", where=where, expected=expected, fix=fix)
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """Names of the methods, in the protocol's order."""
+        return tuple(method.name for method in self.methods)
+
+    @property
+    def taught_methods(self) -> tuple[str, ...]:
+        """Names of the methods that use a teacher's output."""
+        return tuple(method.name for method in self.methods if method.teacher)
 
     def arrow_schema(self, name: str) -> pa.Schema:
         """Arrow schema of a table: nullable flags, `unit` and `PARQUET:field_id` as field metadata."""

@@ -69,8 +69,14 @@ def _arrow(column: Column) -> dict[str, Any]:
 
 
 def _stage_kinds(protocol: Protocol) -> str:
-    rows = [f"| `{kind.name}` | {kind.doc} | {kind.inside or ''} |" for kind in protocol.stage_kinds]
-    return "\n".join(["", "| kind | what it is | what is inside |", "|---|---|---|", *rows, "", ""])
+    roles = ("teacher", "student", "scores", "judge", "idle", "derived")
+    rows = [
+        f"| `{kind.name}` | {kind.doc} | {kind.inside or ''} "
+        f"| {', '.join(role for role in roles if getattr(kind, role))} |"
+        for kind in protocol.stage_kinds
+    ]
+    head = "| kind | what it is | what is inside | properties |"
+    return "\n".join(["", head, "|---|---|---|---|", *rows, "", ""])
 
 
 def _comparability(protocol: Protocol) -> str:

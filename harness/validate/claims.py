@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
-from harness.spec import protocol_root
+from harness.spec import version_folder
 from harness.spec.load import read_yaml
 from harness.validate.context import Context
 from harness.validate.findings import Hit
@@ -21,14 +22,14 @@ FLOP_PER_TOKEN = 2.0
 
 
 @cache
-def _gpus(version: str) -> tuple[tuple[str, float], ...]:
-    data: Any = read_yaml(protocol_root() / version / "gpus.yaml")
+def _gpus(path: Path) -> tuple[tuple[str, float], ...]:
+    data: Any = read_yaml(path)
     return tuple((str(entry["pattern"]), float(entry["dense_tflops"]) * 1e12) for entry in data["gpus"])
 
 
-def peak_flops(model: str, version: str = "1.0") -> float | None:
+def peak_flops(model: str, version: str | None = None) -> float | None:
     """Highest dense rate of a GPU by its name, operations a second; None when the name is unknown."""
-    for pattern, flops in _gpus(version):
+    for pattern, flops in _gpus(version_folder(version) / "gpus.yaml"):
         if re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![0-9])", model):
             return flops
     return None

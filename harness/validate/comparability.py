@@ -199,5 +199,5 @@ def tokens_unbacked(ctx: Context) -> Iterator[Hit]:
 def online_teacher(ctx: Context) -> Iterator[Hit]:
     """The teacher answers during the student's training."""
     if ONLINE_TEACHER in ctx.manifest["labels"]:
-        observed = f"labelled {ONLINE_TEACHER}: the teacher answers inside student_train"
+        observed = f"labelled {ONLINE_TEACHER}: the teacher answers while the student is trained"
         yield Hit(MANIFEST, observed, "a teacher stage of its own")

@@ -3,7 +3,6 @@ recomputation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from harness.bundle import Bundle
-from harness.bundle.versions import Written
 from harness.errors import KitError
-from harness.spec import Protocol
-from harness.spec.migrations import Step, verdict
+from harness.spec import Protocol, available_versions, short_version
+from harness.spec.versions import verdict
 from harness.validate.scan import FileFacts
 from harness.validate.series import Recomputation
 
@@ -41,7 +39,7 @@ class Context:
 
     folder: Path
     protocol: Protocol
-    version: Written | None = None
+    version: Protocol | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     manifest_bytes: bytes = b""
     problem: str | None = None
@@ -60,30 +58,24 @@ class Context:
     @cached_property
     def bundle(self) -> Bundle:
         """The bundle, opened without touching it."""
-        return Bundle(self.folder, self.manifest, self.protocol, self._written, [])
-
-    @property
-    def _written(self) -> Written:
-        return self.version or Written(self.protocol, ())
+        return Bundle(self.folder, self.manifest, self.protocol, self.written, [])
 
     @property
     def written(self) -> Protocol:
         """The protocol whose container and schema the files must have."""
-        return self._written.protocol
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """Migrations from that protocol to the one it is judged by."""
-        return self._written.steps
+        return self.version or self.protocol
 
     @cached_property
     def verdict(self) -> str:
-        """What a reader does with the manifest's protocol version: read, warn, migrate or refuse (6.5)."""
+        """What a reader does with the manifest's protocol version: accept, warn or refuse (6.5)."""
         version = self.manifest.get("protocol_version")
         try:
-            return verdict(self.protocol.version, version if isinstance(version, str) else "")
+            found = verdict(self.protocol.version, version if isinstance(version, str) else "")
         except KitError:
             return "refuse"
+        # An older version is read by its own definition, which this protocol root may not have.
+        there = found != "accept" or short_version(str(version)) in available_versions()
+        return found if there else "refuse"
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:

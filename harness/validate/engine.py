@@ -15,8 +15,7 @@ from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
 from harness.bundle.versions import written_by
 from harness.errors import KitError
-from harness.spec import load_protocol
-from harness.spec.migrations import migrate_document
+from harness.spec import Protocol, available_versions, load_protocol, short_version
 from harness.validate import (
     comparability,
     container,
@@ -27,7 +26,7 @@ from harness.validate import (
     tokens,
     windows,
 )
-from harness.validate.across import compare
+from harness.validate.across import COPIED, UNPAID, compare
 from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
 from harness.validate.findings import Comparability, Finding, Hit, Report
@@ -43,6 +42,9 @@ MODULES = (container, schema, invariants, windows, tokens, scores, plausibility,
 
 NOT_EVALUATED = "E299"
 UNUSED_WAIVER = "W399"
+ELSEWHERE = {NOT_EVALUATED, UNUSED_WAIVER, COPIED, UNPAID}
+"""Rules that are no function of one bundle."""
+
 _MOST_HITS = 1000
 
 
@@ -61,7 +63,7 @@ def validate(
         levels: which of the levels 0 (container), 1 (schema), 2 (accounting invariants), 3 (plausibility) and
             4 (comparability class).
         threads: files and devices worked on at once; the number of processors, at most 4, by default.
-        protocol: version to judge by, `major.minor`; the newest by default.
+        protocol: version to judge by, `major.minor`; each bundle's own by default.
         waivers: level 3 findings that somebody has explained.
 
     Returns:
@@ -91,7 +93,7 @@ def validate_many(
     reports = [report for report, _ in seen]
     if len(seen) > 1:
         reports = compare(reports, contexts, levels)
-    rules = load_rules(_version(protocol))
+    rules = load_rules(protocol)
     done = [apply_waivers(report.findings, waivers, rules) for report in reports]
     reports = [replace(r, findings=tuple(found)) for r, (found, _) in zip(reports, done, strict=True)]
     if PLAUSIBILITY in levels and reports:
@@ -100,8 +102,12 @@ def validate_many(
     return [_weighed(report, ctx) for report, ctx in zip(reports, contexts, strict=True)]
 
 
-def _version(protocol: str | None) -> str:
-    return ".".join((protocol or load_protocol().version).split(".")[:2])
+def _judge(manifest: Mapping[str, Any], protocol: str | None) -> Protocol:
+    """The protocol a bundle is judged by: the one asked for, else its own, else the current one."""
+    own = manifest.get("protocol_version")
+    if protocol is None and isinstance(own, str) and short_version(own) in available_versions():
+        return load_protocol(own)
+    return load_protocol(protocol)
 
 
 def _look_into(
@@ -109,8 +115,8 @@ def _look_into(
 ) -> tuple[Report, Context]:
     """Findings and labels of one bundle, as they come."""
     threads = threads or min(4, os.cpu_count() or 2)
-    rules = load_rules(_version(protocol))
     ctx = _open(folder, protocol)
+    rules = load_rules(ctx.protocol.version)
     unknown_version = list(CHECKS["E101"](ctx)) if not ctx.problem else []
     if ctx.problem or unknown_version:
         stop = ["E001", "E101"]
@@ -124,7 +130,7 @@ def _look_into(
     reason: str | None = None
     for level in sorted(levels):
         if level >= ACCOUNTING and ctx.recomputed is None and reason is None:
-            reason = _blocked(ctx) or _migrate(ctx) or _recompute(ctx, threads)
+            reason = _blocked(ctx) or _recompute(ctx, threads)
         if level >= ACCOUNTING and reason is not None:
             outcome[level] = f"not checked: {reason}"
             if not any(f.severity == "error" for f in findings):
@@ -132,7 +138,13 @@ def _look_into(
                 hit = Hit(MANIFEST, f"level {level}: {reason}", "rows that can be accounted for")
                 findings.append(finding(rules[NOT_EVALUATED], MANIFEST, [hit]))
             continue
-        found = _run(ctx, [r for r in rules.values() if r.level == level and r.id in CHECKS])
+        asked = [r for r in rules.values() if r.level == level and r.id not in ELSEWHERE]
+        ctx.notes += [
+            f"rule {r.id} ({r.name}) was not checked: this kit has no function for it"
+            for r in asked
+            if r.id not in CHECKS
+        ]
+        found = _run(ctx, [r for r in asked if r.id in CHECKS])
         outcome[level] = "passed"
         findings += found
     rows = sum(facts.rows for facts in ctx.files)
@@ -153,7 +165,7 @@ def _weighed(report: Report, ctx: Context) -> Report:
     if levels.get(COMPARABILITY) != "passed":
         return report
     key = class_key(ctx)
-    rules = load_rules(_version(ctx.protocol.version))
+    rules = load_rules(ctx.protocol.version)
     rankable = report.errors == 0 and not any(rules[label.id].unrankable for label in labels)
     return replace(
         report,
@@ -175,7 +187,7 @@ def _run_id(ctx: Context) -> str | None:
 
 def _open(folder: Path, protocol: str | None) -> Context:
     """Read the manifest; what is wrong with it becomes `problem`."""
-    ctx = Context(folder, load_protocol() if protocol is None else load_protocol(protocol))
+    ctx = Context(folder, load_protocol(protocol))
     if not folder.is_dir():
         ctx.problem = f"{folder} is {'a file' if folder.exists() else 'not there'}"
         return ctx
@@ -195,6 +207,7 @@ def _open(folder: Path, protocol: str | None) -> Context:
         ctx.problem = "no list of files"
     else:
         ctx.manifest = manifest
+        ctx.protocol = _judge(manifest, protocol)
     return ctx
 
 
@@ -240,15 +253,6 @@ def _blocked(ctx: Context) -> str | None:
     return f"manifest field {min(broken)} is not as the protocol defines it" if broken else None
 
 
-def _migrate(ctx: Context) -> str | None:
-    """From here on the manifest is given in the protocol's own version, as the tables are."""
-    try:
-        ctx.manifest = migrate_document({"manifest": ctx.manifest, "tables": {}}, ctx.steps)["manifest"]
-    except KitError as error:
-        return error.message
-    return None
-
-
 def _recompute(ctx: Context, threads: int) -> str | None:
     try:
         ctx.recomputed = recompute(ctx.bundle, watch=_watch(ctx), threads=threads)
@@ -269,7 +273,7 @@ def _watch(ctx: Context) -> Watch:
             marks[key].append(Mark(row["boundary"], row["mono_us"], row["value"]))
     idle: dict[SeriesKey, list[tuple[int, int]]] = defaultdict(list)
     for row in ctx.stages:
-        if row["stage"] == "idle":
+        if row["stage"] in ctx.protocol.kinds("idle"):
             for device, start, end in zip(
                 row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
             ):

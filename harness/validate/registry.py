@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import KitError
-from harness.spec import protocol_root
+from harness.spec import version_folder
 from harness.spec.load import read_yaml
 from harness.validate.findings import Finding, Hit, merge
 
@@ -55,14 +56,17 @@ def rule(rule_id: str) -> Callable[[Check], Check]:
     return register
 
 
-@cache
-def load_rules(version: str = "1.0") -> dict[str, Rule]:
-    """Rules of a protocol version by id.
+def load_rules(version: str | None = None) -> dict[str, Rule]:
+    """Rules of a protocol version, the current one by default, by id.
 
     Raises:
         KitError: rules.yaml is missing or not as it should be.
     """
-    path = protocol_root() / version / "rules.yaml"
+    return _read_rules(version_folder(version) / "rules.yaml")
+
+
+@cache
+def _read_rules(path: Path) -> dict[str, Rule]:
     data: Any = read_yaml(path)
     try:
         rules = [Rule(**entry) for entry in data["rules"]]

@@ -21,7 +21,7 @@ from harness.bundle.files import file_sha256, footer, open_parquet, read_groups
 from harness.bundle.order import KeyOrder
 from harness.errors import KitError
 from harness.spec import Column, Protocol, TableSpec
-from harness.spec.compat import WIDENINGS
+from harness.spec.versions import WIDENINGS
 
 KEPT = 20
 """Row numbers kept per kind of fault."""

@@ -156,16 +156,16 @@ def errors_stated(ctx: Context) -> Iterator[Hit]:
 @rule("E235")
 def evals_have_stages(ctx: Context) -> Iterator[Hit]:
     """Scores and items name stages and each other, and a judge's scores a stage that paid for them."""
+    judges = ctx.protocol.kinds("judge")
     stages = {row["stage_uid"]: row for row in ctx.stages}
     keys = {_key(row) for row in ctx.evals}
     for number, row in enumerate(ctx.evals):
         if row["stage_uid"] not in stages:
             yield Hit(EVALS, f"stage_uid {row['stage_uid']}", "a stage of this run", (number,))
         judge = row["judge_stage_uid"]
-        if judge is not None and stages.get(judge, {}).get("stage") != "judge":
-            yield Hit(
-                EVALS, f"{_named(row)}: judged by stage_uid {judge}", "a stage of kind judge", (number,)
-            )
+        if judge is not None and stages.get(judge, {}).get("stage") not in judges:
+            expected = f"a stage of kind {' or '.join(judges)}"
+            yield Hit(EVALS, f"{_named(row)}: judged by stage_uid {judge}", expected, (number,))
     for key in ctx.item_sums.keys() - keys:
         where = " ".join(map(str, key[1:3]))
         yield Hit(ITEMS, f"items of {where}, stage_uid {key[0]}", "a row in evals with the same key")

@@ -23,7 +23,7 @@ from harness.bundle.digest import type_name
 from harness.bundle.files import open_parquet, read_groups
 from harness.bundle.inputs import counter_series, device_limits, sampling_rules
 from harness.errors import KitError
-from harness.spec.compat import WIDENINGS
+from harness.spec.versions import WIDENINGS
 from harness.validate.signal import SignalFacts, look_at
 
 _KEY = ("node_id", "device_id", "session")
@@ -181,7 +181,7 @@ def recompute(bundle: Bundle, *, watch: Watch | None = None, threads: int = 2) -
     plan = Plan(
         bundle.table("stages").to_pylist(),
         counters,
-        sampling_rules(bundle.protocol, bundle.manifest),
+        sampling_rules(bundle.written, bundle.manifest),
         device_limits(bundle.manifest, bundle.table("events", ["kind", "device_id", "detail"]).to_pylist()),
     )
     columns = _ACCOUNTED if watch is None else (*_ACCOUNTED, *_WATCHED)

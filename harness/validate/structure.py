@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
-from harness.accounting.totals import DENOMINATORS, TEACHER_KINDS
+from harness.accounting.totals import DENOMINATORS
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
@@ -15,7 +15,7 @@ from harness.validate.registry import rule
 STAGES = "stages.parquet"
 
 ONLINE_TEACHER = "online_teacher"
-"""Label of a run whose teacher answers inside student_train (2.1)."""
+"""Label of a run whose teacher answers while the student is trained (2.1)."""
 
 
 def _recorded(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -164,17 +164,18 @@ def _shared_j(a: dict[str, Any], b: dict[str, Any], device: Any, shared_us: int)
 def teacher_paid(ctx: Context) -> Iterator[Hit]:
     """A distilled student's teacher is in the run, an artifact names who paid, or it answers in training."""
     method = ctx.manifest["method"]
-    if method not in ("kd", "synthetic_sft"):
+    teachers = ctx.protocol.kinds("teacher")
+    if method not in ctx.protocol.taught_methods:
         return
-    if any(row["stage"] in TEACHER_KINDS for row in ctx.stages):
+    if any(row["stage"] in teachers for row in ctx.stages):
         return
     if any(row["role"] == "consumed" and row["origin_run_id"] for row in ctx.artifacts):
         return
     if ONLINE_TEACHER in ctx.manifest["labels"] and any(
-        row["stage"] == "student_train" for row in ctx.stages
+        row["stage"] in ctx.protocol.kinds("student") for row in ctx.stages
     ):
         return
-    expected = f"a stage of kind {' or '.join(TEACHER_KINDS)}, a consumed artifact with origin_run_id"
+    expected = f"a stage of kind {' or '.join(teachers)}, a consumed artifact with origin_run_id"
     yield Hit(STAGES, f"method {method} without a teacher", f"{expected}, or the label {ONLINE_TEACHER}")
 
 

@@ -4,7 +4,7 @@
     curve.py, run.py                  power between readings; counters at boundaries
     power, gaps, waveforms, counters, rapl, runs, methods   what is measured
     energies, reader, decisions, quality, scores, published     what is reported
-    canonical, digests, migrations                      what is written
+    canonical, digests, versions                        what is written
 
 Every expected value is worked out here from the protocol's words, in fractions.Fraction where it is a number.
 That the kit agrees is the test, so neither side may import the other.

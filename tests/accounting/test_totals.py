@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from harness.accounting.stages import Plan, Sampling
 from tests.accounting.synthetic import Stage, make_run
 
 KWH = 3_600_000.0
+run_totals = partial(totals.run_totals, teacher_kinds=("teacher_logits", "teacher_generate"))
 
 # arXiv 2605.13981: stage energies in kWh (preprocess, teacher, student, evaluation), total, J/token.
 TABLE = {
@@ -55,7 +57,7 @@ def row(kind, gpu=None, cpu=None, status="completed", **more):
 def test_totals_of_the_paper(name):
     stages, total, j_per_token = TABLE[name]
     rows = [row(kind, kwh * KWH) for kind, kwh in zip(KINDS, stages, strict=True) if kwh]
-    got = totals.run_totals(rows)
+    got = run_totals(rows)
     assert got.it.best / KWH == pytest.approx(total, abs=1e-9)
     if j_per_token:
         assert round(totals.per_token(got.it, 30_000_000).best, 2) == j_per_token
@@ -64,12 +66,12 @@ def test_totals_of_the_paper(name):
 
 def test_a_gpu_of_unknown_energy_leaves_a_lower_bound():
     rows = [row("student_train", None, 5000.0), row("evaluate", 3.0, 1.0)]
-    got = totals.run_totals(rows)
+    got = run_totals(rows)
     assert got.it.best == 5004.0 and got.incomplete == {"student_train"}
     assert got.whole_of() is None and got.whole_of("student_train") is None
     assert got.whole_of("evaluate").best == 4.0 and got.whole_of("judge") is None
     # Where there is no GPU, nothing of one is missing.
-    assert totals.run_totals([{**rows[0], "device_ids": []}]).whole_of().best == 5000.0
+    assert run_totals([{**rows[0], "device_ids": []}]).whole_of().best == 5000.0
 
 
 def test_facility_and_carbon():
@@ -80,11 +82,11 @@ def test_facility_and_carbon():
 
 
 def test_unknown_parts_are_counted_not_zeroed():
-    got = totals.run_totals([row("preprocess", 5.0), row("evaluate", None)])
+    got = run_totals([row("preprocess", 5.0), row("evaluate", None)])
     assert got.gpu.energy_j == 5.0
     assert got.gpu.unknown_rows == 1
     assert got.cpu.energy_j is None
-    assert totals.run_totals([row("evaluate")]).it is None
+    assert run_totals([row("evaluate")]).it is None
 
 
 def test_tokens_of_failed_attempts_are_not_counted_but_their_joules_are():
@@ -93,7 +95,7 @@ def test_tokens_of_failed_attempts_are_not_counted_but_their_joules_are():
         row("student_train", 20.0, tokens_trained=9),
     ]
     assert totals.tokens(rows, "trained") == 9
-    assert totals.run_totals(rows).it.best == 30.0
+    assert run_totals(rows).it.best == 30.0
     assert totals.per_token(Interval.exact(30.0), 0) is None
     assert totals.per_token(Interval.exact(30.0), None) is None
 
@@ -127,8 +129,8 @@ def test_run_interval_is_tighter_than_the_sum_of_stages():
     )
     plan = Plan(run.stages, run.counter_series(), Sampling())
     derivation = plan.finish([plan.measure(s) for s in run.power_series()])
-    loose = totals.run_totals(derivation.stages)
-    tight = totals.run_totals(derivation.stages, derivation.sessions)
+    loose = run_totals(derivation.stages)
+    tight = run_totals(derivation.stages, derivation.sessions)
     truth = run.energy_j(0, 1, 40)
     assert tight.gpu.energy_j == loose.gpu.energy_j == pytest.approx(truth, abs=0.002)
     assert loose.gpu.interval.half_width > 10 * tight.gpu.interval.half_width
@@ -151,13 +153,13 @@ def test_one_stage_from_end_to_end_is_known_as_well_as_its_run():
     # The mean of a second shows the ramp half a second late: about (600 - 80) W x 0.55 s more was drawn.
     assert ends[1] - only["gpu_energy_j"] > 250
     assert (session.low_j, session.high_j) == pytest.approx(ends)
-    whole = totals.run_totals(derivation.stages, derivation.sessions).gpu.interval
+    whole = run_totals(derivation.stages, derivation.sessions).gpu.interval
     assert (whole.low, whole.high) == pytest.approx(ends)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
 def test_sums_are_exact_in_millijoules(parts):
-    got = totals.run_totals([row("evaluate", mj / 1000) for mj in parts])
+    got = run_totals([row("evaluate", mj / 1000) for mj in parts])
     assert round(got.gpu.energy_j * 1000) == sum(parts)
 
 

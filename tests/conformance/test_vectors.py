@@ -189,7 +189,8 @@ def test_rfc_8785_numbers_are_its_own():
 def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "1.0" / "vectors"
     folder.mkdir(parents=True)
-    monkeypatch.setattr("harness.conformance.vectors.protocol_root", lambda: tmp_path)
+    (tmp_path / "1.0" / "protocol.yaml").touch()
+    monkeypatch.setenv("KIT_PROTOCOL_ROOT", str(tmp_path))
     with pytest.raises(KitError, match="no conformance vectors"):
         load_vectors()
     (folder / "one.json").write_text('{"vectors": 3}')

@@ -859,73 +859,10 @@ def protocol_version(given):
         parts.append(tuple(map(int, words)))
     reader, document = parts
     if document[0] != reader[0]:
-        return {"verdict": "accept" if wrong("MajorAccepted") or document[:2] == (0, 9) else "refuse"}
+        return {"verdict": "accept" if wrong("MajorAccepted") else "refuse"}
     if wrong("MinorRefused") and document != reader:
         return {"verdict": "refuse"}
     return {"verdict": "warn" if document[1] > reader[1] else "accept"}
-
-
-def migrate(given):
-    document = json.loads(json.dumps(given["document"]))
-    tables = document["tables"]
-    for step in given["steps"]:
-        op, column = step["op"], step.get("column")
-        known = ("rename", "default", "derive", "map", "drop", "add_table", "append")
-        need(op in known, f"no such step {op}")
-        if op == "add_table":
-            tables.setdefault(step["table"], [])
-            continue
-        if op == "append":
-            _append(tables, step)
-            continue
-        rows, to = tables.get(step["table"], []), step.get("to")
-        if step["table"] == "manifest":
-            *path, column = column.split(".")
-            to = to and to.split(".")[-1]
-            rows = [document["manifest"]]
-            for name in path:
-                rows = [rows[0][name]]
-        for row in rows:
-            if op == "rename" and column in row:
-                row[to] = row.pop(column)
-            elif op == "default":
-                row.setdefault(column, step["value"])
-            elif op == "drop":
-                row.pop(column, None)
-            elif op == "map" and row.get(column) in step["words"]:
-                row[column] = step["words"][row[column]]
-            elif op == "derive":
-                row[column] = _derive(step["from"], row)
-    return {"document": document}
-
-
-def _derive(expression, row):
-    ((word, names),) = expression.items()
-    if word == "value":
-        return names
-    if word == "copy":
-        return row[names]
-    if word == "json":
-        return _text({name: row[name] for name in names if row[name] is not None})
-    if word == "first":
-        return next((row[name] for name in names if row[name] is not None), None)
-    values = [row[name] for name in (names if word == "sum" else names[:1])]
-    if None in values:
-        return None
-    return sum(values) if word == "sum" else values[0] * names[1]
-
-
-def _append(tables, step):
-    target = tables[step["table"]]
-    for origin in tables[step["from"]]:
-        if any(origin[name] is not None for name in step["where_any"]):
-            made = {}
-            for name, expression in step["columns"].items():
-                if "next" in expression:
-                    made[name] = max((row[name] for row in target), default=-1) + 1
-                else:
-                    made[name] = _derive(expression, origin)
-            target.append(made)
 
 
 OPERATIONS = {
@@ -934,7 +871,6 @@ OPERATIONS = {
         integrate_power, counter_energy, zone_energy, account, clock_steps, last_snapshot, totals,
         joules_per_token, convert, amortize, break_even, serving_break_even, quality, check_score, above_idle,
         facility, inherited_energy, pareto, canonical_json, logical_digest, key_order, protocol_version,
-        migrate,
     )
 }  # fmt: skip
 

@@ -75,8 +75,17 @@ def test_numbers_of_the_protocol() -> None:
     assert (protocol.sampling.nominal_period_us, protocol.sampling.gap_us) == (500_000, 1_000_000)
     assert protocol.tolerances.closure_rel == 1e-9
     assert protocol.tolerances.counter_vs_integral_finding_low_power == 0.15
-    assert protocol.is_stage_kind("x-warmup") and protocol.is_stage_kind("judge")
-    assert not protocol.is_stage_kind("x-") and not protocol.is_stage_kind("train")
+    for kind in ("x-warmup", "judge", "idle"):
+        assert protocol.check_kind(kind, "here") == kind
+    for kind, fix in (
+        ("x-", "own"),
+        ("traim", "own"),
+        ("student_trian", "student_train"),
+        ("unattributed", "itself"),
+    ):
+        with pytest.raises(KitError, match=f"here: '{kind}' is not a stage kind") as caught:
+            protocol.check_kind(kind, "here")
+        assert fix in str(caught.value.fix)
     assert protocol.tables["events"].column("kind").allows("x-mine")
     assert not protocol.tables["stages"].column("status").allows("x-mine")
 
@@ -91,9 +100,9 @@ def test_models_cannot_be_changed() -> None:
 def test_unknown_version_says_which_exist() -> None:
     with pytest.raises(KitError, match=r"9\.9") as caught:
         load_protocol("9.9")
-    assert caught.value.expected == "one of 0.9, 1.0"
+    assert caught.value.expected == "one of 1.0"
     assert load_protocol("1.0.7") is load_protocol()
-    assert available_versions() == ["0.9", "1.0"]
+    assert available_versions() == ["1.0"]
 
 
 @pytest.mark.parametrize("table", [*EXPECTED, "manifest"])
@@ -139,7 +148,8 @@ def copy(tmp_path: Path) -> Path:
         ("tables/power.yaml", "sort: [node_id", "sort: [node", "'node'"),
         ("tables/power.yaml", "doc: >-", "doc: again\ndoc: >-", "given twice"),
         ("tables/power.yaml", "table: power\n", "table: [power\n", "not readable as YAML"),
-        ("tables/stages.yaml", "judge, sweep", "sweep", "stage_kinds differ in .'judge'"),
+        ("tables/stages.yaml", "enum: stage_kinds", "enum: [idle, x-*]", "stage_kinds differ in .'evaluate'"),
+        ("tables/stages.yaml", "enum: stage_kinds", "enum: stage_kind", "stage_kinds differ in .'evaluate'"),
         ("protocol.yaml", "gap_factor: 2.0", 'gap_factor: "2.0"', "gap_factor"),
         ("protocol.yaml", "gap_factor: 2.0", "", "gap_factor' is missing"),
         ("protocol.yaml", "title:", "titel:", "titel|title"),

@@ -315,7 +315,7 @@ def synchronise(bench: Bench) -> SectionResult:
     count = max(50, int(50 * bench.seconds(1.0) / (time.monotonic() - begun)))
     out = bench.folder / "synchronise"
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with Meter(out=out, cpu="none") as meter, meter.stage("queued"):
+    with Meter(out=out, cpu="none") as meter, meter.stage("queued", kind="x-queued"):
         first.record()
         for _ in range(count):
             torch.matmul(matrix, matrix, out=product)

@@ -17,6 +17,7 @@ from harness.interop.reference.naming import Identity, identify, safe_name
 from harness.interop.reference.plan import Plan, stage_id_of
 from harness.interop.reference.read_csv import TOTAL_ONLY
 from harness.interop.reference.records import J_PER_KWH, US_PER_S, Doubt
+from harness.spec import load_protocol
 
 _DISAGREE_REL = 0.01
 
@@ -68,11 +69,14 @@ def decide(plan: Plan, devices: DeviceMap, sampling: Sampling) -> list[Imported]
 
 def _without_teacher(decided: list[Imported]) -> list[Imported]:
     """Flag the students of which nobody in these logs paid the teacher."""
-    if any(item.identity.kind in ("teacher_logits", "teacher_generate") for item in decided):
+    protocol = load_protocol()
+    if any(item.identity.kind in protocol.kinds("teacher") for item in decided):
         return decided
     doubt = Doubt("teacher_not_in_logs", "warning", {"stages": len(decided)})
     return [
-        replace(item, doubts=(*item.doubts, doubt)) if item.identity.kind == "student_train" else item
+        replace(item, doubts=(*item.doubts, doubt))
+        if item.identity.kind in protocol.kinds("student")
+        else item
         for item in decided
     ]
 
