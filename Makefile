@@ -31,7 +31,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo audit-example test lint format lock gpu-check image image-cpu image-test wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
+.PHONY: help demo audit-example test lint format schemas lock gpu-check image image-cpu image-test wheel reproduce-table2 reproduce-table3 reproduce-sweeps reproduce-all setup setup-dev setup-train setup-test clean clean-all
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -90,6 +90,9 @@ lint: setup-dev ## Check style (ruff), types (mypy --strict) and the arrows betw
 format: setup-dev ## Let ruff rewrite what `make lint` would complain about
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+schemas: setup-dev ## Write what follows from protocol/: JSON Schemas, table of columns, parts of PROTOCOL.md
+	@$(PY) scripts/make_schemas.py
 
 lock: setup-dev ## Write requirements/*.lock anew; UPGRADE=1 moves every pin
 	@$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)

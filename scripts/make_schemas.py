@@ -1,4 +1,4 @@
-"""Write protocol/1.0/schema/* and the generated parts of PROTOCOL.md from the protocol's YAML files.
+"""Write schema/* of the newest protocol and the generated parts of PROTOCOL.md from its YAML files.
 
 python scripts/make_schemas.py            # writes
 python scripts/make_schemas.py --check    # writes nothing; 1 and a list if a file differs
@@ -10,14 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.spec import load_protocol
+from harness.spec import current_version, load_protocol
 from harness.spec.publish import protocol_text, schema_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def wanted(version: str = "1.0") -> dict[Path, str]:
+def wanted(version: str | None = None) -> dict[Path, str]:
     """Every generated file with the text it is to have."""
+    version = version or current_version()
     protocol = load_protocol(version)
     folder = ROOT / "protocol" / version / "schema"
     prose = ROOT / "PROTOCOL.md"
@@ -30,9 +31,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
     check = parser.parse_args().check
-    files = wanted()
+    version = current_version()
+    files = wanted(version)
     there = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in files}
-    strays = set((ROOT / "protocol/1.0/schema").glob("*")) - set(files)
+    strays = set((ROOT / "protocol" / version / "schema").glob("*")) - set(files)
     differ = [path for path, text in files.items() if there[path] != text]
     for path in sorted({*differ, *strays}):
         print(path.relative_to(ROOT))

@@ -197,7 +197,11 @@ def json_schema() -> dict[str, Any]:
     schema: dict[str, Any] = _filled(Pipeline.model_json_schema(), words)
     # With `include`, the rest may come from the other file.
     schema.pop("required")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "pipeline/1.0", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"pipeline/{versions[-1]}",
+        **schema,
+    }
 
 
 def _filled(schema: Any, words: Mapping[str, list[Any]]) -> Any:
