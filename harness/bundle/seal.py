@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness.accounting import UNATTRIBUTED
 from harness.accounting.series import PowerSeries
 from harness.accounting.stages import DevicePart, Plan
 from harness.bundle.commit import DECISION, MANIFEST
@@ -166,7 +167,7 @@ def _write(
     items = item_table(journals, protocol, evals)
     artifacts = artifact_rows(journals)
     if earlier is not None:
-        rows = [row for row in earlier.table("stages").to_pylist() if row["stage"] != "unattributed"] + rows
+        rows = [row for row in earlier.table("stages").to_pylist() if row["stage"] != UNATTRIBUTED] + rows
         counters = sorted_rows(
             pa.concat_tables([earlier.table("counters"), counters]), protocol.tables["counters"].sort
         )

@@ -45,7 +45,9 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
 
 def summary(result: ImportResult) -> list[str]:
     """What was imported, one line a stage, and what to look at next."""
-    stages = [row for row in result.stages if row["stage"] != "unattributed"]
+    from harness.accounting import UNATTRIBUTED
+
+    stages = [row for row in result.stages if row["stage"] != UNATTRIBUTED]
     lines = [f"imported {len(stages)} stage attempts into {result.folder}"]
     width = min(44, max(len(row["name"]) for row in stages))
     for row in stages:

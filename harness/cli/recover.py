@@ -15,6 +15,7 @@ def cmd(run_dir: Path) -> None:
     For a run whose process was killed or whose machine went down. Stages without a recorded end become
     `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
     """
+    from harness.accounting import UNATTRIBUTED
     from harness.audit.late_reports import take_late_reports
     from harness.bundle.reader import Bundle
     from harness.bundle.seal import recover
@@ -27,7 +28,7 @@ def cmd(run_dir: Path) -> None:
     if not waiting:
         click.echo(f"{run_dir}: sealed already (status {bundle.manifest['status']}), nothing to recover")
         return
-    rows = [row for row in bundle.table("stages").to_pylist() if row["stage"] != "unattributed"]
+    rows = [row for row in bundle.table("stages").to_pylist() if row["stage"] != UNATTRIBUTED]
     for row in rows:
         click.echo(f"  {row['name']} attempt {row['attempt']}: {row['status']}")
     click.echo(f"{run_dir}: {waiting} journals sealed, {len(rows)} stages, {bundle.rows('power')} samples")

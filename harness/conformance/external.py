@@ -115,7 +115,7 @@ class External:
                 f"cannot be started: {error.strerror or error}",
                 where=self._argv[0],
                 expected="a program that reads JSON lines and answers each with one line",
-                fix="protocol/1.0/vectors/README.md shows one in a page",
+                fix="README.md beside the vectors shows one in a page",
             ) from None
         out, err = self._process.stdout, self._process.stderr
         threading.Thread(target=_drain, args=(out, self._lines.put), daemon=True).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.accounting import Interval
+from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
 from harness.report.against import against_lines
 from harness.report.beside import Baseline, score_lines
@@ -206,7 +206,7 @@ def _cells(
         name += f" ({report.holes} holes)" if wide else f" ({report.holes})"
     mark = ("x " if ascii_only else "✗ ") if failed else ""
     shown = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
-    if wide and row["stage"] not in (row["name"], "unattributed"):
+    if wide and row["stage"] not in (row["name"], UNATTRIBUTED):
         shown.append(f" {printable(row['stage'])}", "dim")
     if set(row["flags"]) - SAID_ONCE:
         shown.append(" *", "yellow")

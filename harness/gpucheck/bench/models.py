@@ -125,6 +125,7 @@ def _meter(
 ) -> dict[str, dict[str, Any]]:
     """Run the cases as stages of one metered run; returns the stages' rows by case."""
     from harness import Meter
+    from harness.accounting import UNATTRIBUTED
     from harness.bundle import Bundle
 
     free = worker.ready["free_bytes"]
@@ -158,7 +159,7 @@ def _meter(
     finally:
         worker.close()
     rows = Bundle.open(out).table("stages").to_pylist()
-    return {row["name"]: row for row in rows if row["stage"] != "unattributed"}
+    return {row["name"]: row for row in rows if row["stage"] != UNATTRIBUTED}
 
 
 def _run(bench: Bench, worker: Worker, case: Case, meter: Any) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def meter_pieces(bench: Bench, name: str, pieces: Sequence[Piece], *, boundary: 
         boundary: How stage boundaries are taken: "tick" or "interpolate".
     """
     from harness import Meter
+    from harness.accounting import UNATTRIBUTED
     from harness.bundle import Bundle
 
     labels = ("rehearsal",) if bench.rehearsal else ()
@@ -68,8 +69,8 @@ def meter_pieces(bench: Bench, name: str, pieces: Sequence[Piece], *, boundary: 
     rows = bundle.table("stages").to_pylist()
     counters = [row for row in bundle.table("counters").to_pylist() if row["source"] == "nvml"]
     return MeteredRun(
-        stages=[row for row in rows if row["stage"] != "unattributed"],
-        gaps=[row for row in rows if row["stage"] == "unattributed"],
+        stages=[row for row in rows if row["stage"] != UNATTRIBUTED],
+        gaps=[row for row in rows if row["stage"] == UNATTRIBUTED],
         counters=sorted(counters, key=lambda row: row["boundary"]),
         sampler=bundle.manifest["sampling"]["sessions"][0],
     )
