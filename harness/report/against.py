@@ -63,15 +63,15 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         serving: joules per served token of the other run's model and of this one's, for T*.
     """
     teacher = _with_inherited(report, report.protocol.kinds("teacher"))
-    students = tuple(r.totals.whole_of(*r.protocol.kinds("student")) for r in (other, report))
+    direct, distilled = (r.totals.whole_of(*r.protocol.kinds("student")) for r in (other, report))
     ours, theirs = (_with_inherited(r) for r in (report, other))
     return Against(
         name=printable(str(other.manifest.get("name", ""))),
         run_id=str(other.manifest.get("run_id", "")),
         ours=ours,
         theirs=theirs,
-        even=break_even(teacher, *students),
-        moved=student_sensitivity(teacher, *students, STUDENT_REL),
+        even=break_even(teacher, direct, distilled),
+        moved=student_sensitivity(teacher, direct, distilled, STUDENT_REL),
         serving=None if serving is None else _serving(ours, theirs, serving),
         verdict=_verdict(report, other, ours, theirs),
         doubts=_doubts(report, other),
