@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from harness.validate.authenticity import shared
 from harness.validate.context import Context
 from harness.validate.findings import Hit, Report
 from harness.validate.registry import finding, load_rules
-from harness.validate.signals import shared
 
 COPIED = "E324"
 UNPAID = "E229"
@@ -50,8 +50,8 @@ def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
         return
     if "simulated" in suspect.manifest["labels"]:
         return
-    for theirs in original.recomputed.series:
-        for own in suspect.recomputed.series:
+    for theirs in original.recomputed.seen:
+        for own in suspect.recomputed.seen:
             what = shared(theirs, own)
             if what is not None:
                 observed = f"device {own.key.device_id}, session {own.key.session} has {what} of run"
@@ -65,7 +65,7 @@ def _origins(consumer: Context, payer: Context) -> Iterator[Hit]:
         return
     made = {row["artifact_id"]: row["stage_uid"] for row in payer.artifacts if row["role"] == "produced"}
     energies: dict[int, float] = {}
-    for row in payer.recomputed.derivation.stages:
+    for row in payer.recomputed.stages:
         known = [row[f"{part}_energy_j"] for part in ("gpu", "cpu", "dram")]
         energies[row["stage_uid"]] = math.fsum(e for e in known if e is not None)
     for number, row in enumerate(consumer.artifacts):

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from harness.bundle import Bundle
+from harness.bundle.derive import Derived
 from harness.bundle.versions import Written
 from harness.errors import KitError
 from harness.spec import Protocol
 from harness.spec.migrations import Step, verdict
+from harness.validate.power_facts import SeriesFacts
 from harness.validate.scan import FileFacts
-from harness.validate.series import Recomputation
 
 EVAL_KEY = ("stage_uid", "subject", "benchmark", "metric", "filter")
 
@@ -47,7 +48,7 @@ class Context:
     problem: str | None = None
     files: list[FileFacts] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
-    recomputed: Recomputation | None = None
+    recomputed: Derived[SeriesFacts] | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -133,7 +134,7 @@ class Context:
         return found
 
     @property
-    def facts(self) -> Recomputation:
+    def facts(self) -> Derived[SeriesFacts]:
         """The recomputation; rules of level 2 and above run only when there is one."""
         assert self.recomputed is not None
         return self.recomputed

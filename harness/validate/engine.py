@@ -13,32 +13,47 @@ from typing import Any
 
 from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
+from harness.bundle.derive import derive_bundle
+from harness.bundle.series import PowerRows
 from harness.bundle.versions import written_by
 from harness.errors import KitError
 from harness.spec import load_protocol
 from harness.spec.migrations import migrate_document
 from harness.validate import (
+    authenticity,
+    claims,
     comparability,
     container,
     invariants,
     plausibility,
     schema,
     scores,
+    structure,
     tokens,
-    windows,
 )
 from harness.validate.across import compare
 from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
 from harness.validate.findings import Comparability, Finding, Hit, Report
+from harness.validate.power_facts import WATCHED, Mark, SeriesFacts, Watch, look
 from harness.validate.registry import CHECKS, Rule, finding, load_rules
 from harness.validate.scan import scan_file
-from harness.validate.series import Mark, Watch, recompute
 from harness.validate.waivers import WAIVABLE, Waiver, apply_waivers
 
 LEVELS = (0, 1, 2, 3, 4)
 ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
-MODULES = (container, schema, invariants, windows, tokens, scores, plausibility, comparability)
+MODULES = (
+    container,
+    schema,
+    invariants,
+    structure,
+    tokens,
+    scores,
+    plausibility,
+    authenticity,
+    claims,
+    comparability,
+)
 """Imported for the rules they register."""
 
 NOT_EVALUATED = "E299"
@@ -251,7 +266,12 @@ def _migrate(ctx: Context) -> str | None:
 
 def _recompute(ctx: Context, threads: int) -> str | None:
     try:
-        ctx.recomputed = recompute(ctx.bundle, watch=_watch(ctx), threads=threads)
+        watch = _watch(ctx)
+
+        def seen(rows: PowerRows) -> SeriesFacts:
+            return look(rows, watch)
+
+        ctx.recomputed = derive_bundle(ctx.bundle, columns=WATCHED, look=seen, threads=threads)
     except KitError as error:
         return error.message
     except Exception as error:

@@ -1,6 +1,7 @@
 """Level 2: what must hold between stages, samples and counters for the totals to mean what they say.
 
-Two files hold the rules: this one those of the energy itself, `structure` those of the rows around it.
+Two files hold the rules: this one those of energies, clocks and windows, `structure` those of the rows around
+them.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.totals import roots
-from harness.validate import structure
 from harness.validate.compare import differences, short, stage_key
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 
-__all__ = ["structure"]
-
 STAGES = "stages.parquet"
 Row = Mapping[str, Any]
+
+WORK_SLACK_US = 1_000_000
+"""A boundary waits for a tick of the counter, a fifth of a second at most; a lost one lies at a sample."""
+
+HOLE_COLUMNS = (
+    "t_start_us",
+    "t_end_us",
+    "mono_start_us",
+    "mono_end_us",
+    "device_start_us",
+    "device_end_us",
+)
 
 ENERGIES = (
     "gpu_energy_j",
@@ -37,8 +47,7 @@ ENERGIES = (
 
 
 def _recomputed(ctx: Context) -> dict[tuple[object, ...], dict[str, Any]]:
-    assert ctx.recomputed is not None
-    return {stage_key(row): row for row in ctx.recomputed.derivation.stages}
+    return {stage_key(row): row for row in ctx.facts.stages}
 
 
 def _row_energy(row: Row) -> float:
@@ -74,11 +83,10 @@ def holes_filled(ctx: Context) -> Iterator[Hit]:
 @rule("W205")
 def clock_steps_recorded(ctx: Context) -> Iterator[Hit]:
     """A step of the wall clock has its event."""
-    assert ctx.recomputed is not None
     limit = ctx.protocol.tolerances.clock_step_error_us
     marks = [(e["session"], e["mono_us"]) for e in ctx.events if e["kind"] == "clock_step"]
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         for mono, step in series.steps:
             near = any(s == series.key.session and abs(m - mono) <= 10 * period for s, m in marks)
             if not near and abs(step) < limit:
@@ -89,9 +97,8 @@ def clock_steps_recorded(ctx: Context) -> Iterator[Hit]:
 @rule("E206")
 def clocks_agree(ctx: Context) -> Iterator[Hit]:
     """UTC and the monotonic clock never part by half a second at once."""
-    assert ctx.recomputed is not None
     limit = ctx.protocol.tolerances.clock_step_error_us
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         for mono, step in series.steps:
             if abs(step) >= limit:
                 observed = f"device {series.key.device_id}, session {series.key.session}: UTC stepped by"
@@ -142,12 +149,11 @@ def energies_positive(ctx: Context) -> Iterator[Hit]:
 @rule("E209")
 def counters_rise(ctx: Context) -> Iterator[Hit]:
     """A GPU counter falls only where a reset is flagged."""
-    assert ctx.recomputed is not None
     marks = {(e["session"], e["device_id"]) for e in ctx.events if e["kind"] == "counter_reset"}
     for row in ctx.stages:
         if "counter_reset" in row["flags"]:
             marks |= {(row["session"], device) for device in row["device_ids"]}
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         if series.falls and (series.key.session, series.key.device_id) not in marks:
             observed = f"device {series.key.device_id}, session {series.key.session}: energy_counter_mj falls"
             yield Hit(
@@ -177,7 +183,6 @@ def counters_rise(ctx: Context) -> Iterator[Hit]:
 @rule("E211")
 def sessions_close(ctx: Context) -> Iterator[Hit]:
     """Stages and unattributed rows add up to the session's own total, device by device, to the millijoule."""
-    assert ctx.recomputed is not None
     sums: dict[tuple[str, int, int], int] = {}
     unknown: set[tuple[str, int, int]] = set()
     for row in roots(ctx.stages):
@@ -188,7 +193,7 @@ def sessions_close(ctx: Context) -> Iterator[Hit]:
                 unknown.add(key)
             else:
                 sums[key] = sums.get(key, 0) + round(energies[place] * 1000)
-    for total in ctx.recomputed.derivation.sessions:
+    for total in ctx.facts.sessions:
         for device, whole in total.gpu_mj.items():
             key = total.node_id, total.session, device
             if whole is None or key in unknown or sums.get(key, 0) == whole:
@@ -212,7 +217,6 @@ def imported_runs_say_so(ctx: Context) -> Iterator[Hit]:
 @rule("W221")
 def samples_cover(ctx: Context) -> Iterator[Hit]:
     """Samples reach from the first boundary to the last one, but for a period."""
-    assert ctx.recomputed is not None
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
     spans: dict[tuple[str, int, int], tuple[int, int]] = {}
     for row in ctx.stages:
@@ -224,7 +228,7 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
             key = row["node_id"], device, row["session"]
             low, high = spans.get(key, (start, end))
             spans[key] = min(low, start), max(high, end)
-    seen = {tuple(s.key): s for s in ctx.recomputed.series}
+    seen = {tuple(s.key): s for s in ctx.facts.seen}
     for key, (start, end) in spans.items():
         series = seen.get(key)
         name = f"device {key[1]}, session {key[2]}"
@@ -237,3 +241,44 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
                 f"{name}: {short:.1f} s without samples at an end",
                 f"at most {period / 1e6} s",
             )
+
+
+@rule("E224")
+def work_billed(ctx: Context) -> Iterator[Hit]:
+    """The process or block of a stage ran inside the window it is billed for."""
+    for number, row in enumerate(ctx.stages):
+        if row["work_start_us"] is None or row["work_end_us"] is None:
+            continue
+        early = row["mono_start_us"] - row["work_start_us"] - WORK_SLACK_US
+        late = row["work_end_us"] - row["mono_end_us"] - WORK_SLACK_US
+        if max(early, late) > 0:
+            observed = f"{ctx.named(row)}: work from {row['work_start_us']} to {row['work_end_us']}"
+            expected = f"inside {row['mono_start_us']} to {row['mono_end_us']}"
+            yield Hit(STAGES, observed, expected, (number,), row["gpu_energy_j"])
+
+
+@rule("E225")
+def clocks_measure_alike(ctx: Context) -> Iterator[Hit]:
+    """A window is as long by UTC as by the monotonic clock, unless the wall clock was stepped meanwhile."""
+    limit = ctx.protocol.tolerances.clock_step_error_us
+    stepped = {row["session"] for row in ctx.events if row["kind"] == "clock_step"}
+    stepped |= {facts.key.session for facts in ctx.facts.seen if facts.steps}
+    for number, row in enumerate(ctx.stages):
+        if row["stage"] == UNATTRIBUTED:
+            continue  # derived (E238)
+        utc, mono = row["t_end_us"] - row["t_start_us"], row["mono_end_us"] - row["mono_start_us"]
+        if row["session"] not in stepped and abs(utc - mono) >= limit:
+            observed = f"{ctx.named(row)}: {utc / 1e6:.3f} s by UTC"
+            yield Hit(STAGES, observed, f"{mono / 1e6:.3f} s, by the monotonic clock", (number,))
+
+
+@rule("E238")
+def holes_where_derived(ctx: Context) -> Iterator[Hit]:
+    """The windows of unattributed rows are those the boundaries leave."""
+    fresh = {stage_key(row): row for row in ctx.facts.stages if row["stage"] == UNATTRIBUTED}
+    for number, row in enumerate(ctx.stages):
+        other = fresh.get(stage_key(row)) if row["stage"] == UNATTRIBUTED else None
+        for name in HOLE_COLUMNS if other is not None else ():
+            if other is not None and row[name] != other[name]:
+                observed = f"{ctx.named(row)}: {name} = {row[name]}"
+                yield Hit(STAGES, observed, f"{other[name]}", (number,))
