@@ -19,16 +19,14 @@ from harness.bundle.commit import DECISION, MANIFEST
 from harness.bundle.derive import derive, device_limits, sampling_rules
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
-from harness.bundle.seal_limits import limit_events
+from harness.bundle.seal_events import event_rows, limit_events, report_events
 from harness.bundle.seal_manifest import build_manifest
-from harness.bundle.seal_reports import eval_table, item_table, report_events
-from harness.bundle.seal_tables import artifact_rows, counter_rows, event_rows, last_sample_boundaries
+from harness.bundle.seal_tables import counter_rows, eval_table, item_table, last_sample_boundaries
 from harness.bundle.series import SeriesKey, power_pieces
 from harness.bundle.stage_rows import NODE, boundaries_of, stage_rows
 from harness.bundle.writer import BundleWriter
 from harness.errors import KitError
 from harness.journal.reading import (
-    POWER_DTYPE,
     JournalRun,
     Rows,
     await_writers,
@@ -37,18 +35,6 @@ from harness.journal.reading import (
     session_of,
 )
 from harness.spec import Protocol, load_protocol
-
-_NULLABLE_FROM_MINUS_ONE = (
-    "power_mw",
-    "power_average_mw",
-    "energy_counter_mj",
-    "util_pct",
-    "mem_used_mib",
-    "temp_c",
-    "sm_clock_mhz",
-    "throttle_bits",
-    "power_limit_mw",
-)
 
 
 def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
@@ -155,7 +141,8 @@ def _write(
     events = event_rows(journals, first_event, found)
     evals = eval_table(journals, protocol, known)
     items = item_table(journals, protocol, evals)
-    artifacts = artifact_rows(journals)
+    columns = protocol.tables["artifacts"].names
+    artifacts = [{name: record.get(name) for name in columns} for record in journals.of_type("artifact")]
     if earlier is not None:
         rows = [row for row in earlier.table("stages").to_pylist() if row["stage"] != "unattributed"] + rows
         counters = sorted_rows(
@@ -166,7 +153,7 @@ def _write(
         evals = pa.concat_tables([earlier.table("evals"), evals])
         items = pa.concat_tables([earlier.table("eval_items"), items])
     artifacts = _unique(artifacts, {int(row["stage_uid"]) for row in rows})
-    manifest = build_manifest(journals, earlier.manifest if earlier else None, rows, recovered)
+    manifest = build_manifest(protocol, journals, earlier.manifest if earlier else None, rows, recovered)
     limits = device_limits(manifest, events)
     writer = BundleWriter(run_dir, protocol, run_id=run["run_id"])
     power = writer.passing("power", _power_batches(journals, earlier, protocol))
@@ -207,14 +194,14 @@ def _power_batches(
 
 
 def _batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
+    """Power rows of a journal, where -1 stands for null."""
     columns = []
     for field in schema:
         if field.name == "node_id":
-            columns.append(pa.array([NODE], pa.string()).take(pa.array(np.zeros(len(rows), np.int32))))
+            columns.append(pa.repeat(pa.scalar(NODE), len(rows)))
             continue
-        assert field.name in (POWER_DTYPE.names or ())
         values = np.ascontiguousarray(rows[field.name])
-        mask = values < 0 if field.name in _NULLABLE_FROM_MINUS_ONE else None
+        mask = values < 0 if field.nullable else None
         if mask is not None:
             values = np.where(mask, 0, values)
         columns.append(pa.array(values.astype(field.type.to_pandas_dtype()), field.type, mask=mask))

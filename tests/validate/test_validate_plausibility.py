@@ -173,7 +173,7 @@ def _judged(times: np.ndarray, values: np.ndarray) -> Iterator[Hit]:
     signal = look_at(times, values.astype(np.int32), np.ones(times.shape, bool), period_us=period_us)
     facts = SimpleNamespace(key=SeriesKey("node-00", 0, 0), signal=signal)
     manifest = {"labels": [], "sampling": {"nominal_period_us": period_us}}
-    ctx = SimpleNamespace(manifest=manifest, facts=SimpleNamespace(series=[facts]), limits_mw={0: 700_000})
+    ctx = SimpleNamespace(manifest=manifest, facts=SimpleNamespace(seen=[facts]), limits_mw={0: 700_000})
     yield from CHECKS["E320"](ctx)  # type: ignore[arg-type]
 
 
