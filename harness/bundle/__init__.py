@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.bundle.canonical import canonical_json
     from harness.bundle.commit import finish_commit
     from harness.bundle.digest import TableDigest, logical_digest
-    from harness.bundle.files import digest_files, file_sha256, refresh_manifest
+    from harness.bundle.files import file_sha256
     from harness.bundle.order import KeyOrder
     from harness.bundle.privacy import Scrubber, scrub, scrub_value
     from harness.bundle.reader import Bundle
@@ -29,11 +29,9 @@ _HOME = {
     "SeriesKey": "series",
     "TableDigest": "digest",
     "canonical_json": "canonical",
-    "digest_files": "files",
     "file_sha256": "files",
     "finish_commit": "commit",
     "logical_digest": "digest",
-    "refresh_manifest": "files",
     "scrub": "privacy",
     "scrub_value": "privacy",
 }
@@ -46,11 +44,9 @@ __all__ = [
     "SeriesKey",
     "TableDigest",
     "canonical_json",
-    "digest_files",
     "file_sha256",
     "finish_commit",
     "logical_digest",
-    "refresh_manifest",
     "scrub",
     "scrub_value",
 ]

@@ -3,7 +3,7 @@ recomputation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -158,7 +158,7 @@ class Context:
         rows: list[dict[str, Any]] = self.bundle.table(table).to_pylist()
         return rows
 
-    def named(self, row: dict[str, Any]) -> str:
+    def named(self, row: Mapping[str, Any]) -> str:
         """A stage row in words."""
         attempt = f", attempt {row['attempt']}" if row["attempt"] != 1 else ""
         return f"{row['name']} (stage_uid {row['stage_uid']}, session {row['session']}{attempt})"

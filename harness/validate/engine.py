@@ -31,7 +31,7 @@ from harness.validate import (
     structure,
     tokens,
 )
-from harness.validate.across import compare
+from harness.validate.across import by_file, compare
 from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
 from harness.validate.findings import Comparability, Finding, Hit, Report
@@ -316,10 +316,7 @@ def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:
                     break
         except Exception as error:
             failure = error
-        by_file: dict[str, list[Hit]] = defaultdict(list)
-        for hit in hits:
-            by_file[hit.file].append(hit)
-        found += [finding(entry, file, group) for file, group in by_file.items()]
+        found += by_file(entry, hits)
         if failure is not None:
             text = f"rule {entry.id} ({entry.name}): {type(failure).__name__}: {str(failure)[:120]}"
             missing = finding(load_rules()[NOT_EVALUATED], MANIFEST, [Hit(MANIFEST, text, "an answer")])

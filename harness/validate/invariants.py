@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
@@ -46,8 +46,9 @@ ENERGIES = (
 )
 
 
-def _recomputed(ctx: Context) -> dict[tuple[object, ...], dict[str, Any]]:
-    return {stage_key(row): row for row in ctx.facts.stages}
+def _holes(rows: Iterable[Row]) -> dict[tuple[object, ...], tuple[int, Row]]:
+    """Key -> number and row of the unattributed ones."""
+    return {stage_key(row): (i, row) for i, row in enumerate(rows) if row["stage"] == UNATTRIBUTED}
 
 
 def _row_energy(row: Row) -> float:
@@ -59,18 +60,16 @@ def derived_columns(ctx: Context) -> Iterator[Hit]:
     """Every derived column equals its recomputation from the raw rows."""
     if ctx.written.major != ctx.protocol.major:
         return  # it followed other rules: what it says is derived anew and not compared (6.6)
-    fresh = list(_recomputed(ctx).values())
-    for found in differences(ctx.stages, fresh, ctx.protocol):
-        observed = f"{ctx.named(dict(found.row))}: {found.column} = {short(found.stored)}"
+    for found in differences(ctx.stages, ctx.facts.stages, ctx.protocol):
+        observed = f"{ctx.named(found.row)}: {found.column} = {short(found.stored)}"
         yield Hit(STAGES, observed, short(found.expected), (found.number,), found.joules)
 
 
 @rule("E204")
 def holes_filled(ctx: Context) -> Iterator[Hit]:
     """The unattributed rows are exactly those the boundaries leave."""
-    fresh = {k: r for k, r in _recomputed(ctx).items() if r["stage"] == UNATTRIBUTED}
-    stored = {stage_key(r): (i, r) for i, r in enumerate(ctx.stages) if r["stage"] == UNATTRIBUTED}
-    for key, row in fresh.items():
+    fresh, stored = _holes(ctx.facts.stages), _holes(ctx.stages)
+    for key, (_, row) in fresh.items():
         if key not in stored:
             observed = f"session {row['session']}: no row from boundary {key[3]} to {key[4]}"
             yield Hit(STAGES, observed, "one unattributed row a hole", (), _row_energy(row))
@@ -275,10 +274,9 @@ def clocks_measure_alike(ctx: Context) -> Iterator[Hit]:
 @rule("E238")
 def holes_where_derived(ctx: Context) -> Iterator[Hit]:
     """The windows of unattributed rows are those the boundaries leave."""
-    fresh = {stage_key(row): row for row in ctx.facts.stages if row["stage"] == UNATTRIBUTED}
-    for number, row in enumerate(ctx.stages):
-        other = fresh.get(stage_key(row)) if row["stage"] == UNATTRIBUTED else None
-        for name in HOLE_COLUMNS if other is not None else ():
-            if other is not None and row[name] != other[name]:
-                observed = f"{ctx.named(row)}: {name} = {row[name]}"
-                yield Hit(STAGES, observed, f"{other[name]}", (number,))
+    fresh = _holes(ctx.facts.stages)
+    for key, (number, row) in _holes(ctx.stages).items():
+        for name in HOLE_COLUMNS if key in fresh else ():
+            expected = fresh[key][1][name]
+            if row[name] != expected:
+                yield Hit(STAGES, f"{ctx.named(row)}: {name} = {row[name]}", f"{expected}", (number,))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from harness.accounting.series import NO_BOUNDARY
-from harness.bundle import Bundle, BundleWriter, KeyOrder, digest_files
+from harness.bundle import Bundle, BundleWriter, KeyOrder
 from harness.bundle.derive import derive_bundle, device_limits, sampling_rules
 from harness.bundle.series import ACCOUNTED, POWER_KEY, counter_series, power_series
-from tests.bundle.make import manifest, power_rows
+from tests.bundle.make import digest_files, manifest, power_rows
 
 
 @pytest.mark.parametrize("rapl", [False, True])

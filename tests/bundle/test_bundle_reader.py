@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import harness.bundle.reader as reader
-from harness.bundle import Bundle, KeyOrder, SeriesKey, file_sha256, refresh_manifest
+from harness.bundle import Bundle, KeyOrder, SeriesKey, file_sha256
 from harness.bundle.derive import derive_bundle
 from harness.errors import KitError
 from harness.spec import load_protocol
-from tests.bundle.make import power_rows, small_groups, write_small
+from tests.bundle.make import power_rows, refresh_manifest, small_groups, write_small
 
 SERIES = [SeriesKey("node-00", d, s) for d in range(2) for s in range(2)]
 
