@@ -27,7 +27,8 @@ from harness import __version__
 from harness.accounting.series import PowerSeries
 from harness.accounting.stages import derive_stages
 from harness.bundle import BundleWriter, canonical_json
-from harness.bundle.inputs import counter_series, device_limits, sampling_rules
+from harness.bundle.derive import device_limits, sampling_rules
+from harness.bundle.series import counter_series
 from harness.bundle.writer import conform
 from harness.spec import load_protocol
 

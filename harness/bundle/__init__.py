@@ -1,7 +1,8 @@
 """The run log on disk: Parquet tables and a manifest, written, read, digested and scrubbed.
 
-What belongs here: everything that touches the files of a bundle. No meter, no accounting, no judgement of
-what the numbers mean: a file that cannot be read is a KitError, a number that cannot be right is a finding.
+What belongs here: everything that touches the files of a bundle, and the one recompute (`derive.py`). No
+sum of its own, that is accounting; no judgement of what the numbers mean: a file that cannot be read is a
+KitError, a number that cannot be right is a finding.
 Names are loaded on first use, so that importing this package stays cheap.
 """
 
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from harness.bundle.canonical import canonical_json
     from harness.bundle.commit import finish_commit
     from harness.bundle.digest import TableDigest, logical_digest
-    from harness.bundle.files import digest_files, file_sha256, refresh_manifest
+    from harness.bundle.files import file_sha256
     from harness.bundle.order import KeyOrder
     from harness.bundle.privacy import Scrubber, scrub, scrub_value
-    from harness.bundle.reader import Bundle, SeriesKey
+    from harness.bundle.reader import Bundle
+    from harness.bundle.series import SeriesKey
     from harness.bundle.writer import BundleWriter
 
 _HOME = {
@@ -24,14 +26,12 @@ _HOME = {
     "BundleWriter": "writer",
     "KeyOrder": "order",
     "Scrubber": "privacy",
-    "SeriesKey": "reader",
+    "SeriesKey": "series",
     "TableDigest": "digest",
     "canonical_json": "canonical",
-    "digest_files": "files",
     "file_sha256": "files",
     "finish_commit": "commit",
     "logical_digest": "digest",
-    "refresh_manifest": "files",
     "scrub": "privacy",
     "scrub_value": "privacy",
 }
@@ -44,11 +44,9 @@ __all__ = [
     "SeriesKey",
     "TableDigest",
     "canonical_json",
-    "digest_files",
     "file_sha256",
     "finish_commit",
     "logical_digest",
-    "refresh_manifest",
     "scrub",
     "scrub_value",
 ]

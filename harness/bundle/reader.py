@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
-from harness.bundle.files import decoding, footer, open_parquet, read_groups
+from harness.bundle.files import footer, open_parquet, read_groups
+from harness.bundle.series import POWER_KEY, SeriesKey, power_pieces, power_series
 from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.spec import Protocol, load_protocol
-
-_SERIES = ("node_id", "device_id", "session")
-_MANY_SPANS = 4096
-
-
-class SeriesKey(NamedTuple):
-    """One power series: a device of a node in one life of the meter."""
-
-    node_id: str
-    device_id: int
-    session: int
-
-
-class _Span(NamedTuple):
-    """Rows `start` to `stop` of a row group belong to `key`."""
-
-    key: SeriesKey
-    start: int
-    stop: int
-
-
-class _Group(NamedTuple):
-    """A row group of power and the series it holds; `spans` is None when they alternate too often to list."""
-
-    path: Path
-    number: int
-    keys: frozenset[SeriesKey]
-    spans: tuple[_Span, ...] | None
-
 
 Series = dict[str, npt.NDArray[Any]]
 
@@ -69,8 +39,6 @@ class Bundle:
         self.protocol = protocol
         self.written = written
         self.notes = notes
-        self._groups: list[_Group] | None = None
-        self._keys: list[SeriesKey] = []
 
     @classmethod
     def open(
@@ -163,40 +131,29 @@ class Bundle:
                 yield from self._given(name, table, schema, path).to_batches(max_chunksize=batch_rows)
 
     def power_devices(self) -> list[SeriesKey]:
-        """Every power series in stored order, found from column statistics where they suffice."""
-        self._power_groups()
-        return list(self._keys)
+        """Every power series in stored order."""
+        pieces = power_pieces(self.iter_batches("power", POWER_KEY, encoded=True), self.folder)
+        return list(dict.fromkeys(key for key, _ in pieces))
 
     def iter_power(
-        self, columns: Sequence[str] = ("mono_us", "power_mw"), *, series: Iterable[SeriesKey] | None = None
+        self, columns: Sequence[str] = ("mono_us", "power_mw")
     ) -> Iterator[tuple[SeriesKey, Series]]:
-        """Power one (node, device, session) series at a time; only its row groups and columns are read.
+        """Power one (node, device, session) series at a time.
 
         Args:
             columns: Columns of power wanted.
-            series: Series wanted, all by default.
 
         Yields:
             Key and arrays by column name, rows in stored order. A nullable column `c` comes with a boolean
             array `c_valid` beside it and holds 0 where that is false.
+
+        Raises:
+            KitError: The rows are not in key order.
         """
-        schema = self._schema("power", columns)
-        groups = self._power_groups()
-        cached: tuple[_Group, pa.Table] | None = None  # neighbouring series share a row group
-        for key in self.power_devices() if series is None else series:
-            pieces: list[pa.Table] = []
-            for group in groups:
-                if key not in group.keys:
-                    continue
-                if cached is None or cached[0] is not group:
-                    file = open_parquet(group.path)
-                    wanted = self._stored_names("power", schema, file, group.path)
-                    if group.spans is None:
-                        wanted = [*wanted, *(name for name in _SERIES if name not in wanted)]
-                    cached = (group, read_groups(file, group.path, [group.number], wanted, threads=True))
-                found = _pieces(group, cached[1], key)
-                pieces += [self._given("power", piece, schema, group.path) for piece in found]
-            yield SeriesKey(*key), _arrays(pieces, schema)
+        batches = self.iter_batches("power", [*POWER_KEY, *columns], encoded=True)
+        for rows in power_series(batches, self.folder):
+            valid = {f"{name}_valid": rows.pair(name)[1] for name in rows.valid}
+            yield rows.key, {**{name: rows.array(name) for name in columns}, **valid}
 
     def _stored_names(self, name: str, schema: pa.Schema, file: pq.ParquetFile, path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
@@ -251,19 +208,6 @@ class Bundle:
         coded = pa.dictionary(pa.int32(), pa.string())
         return pa.schema([f.with_type(coded) if f.type == pa.string() else f for f in schema])
 
-    def _power_groups(self) -> list[_Group]:
-        if self._groups is None:
-            found: list[_Group] = []
-            keys: dict[SeriesKey, None] = {}
-            for path in self._files_of("power"):
-                file = open_parquet(path, dictionaries=["node_id"])
-                for number in range(file.num_row_groups):
-                    order, spans = _spans(file, path, number)
-                    keys.update(dict.fromkeys(order))
-                    found.append(_Group(path, number, frozenset(order), spans))
-            self._groups, self._keys = found, list(keys)
-        return self._groups
-
 
 def _table_of(path: str) -> str:
     return path.split("/")[0].removesuffix(".parquet")
@@ -294,69 +238,3 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             raise KitError(f"column {field.name!r} holds nulls and may not", where=str(path))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _spans(file: pq.ParquetFile, path: Path, number: int) -> tuple[list[SeriesKey], tuple[_Span, ...] | None]:
-    """Series of a row group in order of appearance, and where each lies."""
-    _expect_names(file, path, _SERIES)
-    with decoding(path):
-        group = file.metadata.row_group(number)
-        constant = _constant_key(group)
-    if constant is not None:
-        return [constant], (_Span(constant, 0, group.num_rows),)
-    table = read_groups(file, path, [number], _SERIES)
-    if not table.num_rows:
-        return [], ()
-    if any(table.column(name).null_count for name in _SERIES):
-        raise KitError("node_id, device_id or session holds a null", where=str(path))
-    changes = np.zeros(table.num_rows - 1, np.bool_)
-    for name in _SERIES:
-        array = table.column(name).combine_chunks()
-        codes = (array.indices if pa.types.is_dictionary(array.type) else array).to_numpy()
-        changes |= codes[1:] != codes[:-1]
-    starts = [0, *(np.flatnonzero(changes) + 1).tolist()]
-    if len(starts) > _MANY_SPANS:
-        distinct = table.group_by(list(_SERIES), use_threads=False).aggregate([])
-        return [SeriesKey(*(row[name] for name in _SERIES)) for row in distinct.to_pylist()], None
-    keys = [SeriesKey(*(table.column(name)[start].as_py() for name in _SERIES)) for start in starts]
-    stops = [*starts[1:], table.num_rows]
-    return keys, tuple(_Span(*span) for span in zip(keys, starts, stops, strict=True))
-
-
-def _pieces(group: _Group, table: pa.Table, key: SeriesKey) -> list[pa.Table]:
-    """The rows of one series out of a row group."""
-    if group.spans is not None:
-        return [table.slice(span.start, span.stop - span.start) for span in group.spans if span.key == key]
-    mask = pc.equal(table.column("node_id"), key.node_id)
-    for name, value in (("device_id", key.device_id), ("session", key.session)):
-        mask = pc.and_(mask, pc.equal(table.column(name), value))
-    return [table.filter(mask)]
-
-
-def _constant_key(group: pq.RowGroupMetaData) -> SeriesKey | None:
-    """The one series of a row group, when its statistics prove that there is only one."""
-    values: dict[str, Any] = {}
-    for position in range(group.num_columns):
-        column = group.column(position)
-        statistics = column.statistics
-        if column.path_in_schema not in _SERIES:
-            continue
-        if statistics is None or not statistics.has_min_max or statistics.null_count:
-            return None
-        if statistics.min != statistics.max:
-            return None
-        values[column.path_in_schema] = statistics.min
-    return SeriesKey(*(values[name] for name in _SERIES)) if len(values) == len(_SERIES) else None
-
-
-def _arrays(pieces: list[pa.Table], schema: pa.Schema) -> Series:
-    table = pa.concat_tables(pieces) if pieces else schema.empty_table()
-    arrays: Series = {}
-    for field in schema:
-        column = table.column(field.name)
-        if field.nullable:
-            arrays[f"{field.name}_valid"] = column.is_valid().to_numpy()
-            if column.null_count:
-                column = pc.fill_null(column, pa.scalar(0, field.type))
-        arrays[field.name] = column.to_numpy()
-    return arrays

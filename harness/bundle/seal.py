@@ -7,6 +7,7 @@ and one that was killed, recovered, resumed and sealed three times have the same
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from harness.accounting import UNATTRIBUTED
-from harness.accounting.series import PowerSeries
-from harness.accounting.stages import DevicePart, Plan
 from harness.bundle.commit import DECISION, MANIFEST
-from harness.bundle.inputs import counter_series, device_limits, sampling_rules
+from harness.bundle.derive import derive, device_limits, sampling_rules
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
-from harness.bundle.seal_limits import limit_events
+from harness.bundle.seal_events import event_rows, limit_events, report_events
 from harness.bundle.seal_manifest import build_manifest
-from harness.bundle.seal_reports import eval_table, item_table, report_events
-from harness.bundle.seal_tables import artifact_rows, counter_rows, event_rows, last_sample_boundaries
+from harness.bundle.seal_tables import counter_rows, eval_table, item_table, last_sample_boundaries
+from harness.bundle.series import SeriesKey, power_pieces
 from harness.bundle.stage_rows import NODE, boundaries_of, stage_rows
 from harness.bundle.writer import BundleWriter
 from harness.errors import KitError
@@ -38,18 +37,6 @@ from harness.journal.reading import (
     session_of,
 )
 from harness.spec import Protocol, current_version, load_protocol, short_version
-
-_NULLABLE_FROM_MINUS_ONE = (
-    "power_mw",
-    "power_average_mw",
-    "energy_counter_mj",
-    "util_pct",
-    "mem_used_mib",
-    "temp_c",
-    "sm_clock_mhz",
-    "throttle_bits",
-    "power_limit_mw",
-)
 
 
 def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
@@ -165,7 +152,8 @@ def _write(
     events = event_rows(journals, first_event, found)
     evals = eval_table(journals, protocol, known)
     items = item_table(journals, protocol, evals)
-    artifacts = artifact_rows(journals)
+    columns = protocol.tables["artifacts"].names
+    artifacts = [{name: record.get(name) for name in columns} for record in journals.of_type("artifact")]
     if earlier is not None:
         rows = [row for row in earlier.table("stages").to_pylist() if row["stage"] != UNATTRIBUTED] + rows
         counters = sorted_rows(
@@ -176,20 +164,18 @@ def _write(
         evals = pa.concat_tables([earlier.table("evals"), evals])
         items = pa.concat_tables([earlier.table("eval_items"), items])
     artifacts = _unique(artifacts, {int(row["stage_uid"]) for row in rows})
-    manifest = build_manifest(journals, earlier.manifest if earlier else None, rows, recovered)
+    manifest = build_manifest(protocol, journals, earlier.manifest if earlier else None, rows, recovered)
     limits = device_limits(manifest, events)
-    plan = Plan(rows, counter_series(counters), sampling_rules(protocol, manifest), limits)
-    parts: list[DevicePart | None] = []
     writer = BundleWriter(run_dir, protocol, run_id=run["run_id"])
-    writer.write_table("power", _power_batches(journals, earlier, protocol, plan, parts))
-    derivation = plan.finish(parts)
-    writer.write_table("stages", derivation.stages)
+    power = writer.passing("power", _power_batches(journals, earlier, protocol))
+    stages = derive(rows, counters, power, sampling_rules(protocol, manifest), limits).stages
+    writer.write_table("stages", stages)
     writer.write_table("counters", counters)
     writer.write_table("events", events)
     writer.write_table("artifacts", artifacts)
     writer.write_table("evals", evals)
     writer.write_table("eval_items", items)
-    writer.write_manifest({**manifest, **_boundary_states(derivation.stages, manifest)})
+    writer.write_manifest({**manifest, **_boundary_states(stages, manifest)})
 
 
 def _complete_lost_sessions(journals: JournalRun) -> None:
@@ -206,70 +192,30 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
 
 
 def _power_batches(
-    journals: JournalRun,
-    earlier: Bundle | None,
-    protocol: Protocol,
-    plan: Plan,
-    parts: list[DevicePart | None],
+    journals: JournalRun, earlier: Bundle | None, protocol: Protocol
 ) -> Iterator[pa.RecordBatch]:
-    """All power rows in the table's order; each series is accounted for on its way through."""
+    """All power rows in the table's order: those of an earlier bundle between those of the journals."""
     schema = protocol.arrow_schema("power")
-    sealed = {} if earlier is None else {(k.device_id, k.session): k for k in earlier.power_devices()}
-    for key in sorted({*journals.power_keys(), *sealed}):
-        if key in sealed:
-            assert earlier is not None
-            for series_key, arrays in earlier.iter_power(schema.names, series=[sealed[key]]):
-                columns = []
-                for field in schema:
-                    valid = arrays.get(f"{field.name}_valid")
-                    mask = None if valid is None else ~valid
-                    columns.append(pa.array(arrays[field.name], field.type, mask=mask))
-                parts.append(
-                    plan.measure(
-                        PowerSeries(
-                            series_key.node_id,
-                            series_key.device_id,
-                            series_key.session,
-                            arrays["mono_us"],
-                            arrays["power_mw"],
-                            arrays["power_mw_valid"],
-                            arrays["energy_counter_mj"],
-                            arrays["energy_counter_mj_valid"],
-                        )
-                    )
-                )
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
-            continue
-        fresh = journals.power_rows(key)
-        parts.append(plan.measure(_series(key, fresh)))
-        yield _batch(fresh, schema)
-
-
-def _series(key: tuple[int, int], rows: Rows) -> PowerSeries:
-    power, counter = rows["power_mw"], rows["energy_counter_mj"]
-    return PowerSeries(
-        NODE,
-        key[0],
-        key[1],
-        np.ascontiguousarray(rows["mono_us"]),
-        np.where(power < 0, 0, power),
-        power >= 0,
-        np.where(counter < 0, 0, counter),
-        counter >= 0,
+    fresh = (
+        (SeriesKey(NODE, *key), _batch(journals.power_rows(key), schema)) for key in journals.power_keys()
     )
+    sealed = () if earlier is None else power_pieces(earlier.iter_batches("power"), earlier.folder)
+    for _, batch in heapq.merge(sealed, fresh, key=lambda piece: piece[0]):
+        yield batch
 
 
 def _batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
+    """Power rows of a journal, where -1 stands for null."""
     columns = []
     for field in schema:
         if field.name == "node_id":
-            columns.append(pa.array([NODE], pa.string()).take(pa.array(np.zeros(len(rows), np.int32))))
+            columns.append(pa.repeat(pa.scalar(NODE), len(rows)))
             continue
         if field.name not in (POWER_DTYPE.names or ()):
             columns.append(pa.nulls(len(rows), field.type))  # a column that the sampler does not read
             continue
         values = np.ascontiguousarray(rows[field.name])
-        mask = values < 0 if field.name in _NULLABLE_FROM_MINUS_ONE else None
+        mask = values < 0 if field.nullable else None
         if mask is not None:
             values = np.where(mask, 0, values)
         columns.append(pa.array(values.astype(field.type.to_pandas_dtype()), field.type, mask=mask))

@@ -9,38 +9,28 @@ from harness.bundle.canonical import storable
 from harness.bundle.environment import machine_facts, software_facts
 from harness.bundle.privacy import scrub_value
 from harness.journal.reading import JournalRun
+from harness.spec import Protocol
 
-_DEVICE_FIELDS = (
-    "device_id",
-    "vendor",
-    "model",
-    "mem_mib",
-    "power_limit_mw",
-    "default_power_limit_mw",
-    "mig",
-    "persistence",
-    "counter_supported",
-    "instant_supported",
-    "average_supported",
-    "counter_scope",
-)
-_STATS_FIELDS = (
-    "ticks",
-    "missed_ticks",
-    "jitter_p50_us",
-    "jitter_p95_us",
-    "jitter_max_us",
-    "sampler_cpu_s",
-    "sampler_wall_s",
-)
+
+def _names(protocol: Protocol, *path: str) -> list[str]:
+    """Fields of a part of the manifest, by the protocol."""
+    fields = protocol.manifest.fields
+    for name in path:
+        fields = next(field.fields for field in fields if field.name == name)
+    return [field.name for field in fields]
 
 
 def build_manifest(
-    journals: JournalRun, earlier: dict[str, Any] | None, stages: list[dict[str, Any]], recovered: bool
+    protocol: Protocol,
+    journals: JournalRun,
+    earlier: dict[str, Any] | None,
+    stages: list[dict[str, Any]],
+    recovered: bool,
 ) -> dict[str, Any]:
     """Everything in the manifest but the file list and what follows from derived columns.
 
     Args:
+        protocol: The protocol to write by.
         journals: The run's journals.
         earlier: The manifest of an earlier seal of this run.
         stages: Recorded columns of all stages.
@@ -52,7 +42,8 @@ def build_manifest(
     if earlier is not None:
         devices = {d["device_id"]: d for d in earlier["hardware"]["devices"]} | devices
     sessions = [] if earlier is None else list(earlier["sampling"]["sessions"])
-    sessions += [_session(journals, record) for record in journals.of_type("run")]
+    fields = [n for n in _names(protocol, "sampling", "sessions") if n not in ("session", "scheduling")]
+    sessions += [_session(journals, record, fields) for record in journals.of_type("run")]
     foreign = any(e["kind"] == "foreign_process" for e in journals.of_type("event"))
     foreign = foreign or bool(earlier and earlier["shared_node"])
     greeting: dict[str, Any] = starts[-1] if starts else {}
@@ -65,7 +56,8 @@ def build_manifest(
         "pipeline": scrub_value(_pipeline(run["pipeline"], earlier)),
         "hardware": {
             "devices": [
-                {name: devices[device].get(name) for name in _DEVICE_FIELDS} for device in sorted(devices)
+                {name: devices[device].get(name) for name in _names(protocol, "hardware", "devices")}
+                for device in sorted(devices)
             ],
             **machine_facts(),
         },
@@ -99,7 +91,7 @@ def _pipeline(pipeline: dict[str, Any], earlier: dict[str, Any] | None) -> objec
     return storable(pipeline)
 
 
-def _session(journals: JournalRun, run: dict[str, Any]) -> dict[str, Any]:
+def _session(journals: JournalRun, run: dict[str, Any], fields: list[str]) -> dict[str, Any]:
     """Statistics of a session's samplers: sums over restarts, the worst of the lateness figures.
 
     A sampler that was killed has only the statistics that it wrote every ten seconds, or none.
@@ -115,7 +107,7 @@ def _session(journals: JournalRun, run: dict[str, Any]) -> dict[str, Any]:
             latest[-1] = record
     known = [stats for stats in latest if stats]
     entry: dict[str, Any] = {"session": session}
-    for name in _STATS_FIELDS:
+    for name in fields:
         values = [stats[name] for stats in known]
         combine = max if name.startswith("jitter") else sum
         entry[name] = combine(values) if values else None

@@ -1,22 +1,21 @@
-"""From journals to the rows of counters, events and artifacts."""
+"""From journals to the rows of counters, scores and their items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from harness.bundle.canonical import canonical_json, storable
 from harness.bundle.order import sorted_rows
-from harness.bundle.privacy import scrub_value
+from harness.bundle.privacy import scrub
 from harness.bundle.stage_rows import NODE, boundaries_of
-from harness.journal.reading import JournalRun, session_of
+from harness.journal.reading import JournalRun
+from harness.journal.scores import KEY
 from harness.meter.rapl import UPDATE_US
 from harness.spec import Protocol
 
+_NAMES = (*KEY, "suite", "benchmark_version", "judge_id", "harness", "harness_version")
 _STALE_COUNTER_US = 100_000
 """How old a counter value may be that was read without waiting for a tick: one refresh of a slow card."""
 
@@ -40,14 +39,12 @@ def _gpu_rows(journals: JournalRun) -> list[dict[str, Any]]:
                     "node_id": NODE,
                     "source": "nvml",
                     "device_id": reading["device_id"],
-                    "zone": None,
                     "session": record["session"],
                     "t_us": reading["mono_us"] + offset_us,
                     "mono_us": reading["mono_us"],
                     "uncertainty_us": reading["uncertainty_us"],
                     "value": reading["value"],
                     "unit": "mJ",
-                    "range": None,
                     "boundary": record["boundary"],
                     "method": reading["method"],
                     "power_mw": reading["power_mw"],
@@ -67,7 +64,6 @@ def _estimate_rows(journals: JournalRun) -> list[dict[str, Any]]:
                 {
                     "node_id": NODE,
                     "source": "codecarbon",
-                    "device_id": None,
                     "zone": zone,
                     "session": record["session"],
                     "t_us": record["t_us"],
@@ -75,10 +71,8 @@ def _estimate_rows(journals: JournalRun) -> list[dict[str, Any]]:
                     "uncertainty_us": record["uncertainty_us"],
                     "value": value,
                     "unit": "uJ",
-                    "range": None,
                     "boundary": record["boundary"],
                     "method": "sample" if record["boundary"] is None else "immediate",
-                    "power_mw": None,
                 }
             )
     return rows
@@ -177,95 +171,35 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
     return made
 
 
-def event_rows(
-    journals: JournalRun, first_id: int, reported: Sequence[dict[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """Rows of events: what was journalled as such, and the sessions' and samplers' beginnings and ends.
+def eval_table(journals: JournalRun, protocol: Protocol, known: set[int]) -> pa.Table:
+    """Rows of `evals` of stages that have a row."""
+    schema = protocol.arrow_schema("evals")
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in journals.of_type("eval"):
+        if record["stage_uid"] in known:
+            row = {**record["row"], "stage_uid": record["stage_uid"]}
+            row |= {name: scrub(row[name]) for name in _NAMES if row[name] is not None}
+            found.setdefault((row["stage_uid"], *(row[name] for name in KEY)), row)
+    table = pa.Table.from_pylist(list(found.values()), schema)
+    return sorted_rows(table, protocol.tables["evals"].sort)
 
-    Args:
-        journals: The run's journals.
-        first_id: First free event id.
-        reported: Event records that follow from others: from the stages' reports, from the devices' limits.
-    """
-    rows: list[dict[str, Any]] = []
-    records = sorted([*journals.records, *reported], key=lambda r: (r["session"], r["mono_us"]))
-    for record in records if reported else journals.records:
-        kind = record["kind"] if record["type"] == "event" else _EVENT_KINDS.get(record["type"])
-        if kind is None:
+
+def item_table(journals: JournalRun, protocol: Protocol, evals: pa.Table) -> pa.Table:
+    """Rows of `eval_items`, of scores that `evals` holds: an item without its benchmark says nothing."""
+    schema = protocol.arrow_schema("eval_items")
+    held = {tuple(row.values()) for row in evals.select(["stage_uid", *KEY]).to_pylist()}
+    tables = [schema.empty_table()]
+    for record in journals.of_type("eval_items"):
+        key = (record["stage_uid"], *(scrub(record[name]) for name in KEY))
+        if key not in held:
             continue
-        detail = record.get("detail", {})
-        if record["type"] in _EVENT_KINDS:
-            detail = {key: value for key, value in record.items() if key in _EVENT_DETAIL}
-        rows.append(
-            {
-                "event_id": first_id + len(rows),
-                "session": record["session"],
-                "t_us": record["t_us"] if "t_us" in record else _utc_near(journals, record),
-                "mono_us": record["mono_us"],
-                "kind": kind,
-                "stage_uid": record.get("stage_uid"),
-                "device_id": record.get("device_id"),
-                "severity": record.get("severity", "info"),
-                "detail": canonical_json(scrub_value(storable(detail))).decode() if detail else None,
-            }
-        )
-    for name, torn in sorted(journals.torn.items()):
-        last = journals.records[-1]
-        rows.append(
-            {
-                "event_id": first_id + len(rows),
-                "session": session_of(Path(name)),
-                "t_us": _utc_near(journals, last),
-                "mono_us": last["mono_us"],
-                "kind": "journal_error",
-                "stage_uid": None,
-                "device_id": None,
-                "severity": "warning",
-                "detail": canonical_json({"torn_bytes": torn}).decode(),
-            }
-        )
-    return rows
-
-
-_EVENT_KINDS = {
-    "run": "session_start",
-    "session_end": "session_end",
-    "sampler_start": "sampler_start",
-    "sampler_end": "sampler_end",
-}
-_EVENT_DETAIL = {
-    "status",
-    "scheduling",
-    "no_gpu_reason",
-    "doubts",
-    "zones_denied",
-    "ticks",
-    "missed_ticks",
-    "jitter_p50_us",
-    "jitter_p95_us",
-    "jitter_max_us",
-    "sampler_cpu_s",
-    "sampler_wall_s",
-    "dropped_frames",
-}
-
-
-def _utc_near(journals: JournalRun, record: dict[str, Any]) -> int:
-    """UTC of a record that carries none, by the offset of its session's start."""
-    run = next((r for r in journals.of_type("run") if r["session"] == record["session"]), None)
-    return int(record["mono_us"]) if run is None else int(run["t_us"] - run["mono_us"] + record["mono_us"])
-
-
-def artifact_rows(journals: JournalRun) -> list[dict[str, Any]]:
-    """Rows of artifacts."""
-    columns = (
-        "artifact_id",
-        "name",
-        "kind",
-        "bytes",
-        "stage_uid",
-        "role",
-        "origin_run_id",
-        "origin_energy_j",
-    )
-    return [{name: record.get(name) for name in columns} for record in journals.of_type("artifact")]
+        count = len(record["scores"])
+        columns: dict[str, Any] = {
+            name: pa.repeat(pa.scalar(value, schema.field(name).type), count)
+            for name, value in zip(("stage_uid", *KEY), key, strict=True)
+        }
+        columns["item"] = pa.array(range(record["first"], record["first"] + count), pa.int32())
+        columns["item_sha256"] = pa.array(record["item_sha256"] or [None] * count, pa.string())
+        columns["score"] = pa.array(record["scores"], pa.float64())
+        tables.append(pa.table([columns[name] for name in schema.names], schema=schema))
+    return sorted_rows(pa.concat_tables(tables), protocol.tables["eval_items"].sort)

@@ -68,6 +68,13 @@ class BundleWriter:
             KitError: Unknown table or column, a value that does not fit its type, a null where none may be, a
                 word outside an enum, rows out of order or with a key twice.
         """
+        return sum(batch.num_rows for batch in self.passing(name, rows))
+
+    def passing(self, name: str, rows: Rows) -> Iterator[pa.RecordBatch]:
+        """Stage one table, as `write_table` does, and give each batch on once it is written.
+
+        The table is complete when the iterator has ended; given up before, nothing of it stays.
+        """
         if name not in self.protocol.tables:
             raise KitError(
                 f"protocol {self.protocol.version} has no table {name!r}",
@@ -78,11 +85,11 @@ class BundleWriter:
         try:
             for batch in self._batches(spec, rows):
                 stream.add(batch)
+                yield batch
             self._entries[name] = stream.close()
         except BaseException:
             stream.abort()
             raise
-        return sum(int(entry["rows"]) for entry in self._entries[name])
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest and put every staged file in its place. Tables never written become empty ones.

@@ -83,11 +83,11 @@ def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: M
         click.echo(json.dumps(data if len(data) > 1 else data[0], indent=2, ensure_ascii=False))
     elif form == "sarif":
         from harness import __version__
-        from harness.validate.machine import sarif
+        from harness.validate.sarif import sarif
 
         click.echo(json.dumps(sarif(reports, folders, rules, __version__), indent=2))
     else:
-        from harness.validate.machine import workflow_commands
+        from harness.validate.sarif import workflow_commands
 
         for line in workflow_commands(reports, folders):
             click.echo(line)

@@ -272,7 +272,7 @@ def _power(block: Json) -> PowerSeries:
 
 def _sampling(given: Json) -> Sampling:
     """The protocol's rules with the vector's own period."""
-    from harness.bundle.inputs import sampling_rules
+    from harness.bundle.derive import sampling_rules
 
     period = int(given.get("nominal_period_us", 500_000))
     return sampling_rules(load_protocol(), {"sampling": {"nominal_period_us": period}})

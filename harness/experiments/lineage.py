@@ -11,14 +11,14 @@ from harness.accounting.interval import total
 from harness.accounting.totals import roots, row_energy
 from harness.audit.attempt import Origin
 from harness.bundle import Bundle
-from harness.validate.series import recompute
+from harness.bundle.derive import derive_bundle
 
 Row = Mapping[str, Any]
 
 
 def stage_rows(run: Path) -> list[Row]:
     """Rows of `stages` of a bundle, every derived column recomputed from its raw rows."""
-    derived: list[Row] = list(recompute(Bundle.open(run), threads=1).derivation.stages)
+    derived: list[Row] = list(derive_bundle(Bundle.open(run), threads=1).stages)
     return derived
 
 

@@ -26,13 +26,13 @@ from harness.accounting.totals import (
     unknown_origins,
 )
 from harness.bundle import Bundle
+from harness.bundle.derive import Derived, derive_bundle
 from harness.errors import KitError
 from harness.report.against import Against
 from harness.report.beside import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
-from harness.validate.series import recompute
 
 Row = Mapping[str, Any]
 
@@ -154,7 +154,7 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
     factors = same_series(region_factors(options.region, "--region")) if options.region else ()
     bundle = Bundle.open(folder)
     try:
-        result = recompute(bundle, threads=min(4, os.cpu_count() or 2))
+        result: Derived[None] = derive_bundle(bundle, threads=min(4, os.cpu_count() or 2))
     except KitError:
         raise
     except Exception as error:
@@ -164,10 +164,10 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
             where=str(folder),
             fix=f"kit validate {folder}",
         ) from error
-    fresh = result.derivation.stages
+    fresh = result.stages
     stored = bundle.table("stages").to_pylist()
     protocol = bundle.written
-    totals = run_totals(fresh, result.derivation.sessions, teacher_kinds=protocol.kinds("teacher"))
+    totals = run_totals(fresh, result.sessions, teacher_kinds=protocol.kinds("teacher"))
     whole = totals.it
     artifacts = bundle.table("artifacts").to_pylist()
     inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)

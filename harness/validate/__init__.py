@@ -2,15 +2,16 @@
 
     findings.py    Hit, Finding, Comparability, Report
     registry.py    rule id -> function; the words of a rule are in protocol/<version>/rules.yaml
-    scan.py        one pass over the files; series.py: one pass over the power series; signal.py: their shape
+    scan.py        one pass over the files
+    power_facts.py, power_signal.py   what a power series shows beside its energy
     container.py, schema.py                                         levels 0 and 1
-    invariants.py, structure.py, windows.py, tokens.py, scores.py   level 2
-    plausibility.py, signals.py, claims.py                          level 3
+    invariants.py, structure.py, tokens.py, scores.py               level 2
+    plausibility.py, authenticity.py, claims.py                     level 3
     comparability.py                                                level 4
     across.py      what only several bundles side by side show
     waivers.py     level 3 findings that somebody has explained
     engine.py      runs them
-    text.py, machine.py    say what was found, to people and to programs
+    text.py, sarif.py    say what was found, to people and to programs
 
 A rule is one small function each. Nothing here changes a file, and no bundle makes it raise. Names are loaded
 on first use.

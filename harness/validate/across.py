@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from harness.validate.authenticity import shared
 from harness.validate.context import Context
-from harness.validate.findings import Hit, Report
-from harness.validate.registry import finding, load_rules
-from harness.validate.signals import shared
+from harness.validate.findings import Finding, Hit, Report
+from harness.validate.registry import Rule, finding, load_rules
 
 COPIED = "E324"
 UNPAID = "E229"
@@ -40,8 +40,20 @@ def compare(reports: Sequence[Report], contexts: Sequence[Context], levels: Sequ
             if i != j:
                 hits[i] += [(UNPAID, hit) for hit in _origins(consumer, payer)]
     rules = load_rules()
-    asked = [[(name, hit) for name, hit in own if rules[name].level in levels] for own in hits]
-    return [_with(report, extra) for report, extra in zip(reports, asked, strict=True)]
+    done = []
+    for report, own in zip(reports, hits, strict=True):
+        found = list(report.findings)
+        for rule_id in (COPIED, UNPAID):
+            if rules[rule_id].level in levels:
+                found += by_file(rules[rule_id], [hit for name, hit in own if name == rule_id])
+        done.append(replace(report, findings=tuple(found)))
+    return done
+
+
+def by_file(rule: Rule, hits: Sequence[Hit]) -> list[Finding]:
+    """One finding a file."""
+    files = dict.fromkeys(hit.file for hit in hits)
+    return [finding(rule, file, [hit for hit in hits if hit.file == file]) for file in files]
 
 
 def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
@@ -50,8 +62,8 @@ def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
         return
     if "simulated" in suspect.manifest["labels"]:
         return
-    for theirs in original.recomputed.series:
-        for own in suspect.recomputed.series:
+    for theirs in original.recomputed.seen:
+        for own in suspect.recomputed.seen:
             what = shared(theirs, own)
             if what is not None:
                 observed = f"device {own.key.device_id}, session {own.key.session} has {what} of run"
@@ -65,7 +77,7 @@ def _origins(consumer: Context, payer: Context) -> Iterator[Hit]:
         return
     made = {row["artifact_id"]: row["stage_uid"] for row in payer.artifacts if row["role"] == "produced"}
     energies: dict[int, float] = {}
-    for row in payer.recomputed.derivation.stages:
+    for row in payer.recomputed.stages:
         known = [row[f"{part}_energy_j"] for part in ("gpu", "cpu", "dram")]
         energies[row["stage_uid"]] = math.fsum(e for e in known if e is not None)
     for number, row in enumerate(consumer.artifacts):
@@ -81,20 +93,3 @@ def _origins(consumer: Context, payer: Context) -> Iterator[Hit]:
             observed = f"{row['name']}: {stated:.6g} J"
             expected = f"at least {least:.6g} J, which its stage alone took"
             yield Hit("artifacts.parquet", observed, expected, (number,), least - stated)
-
-
-def _with(report: Report, extra: Sequence[tuple[str, Hit]]) -> Report:
-    if not extra:
-        return report
-    rules = load_rules()
-    added = []
-    for rule_id in sorted({rule_id for rule_id, _ in extra}):
-        found = [hit for own, hit in extra if own == rule_id]
-        for file in sorted({hit.file for hit in found}):
-            added.append(finding(rules[rule_id], file, [hit for hit in found if hit.file == file]))
-    levels = dict(report.levels)
-    for item in added:
-        if item.severity == "error" and levels.get(item.level) == "passed":
-            levels[item.level] = "failed"
-    findings = sorted((*report.findings, *added), key=lambda f: (f.severity != "error", f.id, f.file))
-    return replace(report, findings=tuple(findings), levels=levels)

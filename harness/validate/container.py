@@ -67,9 +67,8 @@ def no_links(ctx: Context) -> Iterator[Hit]:
     """Nothing in the bundle points out of it."""
     for name in ctx.links:
         yield Hit(name, "a path outside the bundle, or a link", "a plain file in the bundle")
-    for beside in (MANIFEST,):
-        if (ctx.folder / beside).is_symlink():
-            yield Hit(beside, "a link", "a plain file in the bundle")
+    if (ctx.folder / MANIFEST).is_symlink():
+        yield Hit(MANIFEST, "a link", "a plain file in the bundle")
     if not ctx.problem:
         for path in sorted(_walk(ctx.folder)):
             name = path.relative_to(ctx.folder).as_posix()

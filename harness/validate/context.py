@@ -3,6 +3,7 @@ recomputation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from harness.bundle import Bundle
+from harness.bundle.derive import Derived
 from harness.errors import KitError
 from harness.spec import Protocol, available_versions, short_version
 from harness.spec.versions import verdict
+from harness.validate.power_facts import SeriesFacts
 from harness.validate.scan import FileFacts
-from harness.validate.series import Recomputation
 
 EVAL_KEY = ("stage_uid", "subject", "benchmark", "metric", "filter")
 
@@ -45,7 +47,7 @@ class Context:
     problem: str | None = None
     files: list[FileFacts] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
-    recomputed: Recomputation | None = None
+    recomputed: Derived[SeriesFacts] | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -125,7 +127,7 @@ class Context:
         return found
 
     @property
-    def facts(self) -> Recomputation:
+    def facts(self) -> Derived[SeriesFacts]:
         """The recomputation; rules of level 2 and above run only when there is one."""
         assert self.recomputed is not None
         return self.recomputed
@@ -149,7 +151,7 @@ class Context:
         rows: list[dict[str, Any]] = self.bundle.table(table).to_pylist()
         return rows
 
-    def named(self, row: dict[str, Any]) -> str:
+    def named(self, row: Mapping[str, Any]) -> str:
         """A stage row in words."""
         attempt = f", attempt {row['attempt']}" if row["attempt"] != 1 else ""
         return f"{row['name']} (stage_uid {row['stage_uid']}, session {row['session']}{attempt})"

@@ -13,31 +13,46 @@ from typing import Any
 
 from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
+from harness.bundle.derive import derive_bundle
+from harness.bundle.series import PowerRows
 from harness.bundle.versions import written_by
 from harness.errors import KitError
 from harness.spec import Protocol, available_versions, load_protocol, short_version
 from harness.validate import (
+    authenticity,
+    claims,
     comparability,
     container,
     invariants,
     plausibility,
     schema,
     scores,
+    structure,
     tokens,
-    windows,
 )
-from harness.validate.across import COPIED, UNPAID, compare
+from harness.validate.across import COPIED, UNPAID, by_file, compare
 from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
 from harness.validate.findings import Comparability, Finding, Hit, Report
+from harness.validate.power_facts import WATCHED, Mark, SeriesFacts, Watch, look
 from harness.validate.registry import CHECKS, Rule, finding, load_rules
 from harness.validate.scan import scan_file
-from harness.validate.series import Mark, Watch, recompute
 from harness.validate.waivers import WAIVABLE, Waiver, apply_waivers
 
 LEVELS = (0, 1, 2, 3, 4)
 ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
-MODULES = (container, schema, invariants, windows, tokens, scores, plausibility, comparability)
+MODULES = (
+    container,
+    schema,
+    invariants,
+    structure,
+    tokens,
+    scores,
+    plausibility,
+    authenticity,
+    claims,
+    comparability,
+)
 """Imported for the rules they register."""
 
 NOT_EVALUATED = "E299"
@@ -255,7 +270,12 @@ def _blocked(ctx: Context) -> str | None:
 
 def _recompute(ctx: Context, threads: int) -> str | None:
     try:
-        ctx.recomputed = recompute(ctx.bundle, watch=_watch(ctx), threads=threads)
+        watch = _watch(ctx)
+
+        def seen(rows: PowerRows) -> SeriesFacts:
+            return look(rows, watch)
+
+        ctx.recomputed = derive_bundle(ctx.bundle, columns=WATCHED, look=seen, threads=threads)
     except KitError as error:
         return error.message
     except Exception as error:
@@ -300,10 +320,7 @@ def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:
                     break
         except Exception as error:
             failure = error
-        by_file: dict[str, list[Hit]] = defaultdict(list)
-        for hit in hits:
-            by_file[hit.file].append(hit)
-        found += [finding(entry, file, group) for file, group in by_file.items()]
+        found += by_file(entry, hits)
         if failure is not None:
             text = f"rule {entry.id} ({entry.name}): {type(failure).__name__}: {str(failure)[:120]}"
             missing = finding(load_rules()[NOT_EVALUATED], MANIFEST, [Hit(MANIFEST, text, "an answer")])

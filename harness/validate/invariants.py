@@ -1,25 +1,35 @@
 """Level 2: what must hold between stages, samples and counters for the totals to mean what they say.
 
-Two files hold the rules: this one those of the energy itself, `structure` those of the rows around it.
+Two files hold the rules: this one those of energies, clocks and windows, `structure` those of the rows around
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.totals import roots
-from harness.validate import structure
 from harness.validate.compare import differences, short, stage_key
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 
-__all__ = ["structure"]
-
 STAGES = "stages.parquet"
 Row = Mapping[str, Any]
+
+WORK_SLACK_US = 1_000_000
+"""A boundary waits for a tick of the counter, a fifth of a second at most; a lost one lies at a sample."""
+
+HOLE_COLUMNS = (
+    "t_start_us",
+    "t_end_us",
+    "mono_start_us",
+    "mono_end_us",
+    "device_start_us",
+    "device_end_us",
+)
 
 ENERGIES = (
     "gpu_energy_j",
@@ -36,9 +46,9 @@ ENERGIES = (
 )
 
 
-def _recomputed(ctx: Context) -> dict[tuple[object, ...], dict[str, Any]]:
-    assert ctx.recomputed is not None
-    return {stage_key(row): row for row in ctx.recomputed.derivation.stages}
+def _holes(rows: Iterable[Row]) -> dict[tuple[object, ...], tuple[int, Row]]:
+    """Key -> number and row of the unattributed ones."""
+    return {stage_key(row): (i, row) for i, row in enumerate(rows) if row["stage"] == UNATTRIBUTED}
 
 
 def _row_energy(row: Row) -> float:
@@ -48,18 +58,16 @@ def _row_energy(row: Row) -> float:
 @rule("E203")
 def derived_columns(ctx: Context) -> Iterator[Hit]:
     """Every derived column equals its recomputation from the raw rows."""
-    fresh = list(_recomputed(ctx).values())
-    for found in differences(ctx.stages, fresh, ctx.written):
-        observed = f"{ctx.named(dict(found.row))}: {found.column} = {short(found.stored)}"
+    for found in differences(ctx.stages, ctx.facts.stages, ctx.written):
+        observed = f"{ctx.named(found.row)}: {found.column} = {short(found.stored)}"
         yield Hit(STAGES, observed, short(found.expected), (found.number,), found.joules)
 
 
 @rule("E204")
 def holes_filled(ctx: Context) -> Iterator[Hit]:
     """The unattributed rows are exactly those the boundaries leave."""
-    fresh = {k: r for k, r in _recomputed(ctx).items() if r["stage"] == UNATTRIBUTED}
-    stored = {stage_key(r): (i, r) for i, r in enumerate(ctx.stages) if r["stage"] == UNATTRIBUTED}
-    for key, row in fresh.items():
+    fresh, stored = _holes(ctx.facts.stages), _holes(ctx.stages)
+    for key, (_, row) in fresh.items():
         if key not in stored:
             observed = f"session {row['session']}: no row from boundary {key[3]} to {key[4]}"
             yield Hit(STAGES, observed, "one unattributed row a hole", (), _row_energy(row))
@@ -72,11 +80,10 @@ def holes_filled(ctx: Context) -> Iterator[Hit]:
 @rule("W205")
 def clock_steps_recorded(ctx: Context) -> Iterator[Hit]:
     """A step of the wall clock has its event."""
-    assert ctx.recomputed is not None
     limit = ctx.protocol.tolerances.clock_step_error_us
     marks = [(e["session"], e["mono_us"]) for e in ctx.events if e["kind"] == "clock_step"]
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         for mono, step in series.steps:
             near = any(s == series.key.session and abs(m - mono) <= 10 * period for s, m in marks)
             if not near and abs(step) < limit:
@@ -87,9 +94,8 @@ def clock_steps_recorded(ctx: Context) -> Iterator[Hit]:
 @rule("E206")
 def clocks_agree(ctx: Context) -> Iterator[Hit]:
     """UTC and the monotonic clock never part by half a second at once."""
-    assert ctx.recomputed is not None
     limit = ctx.protocol.tolerances.clock_step_error_us
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         for mono, step in series.steps:
             if abs(step) >= limit:
                 observed = f"device {series.key.device_id}, session {series.key.session}: UTC stepped by"
@@ -140,12 +146,11 @@ def energies_positive(ctx: Context) -> Iterator[Hit]:
 @rule("E209")
 def counters_rise(ctx: Context) -> Iterator[Hit]:
     """A GPU counter falls only where a reset is flagged."""
-    assert ctx.recomputed is not None
     marks = {(e["session"], e["device_id"]) for e in ctx.events if e["kind"] == "counter_reset"}
     for row in ctx.stages:
         if "counter_reset" in row["flags"]:
             marks |= {(row["session"], device) for device in row["device_ids"]}
-    for series in ctx.recomputed.series:
+    for series in ctx.facts.seen:
         if series.falls and (series.key.session, series.key.device_id) not in marks:
             observed = f"device {series.key.device_id}, session {series.key.session}: energy_counter_mj falls"
             yield Hit(
@@ -175,7 +180,6 @@ def counters_rise(ctx: Context) -> Iterator[Hit]:
 @rule("E211")
 def sessions_close(ctx: Context) -> Iterator[Hit]:
     """Stages and unattributed rows add up to the session's own total, device by device, to the millijoule."""
-    assert ctx.recomputed is not None
     sums: dict[tuple[str, int, int], int] = {}
     unknown: set[tuple[str, int, int]] = set()
     for row in roots(ctx.stages):
@@ -186,7 +190,7 @@ def sessions_close(ctx: Context) -> Iterator[Hit]:
                 unknown.add(key)
             else:
                 sums[key] = sums.get(key, 0) + round(energies[place] * 1000)
-    for total in ctx.recomputed.derivation.sessions:
+    for total in ctx.facts.sessions:
         for device, whole in total.gpu_mj.items():
             key = total.node_id, total.session, device
             if whole is None or key in unknown or sums.get(key, 0) == whole:
@@ -210,7 +214,6 @@ def imported_runs_say_so(ctx: Context) -> Iterator[Hit]:
 @rule("W221")
 def samples_cover(ctx: Context) -> Iterator[Hit]:
     """Samples reach from the first boundary to the last one, but for a period."""
-    assert ctx.recomputed is not None
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
     spans: dict[tuple[str, int, int], tuple[int, int]] = {}
     for row in ctx.stages:
@@ -222,7 +225,7 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
             key = row["node_id"], device, row["session"]
             low, high = spans.get(key, (start, end))
             spans[key] = min(low, start), max(high, end)
-    seen = {tuple(s.key): s for s in ctx.recomputed.series}
+    seen = {tuple(s.key): s for s in ctx.facts.seen}
     for key, (start, end) in spans.items():
         series = seen.get(key)
         name = f"device {key[1]}, session {key[2]}"
@@ -235,3 +238,43 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
                 f"{name}: {short:.1f} s without samples at an end",
                 f"at most {period / 1e6} s",
             )
+
+
+@rule("E224")
+def work_billed(ctx: Context) -> Iterator[Hit]:
+    """The process or block of a stage ran inside the window it is billed for."""
+    for number, row in enumerate(ctx.stages):
+        if row["work_start_us"] is None or row["work_end_us"] is None:
+            continue
+        early = row["mono_start_us"] - row["work_start_us"] - WORK_SLACK_US
+        late = row["work_end_us"] - row["mono_end_us"] - WORK_SLACK_US
+        if max(early, late) > 0:
+            observed = f"{ctx.named(row)}: work from {row['work_start_us']} to {row['work_end_us']}"
+            expected = f"inside {row['mono_start_us']} to {row['mono_end_us']}"
+            yield Hit(STAGES, observed, expected, (number,), row["gpu_energy_j"])
+
+
+@rule("E225")
+def clocks_measure_alike(ctx: Context) -> Iterator[Hit]:
+    """A window is as long by UTC as by the monotonic clock, unless the wall clock was stepped meanwhile."""
+    limit = ctx.protocol.tolerances.clock_step_error_us
+    stepped = {row["session"] for row in ctx.events if row["kind"] == "clock_step"}
+    stepped |= {facts.key.session for facts in ctx.facts.seen if facts.steps}
+    for number, row in enumerate(ctx.stages):
+        if row["stage"] == UNATTRIBUTED:
+            continue  # derived (E238)
+        utc, mono = row["t_end_us"] - row["t_start_us"], row["mono_end_us"] - row["mono_start_us"]
+        if row["session"] not in stepped and abs(utc - mono) >= limit:
+            observed = f"{ctx.named(row)}: {utc / 1e6:.3f} s by UTC"
+            yield Hit(STAGES, observed, f"{mono / 1e6:.3f} s, by the monotonic clock", (number,))
+
+
+@rule("E238")
+def holes_where_derived(ctx: Context) -> Iterator[Hit]:
+    """The windows of unattributed rows are those the boundaries leave."""
+    fresh = _holes(ctx.facts.stages)
+    for key, (number, row) in _holes(ctx.stages).items():
+        for name in HOLE_COLUMNS if key in fresh else ():
+            expected = fresh[key][1][name]
+            if row[name] != expected:
+                yield Hit(STAGES, f"{ctx.named(row)}: {name} = {row[name]}", f"{expected}", (number,))

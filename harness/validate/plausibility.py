@@ -1,6 +1,6 @@
 """Level 3: what no accounting forbids and no real machine shows. Every rule may be waived with a reason.
 
-Three files hold the rules: this one power, counters and sampling, `signals` the shape of the readings,
+Three files hold the rules: this one power, counters and sampling, `authenticity` the shape of the readings,
 `claims` what was done with the energy.
 """
 
@@ -13,14 +13,11 @@ import numpy as np
 
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.rapl import ZONE_MAX_W, ZONE_REFRESH_US
-from harness.validate import claims, signals
 from harness.validate.context import Context
 from harness.validate.findings import Hit
+from harness.validate.power_facts import SeriesFacts
+from harness.validate.power_signal import SignalFacts
 from harness.validate.registry import rule
-from harness.validate.series import SeriesFacts
-from harness.validate.signal import SignalFacts
-
-__all__ = ["claims", "signals"]
 
 STAGES = "stages.parquet"
 POWER = "power.parquet"
@@ -52,7 +49,7 @@ SAMPLER_MIN_S = 60.0
 
 
 def _signals(ctx: Context) -> Iterator[tuple[SeriesFacts, SignalFacts, str]]:
-    for facts in ctx.facts.series:
+    for facts in ctx.facts.seen:
         if facts.signal is not None:
             yield facts, facts.signal, f"device {facts.key.device_id}, session {facts.key.session}"
 
@@ -133,7 +130,7 @@ def run_counter_and_integral(ctx: Context) -> Iterator[Hit]:
 @rule("E305")
 def boundaries_between_samples(ctx: Context) -> Iterator[Hit]:
     """The counter at a boundary lies between the samples before and after it."""
-    for facts in ctx.facts.series:
+    for facts in ctx.facts.seen:
         for found in facts.misfits:
             low, high, value = found.low_mj, found.high_mj, found.mark.value_mj
             outside = max(low - value, value - high) / 1000
@@ -210,7 +207,7 @@ def limit_as_sampled(ctx: Context) -> Iterator[Hit]:
             seen = facts.key.session, signal.limit_mw
             first[facts.key.device_id] = min(seen, first.get(facts.key.device_id, seen))
     changed = any(row["kind"] == "power_limit_change" for row in ctx.events)
-    last = max((facts.key.session for facts in ctx.facts.series), default=0)
+    last = max((facts.key.session for facts in ctx.facts.seen), default=0)
     for device, stated in ctx.limits_mw.items():
         session, held = first.get(device, (0, stated))
         # A later session brings the device's limit of its own start into the manifest.

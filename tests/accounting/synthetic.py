@@ -12,7 +12,8 @@ import numpy as np
 
 from harness.accounting.series import CounterSeries, PowerSeries
 from harness.accounting.stages import derive_stages
-from harness.bundle.inputs import counter_series, device_limits, sampling_rules
+from harness.bundle.derive import device_limits, sampling_rules
+from harness.bundle.series import counter_series
 
 EPOCH_US = 1_790_000_000_000_000
 S = 1_000_000

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from harness.accounting import Plan
-from harness.bundle.inputs import counter_series, device_limits, power_series, sampling_rules
+from harness.bundle.derive import device_limits, sampling_rules
+from harness.bundle.series import ACCOUNTED, POWER_KEY, counter_series, power_series
 from tests.lab import LabConfig, LabDevice, Refresh, random_waveform
 from tests.meter.runs import Sealed, run_stages
 
@@ -40,7 +41,8 @@ def scaled_errors(config: LabConfig, run: Sealed) -> np.ndarray:
         sampling_rules(bundle.protocol, bundle.manifest),
         device_limits(bundle.manifest),
     )
-    parts = {series.device_id: plan.measure(series) for series in power_series(bundle)}
+    power = bundle.iter_batches("power", [*POWER_KEY, *ACCOUNTED])
+    parts = {rows.key.device_id: plan.measure(rows.series()) for rows in power_series(power)}
     found = []
     for row in run.stages:
         for device, start, end in zip(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from harness.bundle import BundleWriter
+from harness.bundle import BundleWriter, canonical_json, file_sha256, logical_digest
 from harness.spec import Protocol, load_protocol
 
 
@@ -95,3 +98,26 @@ def write_small(
     writer.write_table("stages", [stage_row()])
     writer.write_manifest(manifest())
     return writer
+
+
+def digest_files(paths: Sequence[Path], schema: pa.Schema) -> str:
+    """Logical digest of a table stored in some files, in the order of their rows."""
+    words = [field.name for field in schema if field.type == pa.string()]
+    files = [pq.ParquetFile(path, read_dictionary=words) for path in paths]
+    return logical_digest((batch for file in files for batch in file.iter_batches(1000)), schema)
+
+
+def refresh_manifest(folder: Path) -> None:
+    """Give a manifest the entries of the files that lie there after one was edited."""
+    protocol = load_protocol()
+    listed = json.loads((folder / "manifest.json").read_bytes())
+    for entry in listed["files"]:
+        path = folder / entry["path"]
+        table = entry["path"].split("/")[0].removesuffix(".parquet")
+        entry |= {
+            "sha256": file_sha256(path),
+            "bytes": path.stat().st_size,
+            "rows": pq.read_metadata(path).num_rows,
+            "logical_sha256": digest_files([path], protocol.arrow_schema(table)),
+        }
+    (folder / "manifest.json").write_bytes(canonical_json(listed))

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import harness.bundle.reader as reader
-from harness.bundle import Bundle, KeyOrder, SeriesKey, file_sha256, refresh_manifest
+from harness.bundle import Bundle, KeyOrder, SeriesKey, file_sha256
+from harness.bundle.derive import derive_bundle
 from harness.errors import KitError
 from harness.spec import load_protocol
-from tests.bundle.make import power_rows, small_groups, write_small
+from tests.bundle.make import power_rows, refresh_manifest, small_groups, write_small
 
 SERIES = [SeriesKey("node-00", d, s) for d in range(2) for s in range(2)]
 
@@ -42,10 +43,10 @@ def test_power_one_series_at_a_time(folder: Path) -> None:
         seen.append(key)
         assert list(arrays) == [
             "mono_us",
-            "power_mw_valid",
             "power_mw",
-            "throttle_bits_valid",
             "throttle_bits",
+            "power_mw_valid",
+            "throttle_bits_valid",
         ]
         assert arrays["mono_us"].tolist() == expected(key, "mono_us")
         for name in ("power_mw", "throttle_bits"):
@@ -59,9 +60,7 @@ def test_power_one_series_at_a_time(folder: Path) -> None:
     assert seen == SERIES
 
 
-def test_only_the_row_groups_of_a_series_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.open(folder)
-    bundle.power_devices()
+def test_each_row_group_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, list[int], list[str]]] = []
     original = reader.read_groups
 
@@ -70,27 +69,33 @@ def test_only_the_row_groups_of_a_series_are_read(folder: Path, monkeypatch: pyt
         return original(file, path, groups, columns, **options)
 
     monkeypatch.setattr(reader, "read_groups", spy)
-    next(iter(bundle.iter_power(["power_mw"], series=[SERIES[3]])))
-    assert read == [("part-00001.parquet", [0], ["power_mw"]), ("part-00001.parquet", [1], ["power_mw"])]
-    read.clear()
-    list(bundle.iter_power(["power_mw"]))
-    assert len(read) == 4  # neighbours share a row group, which is decoded once
+    list(Bundle.open(folder).iter_power(["power_mw"]))
+    assert [(name, groups) for name, groups, _ in read] == [
+        ("part-00000.parquet", [0]), ("part-00000.parquet", [1]),
+        ("part-00001.parquet", [0]), ("part-00001.parquet", [1]),
+    ]  # fmt: skip
+    assert all(columns == ["node_id", "device_id", "session", "power_mw"] for _, _, columns in read)
 
 
-def test_unsorted_files_of_other_writers_are_read_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "_MANY_SPANS", 10)
+def test_unsorted_files_of_other_writers_are_refused_by_name(tmp_path: Path) -> None:
     write_small(tmp_path)
     table = pq.read_table(tmp_path / "power.parquet").sort_by(
         [("mono_us", "ascending"), ("device_id", "ascending")]
     )
     pq.write_table(table, tmp_path / "power.parquet", write_statistics=False)
     refresh_manifest(tmp_path)
-    found = dict(Bundle.open(tmp_path).iter_power(["mono_us"]))
-    assert set(found) == set(SERIES)
-    for key in SERIES:
-        assert found[key]["mono_us"].tolist() == expected(key, "mono_us")
+    bundle = Bundle.open(tmp_path)
+    for use in (
+        bundle.power_devices,
+        lambda: dict(bundle.iter_power(["mono_us"])),
+        lambda: derive_bundle(bundle),
+    ):
+        with pytest.raises(KitError, match="are in two places") as caught:
+            use()
+        assert (
+            caught.value.where == str(tmp_path / "power") and caught.value.fix == f"kit validate {tmp_path}"
+        )
+    assert bundle.table("power").num_rows == table.num_rows  # whole, it can be read all the same
 
 
 def test_narrower_and_reordered_columns_of_other_writers(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from harness import Meter
 from harness.bundle import Bundle
 from harness.bundle.privacy import Scrubber
-from harness.bundle.seal_reports import TOKEN_EVENT_US, eval_table, item_table, report_events
+from harness.bundle.seal_events import TOKEN_EVENT_US, report_events
+from harness.bundle.seal_tables import eval_table, item_table
 from harness.errors import KitError
 from harness.journal.reading import JournalRun
 from harness.journal.scores import (
@@ -265,7 +266,7 @@ def test_items_whose_score_never_came_are_named_and_left_out() -> None:
 
 def test_names_in_scores_are_scrubbed_and_digests_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     scrubber = Scrubber(home="/home/ada", user="ada", hosts=("node17.example.org", "node17"))
-    monkeypatch.setattr("harness.bundle.seal_reports.scrub", scrubber.scrub)
+    monkeypatch.setattr("harness.bundle.seal_tables.scrub", scrubber.scrub)
     private = {
         "benchmark": "/home/ada/bench.jsonl", "suite": "ada-suite", "judge_id": "judge@node17.example.org",
         "harness": "hf_" + "x" * 34, "harness_version": "10.1.2.3", "model_sha256": "a" * 64,

@@ -18,7 +18,6 @@ from harness.bundle import (
     canonical_json,
     commit,
     file_sha256,
-    refresh_manifest,
 )
 from harness.errors import KitError
 from harness.journal.ulid import is_ulid, new_ulid
@@ -214,16 +213,6 @@ def test_a_writer_killed_at_any_step_leaves_the_old_bundle_or_the_new_one(
     turn = seen.index(new.run_id)
     assert turn > 10 and len(seen) - turn > 10
     assert set(seen[:turn]) == {old.run_id} and set(seen[turn:]) == {new.run_id}
-
-
-def test_refresh_manifest_after_an_edit(tmp_path: Path) -> None:
-    write_small(tmp_path)
-    table = pq.read_table(tmp_path / "power.parquet").slice(1)
-    pq.write_table(table, tmp_path / "power.parquet")
-    refresh_manifest(tmp_path)
-    entries = {e["path"]: e for e in Bundle.open(tmp_path).manifest["files"]}
-    assert entries["power.parquet"]["rows"] == table.num_rows
-    assert len(entries) == 7
 
 
 def test_nine_columns_stay_under_nine_bytes_a_row(tmp_path: Path, large: Any) -> None:

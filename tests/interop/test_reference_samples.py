@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.accounting import derive_stages
-from harness.bundle import Bundle, inputs
+from harness.bundle import Bundle
+from harness.bundle.derive import derive_bundle
 from tests.interop.reference_checks import US, Make, events, only
 from tests.interop.reference_logs import (
     T0,
@@ -144,12 +144,6 @@ def test_any_reader_recomputes_the_same_stages(run: HarnessRun, load: Make) -> N
     run.environment("kd_1b")
     result = load()
     bundle = Bundle.open(result.folder)
-    again = derive_stages(
-        bundle.table("stages").to_pylist(),
-        inputs.power_series(bundle),
-        inputs.counter_series(bundle.table("counters")),
-        inputs.sampling_rules(bundle.protocol, bundle.manifest),
-        inputs.device_limits(bundle.manifest),
-    )
+    again = derive_bundle(bundle).stages
     assert again == result.stages
     assert len(again) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness.bundle.inputs import device_limits
+from harness.bundle.derive import device_limits
 from harness.validate.engine import validate
 from tests.lab import Const, LabConfig, LabDevice, Refresh, mono_us, override
 from tests.meter.runs import Sealed, environment, run_program, run_stages

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.bundle import Bundle, canonical_json, logical_digest
+from harness.bundle.derive import derive_bundle
 from harness.report.formats import as_dict
 from harness.report.model import Options, build
 from harness.spec import load_protocol
 from harness.validate import validate
-from harness.validate.series import recompute
 
 NUMERIC = ("int", "uint", "float64", "list<int", "list<float")
 KINDS = ("scale", "offset", "digits", "sign", "null", "swap")
@@ -168,7 +168,7 @@ class Forger:
 
     def _derive(self, manifest: dict[str, Any]) -> None:
         try:
-            rows = recompute(Bundle.open(self._work)).derivation.stages
+            rows = derive_bundle(Bundle.open(self._work)).stages
             table = pa.Table.from_pylist(rows, self._protocol.arrow_schema("stages"))
         except Exception:
             return  # rows out of all reason: the forger leaves the columns as they were

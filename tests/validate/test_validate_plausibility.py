@@ -16,8 +16,8 @@ from harness.bundle import SeriesKey
 from harness.validate import validate, validate_many
 from harness.validate.claims import peak_flops
 from harness.validate.findings import Hit
+from harness.validate.power_signal import look_at
 from harness.validate.registry import CHECKS
-from harness.validate.signal import look_at
 from tests.accounting.synthetic import Run, S, Stage, make_run
 from tests.validate.forgery import Edit, Forger
 from tests.validate.full_run import write_full
@@ -173,7 +173,7 @@ def _judged(times: np.ndarray, values: np.ndarray) -> Iterator[Hit]:
     signal = look_at(times, values.astype(np.int32), np.ones(times.shape, bool), period_us=period_us)
     facts = SimpleNamespace(key=SeriesKey("node-00", 0, 0), signal=signal)
     manifest = {"labels": [], "sampling": {"nominal_period_us": period_us}}
-    ctx = SimpleNamespace(manifest=manifest, facts=SimpleNamespace(series=[facts]), limits_mw={0: 700_000})
+    ctx = SimpleNamespace(manifest=manifest, facts=SimpleNamespace(seen=[facts]), limits_mw={0: 700_000})
     yield from CHECKS["E320"](ctx)  # type: ignore[arg-type]
 
 
@@ -231,7 +231,7 @@ def test_a_copied_device(tmp_path: Path) -> None:
 
 def test_noise_is_never_taken_for_a_copy(tmp_path: Path) -> None:
     """Forty thousand samples of rounded noise: no two windows of 64 agree by chance."""
-    from harness.validate.signal import find_replay, fingerprints
+    from harness.validate.power_signal import find_replay, fingerprints
 
     rng = np.random.default_rng(3)
     values = (600_000 + 1000 * np.rint(rng.normal(0, 30, 40_000))).astype(np.int32)

@@ -7,21 +7,16 @@ with the stage, so a stage is a session here, and nothing is invented for the ti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from harness.accounting import (
-    DeviceLimits,
-    PowerSeries,
-    Sampling,
-    derive_stages,
-)
+from harness.accounting import DeviceLimits, Sampling
 from harness.bundle import canonical_json, scrub
-from harness.bundle.inputs import counter_series
+from harness.bundle.derive import derive
 from harness.interop.reference.figures import Figures, PartFigure
 from harness.interop.reference.judge import Imported
 from harness.interop.reference.naming import safe_name
@@ -45,16 +40,15 @@ def build_tables(decided: Sequence[Imported], plan: Plan, sampling: Sampling, pr
     """Rows of all tables; the accounting fills in every derived column."""
     counters = [row for item in decided for row in _boundaries(item)]
     boundaries = pa.Table.from_pylist(counters, protocol.arrow_schema("counters"))
-    series = [one for item in decided for one in _series(item)]
+    power = _power_table(decided, protocol)
     limits = {
         device.device_id: DeviceLimits(max_mw=device.power_limit_mw, instant=False)
         for item in decided
         for device in item.place.devices
     }
-    stages = derive_stages(
-        [_stage_row(item) for item in decided], series, counter_series(boundaries), sampling, limits
-    )
-    return Tables(stages, _power_table(series, decided, protocol), counters, _events(decided, plan))
+    rows = [_stage_row(item) for item in decided]
+    stages = derive(rows, boundaries, power.to_batches(), sampling, limits).stages
+    return Tables(stages, power, counters, _events(decided, plan))
 
 
 def _stage_row(item: Imported) -> dict[str, Any]:
@@ -164,39 +158,28 @@ def _boundaries(item: Imported) -> list[dict[str, Any]]:
     ]
 
 
-def _series(item: Imported) -> Iterable[PowerSeries]:
-    power = item.attempt.power
-    if power is None:
-        return
-    for column, device in enumerate(item.place.devices):
-        watts = power.watts[:, column]
-        valid = np.isfinite(watts)
-        yield PowerSeries(
-            node_id=item.place.node_id,
-            device_id=device.device_id,
-            session=item.session,
-            mono_us=power.t_us,
-            power_mw=np.where(valid, np.round(watts * 1000), 0).astype(np.int32),
-            power_valid=valid,
-            counter_mj=np.zeros(len(valid), dtype=np.int64),
-            counter_valid=np.zeros(len(valid), dtype=np.bool_),
-        )
-
-
-def _power_table(series: Sequence[PowerSeries], decided: Sequence[Imported], protocol: Protocol) -> pa.Table:
-    limits = {d.device_id: d.power_limit_mw for item in decided for d in item.place.devices}
+def _power_table(decided: Sequence[Imported], protocol: Protocol) -> pa.Table:
     schema = protocol.arrow_schema("power")
+    limits = {d.device_id: d.power_limit_mw for item in decided for d in item.place.devices}
+    series = [
+        (item.place.node_id, device.device_id, item.session, item.attempt.power, column)
+        for item in decided
+        if item.attempt.power is not None
+        for column, device in enumerate(item.place.devices)
+    ]
     pieces = []
-    for one in sorted(series, key=lambda s: (s.node_id, s.device_id, s.session)):
-        rows = len(one.mono_us)
+    for node_id, device, session, power, column in sorted(series, key=lambda s: (s[0], s[1], s[2])):
+        watts, rows = power.watts[:, column], len(power.t_us)
+        valid = np.isfinite(watts)
+        power_mw = np.where(valid, np.round(watts * 1000), 0).astype(np.int32)
         known: dict[str, Any] = {
-            "node_id": pa.array([one.node_id] * rows, pa.string()),
-            "device_id": np.full(rows, one.device_id, dtype=np.int16),
-            "session": np.full(rows, one.session, dtype=np.int16),
-            "t_us": one.mono_us,
-            "mono_us": one.mono_us,
-            "power_mw": pa.array(one.power_mw, pa.int32(), mask=~one.power_valid),
-            "power_limit_mw": pa.array([limits[one.device_id]] * rows, pa.int32()),
+            "node_id": pa.array([node_id] * rows, pa.string()),
+            "device_id": np.full(rows, device, dtype=np.int16),
+            "session": np.full(rows, session, dtype=np.int16),
+            "t_us": power.t_us,
+            "mono_us": power.t_us,
+            "power_mw": pa.array(power_mw, pa.int32(), mask=~valid),
+            "power_limit_mw": pa.array([limits[device]] * rows, pa.int32()),
         }
         columns = [known.get(name, pa.nulls(rows, schema.field(name).type)) for name in schema.names]
         pieces.append(pa.table(columns, schema=schema))

@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.validate.context import Context
 from harness.validate.findings import Hit
+from harness.validate.power_facts import SeriesFacts
 from harness.validate.registry import rule
-from harness.validate.series import SeriesFacts
 
 POWER = "power.parquet"
 
@@ -36,7 +36,7 @@ ENOUGH = 240
 
 def _series(ctx: Context) -> Iterator[SeriesFacts]:
     if "simulated" not in ctx.manifest["labels"]:
-        yield from (facts for facts in ctx.facts.series if facts.signal is not None)
+        yield from (facts for facts in ctx.facts.seen if facts.signal is not None)
 
 
 def _name(facts: SeriesFacts) -> str:

@@ -10,20 +10,10 @@ import numpy as np
 import pytest
 
 from harness.accounting.series import NO_BOUNDARY
-from harness.accounting.stages import derive_stages
-from harness.bundle import Bundle, BundleWriter, KeyOrder, digest_files
-from harness.bundle.inputs import counter_series, device_limits, power_series, sampling_rules
-from tests.bundle.make import manifest, power_rows
-
-
-def rederive(bundle: Bundle) -> list[dict[str, Any]]:
-    return derive_stages(
-        bundle.table("stages").to_pylist(),
-        power_series(bundle),
-        counter_series(bundle.table("counters")),
-        sampling_rules(bundle.protocol, bundle.manifest),
-        device_limits(bundle.manifest),
-    )
+from harness.bundle import Bundle, BundleWriter, KeyOrder
+from harness.bundle.derive import derive_bundle, device_limits, sampling_rules
+from harness.bundle.series import ACCOUNTED, POWER_KEY, counter_series, power_series
+from tests.bundle.make import digest_files, manifest, power_rows
 
 
 @pytest.mark.parametrize("rapl", [False, True])
@@ -34,7 +24,7 @@ def test_a_generated_bundle_closes(tmp_path: Path, large: Any, rapl: bool) -> No
     stages = bundle.table("stages").to_pylist()
     assert [row["stage"] for row in stages].count("unattributed") == 3 and len(stages) == 14
     names = bundle.table("stages").schema.names
-    assert [{n: row.get(n) for n in names} for row in rederive(bundle)] == stages
+    assert [{n: row.get(n) for n in names} for row in derive_bundle(bundle).stages] == stages
     for row in stages:
         assert row["gpu_energy_method"] == "counter_tick"
         assert row["missed_samples"] == 0 and row["gap_us"] == 0
@@ -111,7 +101,8 @@ def test_series_carry_what_is_unknown_as_unknown(tmp_path: Path) -> None:
             for name, value in vars(one).items():
                 assert np.array_equal(value, getattr(other, name)), name
     assert (last.wrap_range, last.uncertainty_us.tolist(), last.t_us.tolist()) == (99, [3, 3], [7, 7])
-    series = list(power_series(bundle))
+    batches = bundle.iter_batches("power", [*POWER_KEY, *ACCOUNTED])
+    series = [rows.series() for rows in power_series(batches)]
     assert [(s.device_id, len(s.mono_us)) for s in series] == [(0, 30), (1, 20)]
     expected = power_rows(0, 0, 30).column("power_mw").to_pylist()
     shown = zip(series[0].power_mw.tolist(), series[0].power_valid.tolist(), strict=True)
