@@ -27,14 +27,8 @@ class Run:
         """A counter in mJ for each device; every further device's tick is `shift` microseconds later."""
         for device, value in enumerate(values):
             mono = round(second * S) + device * shift
-            row = {
-                "session": session,
-                "boundary": number,
-                "device_id": device,
-                "mono_us": mono,
-                "value_mj": value,
-            }
-            self.boundaries.append(row | {"t_us": UTC + mono})
+            row = {"session": session, "boundary": number, "device_id": device, "mono_us": mono}
+            self.boundaries.append(row | {"value_mj": value, "t_us": UTC + mono})
         return self
 
     def stage(
@@ -57,9 +51,7 @@ class Run:
             self.stage(name, int(start), int(end))
         return self
 
-    def add_to(
-        self, family: Family, name: str, text: str, flags: str = "", show: str = "", clause: str = ""
-    ) -> None:
+    def add_to(self, family: Family, name: str, text: str, flags: str = "", show: str = "") -> None:
         """Add it to a family: its rows, the GPU's joules, and the totals named.
 
         Without failed reads a run adds up to the last reading of each device less its first.
@@ -72,21 +64,15 @@ class Run:
             span.setdefault((row["session"], row["device_id"]), []).append(row)
         ends = [(rows[0]["value_mj"], rows[-1]["value_mj"]) for rows in span.values()]
         assert round(found["gpu_energy_j"] * 1000) == sum(last - first for first, last in ends), name
-        shown = {key: found[key] for key in ("gpu_energy_j", *show.split())}
-        family.add(
-            name,
-            text,
-            given,
-            flags,
-            {"stages": [row_of(row) for row in found["stages"]], **shown},
-            clause=clause,
-        )
+        answer = {"stages": [row_of(row) for row in found["stages"]]}
+        answer |= {key: found[key] for key in ("gpu_energy_j", *show.split())}
+        family.add(name, text, given, flags, answer)
 
 
-def row_of(row: Json, *more: str) -> Json:
+def row_of(row: Json) -> Json:
     """What a vector says of a row of `stages`."""
     hole = HOLE if row["stage"] == "unattributed" else ()
-    return {key: row[key] for key in ("name", "stage", "session", *hole, "gpu_energy_j", *more)}
+    return {key: row[key] for key in ("name", "stage", "session", *hole, "gpu_energy_j")}
 
 
 def boundaries() -> Family:

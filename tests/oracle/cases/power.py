@@ -44,9 +44,8 @@ def integral(family: Family, name: str, text: str, mono: str, power: str, ends: 
 
 def integration() -> Family:
     """Trapezoids."""
-    family = Family(
-        "integration", "Trapezoid over samples as they came, on an uneven grid.", "integrate_power", "4.2"
-    )
+    doc = "Trapezoid over samples as they came, on an uneven grid."
+    family = Family("integration", doc, "integrate_power", "4.2")
     jitter, uneven = "0 0.498211 1.003907 1.499002 2.000441", "210.5 388.123 402.999 120.001 118.777"
     left = "LeftRiemann"
     for row in (
@@ -197,69 +196,56 @@ def waveforms() -> Family:
     """Closed forms."""
     doc = "Loads with a closed form, sampled at 2 Hz: what the rule gives and how far it is from the truth."
     family = Family("waveforms", doc, "integrate_power", "4.2")
+    turn, cut = 2 * math.pi / 10, (Fraction("3.141592"), Fraction("16.180339"))
+    whole, half, quarter = grid(10), grid(5), grid(2.5)[1:]
 
-    def add(
-        name: str, text: str, mono: Sequence[int], load: Any, ends: tuple[int, int], joules: Any, *more: Any
-    ) -> None:
-        """Add a load in mW at t us with its joules; then flags, a tolerance and a number of samples."""
-        flags, tolerance, samples = (*more, *("", None, None)[len(more) :])
-        answer = {"energy_j": joules} | ({} if samples is None else {"samples": samples})
-        given = window(mono, [load(t) for t in mono], *ends)
-        family.add(name, text, given, flags, answer, tolerance=tolerance)
+    def rise(t: int) -> int:
+        return 100_000 + t // 50
 
-    beat, ramp, slow = grid(30), grid(20), grid(40)
-    text = "400 W for 60 s: 24 kJ."
-    add("constant-minute", text, grid(60), lambda t: 400_000, (0, 60_000_000), Fraction(24_000))
+    def ramp(start: Fraction, end: Fraction) -> Fraction:
+        return 100 * (end - start) + 10 * (end**2 - start**2)
 
-    def truth(seconds: Fraction) -> Fraction:
-        return 100 * seconds + 10 * seconds**2
+    def bound(seconds: int, watts: int) -> float:
+        """How far the trapezoid may be from a sine of 10 s: t h^2 / 12 x max|P''|, and rounded milliwatts."""
+        return round(seconds / 12 * 0.25 * watts * turn**2 + 0.005, 3)
 
-    text, rise = "20 W/s from 100 W: the trapezoid is exact, 100 t + 10 t^2.", lambda t: 100_000 + t // 50
-    add("ramp", text, ramp, rise, (0, 20_000_000), truth(Fraction(20)), "LeftRiemann")
-    text = "The same between two arbitrary instants: still exact, because the ends are interpolated."
-    cut = (3_141_592, 16_180_339)
-    given, flags = window(ramp, [rise(t) for t in ramp], *cut), "LeftRiemann EdgesCut EdgesHeld"
-    family.add("ramp-cut", text, given, flags, ["energy_j"])
-    a, b = (Fraction(t, 10**6) for t in cut)
-    assert abs(family.vectors[-1]["expected"]["energy_j"] - float(truth(b) - truth(a))) < 1e-9
-    text = (
-        "A load of 500 W and 100 W every 0.25 s, sampled at 2 Hz in phase, always shows 500 W. Truth: 9 kJ. "
-        "The rule gives 15 kJ: |error| <= dP/2 x t. Only the energy counter tells."
-    )
-    add("square-aliased-high", text, beat, lambda t: 500_000, (0, 30_000_000), Fraction(15_000))
-    text = "The same load sampled a quarter of a second later shows 100 W: 3 kJ instead of 9 kJ."
-    later = (250_000, 30_250_000)
-    add("square-aliased-low", text, grid(30, 250_000), lambda t: 100_000, later, Fraction(3_000))
-    text = "Half a second high, half a second low: every edge becomes a ramp, and the mean is right."
-    add(
-        "square-in-phase",
-        text,
-        beat,
-        lambda t: 100_000 if t // PERIOD % 2 else 500_000,
-        (0, 30_000_000),
-        Fraction(9_000),
-    )
-    text = "10 s high, 10 s low, edges between samples: each edge is off by at most dP h / 2, here 100 J."
-    high_low = lambda t: 100_000 if t // (20 * PERIOD) % 2 else 500_000  # noqa: E731
-    add("square-slow", text, slow, high_low, (0, 40_000_000), Fraction(12_000))
-
-    # Truth of a sine, and how far the trapezoid may be from it: t h^2 / 12 x max|P''|.
-    turn = 2 * math.pi / 10
-    text = "300 W + 100 W sin, two periods of 5 s: over whole periods only the milliwatts are rounded."
-    wave = lambda t: round(300_000 + 100_000 * math.sin(2 * math.pi * t / 5e6))  # noqa: E731
-    add("sine-whole-periods", text, grid(10), wave, (0, 10_000_000), Fraction(3000), "", 0.005, 20)
-    text = (
-        "Half a period of 10 s from trough to crest: the integral is 1500 J, and the trapezoid is within "
-        "t h^2 / 12 x max|P''| = 4.11 J of it."
-    )
-    wave = lambda t: round(300_000 - 100_000 * math.cos(turn * t / 1e6))  # noqa: E731
-    bound = round(5 / 12 * 0.25 * 100 * turn**2 + 0.005, 3)
-    add("sine-half-period", text, grid(5), wave, (0, 5_000_000), Fraction(1500), "LeftRiemann", bound)
-    text = "A quarter of a period without its first half second."
-    wave = lambda t: round(400_000 * math.sin(turn * t / 1e6))  # noqa: E731
-    bound = round(2 / 12 * 0.25 * 400 * turn**2 + 0.005, 3)
-    joules = round(400 * 10 / (2 * math.pi) * math.cos(math.pi / 10), 6)
-    add("sine-quarter-period", text, grid(2.5)[1:], wave, (500_000, 2_500_000), joules, "LeftRiemann", bound)
+    # Name, text, times, load in mW at t us, window in seconds, joules by the closed form; flags, tolerance.
+    for name, text, mono, load, ends, joules, *more in (
+        ("constant-minute", "400 W for 60 s: 24 kJ.", grid(60), lambda t: 400_000, (0, 60), Fraction(24_000)),
+        ("ramp", "20 W/s from 100 W: the trapezoid is exact, 100 t + 10 t^2.",
+         grid(20), rise, (0, 20), ramp(Fraction(0), Fraction(20)), "LeftRiemann"),
+        ("ramp-cut",
+         "The same between two arbitrary instants: still exact, because the ends are interpolated.",
+         grid(20), rise, cut, ramp(*cut), "LeftRiemann EdgesCut EdgesHeld"),
+        ("square-aliased-high",
+         "A load of 500 W and 100 W every 0.25 s, sampled at 2 Hz in phase, always shows 500 W. Truth: 9 kJ. "
+         "The rule gives 15 kJ: |error| <= dP/2 x t. Only the energy counter tells.",
+         grid(30), lambda t: 500_000, (0, 30), Fraction(15_000)),
+        ("square-aliased-low",
+         "The same load sampled a quarter of a second later shows 100 W: 3 kJ instead of 9 kJ.",
+         grid(30, 250_000), lambda t: 100_000, (0.25, 30.25), Fraction(3_000)),
+        ("square-in-phase",
+         "Half a second high, half a second low: every edge becomes a ramp, and the mean is right.",
+         grid(30), lambda t: 100_000 if t // PERIOD % 2 else 500_000, (0, 30), Fraction(9_000)),
+        ("square-slow",
+         "10 s high, 10 s low, edges between samples: each edge is off by at most dP h / 2, here 100 J.",
+         grid(40), lambda t: 100_000 if t // 10**7 % 2 else 500_000, (0, 40), Fraction(12_000)),
+        ("sine-whole-periods",
+         "300 W + 100 W sin, two periods of 5 s: over whole periods only the milliwatts are rounded.",
+         whole, lambda t: round(300_000 + 100_000 * math.sin(2 * math.pi * t / 5e6)), (0, 10), Fraction(3000),
+         "", 0.005, {"samples": 20}),
+        ("sine-half-period",
+         "Half a period of 10 s from trough to crest: the integral is 1500 J, and the trapezoid is within "
+         "t h^2 / 12 x max|P''| = 4.11 J of it.",
+         half, lambda t: round(300_000 - 100_000 * math.cos(turn * t / 1e6)), (0, 5), Fraction(1500),
+         "LeftRiemann", bound(5, 100)),
+        ("sine-quarter-period", "A quarter of a period without its first half second.",
+         quarter, lambda t: round(400_000 * math.sin(turn * t / 1e6)), (0.5, 2.5),
+         round(400 * 10 / (2 * math.pi) * math.cos(math.pi / 10), 6), "LeftRiemann", bound(2, 400)),
+    ):  # fmt: skip
+        flags, tolerance, samples = (*more, *("", None, {})[len(more) :])
+        given = window(mono, [load(t) for t in mono], *(int(end * 10**6) for end in ends))
+        family.add(name, text, given, flags, {"energy_j": joules, **samples}, tolerance=tolerance)
     return family
 
 
