@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,11 @@ def test_two_faults_are_both_found():
     assert failed == {v["id"] for v in VECTORS if {"NullAsZero", "RoundedDown"} & set(v["flags"])}
 
 
+def test_a_fault_that_nobody_knows_is_no_silent_pass():
+    with pytest.raises(SystemExit, match="no such fault: LeftRieman"):
+        reference.answer("totals", {"stages": []}, ["LeftRieman"])
+
+
 def test_an_implementation_that_says_yes_to_everything_passes_nothing():
     def empty(identifier, op, given):
         return Answer(output={})
@@ -66,7 +72,8 @@ def test_an_implementation_that_refuses_everything_passes_what_must_be_refused()
     assert passed == {vector["id"] for vector in VECTORS if vector["result"] != "valid"}
 
 
-def test_a_fault_through_the_pipe():
+def test_a_fault_through_the_pipe(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
     command = f"{sys.executable} -m tests.oracle --fault SumBeforeUnwrap"
     chosen = [vector for vector in VECTORS if vector["family"] in ("rapl", "units")]
     with External(command) as implementation:

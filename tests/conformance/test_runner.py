@@ -208,7 +208,8 @@ def test_the_readmes_runner_runs(tmp_path, capfd):
     assert kit("--cmd", command, "--allow-unsupported") == 0
 
 
-def test_text_for_people(tmp_path, capfd):
+def test_text_for_people(monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
     command = f"{sys.executable} -m tests.oracle --fault RoundedDown"
     assert kit("--cmd", command, "--family", "reuses", "--id", "reuses-half") == 1
     out = re.sub(r" +", " ", capfd.readouterr().out)

@@ -10,7 +10,7 @@ from pathlib import Path
 PROTOCOL = "1.0"
 FOLDER = Path(__file__).resolve().parents[2] / "protocol" / PROTOCOL / "vectors"
 README = FOLDER / "README.md"
-FIRST = "<!-- flags: a row each; python -m tests.oracle.make counts the vectors -->"
+FIRST = "<!-- flags: one row for each fault; python -m tests.oracle.make counts the vectors -->"
 LAST = "<!-- end of flags -->"
 
 

@@ -64,7 +64,7 @@ def counter() -> Family:
     ):  # fmt: skip
         add(*row)
 
-    # The driver is loaded anew between two ticks: counter before, 400 W for 0.5 s between, counter after.
+    # The driver is loaded again between two ticks: counter before, 400 W for 0.5 s between, counter after.
     jump = [
         value if t <= 2_500_000 else 400 * (t - 2_800_000) // 1000
         for t, value in zip(TICKS, CLEAN, strict=True)
