@@ -5,8 +5,7 @@
     runner.py      runs vectors, compares answers
     external.py    another implementation behind a pipe, and this kit as one
 
-No formula belongs here, and no expected value: scripts/make_vectors.py makes those and imports nothing of the
-kit.
+No formula belongs here, and no expected value: tests/oracle makes those and imports nothing of the kit.
 """
 
 from __future__ import annotations

@@ -105,6 +105,19 @@ def _scores(side: Json) -> dict[str, Measured]:
     return {name: Measured(float(s["score"]), s.get("stderr")) for name, s in side.items()}
 
 
+def check_score(given: Json) -> Json:
+    """A score with its items, as a stage's report is checked before it enters the log."""
+    from harness.journal.scores import check_together, eval_row, items_chunk
+
+    row = eval_row(given["eval"])
+    items = None
+    if given.get("items") is not None:
+        named = {name: row[name] for name in ("subject", "benchmark", "metric", "filter")}
+        items = items_chunk({**named, "scores": given["items"]})
+    check_together(row, items)
+    return {name: row[name] for name in ("score", "n_items", "n_scored", "n_unparsed")}
+
+
 def facility(given: Json) -> Json:
     """What the reader applies: PUE, then grid intensity."""
     building = sums.facility(_known(given["it_energy_j"]), float(given["pue"]))
@@ -118,6 +131,17 @@ def facility(given: Json) -> Json:
 def inherited_energy(given: Json) -> Json:
     """Energy of consumed artifacts that another run paid for."""
     return {"inherited_energy_j": _best(sums.inherited_energy(given["artifacts"]))}
+
+
+def above_idle(given: Json) -> Json:
+    """Mean idle power and the energy above it, as a report shows them."""
+    from harness.report.beside import idle_baseline
+
+    rows = [{"session": 0} | row for row in stage_rows(given["stages"])]
+    found = idle_baseline(rows, None, load_protocol().kinds("idle"))
+    if found is None:
+        return {"idle_power_w": None, "above_idle_j": None}
+    return {"idle_power_w": found.power_w.best, "above_idle_j": found.above.best}
 
 
 def pareto(given: Json) -> Json:

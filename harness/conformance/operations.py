@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.conformance import documents, figures, readings, scores
+from harness.conformance import documents, figures, readings
 from harness.errors import KitError
 
 Operation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -30,8 +30,8 @@ OPERATIONS: dict[str, Operation] = {
     "break_even": figures.break_even,
     "serving_break_even": figures.serving_break_even,
     "quality": figures.quality,
-    "check_score": scores.check_score,
-    "above_idle": scores.above_idle,
+    "check_score": figures.check_score,
+    "above_idle": figures.above_idle,
     "facility": figures.facility,
     "inherited_energy": figures.inherited_energy,
     "pareto": figures.pareto,

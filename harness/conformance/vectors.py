@@ -25,9 +25,7 @@ def vector_files(version: str | None = None) -> list[Path]:
     folder = version_folder(version) / "vectors"
     found = sorted(path for path in folder.glob("*.json") if not path.name.endswith(".schema.json"))
     if not found:
-        raise KitError(
-            "holds no conformance vectors", where=str(folder), fix="reinstall the package, or make_vectors.py"
-        )
+        raise KitError("holds no conformance vectors", where=str(folder), fix="reinstall the package")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The kit and a second implementation pass everything, a mistake what its flag does not mark."""
+"""The kit and the reference pass everything, a fault what its flag does not mark."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ import pytest
 
 from harness.conformance import Answer, load_vectors, run_vector, run_vectors
 from harness.conformance.external import External
-
-sys.path.insert(0, str(Path(__file__).parent))
-import wrong_implementation
+from tests.oracle import reference
+from tests.oracle.faults import FAULTS
 
 VECTORS = load_vectors()
-FLAGS = sorted({flag for vector in VECTORS for flag in vector["flags"]})
 
 
-def other(identifier, op, given):
-    """The second implementation in this process, its answers by way of JSON text as through a pipe."""
-    try:
-        found = json.loads(json.dumps(wrong_implementation.answer(op, json.loads(json.dumps(given)))))
-    except Exception as error:
-        return Answer(broken=repr(error))
-    return Answer(found.get("output"), found.get("error"), "unsupported" in found)
+def other(*faults):
+    """The reference in this process, its answers by way of JSON text as through a pipe."""
 
+    def ask(identifier, op, given):
+        try:
+            found = json.loads(json.dumps(reference.answer(op, json.loads(json.dumps(given)), faults)))
+        except Exception as error:
+            return Answer(broken=repr(error))
+        return Answer(found.get("output"), found.get("error"), "unsupported" in found)
 
-@pytest.fixture
-def bugs():
-    wrong_implementation.BUGS.clear()
-    yield wrong_implementation.BUGS
-    wrong_implementation.BUGS.clear()
+    return ask
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["id"])
@@ -40,22 +35,26 @@ def test_the_kit(vector):
     assert outcome.passed, (outcome.verdict, outcome.problems, vector["notes"])
 
 
-def test_a_second_implementation(bugs):
-    outcomes = run_vectors(VECTORS, other)
+def test_the_reference():
+    outcomes = run_vectors(VECTORS, other())
     assert [(o.id, o.problems) for o in outcomes if not o.passed] == []
 
 
-@pytest.mark.parametrize("flag", FLAGS)
-def test_a_mistake_fails_the_vectors_that_carry_its_flag_and_no_others(bugs, flag):
-    bugs.add(flag)
-    failed = {outcome.id for outcome in run_vectors(VECTORS, other) if not outcome.passed}
-    assert failed == {vector["id"] for vector in VECTORS if flag in vector["flags"]}
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_fault_fails_the_vectors_that_carry_its_flag_and_no_others(fault):
+    failed = {outcome.id for outcome in run_vectors(VECTORS, other(fault)) if not outcome.passed}
+    assert failed == {vector["id"] for vector in VECTORS if fault in vector["flags"]} != set()
 
 
-def test_two_mistakes_are_both_found(bugs):
-    bugs.update({"NullAsZero", "RoundedDown"})
-    failed = {outcome.id for outcome in run_vectors(VECTORS, other) if not outcome.passed}
+def test_two_faults_are_both_found():
+    outcomes = run_vectors(VECTORS, other("NullAsZero", "RoundedDown"))
+    failed = {outcome.id for outcome in outcomes if not outcome.passed}
     assert failed == {v["id"] for v in VECTORS if {"NullAsZero", "RoundedDown"} & set(v["flags"])}
+
+
+def test_a_fault_that_nobody_knows_is_no_silent_pass():
+    with pytest.raises(SystemExit, match="no such fault: LeftRieman"):
+        reference.answer("totals", {"stages": []}, ["LeftRieman"])
 
 
 def test_an_implementation_that_says_yes_to_everything_passes_nothing():
@@ -73,8 +72,9 @@ def test_an_implementation_that_refuses_everything_passes_what_must_be_refused()
     assert passed == {vector["id"] for vector in VECTORS if vector["result"] != "valid"}
 
 
-def test_a_mistake_through_the_pipe():
-    command = f"{sys.executable} {wrong_implementation.__file__} --bug SumBeforeUnwrap"
+def test_a_fault_through_the_pipe(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    command = f"{sys.executable} -m tests.oracle --fault SumBeforeUnwrap"
     chosen = [vector for vector in VECTORS if vector["family"] in ("rapl", "units")]
     with External(command) as implementation:
         failed = {outcome.id for outcome in run_vectors(chosen, implementation) if not outcome.passed}

@@ -208,9 +208,9 @@ def test_the_readmes_runner_runs(tmp_path, capfd):
     assert kit("--cmd", command, "--allow-unsupported") == 0
 
 
-def test_text_for_people(tmp_path, capfd):
-    wrong = Path(__file__).parent / "wrong_implementation.py"
-    command = f"{sys.executable} {wrong} --bug RoundedDown"
+def test_text_for_people(monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    command = f"{sys.executable} -m tests.oracle --fault RoundedDown"
     assert kit("--cmd", command, "--family", "reuses", "--id", "reuses-half") == 1
     out = re.sub(r" +", " ", capfd.readouterr().out)
     for part in (

@@ -1,0 +1,24 @@
+"""Inputs of the vectors: a module a subject, a function a family.
+
+A new family joins FAMILIES. Where a boundary lies inside one cell of samples: boundaries.py; its rule is
+`tests.oracle.counters.placed`.
+"""
+
+from __future__ import annotations
+
+from tests.oracle.cases import boundaries, counters, documents, energies, power, published, rapl, runs, worth
+from tests.oracle.family import Family
+
+FAMILIES = (
+    *(power.integration, power.edges, power.gaps, power.nulls, power.waveforms, power.clocks),
+    *(counters.counter, rapl.rapl),
+    *(boundaries.boundaries, runs.nesting, runs.unattributed, runs.sessions, runs.snapshots, runs.methods),
+    *(energies.totals, energies.tokens, energies.units, energies.facility, energies.lineage, energies.idle),
+    *(worth.amortization, worth.reuses, worth.serving, worth.quality, worth.pareto, worth.scores),
+    *(published.published, documents.canonical, documents.digest, documents.keys, documents.versions),
+)
+
+
+def families() -> list[Family]:
+    """Every family, in the order of the protocol."""
+    return [family() for family in FAMILIES]

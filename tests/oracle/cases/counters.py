@@ -1,0 +1,127 @@
+"""The energy counter of a GPU: differences, resets, standstills, failed reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from tests.oracle.family import Family
+from tests.oracle.power import PERIOD
+
+TICKS = [k * PERIOD for k in range(13)]
+STEADY = [400_000] * 13
+CLEAN = [10_000_000 + 400 * t // 1000 for t in TICKS]
+
+
+def reading(mono: int, value: int | None, method: str = "tick") -> dict[str, Any]:
+    """A boundary."""
+    return {"mono_us": mono, "value_mj": value, "method": method}
+
+
+def counter() -> Family:
+    """One device."""
+    doc = "Energy of one device between two boundaries, from its own counter where it can be read."
+    family = Family("counter", doc, "counter_energy", "4.1")
+
+    def add(
+        name: str,
+        text: str,
+        start: tuple[Any, ...],
+        end: tuple[Any, ...],
+        answer: tuple[int | None, str, str],
+        flags: str = "",
+        power: Sequence[int | None] = (),
+        values: Sequence[int | None] = (),
+    ) -> None:
+        """Both boundaries; energy in mJ, method and fault; power and counter at 13 ticks of 0.5 s."""
+        given: dict[str, Any] = {"nominal_period_us": PERIOD, "start": reading(*start), "end": reading(*end)}
+        if values:
+            given["power"] = {"mono_us": TICKS, "power_mw": power, "energy_counter_mj": values}
+        energy, method, fault = answer
+        wanted = {"energy_mj": energy, "energy_j": None if energy is None else Fraction(energy, 1000)}
+        family.add(name, text, given, flags, wanted | {"method": method, "faults": fault.split()})
+
+    usual = (200_000, 10_080_000)
+    unread, split = "counter_boundary_missing", ("counter_split", "counter_reset")
+    worst = "The worse of the two ends names the method."
+    for row in (
+        ("difference", "Value at the end minus value at the start, in whole mJ.",
+         (0, 1_000), (10_000_000, 3_001_234), (3_000_234, "counter_tick", "")),
+        ("no-power-needed", "No power sample is needed when both ends were read.",
+         (0, 7), (60_000_000, 24_000_007), (24_000_000, "counter_tick", ""), "SinglePrecision"),
+        ("large-values", "Counters run since the driver was loaded: years of mJ.",
+         (0, 9_007_199_254_000_000), (1_000_000, 9_007_199_254_000_321), (321, "counter_tick", ""),
+         "SinglePrecision"),
+        ("nothing-used", "A counter that did not move in 0.4 s used nothing it could show.",
+         (0, 500), (400_000, 500), (0, "counter_tick", "")),
+        ("interpolated", worst, (0, 0, "interpolated"), (5_000_000, 2_000_000),
+         (2_000_000, "counter_interpolated", "")),
+        ("immediate", worst, (0, 0), (5_000_000, 2_000_000, "immediate"), (2_000_000, "counter_sample", "")),
+        ("counter-over-samples",
+         "Samples saw 100 W, the counter 400 W: between samples it saw more. The counter is billed.",
+         usual, (5_700_000, 12_280_000), (2_200_000, "counter_tick", ""), "", [100_000] * 13, CLEAN),
+    ):  # fmt: skip
+        add(*row)
+
+    # The driver is loaded again between two ticks: counter before, 400 W for 0.5 s between, counter after.
+    jump = [
+        value if t <= 2_500_000 else 400 * (t - 2_800_000) // 1000
+        for t, value in zip(TICKS, CLEAN, strict=True)
+    ]
+    last = (5_700_000, 1_160_000)
+    total = jump[5] - 10_080_000 + 200_000 + 1_160_000 - jump[6]
+    text = "The driver was loaded anew between 2.5 and 3 s: counter before, counter after, power between."
+    add("reset", text, usual, last, (total, *split), "ResetIgnored", STEADY, jump)
+    higher = [value - 9_990_000 if k <= 5 else value for k, value in enumerate(jump)]
+    text = "The counter had caught up with its start by the end: the difference is positive and wrong."
+    same = higher[5] - 90_000 + 200_000 + 1_160_000 - higher[6]
+    add("reset-that-hides", text, (200_000, 90_000), last, (same, *split), "ResetIgnored", STEADY, higher)
+    origin = [0] * 4 + [1_800_000] * 4 + [3_900_000] * 5
+    twice = [(t - start) // 10 for t, start in zip(TICKS, origin, strict=True)]
+    both = (twice[3] - 20_000) + 50_000 + (twice[7] - twice[4]) + 50_000 + (180_000 - twice[8])
+    ends = (200_000, 20_000), (5_700_000, 180_000)
+    text = "Two resets, each with its own hole."
+    add("two-resets", text, *ends, (both, *split), "ResetIgnored", [100_000] * 13, twice)
+    dark = [None if k in (5, 6) else 400_000 for k in range(13)]
+    text = "Power could not be read around the reset either: its neighbours are joined."
+    flags = "ResetIgnored EdgesCut NullAsZero"
+    add("reset-without-power", text, usual, last, (total, *split), flags, dark, jump)
+
+    stop = [min(value, CLEAN[4]) for value in CLEAN]
+    total = CLEAN[4] - 10_080_000 + 400 * (5_700_000 - TICKS[4]) // 1000
+    text = "The counter stopped at 2 s while 400 W flowed: power from there on."
+    answer = (total, "counter_split", "counter_stuck")
+    add("standstill", text, usual, (5_700_000, stop[-1]), answer, "StandstillIgnored EdgesCut", STEADY, stop)
+    slow = [CLEAN[4] if 4 <= k <= 9 else value for k, value in enumerate(CLEAN)]
+    text = "It stood still for 2.5 s and then showed all of it: slow, not broken."
+    full = (5_700_000, 12_280_000)
+    add("slow-not-stuck", text, usual, full, (2_200_000, "counter_tick", ""), "", STEADY, slow)
+    text = "A counter that stands still is believed where nothing says that power flowed."
+    ends = (200_000, 5_000), (5_700_000, 5_000)
+    add("still-without-power", text, *ends, (0, "counter_tick", ""), "", [None] * 13, [5_000] * 13)
+
+    text = "The boundary read failed: the line between the neighbouring readings, rounded down to a mJ."
+    answer = (12_280_000 - 10_280_000, "counter_sample", unread)
+    add("start-unread", text, (700_000, None), full, answer, "NullAsZero", STEADY, CLEAN)
+    answer = (11_920_000 - 10_080_000, "counter_sample", unread)
+    add("end-unread", "The same at the end.", usual, (4_800_000, None), answer, "NullAsZero", STEADY, CLEAN)
+    uneven = [value + (k % 3) for k, value in enumerate(CLEAN)]
+    value = uneven[2] + (uneven[3] - uneven[2]) * 123_457 // 500_000
+    answer = (12_280_000 - value, "counter_sample", unread)
+    text = "The interpolated value is rounded down."
+    add("unread-rounding", text, (1_123_457, None), full, answer, "NullAsZero", STEADY, uneven)
+    # A line from 104 W to 214 W.
+    answer = (round((104 + 214) / 2 * 5.5 * 1000), "power_integral", "counter_missing")
+    ends = (200_000, None), (5_700_000, None)
+    line = [100_000 + t // 50 for t in TICKS]
+    text, flags = (
+        "No counter at all: the power integral, to the mJ.",
+        "NullAsZero EdgesCut EdgesHeld LeftRiemann",
+    )
+    add("no-counter", text, *ends, answer, flags, line, [None] * 13)
+    text = "Neither counter nor power: unknown. Not zero."
+    add("nothing-at-all", text, *ends, (None, "absent", ""), "NullAsZero UnknownAsZero")
+    given = {"start": reading(5_000_000, 1_000), "end": reading(1_000_000, 2_000)}
+    family.refuse("reversed", "Boundaries in the wrong order.", given)
+    return family
