@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import KitError
-from harness.interop.imported import Gpu
+from harness.interop.imported import LoggedGpu
 from harness.interop.log_files import FIX_ROW, Fields, read_text
 
 EMISSIONS_NAME = re.compile(r"emissions\w*\.csv(_\d+)?(\.bak)?")
@@ -35,10 +35,10 @@ class Emission:
     gpu_model: str | None
 
     @property
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self) -> tuple[LoggedGpu, ...]:
         """Cards from CodeCarbon's text, such as "1 x NVIDIA H100 80GB HBM3"."""
         match = _COUNTED_MODEL.fullmatch(self.gpu_model or "")
-        return tuple(Gpu(index, match[2]) for index in range(min(int(match[1]), 64))) if match else ()
+        return tuple(LoggedGpu(index, match[2]) for index in range(min(int(match[1]), 64))) if match else ()
 
 
 def read_emissions(path: Path) -> tuple[Emission, ...]:

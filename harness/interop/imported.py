@@ -53,7 +53,7 @@ def error(flag: str, **observed: Any) -> Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class LoggedGpu:
     """One card as a log describes it; `index` is NVML's on its node."""
 
     index: int
@@ -71,7 +71,7 @@ class Host:
     """
 
     key: str
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[LoggedGpu, ...] = ()
     cpu_model: str | None = None
     cpu_count: int | None = None
     mem_mib: int | None = None
@@ -125,7 +125,7 @@ class Machines:
         return sorted(self._devices.values(), key=lambda device: device.device_id)
 
     def place(
-        self, key: str, gpus: Sequence[Gpu], indices: Sequence[int] | None = None
+        self, key: str, gpus: Sequence[LoggedGpu], indices: Sequence[int] | None = None
     ) -> tuple[str, tuple[ImportedDevice, ...]]:
         """Node id and devices of a stage.
 
@@ -141,11 +141,11 @@ class Machines:
             indices = every
         return node_id, tuple(self._device(node_id, index, described.get(index)) for index in indices)
 
-    def _device(self, node_id: str, index: int, gpu: Gpu | None) -> ImportedDevice:
+    def _device(self, node_id: str, index: int, gpu: LoggedGpu | None) -> ImportedDevice:
         device = self._devices.get((node_id, index))
         if device is not None and (device.model is not None or gpu is None):
             return device
-        gpu = gpu or Gpu(index)
+        gpu = gpu or LoggedGpu(index)
         limit_w = gpu.power_limit_w
         device = ImportedDevice(
             device_id=len(self._devices) if device is None else device.device_id,

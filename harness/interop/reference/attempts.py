@@ -20,7 +20,7 @@ _SAME_START_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class StageRun:
     """One run of one stage.
 
     Attributes:
@@ -57,21 +57,21 @@ class Attempt:
         """Length of the recorded window."""
         return (self.end_us - self.start_us) / US_PER_S
 
-    def with_doubts(self, *doubts: Doubt) -> Attempt:
+    def with_doubts(self, *doubts: Doubt) -> StageRun:
         """The same attempt with more doubts."""
         return replace(self, doubts=self.doubts + doubts)
 
 
 def attempts_of(
     folder: StageFolder, *, split_s: float = SPLIT_S
-) -> tuple[list[Attempt], list[ReferenceStage]]:
+) -> tuple[list[StageRun], list[ReferenceStage]]:
     """The attempts of one stage folder in time order, and the records that cannot be placed in time."""
     runs, unplaced = _runs(folder)
     if folder.power_log is None:
         return sorted(runs, key=lambda a: a.start_us), unplaced
     power = PowerRuns(folder.power_log, split_s)
     log_doubts = _log_doubts(folder, power)
-    attempts: list[Attempt] = []
+    attempts: list[StageRun] = []
     for position, run in enumerate(runs):
         following = runs[position + 1].start_us if position + 1 < len(runs) else None
         attempts.extend(_with_samples(run, power, following))
@@ -88,7 +88,7 @@ def attempts_of(
     return sorted(attempts, key=lambda a: a.start_us), unplaced
 
 
-def _runs(folder: StageFolder) -> tuple[list[Attempt], list[ReferenceStage]]:
+def _runs(folder: StageFolder) -> tuple[list[StageRun], list[ReferenceStage]]:
     """Records with the same start as attempts without samples, and the records without times."""
     placed = [record for record in folder.records if record.window is not None]
     groups: list[list[ReferenceStage]] = []
@@ -120,7 +120,7 @@ def _same_run(first: ReferenceStage, other: ReferenceStage) -> bool:
     return shorter > 0 and shared > 0.5 * shorter
 
 
-def _speak(folder: StageFolder, group: list[ReferenceStage]) -> Attempt:
+def _speak(folder: StageFolder, group: list[ReferenceStage]) -> StageRun:
     """Choose the record that speaks for a run: closed by the harness, else the last partial one, else
     rebuilt."""
     # Step order, not file-name order: the text order of names puts step_9800 behind step_22200.
@@ -144,7 +144,7 @@ def _speak(folder: StageFolder, group: list[ReferenceStage]) -> Attempt:
             doubts.append(info("from_summary", copies_in_summaries=len(closed)))
     assert record.window is not None
     start_us, end_us = map(seconds_to_us, record.window)
-    return Attempt(folder, record, start_us, end_us, snapshots=tuple(snapshots), doubts=tuple(doubts))
+    return StageRun(folder, record, start_us, end_us, snapshots=tuple(snapshots), doubts=tuple(doubts))
 
 
 def _same_figures(first: ReferenceStage, other: ReferenceStage) -> bool:
@@ -176,7 +176,7 @@ def _rebuilt_ignored(record: ReferenceStage, rebuilt: ReferenceStage) -> Doubt:
     )
 
 
-def _with_samples(run: Attempt, power: PowerRuns, next_start_us: int | None) -> list[Attempt]:
+def _with_samples(run: StageRun, power: PowerRuns, next_start_us: int | None) -> list[StageRun]:
     """Attach samples to a run; a rebuilt record that spans several runs is taken apart."""
     record = run.record
     assert record is not None
@@ -199,7 +199,7 @@ def _with_samples(run: Attempt, power: PowerRuns, next_start_us: int | None) -> 
     return [replace(run, power=series, tail_end_us=tail_us)]
 
 
-def _first_piece(power: PowerRuns, run: Attempt) -> Samples | None:
+def _first_piece(power: PowerRuns, run: StageRun) -> Samples | None:
     """The earliest stretch of samples inside a rebuilt record's window, cut where runs are cut."""
     for piece in power.rest()[0]:
         if run.start_us - EDGE_US <= int(piece.t_us[0]) <= run.end_us:
@@ -207,11 +207,11 @@ def _first_piece(power: PowerRuns, run: Attempt) -> Samples | None:
     return None
 
 
-def _from_samples(folder: StageFolder, series: Samples, record: ReferenceStage | None) -> Attempt:
+def _from_samples(folder: StageFolder, series: Samples, record: ReferenceStage | None) -> StageRun:
     """A run that no record with times speaks for: its window is its samples."""
     doubt = warning("no_stage_record", samples=len(series.t_us))
     start_us, end_us = int(series.t_us[0]), int(series.t_us[-1])
-    return Attempt(folder, record, start_us, end_us, power=series, doubts=(doubt,))
+    return StageRun(folder, record, start_us, end_us, power=series, doubts=(doubt,))
 
 
 def _log_doubts(folder: StageFolder, power: PowerRuns) -> list[Doubt]:

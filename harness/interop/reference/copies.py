@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.errors import KitError
 from harness.interop.codecarbon import Emission
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
-from harness.interop.reference.attempts import Attempt, attempts_of
+from harness.interop.reference.attempts import StageRun, attempts_of
 from harness.interop.reference.power_runs import SPLIT_S
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
@@ -29,7 +29,7 @@ class DistinctAttempts:
         copies: Attempts found again elsewhere (copies of a folder) and dropped.
     """
 
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[StageRun, ...]
     unplaced: tuple[ReferenceStage, ...]
     copies: int
 
@@ -44,7 +44,7 @@ def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAtt
     Raises:
         KitError: Nothing in the tree can be placed in time.
     """
-    found: list[Attempt] = []
+    found: list[StageRun] = []
     unplaced: list[ReferenceStage] = []
     for folder in tree.folders:
         attempts, lost = attempts_of(folder, split_s=split_s)
@@ -64,12 +64,12 @@ def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAtt
     return DistinctAttempts(tuple(kept), tuple(unplaced), copies)
 
 
-def _without_copies(attempts: list[Attempt]) -> list[Attempt]:
+def _without_copies(attempts: list[StageRun]) -> list[StageRun]:
     """Drop copies of the same run in another folder; the copy that knows most stays.
 
     The same stage id over the same hours is the same run: the harness keeps one process a stage id.
     """
-    kept: list[Attempt] = []
+    kept: list[StageRun] = []
     for attempt in sorted(attempts, key=_knowledge, reverse=True):
         record = attempt.record
         twin = next((index for index, other in enumerate(kept) if _same_hours(attempt, other)), None)
@@ -87,7 +87,7 @@ def _without_copies(attempts: list[Attempt]) -> list[Attempt]:
     return kept
 
 
-def _knowledge(attempt: Attempt) -> tuple[int, int, int, int]:
+def _knowledge(attempt: StageRun) -> tuple[int, int, int, int]:
     trust = {"final": 3, "snapshot": 2, "summary": 2, "reconstructed": 1}
     return (
         0 if attempt.record is None else trust[attempt.record.kind],
@@ -97,7 +97,7 @@ def _knowledge(attempt: Attempt) -> tuple[int, int, int, int]:
     )
 
 
-def _same_hours(first: Attempt, other: Attempt) -> bool:
+def _same_hours(first: StageRun, other: StageRun) -> bool:
     if first.stage_id != other.stage_id:
         return False
     if abs(first.start_us - other.start_us) < US_PER_S and abs(first.end_us - other.end_us) < US_PER_S:
@@ -113,7 +113,7 @@ def _agree(first: ReferenceStage, other: ReferenceStage | None) -> bool:
     )
 
 
-def _with_emissions(attempts: list[Attempt], emissions: list[tuple[Path, Emission]]) -> list[Attempt]:
+def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emission]]) -> list[StageRun]:
     """Give each attempt the CodeCarbon row of its own run: same project, same length, same day.
 
     The tracker starts up to a few seconds before the stage and stops after it; its clock time has no zone.
@@ -162,8 +162,8 @@ def _local_seconds(row: Emission) -> float | None:
 
 
 def _emission_attempts(
-    attempts: list[Attempt], unused: list[tuple[Path, Emission]], offsets: dict[Path, int]
-) -> list[Attempt]:
+    attempts: list[StageRun], unused: list[tuple[Path, Emission]], offsets: dict[Path, int]
+) -> list[StageRun]:
     """Runs of which only CodeCarbon's row is left: their joules were spent and stay in the log."""
     closed = [attempt.record for attempt in attempts if attempt.record is not None and attempt.record.closed]
     found = []
@@ -185,5 +185,5 @@ def _emission_attempts(
         if offset is None:
             doubts.append(warning("time_zone_unknown", assumed="UTC"))
         folder = StageFolder(run_dir, row.project or "codecarbon")
-        found.append(Attempt(folder, None, start_us, end_us, emission=row, doubts=tuple(doubts)))
+        found.append(StageRun(folder, None, start_us, end_us, emission=row, doubts=tuple(doubts)))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.interop.imported import J_PER_KWH
 from harness.interop.naming import UNCLASSIFIED, guess_kind, safe_name
-from harness.interop.reference.attempts import Attempt
+from harness.interop.reference.attempts import StageRun
 
 NEAR_IDLE_SHARE = 0.2
 """Mean power below this share of the limit is an idle card: H100 with a context 117-130 W of 700 W; the
@@ -43,7 +43,7 @@ class Identity:
     evidence: str
 
 
-def identify(attempt: Attempt, limit_w: float | None) -> Identity:
+def identify(attempt: StageRun, limit_w: float | None) -> Identity:
     """Name and kind of an attempt.
 
     Args:
@@ -68,7 +68,7 @@ def identify(attempt: Attempt, limit_w: float | None) -> Identity:
     return Identity(safe_name(stage_id), kind, certain=False, evidence=evidence and safe_name(evidence))
 
 
-def _mean_w(attempt: Attempt) -> float | None:
+def _mean_w(attempt: StageRun) -> float | None:
     """Mean power over all GPUs, W."""
     if attempt.power is not None and len(attempt.power.t_us):
         return float(np.nanmean(attempt.power.total_w)) if np.isfinite(attempt.power.total_w).any() else None

@@ -10,9 +10,17 @@ from typing import Any
 
 from harness.accounting import Sampling
 from harness.bundle import scrub
-from harness.interop.imported import Gpu, ImportedDevice, ImportedRun, ImportedStage, Machines, info, warning
+from harness.interop.imported import (
+    ImportedDevice,
+    ImportedRun,
+    ImportedStage,
+    LoggedGpu,
+    Machines,
+    info,
+    warning,
+)
 from harness.interop.naming import safe_name
-from harness.interop.reference.attempts import Attempt
+from harness.interop.reference.attempts import StageRun
 from harness.interop.reference.copies import distinct_attempts
 from harness.interop.reference.discover import discover
 from harness.interop.reference.identity import identify
@@ -99,7 +107,7 @@ def import_reference(
     return write_bundle(run, out, safe_name(scrub(name or path.resolve().name)), sampling, protocol)
 
 
-def _stages(attempts: Sequence[Attempt], machines: Machines, sampling: Sampling) -> list[ImportedStage]:
+def _stages(attempts: Sequence[StageRun], machines: Machines, sampling: Sampling) -> list[ImportedStage]:
     """Name, place and judge every attempt."""
     counted = {(a.record.tokens, a.record.stage_id) for a in attempts if a.record and a.record.tokens}
     sharing = Counter(count for count, _ in counted)
@@ -148,10 +156,10 @@ def _stages(attempts: Sequence[Attempt], machines: Machines, sampling: Sampling)
     ]
 
 
-def _place(attempt: Attempt, machines: Machines) -> tuple[str, tuple[ImportedDevice, ...], int | None]:
+def _place(attempt: StageRun, machines: Machines) -> tuple[str, tuple[ImportedDevice, ...], int | None]:
     """Node, devices and the number of GPUs that the logs state."""
     host, emission = attempt.folder.environment, attempt.emission
-    gpus: tuple[Gpu, ...] = () if host is None else host.gpus
+    gpus: tuple[LoggedGpu, ...] = () if host is None else host.gpus
     number = len({gpu.index for gpu in gpus}) or None
     if not gpus and emission is not None:
         gpus = emission.gpus

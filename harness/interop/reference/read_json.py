@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
-from harness.interop.imported import Gpu, Host
+from harness.interop.imported import Host, LoggedGpu
 from harness.interop.log_files import FIX_FILE, Fields
 from harness.interop.reference.records import RecordKind, ReferenceStage, RunConfig
 
@@ -119,9 +119,9 @@ def parse_config(value: Mapping[str, Any], path: Path) -> RunConfig:
     )
 
 
-def _gpu(fields: Fields, position: int) -> Gpu:
+def _gpu(fields: Fields, position: int) -> LoggedGpu:
     index = fields.count("index")
-    return Gpu(
+    return LoggedGpu(
         index=position if index is None else index,
         name=fields.text("name"),
         mem_mib=fields.count("memory_total_mb"),

@@ -30,7 +30,7 @@ def read_power_log(path: Path) -> PowerLog:
     """
     lines = read_text(path, expected="a CSV file", fix=FIX_ROW).split("\n")
     ends_complete = lines[-1] == ""
-    blocks: list[_Block] = []
+    blocks: list[_BlockRows] = []
     columns: tuple[int, ...] | None = None
     header_missing = after_header = False
     truncated: int | None = None
@@ -58,7 +58,7 @@ def read_power_log(path: Path) -> PowerLog:
         if columns is None:
             header_missing, columns = True, gpus
         if not blocks or blocks[-1].gpus != gpus or after_header:
-            blocks.append(_Block(number, gpus))
+            blocks.append(_BlockRows(number, gpus))
             after_header = False
         blocks[-1].add(sample)
     if not blocks:
@@ -78,7 +78,7 @@ def read_power_log(path: Path) -> PowerLog:
 
 
 @dataclass
-class _Block:
+class _BlockRows:
     """Rows collected until the columns change."""
 
     first_line: int

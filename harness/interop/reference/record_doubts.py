@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.interop.bounds import bound_codecarbon_total, bound_recorded_total
 from harness.interop.imported import J_PER_KWH, US_PER_S, Doubt, StatedEnergy, error, info, warning
-from harness.interop.reference.attempts import Attempt
+from harness.interop.reference.attempts import StageRun
 from harness.interop.reference.identity import Identity
 from harness.interop.reference.records import ReferenceStage
 
@@ -49,7 +49,7 @@ class Believed:
     doubts: tuple[Doubt, ...]
 
 
-def examine(attempt: Attempt, identity: Identity, *, gpus: int | None, limit_w: float | None) -> Believed:
+def examine(attempt: StageRun, identity: Identity, *, gpus: int | None, limit_w: float | None) -> Believed:
     """Decide what to believe of an attempt.
 
     Args:
@@ -71,7 +71,7 @@ def examine(attempt: Attempt, identity: Identity, *, gpus: int | None, limit_w: 
     return Believed(tokens, gpu, cpu, dram, (*attempt.doubts, *doubts))
 
 
-def _record_doubts(attempt: Attempt, record: ReferenceStage) -> list[Doubt]:
+def _record_doubts(attempt: StageRun, record: ReferenceStage) -> list[Doubt]:
     found = []
     if record.kind == "snapshot":
         observed: dict[str, object] = {
@@ -95,7 +95,7 @@ def _record_doubts(attempt: Attempt, record: ReferenceStage) -> list[Doubt]:
     return found
 
 
-def _tokens(attempt: Attempt, kind: str, doubts: list[Doubt]) -> dict[str, int]:
+def _tokens(attempt: StageRun, kind: str, doubts: list[Doubt]) -> dict[str, int]:
     """Which of our columns the count belongs to; 0 means that nobody counted."""
     record = attempt.record
     count = None if record is None else record.tokens
@@ -120,7 +120,7 @@ def _tokens(attempt: Attempt, kind: str, doubts: list[Doubt]) -> dict[str, int]:
     return {}
 
 
-def _generation_doubt(attempt: Attempt, count: int) -> Doubt:
+def _generation_doubt(attempt: StageRun, count: int) -> Doubt:
     """Generated slices are counted with their padding; where the cap is on record the excess shows."""
     config = attempt.folder.config
     prompts = config and config.get("synthetic_data.max_gen_examples")
@@ -136,7 +136,7 @@ def _generation_doubt(attempt: Attempt, count: int) -> Doubt:
 
 
 def _gpu(
-    attempt: Attempt, gpus: int | None, limit_w: float | None, doubts: list[Doubt]
+    attempt: StageRun, gpus: int | None, limit_w: float | None, doubts: list[Doubt]
 ) -> StatedEnergy | None:
     record, emission = attempt.record, attempt.emission
     energy = None if record is None else record.gpu_energy_j
@@ -169,7 +169,7 @@ def _gpu(
     return stated
 
 
-def _cpu_and_dram(attempt: Attempt, doubts: list[Doubt]) -> tuple[StatedEnergy | None, StatedEnergy | None]:
+def _cpu_and_dram(attempt: StageRun, doubts: list[Doubt]) -> tuple[StatedEnergy | None, StatedEnergy | None]:
     record, emission = attempt.record, attempt.emission
     cpu_j = cpu_kwh = ram_kwh = stale = None
     if emission is not None:
@@ -204,7 +204,7 @@ def _cpu_and_dram(attempt: Attempt, doubts: list[Doubt]) -> tuple[StatedEnergy |
     return cpu, StatedEnergy(ram_j, 0.0, ESTIMATE_HIGH * ram_j)
 
 
-def _cpu(cpu_j: float, attempt: Attempt, from_codecarbon: bool, doubts: list[Doubt]) -> StatedEnergy:
+def _cpu(cpu_j: float, attempt: StageRun, from_codecarbon: bool, doubts: list[Doubt]) -> StatedEnergy:
     watts = cpu_j / attempt.duration_s if attempt.duration_s > 0 else math.inf
     shown_w = watts if watts < 1e9 else None
     high = ESTIMATE_HIGH * cpu_j
@@ -223,7 +223,7 @@ def _cpu(cpu_j: float, attempt: Attempt, from_codecarbon: bool, doubts: list[Dou
     return StatedEnergy(cpu_j, 0.0, max(high, MOST_CPU_W * attempt.duration_s))
 
 
-def _stale_block(attempt: Attempt, record: ReferenceStage) -> Doubt | None:
+def _stale_block(attempt: StageRun, record: ReferenceStage) -> Doubt | None:
     """The CodeCarbon figures of a record that cannot be this run's own, or None.
 
     A partial record reads emissions.csv before the running tracker has written to it, so what it finds is

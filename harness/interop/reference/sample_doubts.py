@@ -9,13 +9,13 @@ import numpy as np
 
 from harness.accounting import PowerIntegral, Sampling, integrate_power
 from harness.interop.imported import TOTAL_ONLY, US_PER_S, Doubt, Samples, warning
-from harness.interop.reference.attempts import Attempt
+from harness.interop.reference.attempts import StageRun
 
 _DISAGREE_REL = 0.01
 
 
 def sample_doubts(
-    attempt: Attempt, *, gpus: int | None, limit_w: float | None, sampling: Sampling
+    attempt: StageRun, *, gpus: int | None, limit_w: float | None, sampling: Sampling
 ) -> list[Doubt]:
     """Doubts about the samples of an attempt.
 
