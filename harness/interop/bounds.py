@@ -23,6 +23,8 @@ reference harness was written."""
 CODECARBON_REL = 0.05
 """CodeCarbon takes the GPU's energy counter: within 0.5 % of the trapezoid on eleven long published stages,
 but which version did what is not on record, so the vendor's 5 % for board power stands for both."""
+ESTIMATE_HIGH = 2.0
+"""An estimate of CodeCarbon is stated as 0 ... 2 x itself, as the accounting states it for our own runs."""
 CODECARBON_EDGE_S = 4.0
 """Its tracker opens and closes seconds away from the work (1.6 s cold start, 15 s schedule cut short at the
 end)."""
@@ -111,6 +113,11 @@ def bound_codecarbon_total(energy_j: float, duration_s: float) -> StatedEnergy:
         missed=round(duration_s / DEFAULT_PERIOD_S),
         unsampled_us=round(duration_s * 1e6),
     )
+
+
+def bound_estimate(energy_j: float, *, least_high_j: float = 0.0) -> StatedEnergy:
+    """Put an interval around an estimate of CPU or DRAM energy, joules: 0 .. 2 x itself or `least_high_j`."""
+    return StatedEnergy(energy_j, 0.0, max(ESTIMATE_HIGH * energy_j, least_high_j))
 
 
 def _swing(watts: Sequence[float], ceiling: float) -> float:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import KitError
@@ -33,6 +34,14 @@ class Emission:
     cpu_model: str | None
     gpu_count: int | None
     gpu_model: str | None
+
+    @property
+    def ended_if_utc_s(self) -> float | None:
+        """`ended_local` read as if it were UTC, unix seconds; None if it is no time."""
+        try:
+            return datetime.fromisoformat(self.ended_local).replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            return None
 
     @property
     def gpus(self) -> tuple[LoggedGpu, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import KitError
@@ -145,20 +144,12 @@ def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emissi
 def _zone_offset(row: Emission, end_us: int) -> int | None:
     """The time zone under which a row's local time is the end of a stage (within 2 minutes), seconds; else
     None."""
-    ended = _local_seconds(row)
+    ended = row.ended_if_utc_s
     if ended is None:
         return None
     difference = ended - end_us / US_PER_S
     offset = round(difference / _ZONE_STEP_S) * _ZONE_STEP_S
     return offset if abs(difference - offset) < 120 and abs(offset) <= 14 * 3600 else None
-
-
-def _local_seconds(row: Emission) -> float | None:
-    """A CodeCarbon time stamp read as if it were UTC, unix seconds."""
-    try:
-        return datetime.fromisoformat(row.ended_local).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
 
 
 def _emission_attempts(
@@ -168,7 +159,7 @@ def _emission_attempts(
     closed = [attempt.record for attempt in attempts if attempt.record is not None and attempt.record.closed]
     found = []
     for run_dir, row in unused:
-        ended = _local_seconds(row)
+        ended = row.ended_if_utc_s
         known = any(
             record.stage_id == row.project
             and record.codecarbon_total_kwh

@@ -11,14 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.interop.bounds import bound_codecarbon_total, bound_recorded_total
+from harness.interop.bounds import ESTIMATE_HIGH, bound_codecarbon_total, bound_estimate, bound_recorded_total
 from harness.interop.imported import J_PER_KWH, US_PER_S, Doubt, StatedEnergy, error, info, warning
 from harness.interop.reference.attempts import StageRun
 from harness.interop.reference.identity import Identity
 from harness.interop.reference.records import ReferenceStage
-
-ESTIMATE_HIGH = 2.0
-"""An estimate of CodeCarbon is stated as 0 ... 2 x itself, as the accounting states it for our own runs."""
 
 LEAST_CPU_W = 5.0
 """Below this a host that feeds a GPU cannot be: published logs hold 4.2 W and 0.4 W beside 21-42 W."""
@@ -201,26 +198,26 @@ def _cpu_and_dram(attempt: StageRun, doubts: list[Doubt]) -> tuple[StatedEnergy 
     ram_j = ram_kwh * J_PER_KWH
     mean_w = ram_j / attempt.duration_s if attempt.duration_s > 0 else None
     doubts.append(info("dram_estimated", codecarbon_ram_kwh=ram_kwh, mean_w=mean_w))
-    return cpu, StatedEnergy(ram_j, 0.0, ESTIMATE_HIGH * ram_j)
+    return cpu, bound_estimate(ram_j)
 
 
 def _cpu(cpu_j: float, attempt: StageRun, from_codecarbon: bool, doubts: list[Doubt]) -> StatedEnergy:
     watts = cpu_j / attempt.duration_s if attempt.duration_s > 0 else math.inf
     shown_w = watts if watts < 1e9 else None
-    high = ESTIMATE_HIGH * cpu_j
+    least_high_j = 0.0
     if not LEAST_CPU_W <= watts <= MOST_CPU_W:
         doubts.append(warning("cpu_watts_implausible", mean_w=shown_w))
-        high = max(high, ESTIMATE_HIGH * LEAST_CPU_W * attempt.duration_s)
+        least_high_j = ESTIMATE_HIGH * LEAST_CPU_W * attempt.duration_s
     if from_codecarbon:
         doubts.append(info("cpu_from_codecarbon", mean_w=shown_w))
         if math.isclose(watts, FALLBACK_CPU_W, rel_tol=0.02):
             doubts.append(warning("cpu_constant_fallback", mean_w=watts))
         if attempt.emission is not None and attempt.emission.tracking_mode == "machine":
             doubts.append(warning("cpu_of_whole_node", tracking_mode="machine"))
-        return StatedEnergy(cpu_j, 0.0, high)
+        return bound_estimate(cpu_j, least_high_j=least_high_j)
     # Only two RAPL readings a stage, wraps counted at most once: the figure may lack any number of wraps.
     doubts.append(warning("rapl_two_readings", recorded_cpu_energy_j=cpu_j, mean_w=watts))
-    return StatedEnergy(cpu_j, 0.0, max(high, MOST_CPU_W * attempt.duration_s))
+    return bound_estimate(cpu_j, least_high_j=max(least_high_j, MOST_CPU_W * attempt.duration_s))
 
 
 def _stale_block(attempt: StageRun, record: ReferenceStage) -> Doubt | None:
