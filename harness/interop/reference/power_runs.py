@@ -31,11 +31,10 @@ class PowerRuns:
         self._pieces: list[Samples] = []
         self.column_changes = sum(before.gpus != after.gpus for before, after in pairwise(log.blocks))
         for block in log.blocks:
-            t_us = np.round(block.t_s * US_PER_S).astype(np.int64)
-            steps = np.diff(t_us)
+            steps = np.diff(block.t_us)
             cuts = np.flatnonzero((steps <= 0) | (steps > round(split_s * US_PER_S))) + 1
-            for t_piece, watts in zip(np.split(t_us, cuts), np.split(block.watts, cuts), strict=True):
-                self._pieces.append(Samples(block.gpus, t_piece, watts))
+            pieces = zip(np.split(block.t_us, cuts), np.split(block.watts, cuts), strict=True)
+            self._pieces += [Samples(block.gpus, t_us, watts) for t_us, watts in pieces]
 
     def count_between(self, start_us: int, end_us: int) -> int:
         """Pieces with samples inside the window."""

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import KitError
-from harness.interop.imported import MAX_BOARD_W, TOTAL_ONLY
+from harness.interop.imported import MAX_BOARD_W, TOTAL_ONLY, US_PER_S, Samples
 from harness.interop.log_files import FIX_ROW, MAX_UNIX_S, MIN_UNIX_S, read_text
-from harness.interop.reference.records import PowerBlock, PowerLog
+from harness.interop.reference.records import PowerLog
 
 _GPU_COLUMN = re.compile(r"gpu_(\d+)_power_w")
 
@@ -58,7 +58,7 @@ def read_power_log(path: Path) -> PowerLog:
         if columns is None:
             header_missing, columns = True, gpus
         if not blocks or blocks[-1].gpus != gpus or after_header:
-            blocks.append(_BlockRows(number, gpus))
+            blocks.append(_BlockRows(gpus))
             after_header = False
         blocks[-1].add(sample)
     if not blocks:
@@ -81,7 +81,6 @@ def read_power_log(path: Path) -> PowerLog:
 class _BlockRows:
     """Rows collected until the columns change."""
 
-    first_line: int
     gpus: tuple[int, ...]
     unusable: int = 0
     mismatch: int = 0
@@ -97,9 +96,9 @@ class _BlockRows:
         self.t_s.append(sample[0])
         self.watts.append(usable)
 
-    def build(self) -> PowerBlock:
-        watts = np.array(self.watts, dtype=np.float64).reshape(len(self.t_s), len(self.gpus))
-        return PowerBlock(self.first_line, self.gpus, np.array(self.t_s, dtype=np.float64), watts)
+    def build(self) -> Samples:
+        t_us = np.round(np.array(self.t_s, dtype=np.float64) * US_PER_S).astype(np.int64)
+        return Samples(self.gpus, t_us, np.array(self.watts, dtype=np.float64).reshape(len(t_us), -1))
 
 
 def _header(cells: list[str], path: Path, number: int) -> tuple[int, ...]:

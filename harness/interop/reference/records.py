@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.interop.log_files import MAX_UNIX_S, MIN_UNIX_S
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from harness.interop.codecarbon import Emission
-    from harness.interop.imported import Host
+    from harness.interop.imported import Host, Samples
 
 RecordKind = Literal["final", "snapshot", "reconstructed", "summary"]
 
@@ -90,34 +87,18 @@ class ReferenceStage:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerBlock:
-    """Consecutive rows of power_log.csv with the same columns.
-
-    Attributes:
-        first_line: 1-based line number of the first row.
-        gpus: NVML index of each column of `watts`; `(TOTAL_ONLY,)` when the file has only the total.
-        t_s: float64 [n], unix seconds.
-        watts: float64 [n, g], NaN where a reading cannot be used.
-    """
-
-    first_line: int
-    gpus: tuple[int, ...]
-    t_s: NDArray[np.float64]
-    watts: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
 class PowerLog:
     """A power_log.csv.
 
     Attributes:
+        blocks: Consecutive rows with the same columns, from one header to the next; times may run back.
         header_missing: The first line is already a sample.
         truncated_line: Number of an incomplete last line (the process died while writing), or None.
         unusable_readings: Readings that are empty, not finite, not positive or beyond any board.
         total_mismatch: Rows whose total differs from the sum of the GPUs by more than 0.1 W.
     """
 
-    blocks: tuple[PowerBlock, ...]
+    blocks: tuple[Samples, ...]
     header_missing: bool
     truncated_line: int | None
     unusable_readings: int
@@ -126,7 +107,7 @@ class PowerLog:
     @property
     def rows(self) -> int:
         """Samples in the file."""
-        return sum(len(block.t_s) for block in self.blocks)
+        return sum(len(block.t_us) for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
