@@ -49,28 +49,21 @@ class Point:
 
 def frontier(results: Sequence[CellResult]) -> list[Point]:
     """The cells that have both figures, by rising energy."""
-    known: list[tuple[CellResult, Interval, Interval]] = []
-    for r in results:
-        if r.total is not None and r.quality_interval is not None:
-            known.append((r, r.total, r.quality_interval))
-    known.sort(key=lambda found: (found[1].best, -found[2].best))
-    standings = pareto_frontier([ParetoPoint(r.cell.name, energy, q) for r, energy, q in known])
-    return [
-        Point(
-            r.cell.name,
-            r.cell.regime,
-            r.cell.size,
-            energy.best,
-            energy.low,
-            energy.high,
-            q.best,
-            q.low,
-            q.high,
-            standing.dominated_by,
-            standing.ties,
-        )
-        for (r, energy, q), standing in zip(known, standings, strict=True)
+    known = [
+        (r.cell, r.total, r.quality_interval)
+        for r in results
+        if r.total is not None and r.quality_interval is not None
     ]
+    known.sort(key=lambda found: (found[1].best, -found[2].best))
+    standings = pareto_frontier([ParetoPoint(cell.name, energy, q) for cell, energy, q in known])
+    return [
+        Point(cell.name, cell.regime, cell.size, *_ends(energy), *_ends(q), found.dominated_by, found.ties)
+        for (cell, energy, q), found in zip(known, standings, strict=True)
+    ]
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.best, interval.low, interval.high
 
 
 COLOURS = {"sft": "#4477aa", "kd": "#cc6677", "synthetic_sft": "#228833"}
