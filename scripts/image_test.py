@@ -99,7 +99,7 @@ def install(programs: dict[str, str]) -> None:
 def make_base(tar: Path) -> None:
     """A minimal Debian as an archive, trusting the certificate authorities that this machine was given.
 
-    Where a proxy signs outgoing TLS itself, pip in the build needs them. An image on this base is never published.
+    Where a proxy signs outgoing TLS itself, pip in the build needs them. Such an image is never published.
 
     Raises:
         Skipped: Debian's archive cannot be reached.
