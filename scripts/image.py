@@ -28,16 +28,8 @@ LOCKS = {"cuda": ("torch-cuda", "train", "generate"), "cpu": ("torch-cpu", "trai
 BASE_PYTHON = "3.12"
 """Of the base image that the Dockerfile names (Ubuntu 24.04)."""
 CONTEXT = (
-    *(
-        "Dockerfile",
-        ".dockerignore",
-        "LICENSE",
-        "README.md",
-        "pyproject.toml",
-        "artifacts/paper",
-        "containers",
-    ),
-    *("examples", "harness", "protocol", "requirements"),
+    *("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "artifacts/paper"),
+    *("containers", "examples", "harness", "protocol", "requirements"),
 )
 
 
@@ -96,16 +88,8 @@ def fetch_cpu_wheel(python: str) -> Path:
     wheel = WHEELHOUSE / names[0]
     if not wheel.exists() or _sha256(wheel) != listed[wheel.name]:
         WHEELHOUSE.mkdir(exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-        ]
-        command += ["--require-hashes", "--only-binary=:all:", "--python-version", python]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version", python]
         command += ["--platform", wheel.stem.split("-")[-1], "--dest", str(WHEELHOUSE)]
         done = subprocess.run([*command, "-r", str(REQUIREMENTS / "torch-cpu.lock")], check=False)
         if done.returncode != 0:

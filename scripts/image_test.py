@@ -43,6 +43,8 @@ BASE_TOOLS = {
 NEEDED_GB = {"cpu": 16, "cuda": 60}
 """Free disk for base, build, image, archive and the second build."""
 SUITE = "bookworm"
+FAULTS = (AssertionError, OSError, image.BuildError, subprocess.SubprocessError, KeyError, ValueError)
+"""Errors of a check that say something of the image."""
 
 
 class Skipped(Exception):
@@ -97,7 +99,7 @@ def install(programs: dict[str, str]) -> None:
 def make_base(tar: Path) -> None:
     """A minimal Debian as an archive, trusting the certificate authorities that this machine was given.
 
-    Where outgoing TLS is signed anew, pip in the build needs them. An image on this base is never published.
+    Where a proxy signs outgoing TLS itself, pip in the build needs them. Such an image is never published.
 
     Raises:
         Skipped: Debian's archive cannot be reached.
@@ -161,14 +163,7 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
         except NotTried as reason:
             left_out.append(name)
             say(f"skipped: {name}: {reason}")
-        except (
-            AssertionError,
-            OSError,
-            image.BuildError,
-            subprocess.SubprocessError,
-            KeyError,
-            ValueError,
-        ) as error:
+        except FAULTS as error:
             failed.append(name)
             say(f"FAILED {name}: {type(error).__name__}: {error}")
         else:

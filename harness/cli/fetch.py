@@ -30,8 +30,7 @@ def cmd(target: str, profile: str, dry_run: bool, cache: Path | None, lock_path:
     stopped. HF_TOKEN is used for repositories that ask for it, HF_ENDPOINT names a mirror.
     """
     from harness.fetch.lockfile import LOCK_PATH, load_lock
-    from harness.fetch.prefetch import make_plan, prefetch
-    from harness.fetch.progress import ConsoleProgress
+    from harness.fetch.prefetch import FetchProgress, make_plan, prefetch
     from harness.fetch.store import Store, check_space, human
 
     needed = load_lock(lock_path or LOCK_PATH).needed_by(target, profile)
@@ -52,8 +51,7 @@ def cmd(target: str, profile: str, dry_run: bool, cache: Path | None, lock_path:
         check_space(store, missing)
         return
     if any(item.fault for item in plan):
-        with ConsoleProgress() as progress:
-            prefetch(needed, store, progress)
+        prefetch(needed, store, FetchProgress())
     click.echo(f"{target}: complete in {store.root}")
     if cache is not None:
         click.echo(f"next: export KIT_CACHE={cache.absolute()}   so that runs find it there")

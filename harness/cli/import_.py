@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.interop.reference.importer import ImportResult
+    from harness.interop.write import ImportResult
 
 
 @click.group()

@@ -24,8 +24,8 @@ def cmd(target: str | None, write: bool, lock_path: Path | None) -> None:
     """
     from datetime import UTC, datetime
 
-    from harness.fetch.lockfile import LOCK_PATH, load_lock
-    from harness.fetch.relock import difference, relock, write_lock
+    from harness.fetch.lockfile import LOCK_PATH, load_lock, write_lock
+    from harness.fetch.relock import difference, relock
 
     path = lock_path or LOCK_PATH
     lock = load_lock(path)

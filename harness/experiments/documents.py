@@ -1,4 +1,4 @@
-"""The tables of a reproduction as files: Markdown, CSV and JSON, and the frontier as SVG.
+"""The tables of a reproduction as files: Markdown, CSV and JSON, and the frontier as SVG and Vega-Lite.
 
 In a pocket reproduction every table and figure says so in its first lines and its columns carry the word.
 """
@@ -15,7 +15,7 @@ from harness.accounting import Interval
 from harness.accounting.figures import J_PER_KWH, break_even_text, plus_minus, significant
 from harness.errors import KitError
 from harness.experiments.comparison import remarks
-from harness.experiments.frontier import frontier, svg
+from harness.experiments.frontier import draw, frontier
 from harness.experiments.grid import REGIME_WORDS, Target
 from harness.experiments.paper import published_break_even
 from harness.experiments.results import CellResult, Results
@@ -48,16 +48,23 @@ def write_documents(results: Results, name: str, target: Target, folder: Path) -
         File name to path, in the order a reader wants them.
 
     Raises:
-        KitError: The folder cannot be written.
+        KitError: The folder cannot be written, or the figure cannot be drawn.
     """
     texts: dict[str, str] = {}
     for table in target.tables:
         texts[f"{table}.md"] = _MARKDOWN[table](results)
         texts[f"{table}.csv"] = _csv(results, table)
         texts[f"{table}.json"] = json.dumps(as_json(results, name), indent=2, sort_keys=True) + "\n"
+    # Tables first: they stay where the figure cannot be drawn.
+    written = _write(texts, folder)
     points = frontier(grid_of(results))
     if "frontier" in target.figures and points:
-        texts["frontier.svg"] = svg(results, points)
+        pictures = {f"frontier.{ending}": text for ending, text in draw(results, points).items()}
+        written |= _write(pictures, folder)
+    return written
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> dict[str, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():

@@ -2,7 +2,8 @@
 
 The client takes up a dropped download where it stopped; it lists a repository at a commit; it says what the
 head of `main` is. Every digest compared here comes from the hub's own listing of a commit that no one can
-change.
+change. `hf_hub_download` file by file, not `snapshot_download`: an error then names its file, a spoilt file
+is fetched again by itself, and Ctrl-C ends the downloads.
 
 Needs the train extra; nothing else in this package does.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import huggingface_hub
@@ -25,20 +28,30 @@ from harness import __version__
 from harness.errors import KitError
 from harness.fetch.lockfile import Asset, LockedFile
 
+if TYPE_CHECKING:
+    from harness.fetch.prefetch import FetchProgress
+
 ATTEMPTS = 5
 PAUSE_S = 1.0
-_T = TypeVar("_T")
+# Several files at once fill a fast line; each keeps a connection and at most one unfinished file on the disk.
+WORKERS = 4
+CLIENT = f"huggingface_hub {huggingface_hub.__version__}"
 _LIBRARY = {"library_name": "distill-energy-kit", "library_version": __version__}
+_T = TypeVar("_T")
 
 
 class Mismatch(Exception):
     """A file whose size or content is not what the hub lists."""
 
 
+class _StoppedError(Exception):
+    """The fetch has failed or was interrupted elsewhere."""
+
+
 class _DropsNotResets(httpx2.SyncByteStream):
     """A body whose connection resets look like the early ends that the client resumes from.
 
-    huggingface_hub 2.4 resumes after an early end of the body and begins the file anew after a reset.
+    huggingface_hub 2.4 resumes after an early end of the body and begins the file again after a reset.
     """
 
     def __init__(self, body: httpx2.SyncByteStream) -> None:
@@ -79,11 +92,6 @@ def prepare_client() -> None:
     huggingface_hub.logging.set_verbosity_error()
 
 
-def client_version() -> str:
-    """Name and version of the client, for receipts."""
-    return f"huggingface_hub {huggingface_hub.__version__}"
-
-
 def list_files(asset: Asset, endpoint: str | None = None) -> list[LockedFile]:
     """The wanted files of an asset at its commit, sorted by path, with the hub's digests.
 
@@ -95,29 +103,20 @@ def list_files(asset: Asset, endpoint: str | None = None) -> list[LockedFile]:
         KitError: The hub has no such repository or commit, or cannot be reached.
     """
     prepare_client()
-    api = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY)
-    with translated(asset):
-        entries = retry(
-            lambda: list(
-                api.list_repo_tree(
-                    asset.repository, recursive=True, revision=asset.revision, repo_type=asset.type
-                )
-            )
-        )
-    files = [
-        entry for entry in entries if isinstance(entry, huggingface_hub.RepoFile) and asset.wants(entry.path)
-    ]
+    tree = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY).list_repo_tree
+    revision, kind = asset.revision, asset.type
+    entries = _retry(
+        asset, lambda: list(tree(asset.repository, recursive=True, revision=revision, repo_type=kind))
+    )
+    files = [e for e in entries if isinstance(e, huggingface_hub.RepoFile) and asset.wants(e.path)]
     if not files:
         raise KitError(
             "no file of the repository is wanted", where=asset.repository, fix="correct `include` in the lock"
         )
     return [
-        LockedFile(
-            path=file.path,
-            size=file.size,
-            sha256=file.lfs.sha256 if file.lfs else None,
-            git_sha1=None if file.lfs else file.blob_id,
-        )
+        LockedFile(path=file.path, size=file.size, sha256=file.lfs.sha256)
+        if file.lfs
+        else LockedFile(path=file.path, size=file.size, git_sha1=file.blob_id)
         for file in sorted(files, key=lambda file: file.path)
     ]
 
@@ -129,70 +128,85 @@ def head(asset: Asset, endpoint: str | None = None) -> str:
         KitError: The hub has no such repository, or cannot be reached.
     """
     prepare_client()
-    api = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY)
-    with translated(asset):
-        info = retry(lambda: api.repo_info(asset.repository, revision="main", repo_type=asset.type))
-    return str(info.sha)
+    info = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY).repo_info
+    return str(_retry(asset, lambda: info(asset.repository, revision="main", repo_type=asset.type)).sha)
 
 
 def download(
-    asset: Asset,
-    file: LockedFile,
-    folder: Path,
-    *,
-    advance: Callable[[int], None],
-    note: Callable[[str], None],
-    endpoint: str | None = None,
-) -> LockedFile:
-    """Put one file into a folder and verify it. A file that is there already is verified all the same.
+    asset: Asset, files: list[LockedFile], folder: Path, progress: FetchProgress, endpoint: str | None = None
+) -> list[LockedFile]:
+    """Put files into a folder and verify them. A file that is there already is verified all the same.
 
     Args:
-        asset: What it belongs to.
-        file: The file.
+        asset: What they belong to.
+        files: The files.
         folder: Root of the repository's files.
-        advance: Told the bytes that arrived; negative when some had to be given up.
-        note: Told what went wrong and is being tried again.
+        progress: Told the bytes that arrive, negative when some are given up, and what is tried again.
         endpoint: The hub; $HF_ENDPOINT if None.
 
     Returns:
-        The file with the SHA-256 of its content.
+        The files by path, with the SHA-256 of their content.
 
     Raises:
-        KitError: The hub does not deliver it, or delivers something else; then it is not kept.
+        KitError: The hub does not deliver one, or delivers something else; then it is not kept.
     """
     prepare_client()
-    target = folder / file.path
-    arrived = 0
+    failed, interrupted = Event(), Event()
 
-    def count(step: int) -> None:
-        nonlocal arrived
-        arrived += step
-        advance(step)
+    def get(file: LockedFile) -> LockedFile:
+        arrived = 0
 
-    def fetch() -> LockedFile:
+        def advance(step: int) -> None:
+            # The only place where a download can be left: the client calls it for every piece that arrives.
+            if interrupted.is_set():
+                raise _StoppedError
+            nonlocal arrived
+            arrived += step
+            progress.advance(step)
+
+        def fetch() -> LockedFile:
+            nonlocal arrived
+            try:
+                huggingface_hub.hf_hub_download(
+                    asset.repository,
+                    file.path,
+                    repo_type=asset.type,
+                    revision=asset.revision,
+                    local_dir=folder,
+                    endpoint=endpoint,
+                    tqdm_class=_bar(advance),
+                    **_LIBRARY,
+                )
+                found = verify(folder / file.path, file)
+            except Exception as error:
+                progress.advance(-arrived)
+                arrived = 0
+                if isinstance(error, Mismatch):
+                    # The client would take a file that is there for the right one.
+                    (folder / file.path).unlink()
+                raise
+            progress.advance(file.size - arrived)
+            return found
+
+        if failed.is_set():
+            raise _StoppedError
+        return _retry(asset, fetch, file.path, progress.note)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        # Large files first: the last one to end is then a small one.
+        futures = [pool.submit(get, file) for file in sorted(files, key=lambda file: -file.size)]
         try:
-            huggingface_hub.hf_hub_download(
-                asset.repository,
-                file.path,
-                repo_type=asset.type,
-                revision=asset.revision,
-                local_dir=folder,
-                endpoint=endpoint,
-                tqdm_class=_bar(count),
-                **_LIBRARY,
-            )
-            found = verify(target, file)
-        except Exception as error:
-            count(-arrived)
-            if isinstance(error, Mismatch):
-                # The client would take a file that is there for the right one.
-                target.unlink()
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            interrupted.set()
             raise
-        count(file.size - arrived)
-        return found
-
-    with translated(asset, file.path):
-        return retry(fetch, lambda error: note(f"{file.path}: {_reason(error)}; trying again"))
+        finally:
+            # Files on their way may arrive: they are kept for the next try. No other is begun.
+            failed.set()
+    faults = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(faults, key=lambda error: isinstance(error, _StoppedError)):
+        raise error
+    return sorted((future.result() for future in futures), key=lambda file: file.path)
 
 
 def verify(path: Path, file: LockedFile) -> LockedFile:
@@ -220,19 +234,25 @@ def verify(path: Path, file: LockedFile) -> LockedFile:
     return file.model_copy(update={"sha256": content.hexdigest()})
 
 
-def retry(call: Callable[[], _T], on_error: Callable[[Exception], None] = lambda error: None) -> _T:
+def _retry(
+    asset: Asset, call: Callable[[], _T], path: str | None = None, note: Callable[[str], None] | None = None
+) -> _T:
     """Call until it works or trying again makes no sense.
 
     A dropped network gets `ATTEMPTS` attempts with growing pauses, a wrong file one more: a bad link may have
     spoilt it, but what is wrong twice will stay so.
+
+    Raises:
+        KitError: Something is not there, not allowed, not reachable or not right.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in count(1):
         try:
             return call()
-        except Exception as error:
+        except (OSError, httpx2.HTTPError, Mismatch) as error:
             if attempt == (2 if isinstance(error, Mismatch) else ATTEMPTS) or not _may_pass(error):
-                raise
-            on_error(error)
+                raise _in_words(error, asset, path) from error
+            if note is not None:
+                note(f"{path}: {_reason(error)}; trying again")
             time.sleep(PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("the last attempt returns or raises")
 
@@ -249,66 +269,50 @@ def _may_pass(error: Exception) -> bool:
     )
 
 
-@contextmanager
-def translated(asset: Asset, path: str | None = None) -> Iterator[None]:
-    """Turn the client's errors into ours.
+_RELOCK = "kit lock --write"
+_WORDS: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        errors.GatedRepoError,
+        "the hub gives it only to those who accepted its terms",
+        "accept them on the repository's page, then run with HF_TOKEN set (or after `hf auth login`)",
+    ),
+    (
+        errors.RepositoryNotFoundError,
+        "the hub has no such {asset.type}, or not for you",
+        "correct `repository` in the lock, or set HF_TOKEN",
+    ),
+    (errors.RevisionNotFoundError, "the hub has no revision {asset.revision}", _RELOCK),
+    (errors.RemoteEntryNotFoundError, "the hub has no such file at {asset.revision:.12}", _RELOCK),
+    (
+        Mismatch,
+        "{error}. It was refused twice and not kept",
+        "look for a proxy or mirror that alters files (HF_ENDPOINT), then run the same command again",
+    ),
+)
+"""Error of the client, what it means, what to do; the first that fits counts."""
 
-    Raises:
-        KitError: Something is not there, not allowed, not reachable or not right.
-    """
+
+def _in_words(error: Exception, asset: Asset, path: str | None) -> KitError:
     where = asset.repository if path is None else f"{asset.repository}: {path}"
+    for kind, message, fix in _WORDS:
+        if isinstance(error, kind):
+            return KitError(message.format(error=error, asset=asset), where=where, fix=fix, exit_code=1)
+    message = _reason(error)
+    if (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, errors.HfHubHTTPError)
+    ):
+        message, where = str(error.strerror), str(error.filename or where)
     again = "check the network, then run the same command again; it goes on where it stopped"
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise KitError(
-            "the hub gives it only to those who accepted its terms",
-            where=where,
-            fix="accept them on the repository's page, then run with HF_TOKEN set (or after `hf auth login`)",
-            exit_code=1,
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise KitError(
-            f"the hub has no such {asset.type}, or not for you",
-            where=where,
-            fix="correct `repository` in the lock, or set HF_TOKEN",
-            exit_code=1,
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise KitError(
-            f"the hub has no revision {asset.revision}", where=where, fix="kit lock --write", exit_code=1
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise KitError(
-            f"the hub has no such file at {asset.revision[:12]}",
-            where=where,
-            fix="kit lock --write",
-            exit_code=1,
-        ) from error
-    except Mismatch as error:
-        raise KitError(
-            f"{error}. It was refused twice and not kept",
-            where=where,
-            expected=f"the file of revision {asset.revision[:12]}",
-            fix="look for a proxy or mirror that alters files (HF_ENDPOINT), then run the same command again",
-            exit_code=1,
-        ) from error
-    except OSError as error:
-        if error.errno is not None and not isinstance(error, errors.HfHubHTTPError):
-            raise KitError(
-                f"{error.strerror}", where=str(error.filename or where), fix=again, exit_code=1
-            ) from error
-        raise KitError(_reason(error), where=where, fix=again, exit_code=1) from error
-    except httpx2.HTTPError as error:
-        raise KitError(_reason(error), where=where, fix=again, exit_code=1) from error
+    return KitError(message, where=where, fix=again, exit_code=1)
 
 
 def _reason(error: Exception) -> str:
     """An error in one line, the innermost where the client wrapped it."""
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return first_line[:300]
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (next(iter(str(error).splitlines()), "") or type(error).__name__)[:300]
 
 
 def _bar(advance: Callable[[int], None]) -> type[Any]:

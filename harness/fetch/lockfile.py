@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -156,40 +157,32 @@ def load_lock(path: Path = LOCK_PATH) -> AssetsLock:
         raise KitError(f"{place}: {first['msg']}", where=path.name) from error
 
 
-class _Flow(dict[str, Any]):
-    """A mapping that is written on one line."""
+class _OneLine(dict[str, Any]):
+    """A mapping that is written on one line: a file of an asset."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, but one line a file."""
+    """Block style but for `_OneLine`."""
 
 
 _Dumper.add_representer(
-    _Flow, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
+    _OneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
 )
 
 
 def dump_lock(lock: AssetsLock, header: str = "") -> str:
-    """The text of a lock file.
-
-    Args:
-        lock: What to write.
-        header: Comment lines to put on top.
-    """
+    """The text of a lock file, with comment lines on top."""
     document = lock.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for asset in document["assets"].values():
         if "files" in asset:
-            asset["files"] = [_Flow(file) for file in asset["files"]]
-    for name, value in document["targets"].items():
-        document["targets"][name] = list(value)
+            asset["files"] = [_OneLine(file) for file in asset["files"]]
     return header + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000)
 
 
-def read_header(path: Path) -> str:
-    """The comment lines on top of a lock file."""
-    lines: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.startswith("#"):
-            break
-        lines.append(line)
-    return "".join(lines)
+def write_lock(path: Path, lock: AssetsLock) -> None:
+    """Replace a lock file, keeping the comment on top."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    header = "".join(takewhile(lambda line: line.startswith("#"), lines))
+    waiting = path.with_name(f".{path.name}.new")
+    waiting.write_text(dump_lock(lock, header), encoding="utf-8")
+    waiting.replace(path)

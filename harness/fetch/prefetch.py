@@ -2,79 +2,99 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Lock
 from types import ModuleType
-from typing import Protocol
+from typing import Any
 
 from harness.errors import KitError
-from harness.fetch.lockfile import Asset, LockedFile
-from harness.fetch.store import Store, check_space
+from harness.fetch.lockfile import Asset
+from harness.fetch.store import Store, check_space, human
 
-# Several files at once fill a fast line; each keeps a connection and at most one unfinished file on the disk.
-WORKERS = 4
+LINE_EVERY_S = 10.0
 WAITING = "another kit is fetching it; waiting"
 
 
-class Progress(Protocol):
-    """Who is told how far it is. Called from several threads."""
+class FetchProgress:
+    """Shows on standard error how far a fetch is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._bar: Any = None
+        self._name = ""
+        self._total = self._done = 0
+        self._began_s = self._said_s = 0.0
 
     def begin(self, name: str, total: int) -> None:
         """An asset of `total` bytes starts."""
+        self._name, self._total, self._done = name, total, 0
+        self._began_s = self._said_s = time.monotonic()
+        if sys.stderr.isatty():
+            from huggingface_hub.utils import tqdm
+
+            self._bar = tqdm(total=total, desc=f"fetch: {name}", unit="B", unit_scale=True)
 
     def advance(self, step: int) -> None:
         """`step` more bytes of it are on the disk; negative when some are given up."""
+        with self._lock:
+            self._done += step
+            now_s = time.monotonic()
+            if self._bar is not None:
+                self._bar.update(step)
+            elif now_s - self._said_s >= LINE_EVERY_S:
+                self._said_s = now_s
+                rate = human(self._done / (now_s - self._began_s))
+                self.note(f"{self._name}: {human(self._done)} of {human(self._total)}, {rate}/s")
 
     def note(self, text: str) -> None:
         """Something worth a line."""
+        (print if self._bar is None else self._bar.write)(f"fetch: {text}", file=sys.stderr)
+        sys.stderr.flush()
 
     def end(self, name: str) -> None:
         """The asset is complete."""
+        if self._bar is not None:
+            self._bar.close()
+        self.note(f"{name}: complete, every file verified")
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What there is to do for one asset."""
+class MissingAsset:
+    """What there is to do for one asset.
+
+    Attributes:
+        fault: Why it is not complete; None if it is.
+    """
 
     name: str
     asset: Asset
     fault: str | None
-    """Why it is not complete; None if it is."""
     missing_bytes: int
 
 
-def make_plan(assets: Mapping[str, Asset], store: Store) -> list[Planned]:
-    """Compare what is needed with what is there, without a network.
-
-    Args:
-        assets: What is needed, by name.
-        store: The cache.
-    """
+def make_plan(assets: Mapping[str, Asset], store: Store) -> list[MissingAsset]:
+    """Compare what is needed, by name, with what is in a cache, without a network."""
     return [
-        Planned(
-            name=name,
-            asset=asset,
-            fault=store.fault(asset),
-            missing_bytes=max(asset.bytes - store.fetched_bytes(asset), 0),
-        )
+        MissingAsset(name, asset, store.fault(asset), max(asset.bytes - store.fetched_bytes(asset), 0))
         for name, asset in assets.items()
     ]
 
 
 def prefetch(
-    assets: Mapping[str, Asset], store: Store, progress: Progress, endpoint: str | None = None
+    assets: Mapping[str, Asset], store: Store, progress: FetchProgress, endpoint: str | None = None
 ) -> dict[str, Path]:
     """Make every asset complete in the cache.
 
     Args:
         assets: What is needed, by name.
         store: The cache.
-        progress: Who is told.
+        progress: Who is told. Called from several threads.
         endpoint: The hub; $HF_ENDPOINT if None.
 
     Returns:
@@ -96,7 +116,7 @@ def prefetch(
     return {name: store.files(asset) for name, asset in assets.items()}
 
 
-def _fetch(name: str, asset: Asset, store: Store, progress: Progress, endpoint: str | None) -> None:
+def _fetch(name: str, asset: Asset, store: Store, progress: FetchProgress, endpoint: str | None) -> None:
     hub = load_client()
     files = list(asset.files) or hub.list_files(asset, endpoint)
     total = sum(file.size for file in files)
@@ -109,52 +129,10 @@ def _fetch(name: str, asset: Asset, store: Store, progress: Progress, endpoint: 
             exit_code=1,
         )
     progress.begin(name, total)
-    folder = store.begin(asset)
-    failed, interrupted = Event(), Event()
-
-    def advance(step: int) -> None:
-        # The only place where a download can be left: the client calls it for every piece that arrives.
-        if interrupted.is_set():
-            raise _StoppedError
-        progress.advance(step)
-
-    def get(file: LockedFile) -> LockedFile:
-        if failed.is_set():
-            raise _StoppedError
-        found: LockedFile = hub.download(
-            asset, file, folder, advance=advance, note=progress.note, endpoint=endpoint
-        )
-        return found
-
-    # Large files first: the last one to end is then a small one.
-    order = sorted(files, key=lambda file: -file.size)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(get, file) for file in order]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            interrupted.set()
-            raise
-        finally:
-            # Files on their way may arrive: they are kept for the next try. No other is begun.
-            failed.set()
-    verified = sorted(_results(futures), key=lambda file: file.path)
-    receipt = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds"), "client": hub.client_version()}
+    verified = hub.download(asset, files, store.begin(asset), progress, endpoint)
+    receipt = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds"), "client": hub.CLIENT}
     store.publish(asset, verified, receipt)
     progress.end(name)
-
-
-class _StoppedError(Exception):
-    """The fetch has failed or was interrupted elsewhere."""
-
-
-def _results(futures: list[Future[LockedFile]]) -> list[LockedFile]:
-    """Every result, or the first error that is not the echo of another."""
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in errors:
-        if not isinstance(error, _StoppedError):
-            raise error
-    return [future.result() for future in futures]
 
 
 def load_client() -> ModuleType:

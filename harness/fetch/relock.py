@@ -1,13 +1,12 @@
-"""Resolve the lock anew: the head of each repository's main branch, and its files' sizes and digests."""
+"""Resolve the lock again: the head of each repository's main branch, and its files' sizes and digests."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from datetime import date
-from pathlib import Path
 
-from harness.fetch.lockfile import Asset, AssetsLock, dump_lock, read_header
+from harness.fetch.lockfile import Asset, AssetsLock, dump_lock
 from harness.fetch.prefetch import load_client
 
 
@@ -23,9 +22,8 @@ def relock(lock: AssetsLock, names: Iterable[str], today: date, endpoint: str | 
     Raises:
         KitError: A repository cannot be found or the hub cannot be reached.
     """
-    return lock.model_copy(
-        update={"assets": lock.assets | {name: _resolve(lock.asset(name), today, endpoint) for name in names}}
-    )
+    resolved = {name: _resolve(lock.asset(name), today, endpoint) for name in names}
+    return lock.model_copy(update={"assets": lock.assets | resolved})
 
 
 def _resolve(asset: Asset, today: date, endpoint: str | None) -> Asset:
@@ -41,18 +39,5 @@ def _resolve(asset: Asset, today: date, endpoint: str | None) -> Asset:
 
 def difference(old: AssetsLock, new: AssetsLock) -> str:
     """A unified diff of two locks; empty if they are the same."""
-    return "".join(
-        difflib.unified_diff(
-            dump_lock(old).splitlines(keepends=True),
-            dump_lock(new).splitlines(keepends=True),
-            fromfile="locked",
-            tofile="resolved",
-        )
-    )
-
-
-def write_lock(path: Path, lock: AssetsLock) -> None:
-    """Replace a lock file, keeping the comment on top."""
-    waiting = path.with_name(f".{path.name}.new")
-    waiting.write_text(dump_lock(lock, read_header(path)), encoding="utf-8")
-    waiting.replace(path)
+    before, after = (dump_lock(lock).splitlines(keepends=True) for lock in (old, new))
+    return "".join(difflib.unified_diff(before, after, fromfile="locked", tofile="resolved"))

@@ -32,19 +32,13 @@ def default_cache() -> Path:
     """$KIT_CACHE, else distill-energy-kit in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
     if chosen := os.environ.get("KIT_CACHE"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "distill-energy-kit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-energy-kit"
 
 
 class Store:
-    """A cache folder. Reading never writes to it.
-
-    Args:
-        root: The folder; `default_cache()` if None.
-    """
+    """A cache folder; `default_cache()` if none is named. Reading never writes to it."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.is_default = root is None
         self.root = root or default_cache()
 
     def files(self, asset: Asset) -> Path:
@@ -60,11 +54,11 @@ class Store:
 
         Looks at names and sizes. The contents were verified before the asset was published.
         """
-        folder = self.root / "assets" / asset.key
-        if not folder.is_dir():
+        files = self.files(asset)
+        if not files.parent.is_dir():
             return "has not been fetched" if not self.partial(asset).is_dir() else "has been fetched in part"
         try:
-            receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+            receipt = json.loads((files.parent / "receipt.json").read_text(encoding="utf-8"))
             listed = {file["path"]: file["size"] for file in receipt["files"]}
         except (OSError, ValueError, KeyError, TypeError):
             return "has no readable receipt"
@@ -74,7 +68,7 @@ class Store:
             return "has other files than the lock"
         for path, size in listed.items():
             try:
-                found = (folder / "files" / path).stat().st_size
+                found = (files / path).stat().st_size
             except OSError:
                 return f"lacks {path}"
             if found != size:
@@ -85,20 +79,17 @@ class Store:
         """Bytes of an asset that need not be fetched again; finished files of a partial fetch count."""
         if self.fault(asset) is None:
             return asset.bytes
-        folders = [self.files(asset), self.partial(asset) / "files"]
         return sum(
             path.stat().st_size
-            for folder in folders
+            for folder in (self.files(asset), self.partial(asset) / "files")
             for path in folder.rglob("*")
             if path.is_file() and ".cache" not in path.relative_to(folder).parts
         )
 
     def free_bytes(self) -> int:
         """Free space of the disk the cache is or will be on."""
-        folder = self.root.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        absolute = self.root.absolute()
+        return shutil.disk_usage(next(f for f in (absolute, *absolute.parents) if f.exists())).free
 
     @contextmanager
     def exclusive(self, asset: Asset, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -124,10 +115,9 @@ class Store:
         Returns:
             Its `files` folder, without the leftovers of a process that was killed.
         """
-        partial, published = self.partial(asset), self.root / "assets" / asset.key
+        partial, published = self.partial(asset), self.files(asset).parent
         if published.exists():
-            if partial.exists():
-                shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.parent.mkdir(parents=True, exist_ok=True)
             published.rename(partial)
             (partial / "receipt.json").unlink(missing_ok=True)
@@ -146,27 +136,23 @@ class Store:
             files: Every file, verified, with its SHA-256.
             receipt: More to record.
         """
-        partial = self.partial(asset)
+        partial, published = self.partial(asset), self.files(asset).parent
         shutil.rmtree(partial / "files" / ".cache", ignore_errors=True)
-        wanted = {file.path for file in files}
-        for path in (path for path in (partial / "files").rglob("*") if path.is_file()):
-            if str(path.relative_to(partial / "files")) not in wanted:
+        wanted = {partial / "files" / file.path for file in files}
+        for path in list((partial / "files").rglob("*")):
+            if path.is_file() and path not in wanted:
                 path.unlink()
         document = {
             "schema": RECEIPT_SCHEMA,
-            "type": asset.type,
-            "repository": asset.repository,
-            "revision": asset.revision,
+            **asset.model_dump(include={"type", "repository", "revision"}),
             "include": list(asset.include),
             "bytes": sum(file.size for file in files),
             "files": [file.model_dump(exclude_none=True) for file in files],
             **receipt,
         }
-        waiting = partial / "receipt.json"
-        waiting.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (partial / "receipt.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         for path in (*partial.rglob("*"), partial):
             _force_to_disk(path)
-        published = self.root / "assets" / asset.key
         published.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(published)
         _force_to_disk(published.parent)
@@ -175,12 +161,8 @@ class Store:
 def check_space(store: Store, needed: int) -> None:
     """Refuse to begin what cannot end.
 
-    Args:
-        store: The cache.
-        needed: Bytes still to be fetched.
-
     Raises:
-        KitError: The disk has too little room.
+        KitError: The disk has too little room for `needed` bytes.
     """
     free = store.free_bytes()
     if needed and free < needed + SPARE_BYTES:

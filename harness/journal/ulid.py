@@ -16,8 +16,12 @@ def new_ulid(t_us: int | None = None) -> str:
     Args:
         t_us: UTC in microseconds; now by default.
     """
-    t_ms = time.time_ns() // 1_000_000 if t_us is None else t_us // 1000
-    number = (t_ms & (2**48 - 1)) << 80 | secrets.randbits(80)
+    return ulid_of(time.time_ns() // 1000 if t_us is None else t_us, secrets.token_bytes(10))
+
+
+def ulid_of(t_us: int, tail: bytes) -> str:
+    """The ULID of a time, UTC in microseconds, and 10 bytes."""
+    number = (t_us // 1000 & (2**48 - 1)) << 80 | int.from_bytes(tail, "big")
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 

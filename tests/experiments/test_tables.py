@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.accounting import Interval
+from harness.errors import KitError
 from harness.experiments.comparison import remarks
 from harness.experiments.documents import write_documents
 from harness.experiments.frontier import frontier
@@ -183,8 +185,33 @@ def test_the_figure_is_a_picture_with_every_cell(tmp_path: Path) -> None:
     made = results(rel=0.3)
     files = write_documents(made, "table2", target("table2"), tmp_path)
     root = ET.fromstring(files["frontier.svg"].read_text())
-    titles = [e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert len(titles) == 9 and all("Q 0.500" in title for title in titles)
+    labels = [e.get("aria-label") or "" for e in root.iter("{http://www.w3.org/2000/svg}path")]
+    assert sum("Q 0.500" in label for label in labels) == 9
+    bars = [e.get("aria-label") or "" for e in root.iter("{http://www.w3.org/2000/svg}line")]
+    assert sum(label.startswith("low: ") for label in bars) == 9
+    assert sum("q_low: " in label for label in bars) == 9
+    spec = json.loads(files["frontier.vl.json"].read_text())
+    rows = {row["words"].partition(":")[0]: row for row in spec["data"]["values"]}
+    points = frontier(made.cells)
+    assert len(rows) == len(points) == 9
+    for point in points:
+        row = rows[point.name]
+        assert (row["energy"], row["low"], row["high"], row["on_frontier"]) == (
+            point.energy_j,
+            point.energy_j_low,
+            point.energy_j_high,
+            point.on_frontier,
+        )
+
+
+def test_without_the_plot_extra_the_tables_are_there_and_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(KitError, match="altair") as caught:
+        write_documents(results(), "table2", target("table2"), tmp_path)
+    assert "[plot]" in str(caught.value.fix)
+    assert {path.name for path in tmp_path.iterdir()} == {"table2.md", "table2.csv", "table2.json"}
 
 
 def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:

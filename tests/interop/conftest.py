@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.interop.reference.importer import ImportResult, import_reference
+from harness.interop.reference.importer import import_reference
+from harness.interop.write import ImportResult
 from tests.interop.reference_checks import Make, assert_valid
 from tests.interop.reference_logs import HarnessRun
 

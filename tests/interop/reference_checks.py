@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bundle import Bundle
-from harness.interop.reference.importer import ImportResult
+from harness.interop.write import ImportResult
 from harness.validate import validate
 
 US = 1_000_000

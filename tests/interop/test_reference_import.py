@@ -10,7 +10,8 @@ import pytest
 
 from harness.bundle import Bundle
 from harness.errors import KitError
-from harness.interop.reference.importer import ImportResult, import_reference
+from harness.interop.reference.importer import import_reference
+from harness.interop.write import ImportResult
 from tests.interop.reference_checks import US, Make, events, everything, only
 from tests.interop.reference_logs import (
     T0,

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import KitError
-from harness.interop.reference import read_csv, read_json
+from harness.interop.codecarbon import read_emissions
+from harness.interop.log_files import load_json
+from harness.interop.reference import read_json
 from harness.interop.reference.discover import discover
+from harness.interop.reference.read_power_log import read_power_log
 from tests.interop.reference_logs import (
     EMISSION_COLUMNS,
     T0,
@@ -25,7 +28,7 @@ from tests.interop.reference_logs import (
 
 def parse(body: dict[str, object], tmp_path: Path, name: str = "s.json") -> read_json.ReferenceStage:
     path = HarnessRun.write_json(tmp_path / name, body)
-    return read_json.parse_stage(read_json.load_object(path), path)
+    return read_json.parse_stage(load_json(path), path)
 
 
 def test_current_record(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_truncated_json_names_the_place(cut: int, tmp_path: Path) -> None:
     path = HarnessRun.write_json(tmp_path / "s.json", stage_record("kd"))
     path.write_text(path.read_text()[:-cut])
     with pytest.raises(KitError, match=r"ends in the middle|not JSON") as caught:
-        read_json.load_object(path)
+        load_json(path)
     assert "s.json:" in (caught.value.where or "")
 
 
@@ -95,17 +98,17 @@ def test_truncated_json_names_the_place(cut: int, tmp_path: Path) -> None:
 def test_what_is_no_json_object_is_refused(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_bytes(text)
     with pytest.raises(KitError, match=r"s\.json"):
-        read_json.load_object(tmp_path / "s.json")
+        load_json(tmp_path / "s.json")
 
 
 def test_power_log(tmp_path: Path) -> None:
-    log = read_csv.read_power_log(HarnessRun(tmp_path).power("s", even_rows(T0, 5, [100.0, 50.0])))
+    log = read_power_log(HarnessRun(tmp_path).power("s", even_rows(T0, 5, [100.0, 50.0])))
     assert (log.rows, log.blocks[0].gpus, log.header_missing, log.truncated_line) == (11, (0, 1), False, None)
     assert log.blocks[0].watts.sum(axis=1).tolist() == [150.0] * 11
 
 
 def test_power_log_without_header(tmp_path: Path) -> None:
-    log = read_csv.read_power_log(HarnessRun(tmp_path).power("s", even_rows(T0, 5, [100.0]), header=False))
+    log = read_power_log(HarnessRun(tmp_path).power("s", even_rows(T0, 5, [100.0]), header=False))
     assert (log.header_missing, log.blocks[0].gpus, log.rows) == (True, (0,), 11)
 
 
@@ -113,9 +116,9 @@ def test_power_log_with_another_number_of_gpus(tmp_path: Path) -> None:
     run = HarnessRun(tmp_path)
     run.power("s", even_rows(T0, 5, [100.0]))
     path = run.power("s", even_rows(T0 + 900, 5, [100.0] * 4), append=True, header=False)
-    log = read_csv.read_power_log(path)
+    log = read_power_log(path)
     assert [block.gpus for block in log.blocks] == [(0,), (0, 1, 2, 3)]
-    assert log.blocks[1].first_line == 13
+    assert [len(block.t_us) for block in log.blocks] == [11, 11]
 
 
 def test_power_log_of_a_killed_writer(tmp_path: Path) -> None:
@@ -123,20 +126,20 @@ def test_power_log_of_a_killed_writer(tmp_path: Path) -> None:
     for lost in (6, 9, 20):
         cut = path.read_bytes()[:-lost]
         (tmp_path / "power_log.csv").write_bytes(cut)
-        log = read_csv.read_power_log(tmp_path / "power_log.csv")
+        log = read_power_log(tmp_path / "power_log.csv")
         assert (log.truncated_line, log.rows) == (12, 10), lost
 
 
 def test_a_log_that_only_lost_its_last_newline_is_whole(tmp_path: Path) -> None:
     path = HarnessRun(tmp_path).power("s", even_rows(T0, 5, [100.0]))
     path.write_bytes(path.read_bytes().rstrip())
-    assert read_csv.read_power_log(path).rows == 11
+    assert read_power_log(path).rows == 11
 
 
 def test_unusable_readings_are_not_zeros(tmp_path: Path) -> None:
     rows = even_rows(T0, 5, [100.0])
     rows[3], rows[4], rows[5] = (rows[3][0], [0.0]), (rows[4][0], [-5.0]), (rows[5][0], [2e5])
-    log = read_csv.read_power_log(HarnessRun(tmp_path).power("s", rows))
+    log = read_power_log(HarnessRun(tmp_path).power("s", rows))
     assert log.unusable_readings == 3
     assert [math.isnan(w) for w in log.blocks[0].watts[2:7, 0]] == [False, True, True, True, False]
 
@@ -147,7 +150,7 @@ def test_garbage_inside_a_power_log_names_the_line(garbage: str, tmp_path: Path)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:4], garbage, *lines[4:]]))
     with pytest.raises(KitError, match="not a sample") as caught:
-        read_csv.read_power_log(path)
+        read_power_log(path)
     assert caught.value.where == f"{path}:5"
 
 
@@ -157,7 +160,7 @@ def test_garbage_inside_a_power_log_names_the_line(garbage: str, tmp_path: Path)
 def test_a_power_log_without_samples_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "power_log.csv").write_text(text)
     with pytest.raises(KitError, match=r"power_log\.csv"):
-        read_csv.read_power_log(tmp_path / "power_log.csv")
+        read_power_log(tmp_path / "power_log.csv")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_a_power_log_without_samples_is_refused(text: str, tmp_path: Path) -> No
     ],
 )
 def test_emissions_of_every_codecarbon(columns: str, tmp_path: Path) -> None:
-    (row,) = read_csv.read_emissions(HarnessRun(tmp_path).emissions(emission("p"), columns=columns))
+    (row,) = read_emissions(HarnessRun(tmp_path).emissions(emission("p"), columns=columns))
     assert (row.project, row.version, row.tracking_mode) == ("p", "3.2.1", "process")
     assert row.gpu_kwh == pytest.approx(20_000 / 3.6e6)
     assert row.cpu_model == ("AMD EPYC 9654" if "cpu_model" in columns else None)
@@ -181,7 +184,7 @@ def test_a_broken_emissions_row_names_the_line(line: str, tmp_path: Path) -> Non
     path = HarnessRun(tmp_path).emissions(emission("p"))
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(KitError) as caught:
-        read_csv.read_emissions(path)
+        read_emissions(path)
     assert caught.value.where == f"{path}:3"
 
 

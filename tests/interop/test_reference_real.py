@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from harness.bundle import Bundle
-from harness.interop.reference.importer import ImportResult, import_reference
+from harness.interop.reference.importer import import_reference
+from harness.interop.write import ImportResult
 from tests.interop.reference_checks import assert_valid, everything
 
 SHARED = Path(os.environ.get("KIT_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

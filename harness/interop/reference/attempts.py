@@ -1,5 +1,4 @@
-"""Decides what was one run of one stage: which record speaks for it, which samples and CodeCarbon row
-belong to it.
+"""Decides what was one run of one stage: which record speaks for it, and which samples belong to it.
 
 Each run becomes one attempt. The harness overwrites records but appends samples, keeps partial records
 beside final ones, repeats every stage in up to three summaries, and never says which of them belong
@@ -9,164 +8,143 @@ together; the start time does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.interop.reference.power_runs import EDGE_S, SPLIT_S, PowerRuns, PowerSeries
-from harness.interop.reference.records import (
-    US_PER_S,
-    Doubt,
-    Emission,
-    ReferenceStage,
-    StageFolder,
-    seconds_to_us,
-)
+from harness.interop.codecarbon import Emission
+from harness.interop.imported import US_PER_S, Doubt, Samples, error, info, seconds_to_us, warning
+from harness.interop.reference.power_runs import EDGE_US, SPLIT_S, PowerRuns
+from harness.interop.reference.records import ReferenceStage, StageFolder
 
-Status = Literal["completed", "partial"]
 _SAME_START_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class StageRun:
     """One run of one stage.
 
     Attributes:
         record: The record that speaks for it; None when only samples or a CodeCarbon row are left.
         snapshots: Partial records of the same run, by step.
         power: Its samples with times; None when the log keeps only a total.
-        start_us: Unix microseconds of the recorded window.
-        end_us: End of the recorded window.
+        start_us: Unix microseconds of the recorded window; `end_us` is its end.
         tail_end_us: Last sample after the recorded window of a run that went on until it was killed, or None.
     """
 
     folder: StageFolder
     record: ReferenceStage | None
-    snapshots: tuple[ReferenceStage, ...]
-    power: PowerSeries | None
     start_us: int
     end_us: int
+    snapshots: tuple[ReferenceStage, ...] = ()
+    power: Samples | None = None
     tail_end_us: int | None = None
     emission: Emission | None = None
     doubts: tuple[Doubt, ...] = ()
 
     @property
-    def status(self) -> Status:
+    def stage_id(self) -> str:
+        """The id the harness filed the run under."""
+        named = self.record or self.folder.config
+        return self.folder.name if named is None else named.stage_id
+
+    @property
+    def status(self) -> Literal["completed", "partial"]:
         """`completed` only if the harness itself closed the stage."""
-        closed = self.record is not None and self.record.kind in ("final", "summary")
-        return "completed" if closed else "partial"
+        return "completed" if self.record is not None and self.record.closed else "partial"
 
     @property
     def duration_s(self) -> float:
         """Length of the recorded window."""
         return (self.end_us - self.start_us) / US_PER_S
 
-    def with_doubts(self, *doubts: Doubt) -> Attempt:
+    def with_doubts(self, *doubts: Doubt) -> StageRun:
         """The same attempt with more doubts."""
         return replace(self, doubts=self.doubts + doubts)
 
 
-@dataclass(frozen=True, slots=True)
-class Unplaced:
-    """A record that gives an energy but no time, and no samples to place it by."""
-
-    folder: StageFolder
-    record: ReferenceStage
-
-
-def attempts_of(folder: StageFolder, *, split_s: float = SPLIT_S) -> tuple[list[Attempt], list[Unplaced]]:
+def attempts_of(
+    folder: StageFolder, *, split_s: float = SPLIT_S
+) -> tuple[list[StageRun], list[ReferenceStage]]:
     """The attempts of one stage folder in time order, and the records that cannot be placed in time."""
-    runs, unplaced = _runs(folder.records)
-    power = PowerRuns(folder.power_log, split_s) if folder.power_log is not None else None
+    runs, unplaced = _runs(folder)
+    if folder.power_log is None:
+        return sorted(runs, key=lambda a: a.start_us), unplaced
+    power = PowerRuns(folder.power_log, split_s)
     log_doubts = _log_doubts(folder, power)
-    attempts: list[Attempt] = []
+    attempts: list[StageRun] = []
     for position, run in enumerate(runs):
         following = runs[position + 1].start_us if position + 1 < len(runs) else None
-        attempts.extend(_with_samples(folder, run, power, following))
-    if power is not None:
-        leftover, stray = power.rest()
-        if stray:
-            log_doubts.append(Doubt("stray_samples", "info", {"samples": stray}))
-        for series in leftover:
-            record = unplaced.pop(0) if unplaced and len(leftover) == 1 else None
-            attempts.append(_from_samples(folder, series, record))
-        if len(leftover) + len(runs) > 1 and any(a.power is not None for a in attempts):
-            several = Doubt(
-                "several_runs_in_log", "warning", {"runs_in_power_log": len(leftover) + len(runs)}
-            )
-            attempts = [a.with_doubts(several) if a.power is not None else a for a in attempts]
+        attempts.extend(_with_samples(run, power, following))
+    leftover, stray = power.rest()
+    if stray:
+        log_doubts.append(info("stray_samples", samples=stray))
+    for series in leftover:
+        record = unplaced.pop(0) if unplaced and len(leftover) == 1 else None
+        attempts.append(_from_samples(folder, series, record))
+    in_log = len(leftover) + len(runs)
+    if in_log > 1:
+        log_doubts.insert(0, warning("several_runs_in_log", runs_in_power_log=in_log))
     attempts = [a.with_doubts(*log_doubts) if a.power is not None else a for a in attempts]
-    return sorted(attempts, key=lambda a: a.start_us), [Unplaced(folder, record) for record in unplaced]
+    return sorted(attempts, key=lambda a: a.start_us), unplaced
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Records with the same start."""
-
-    record: ReferenceStage
-    snapshots: tuple[ReferenceStage, ...]
-    start_us: int
-    end_us: int
-    doubts: tuple[Doubt, ...]
-
-
-def _runs(records: Sequence[ReferenceStage]) -> tuple[list[_Run], list[ReferenceStage]]:
-    placed = [record for record in records if record.window is not None]
-    unplaced = [record for record in records if record.window is None and record.gpu_energy_j]
+def _runs(folder: StageFolder) -> tuple[list[StageRun], list[ReferenceStage]]:
+    """Records with the same start as attempts without samples, and the records without times."""
+    placed = [record for record in folder.records if record.window is not None]
     groups: list[list[ReferenceStage]] = []
-    for record in sorted(placed, key=_start):
+    for record in sorted(placed, key=lambda r: r.start_s or 0.0):
         home = next((group for group in groups if _same_run(group[0], record)), None)
         if home is None:
             groups.append([record])
         else:
             home.append(record)
-    return [_speak(group) for group in groups], _distinct(unplaced)
-
-
-def _start(record: ReferenceStage) -> float:
-    assert record.start_s is not None
-    return record.start_s
+    unplaced: list[ReferenceStage] = []
+    for record in folder.records:
+        # A stage file and its summary are copies of each other.
+        copy = any(record.stage_id == other.stage_id and _same_figures(record, other) for other in unplaced)
+        if record.window is None and record.gpu_energy_j and not copy:
+            unplaced.append(record)
+    return [_speak(folder, group) for group in groups], unplaced
 
 
 def _same_run(first: ReferenceStage, other: ReferenceStage) -> bool:
     """Same start; a rebuilt record starts at the first sample, so it also joins a run that it overlaps."""
-    if first.stage_id != other.stage_id:
+    if first.stage_id != other.stage_id or first.window is None or other.window is None:
         return False
-    if abs(_start(first) - _start(other)) <= _SAME_START_S:
+    if abs(first.window[0] - other.window[0]) <= _SAME_START_S:
         return True
-    if "reconstructed" not in (first.kind, other.kind) or first.window is None or other.window is None:
+    if "reconstructed" not in (first.kind, other.kind):
         return False
     shared = min(first.window[1], other.window[1]) - max(first.window[0], other.window[0])
-    shorter = min(record.window[1] - record.window[0] for record in (first, other) if record.window)
+    shorter = min(window[1] - window[0] for window in (first.window, other.window))
     return shorter > 0 and shared > 0.5 * shorter
 
 
-def _speak(group: list[ReferenceStage]) -> _Run:
+def _speak(folder: StageFolder, group: list[ReferenceStage]) -> StageRun:
     """Choose the record that speaks for a run: closed by the harness, else the last partial one, else
     rebuilt."""
-    by_kind = {
-        kind: [record for record in group if record.kind == kind]
-        for kind in ("final", "summary", "snapshot", "reconstructed")
-    }
     # Step order, not file-name order: the text order of names puts step_9800 behind step_22200.
-    snapshots = tuple(sorted(by_kind["snapshot"], key=lambda r: (r.end_s or 0.0, r.snapshot_step or -1)))
+    snapshots = sorted(
+        (r for r in group if r.kind == "snapshot"), key=lambda r: (r.end_s or 0.0, r.snapshot_step or -1)
+    )
+    final = [record for record in group if record.kind == "final"]
+    closed = final + [record for record in group if record.kind == "summary"]
+    rebuilt = [record for record in group if record.kind == "reconstructed"]
     doubts: list[Doubt] = []
-    closed = by_kind["final"] + by_kind["summary"]
-    if closed:
-        record = max(by_kind["final"] or closed, key=lambda r: (r.end_s or 0.0, len(r.watts)))
-        copies = [other for other in closed + by_kind["reconstructed"] if other is not record]
-        if by_kind["reconstructed"] or any(not _same_figures(record, other) for other in copies):
-            doubts.append(_differs(record, copies))
-        if not by_kind["final"]:
-            doubts.append(Doubt("from_summary", "info", {"copies_in_summaries": len(closed)}))
-    elif snapshots:
-        record = snapshots[-1]
-        doubts.extend(_rebuilt_differs(record, other) for other in by_kind["reconstructed"][:1])
+    if closed or not snapshots:
+        record = max(final or closed or rebuilt, key=lambda r: (r.end_s or 0.0, len(r.watts)))
     else:
-        record = max(by_kind["reconstructed"], key=lambda r: (r.end_s or 0.0, len(r.watts)))
-    window = record.window
-    assert window is not None
-    return _Run(record, snapshots, seconds_to_us(window[0]), seconds_to_us(window[1]), tuple(doubts))
+        record = snapshots[-1]
+        doubts.extend(_rebuilt_ignored(record, other) for other in rebuilt[:1])
+    if closed:
+        copies = [other for other in closed + rebuilt if other is not record]
+        differs = (r for r in copies if r.kind == "reconstructed" or not _same_figures(record, r))
+        doubts.extend(_differs(record, other) for other in list(differs)[:1])
+        if not final:
+            doubts.append(info("from_summary", copies_in_summaries=len(closed)))
+    assert record.window is not None
+    start_us, end_us = map(seconds_to_us, record.window)
+    return StageRun(folder, record, start_us, end_us, snapshots=tuple(snapshots), doubts=tuple(doubts))
 
 
 def _same_figures(first: ReferenceStage, other: ReferenceStage) -> bool:
@@ -175,106 +153,81 @@ def _same_figures(first: ReferenceStage, other: ReferenceStage) -> bool:
     return close and (first.tokens or 0) == (other.tokens or 0)
 
 
-def _differs(record: ReferenceStage, copies: Sequence[ReferenceStage]) -> Doubt:
-    other = next(copy for copy in copies if copy.kind == "reconstructed" or not _same_figures(record, copy))
-    return Doubt(
+def _differs(record: ReferenceStage, other: ReferenceStage) -> Doubt:
+    return warning(
         "records_differ",
-        "warning",
-        {
-            "used": record.kind,
-            "other": other.kind,
-            "used_gpu_energy_j": record.gpu_energy_j,
-            "other_gpu_energy_j": other.gpu_energy_j,
-            "used_tokens": record.tokens,
-            "other_tokens": other.tokens,
-        },
+        used=record.kind,
+        other=other.kind,
+        used_gpu_energy_j=record.gpu_energy_j,
+        other_gpu_energy_j=other.gpu_energy_j,
+        used_tokens=record.tokens,
+        other_tokens=other.tokens,
     )
 
 
-def _rebuilt_differs(record: ReferenceStage, rebuilt: ReferenceStage) -> Doubt:
-    return Doubt(
+def _rebuilt_ignored(record: ReferenceStage, rebuilt: ReferenceStage) -> Doubt:
+    return warning(
         "reconstructed_ignored",
-        "warning",
-        {
-            "partial_step": record.snapshot_step,
-            "partial_tokens": record.tokens,
-            "partial_gpu_energy_j": record.gpu_energy_j,
-            "reconstructed_tokens": rebuilt.tokens,
-            "reconstructed_gpu_energy_j": rebuilt.gpu_energy_j,
-        },
+        partial_step=record.snapshot_step,
+        partial_tokens=record.tokens,
+        partial_gpu_energy_j=record.gpu_energy_j,
+        reconstructed_tokens=rebuilt.tokens,
+        reconstructed_gpu_energy_j=rebuilt.gpu_energy_j,
     )
 
 
-def _distinct(records: Sequence[ReferenceStage]) -> list[ReferenceStage]:
-    """Drop copies of the same unplaced record (a stage file and its summary)."""
-    kept: list[ReferenceStage] = []
-    for record in records:
-        if not any(record.stage_id == other.stage_id and _same_figures(record, other) for other in kept):
-            kept.append(record)
-    return kept
-
-
-def _with_samples(
-    folder: StageFolder, run: _Run, power: PowerRuns | None, next_start_us: int | None
-) -> list[Attempt]:
+def _with_samples(run: StageRun, power: PowerRuns, next_start_us: int | None) -> list[StageRun]:
     """Attach samples to a run; a rebuilt record that spans several runs is taken apart."""
-    bare = Attempt(folder, run.record, run.snapshots, None, run.start_us, run.end_us, doubts=run.doubts)
-    if power is None:
-        return [bare]
-    if run.record.kind == "reconstructed" and power.count_between(run.start_us, run.end_us) > 1:
+    record = run.record
+    assert record is not None
+    if record.kind == "reconstructed" and power.count_between(run.start_us, run.end_us) > 1:
         pieces = []
         while (piece := _first_piece(power, run)) is not None:
             pieces.append(piece)
-        doubt = Doubt(
-            "reconstructed_over_several_runs",
-            "error",
-            {"runs": len(pieces), "recorded_gpu_energy_j": run.record.gpu_energy_j},
+        doubt = error(
+            "reconstructed_over_several_runs", runs=len(pieces), recorded_gpu_energy_j=record.gpu_energy_j
         )
-        return [_from_samples(folder, piece, None).with_doubts(doubt, *run.doubts) for piece in pieces]
+        return [_from_samples(run.folder, piece, None).with_doubts(doubt, *run.doubts) for piece in pieces]
     until_us = None
-    if run.record.kind == "snapshot":
-        until_us = 2**62 if next_start_us is None else next_start_us - round(EDGE_S * US_PER_S)
+    if record.kind == "snapshot":
+        until_us = 2**62 if next_start_us is None else next_start_us - EDGE_US
     series = power.take(run.start_us, run.end_us, until_us=until_us)
     if series is None:
-        return [bare.with_doubts(Doubt("log_of_another_run", "warning", {"samples_in_window": 0}))]
+        return [run.with_doubts(warning("log_of_another_run", samples_in_window=0))]
     last_us = int(series.t_us[-1])
     tail_us = last_us if until_us is not None and last_us > run.end_us else None
-    return [replace(bare, power=series, tail_end_us=tail_us)]
+    return [replace(run, power=series, tail_end_us=tail_us)]
 
 
-def _first_piece(power: PowerRuns, run: _Run) -> PowerSeries | None:
+def _first_piece(power: PowerRuns, run: StageRun) -> Samples | None:
     """The earliest stretch of samples inside a rebuilt record's window, cut where runs are cut."""
-    leftover, _ = power.rest()
-    for piece in leftover:
-        if run.start_us - round(EDGE_S * US_PER_S) <= int(piece.t_us[0]) <= run.end_us:
+    for piece in power.rest()[0]:
+        if run.start_us - EDGE_US <= int(piece.t_us[0]) <= run.end_us:
             return power.take(int(piece.t_us[0]), int(piece.t_us[-1]))
     return None
 
 
-def _from_samples(folder: StageFolder, series: PowerSeries, record: ReferenceStage | None) -> Attempt:
+def _from_samples(folder: StageFolder, series: Samples, record: ReferenceStage | None) -> StageRun:
     """A run that no record with times speaks for: its window is its samples."""
-    doubt = Doubt("no_stage_record", "warning", {"samples": len(series.t_us)})
-    return Attempt(folder, record, (), series, int(series.t_us[0]), int(series.t_us[-1]), doubts=(doubt,))
+    doubt = warning("no_stage_record", samples=len(series.t_us))
+    start_us, end_us = int(series.t_us[0]), int(series.t_us[-1])
+    return StageRun(folder, record, start_us, end_us, power=series, doubts=(doubt,))
 
 
-def _log_doubts(folder: StageFolder, power: PowerRuns | None) -> list[Doubt]:
+def _log_doubts(folder: StageFolder, power: PowerRuns) -> list[Doubt]:
     """What is odd about the file itself; it concerns every run in it."""
     log = folder.power_log
-    if log is None or power is None:
-        return []
+    assert log is not None
     doubts = []
     if log.header_missing:
-        doubts.append(Doubt("header_missing", "warning", {"assumed_columns": len(log.blocks[0].gpus) + 2}))
+        doubts.append(warning("header_missing", assumed_columns=len(log.blocks[0].gpus) + 2))
     if log.truncated_line is not None:
-        doubts.append(Doubt("truncated_line", "info", {"line": log.truncated_line}))
+        doubts.append(info("truncated_line", line=log.truncated_line))
     if log.unusable_readings:
-        doubts.append(Doubt("readings_unusable", "warning", {"readings": log.unusable_readings}))
+        doubts.append(warning("readings_unusable", readings=log.unusable_readings))
     if log.total_mismatch:
-        doubts.append(Doubt("total_differs_from_gpus", "warning", {"rows": log.total_mismatch}))
+        doubts.append(warning("total_differs_from_gpus", rows=log.total_mismatch))
     if power.column_changes:
-        observed = {
-            "changes": power.column_changes,
-            "gpus_by_block": [len(block.gpus) for block in log.blocks],
-        }
-        doubts.append(Doubt("gpu_columns_changed", "warning", observed))
+        gpus = [len(block.gpus) for block in log.blocks]
+        doubts.append(warning("gpu_columns_changed", changes=power.column_changes, gpus_by_block=gpus))
     return doubts

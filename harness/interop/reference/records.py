@@ -1,7 +1,7 @@
 """What the authors' harness left on disk, as frozen records in its own units (seconds, watts, joules, kWh).
 
 `None` is a value the file does not give. A literal 0 stays 0 here: whether it means "zero" or "unknown" is
-a doubt, decided in `doubts`, not while reading.
+a doubt, decided in `record_doubts`, not while reading.
 """
 
 from __future__ import annotations
@@ -11,21 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from harness.interop.log_files import MAX_UNIX_S, MIN_UNIX_S
 
-J_PER_KWH = 3_600_000.0
-US_PER_S = 1_000_000
-MIN_UNIX_S, MAX_UNIX_S = 1e9, 4_102_444_800.0
-"""2001 .. 2100: a stamp outside lost digits or has another unit."""
+if TYPE_CHECKING:
+    from harness.interop.codecarbon import Emission
+    from harness.interop.imported import Host, Samples
 
 RecordKind = Literal["final", "snapshot", "reconstructed", "summary"]
-
-
-def seconds_to_us(seconds: float) -> int:
-    """Unix seconds as the harness writes them (float) to integer microseconds."""
-    return round(seconds * US_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +57,11 @@ class ReferenceStage:
     old_schema: bool
 
     @property
+    def closed(self) -> bool:
+        """Whether the harness itself ended the stage."""
+        return self.kind in ("final", "summary")
+
+    @property
     def window(self) -> tuple[float, float] | None:
         """(start, end) in unix seconds, or None when the record does not place itself in time."""
         if self.start_s is None or self.end_s is None:
@@ -90,37 +87,18 @@ class ReferenceStage:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerBlock:
-    """Consecutive rows of power_log.csv with the same columns.
-
-    Attributes:
-        first_line: 1-based line number of the first row.
-        gpus: NVML index of each column of `watts`; `(-1,)` when the file has only the total.
-        t_s: float64 [n], unix seconds.
-        watts: float64 [n, g], NaN where a reading cannot be used.
-        new_header: The block starts at a header line written inside the file.
-    """
-
-    first_line: int
-    gpus: tuple[int, ...]
-    t_s: NDArray[np.float64]
-    watts: NDArray[np.float64]
-    new_header: bool
-
-
-@dataclass(frozen=True, slots=True)
 class PowerLog:
     """A power_log.csv.
 
     Attributes:
+        blocks: Consecutive rows with the same columns, from one header to the next; times may run back.
         header_missing: The first line is already a sample.
         truncated_line: Number of an incomplete last line (the process died while writing), or None.
         unusable_readings: Readings that are empty, not finite, not positive or beyond any board.
         total_mismatch: Rows whose total differs from the sum of the GPUs by more than 0.1 W.
     """
 
-    path: Path
-    blocks: tuple[PowerBlock, ...]
+    blocks: tuple[Samples, ...]
     header_missing: bool
     truncated_line: int | None
     unusable_readings: int
@@ -129,68 +107,13 @@ class PowerLog:
     @property
     def rows(self) -> int:
         """Samples in the file."""
-        return sum(len(block.t_s) for block in self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """One row of CodeCarbon's emissions.csv (energies in kWh, `ended_local` without a time zone)."""
-
-    path: Path
-    line: int
-    project: str
-    ended_local: str
-    duration_s: float | None
-    cpu_kwh: float | None
-    gpu_kwh: float | None
-    ram_kwh: float | None
-    total_kwh: float | None
-    cpu_power_w: float | None
-    version: str | None
-    tracking_mode: str | None
-    cpu_model: str | None
-    cpu_count: int | None
-    gpu_count: int | None
-    gpu_model: str | None
-    python: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One card as environment_*.json describes it."""
-
-    index: int
-    name: str | None
-    memory_total_mib: int | None
-    memory_free_mib: int | None
-    power_limit_w: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """environment_*.json without host name, job and network address (`host_key` only tells two nodes
-    apart)."""
-
-    path: Path
-    host_key: str
-    gpus: tuple[Gpu, ...]
-    cpu_model: str | None
-    cpu_count: int | None
-    mem_mib: int | None
-    driver: str | None
-    cuda: str | None
-    python: str | None
-    torch: str | None
-    transformers: str | None
-    git_commit: str | None
-    git_dirty: bool | None
+        return sum(len(block.t_us) for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """config_*.json: the merged configuration a stage was started with."""
 
-    path: Path
     stage_id: str
     stage_name: str
     values: Mapping[str, Any]
@@ -205,21 +128,26 @@ class RunConfig:
         return node
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StageFolder:
-    """Everything that belongs to one stage id of one run directory."""
+    """Everything that belongs to one stage id of one run directory; `discover` fills it.
+
+    Attributes:
+        side_files: Environments and configurations that were read.
+    """
 
     run_dir: Path
     name: str
     records: tuple[ReferenceStage, ...] = ()
     power_log: PowerLog | None = None
-    environment: Environment | None = None
+    environment: Host | None = None
     config: RunConfig | None = None
+    side_files: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LogTree:
-    """What was found below a path.
+    """What was found below a path; `discover` fills it.
 
     Attributes:
         emissions: Rows of every emissions.csv, with the run directory they belong to.
@@ -227,21 +155,6 @@ class LogTree:
     """
 
     root: Path
-    folders: tuple[StageFolder, ...]
-    emissions: tuple[tuple[Path, Emission], ...]
-    ignored: int
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """One reason not to take a stage's figures at face value.
-
-    Attributes:
-        flag: Short name, stored in the stage's `flags`.
-        severity: `info` (explains), `warning` (weakens), `error` (a figure was dropped).
-        observation: What was seen, in numbers with units in the keys; becomes the event's detail.
-    """
-
-    flag: str
-    severity: Literal["info", "warning", "error"]
-    observation: Mapping[str, Any] = field(default_factory=dict)
+    folders: list[StageFolder] = field(default_factory=list)
+    emissions: list[tuple[Path, Emission]] = field(default_factory=list)
+    ignored: int = 0

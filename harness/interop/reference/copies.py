@@ -1,0 +1,180 @@
+"""From everything found below a path to the attempts a bundle holds: each run once, in time order, with the
+CodeCarbon row of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import KitError
+from harness.interop.codecarbon import Emission
+from harness.interop.imported import US_PER_S, seconds_to_us, warning
+from harness.interop.reference.attempts import StageRun, attempts_of
+from harness.interop.reference.power_runs import SPLIT_S
+from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
+
+_ZONE_STEP_S = 900
+"""Offsets of time zones are multiples of a quarter of an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctAttempts:
+    """What will be imported.
+
+    Attributes:
+        attempts: In time order; each becomes one session and one stage row.
+        unplaced: Records with an energy but no time; they become events, not stages.
+        copies: Attempts found again elsewhere (copies of a folder) and dropped.
+    """
+
+    attempts: tuple[StageRun, ...]
+    unplaced: tuple[ReferenceStage, ...]
+    copies: int
+
+
+def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAttempts:
+    """Turn the files of a tree into attempts.
+
+    Args:
+        tree: What was found.
+        split_s: Silence in a power_log.csv that separates two runs, seconds.
+
+    Raises:
+        KitError: Nothing in the tree can be placed in time.
+    """
+    found: list[StageRun] = []
+    unplaced: list[ReferenceStage] = []
+    for folder in tree.folders:
+        attempts, lost = attempts_of(folder, split_s=split_s)
+        found.extend(attempts)
+        unplaced.extend(lost)
+    kept = _without_copies(found)
+    copies = len(found) - len(kept)
+    kept = _with_emissions(kept, tree.emissions)
+    if not kept:
+        raise KitError(
+            "records were found, but none says when its stage ran",
+            where=str(tree.root),
+            expected="start_time and end_time in a stage JSON, or a power_log.csv beside it",
+            fix="import the folder that also holds power_log.csv",
+        )
+    kept.sort(key=lambda a: (a.start_us, a.end_us, a.folder.name))
+    return DistinctAttempts(tuple(kept), tuple(unplaced), copies)
+
+
+def _without_copies(attempts: list[StageRun]) -> list[StageRun]:
+    """Drop copies of the same run in another folder; the copy that knows most stays.
+
+    The same stage id over the same hours is the same run: the harness keeps one process a stage id.
+    """
+    kept: list[StageRun] = []
+    for attempt in sorted(attempts, key=_knowledge, reverse=True):
+        record = attempt.record
+        twin = next((index for index, other in enumerate(kept) if _same_hours(attempt, other)), None)
+        if twin is None:
+            kept.append(attempt)
+        elif record is not None and not _agree(record, kept[twin].record):
+            doubt = warning(
+                "records_differ",
+                other=record.kind,
+                other_gpu_energy_j=record.gpu_energy_j,
+                other_tokens=record.tokens,
+                other_duration_s=attempt.duration_s,
+            )
+            kept[twin] = kept[twin].with_doubts(doubt)
+    return kept
+
+
+def _knowledge(attempt: StageRun) -> tuple[int, int, int, int]:
+    trust = {"final": 3, "snapshot": 2, "summary": 2, "reconstructed": 1}
+    return (
+        0 if attempt.record is None else trust[attempt.record.kind],
+        0 if attempt.power is None else len(attempt.power.t_us),
+        0 if attempt.record is None else len(attempt.record.watts),
+        (attempt.folder.environment is not None) + (attempt.folder.config is not None),
+    )
+
+
+def _same_hours(first: StageRun, other: StageRun) -> bool:
+    if first.stage_id != other.stage_id:
+        return False
+    if abs(first.start_us - other.start_us) < US_PER_S and abs(first.end_us - other.end_us) < US_PER_S:
+        return True
+    shared = min(first.end_us, other.end_us) - max(first.start_us, other.start_us)
+    return 2 * shared > min(first.end_us - first.start_us, other.end_us - other.start_us) > 0
+
+
+def _agree(first: ReferenceStage, other: ReferenceStage | None) -> bool:
+    return other is None or (
+        math.isclose(first.gpu_energy_j or 0.0, other.gpu_energy_j or 0.0, rel_tol=1e-6)
+        and first.tokens == other.tokens
+    )
+
+
+def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emission]]) -> list[StageRun]:
+    """Give each attempt the CodeCarbon row of its own run: same project, same length, same day.
+
+    The tracker starts up to a few seconds before the stage and stops after it; its clock time has no zone.
+    A match shows the zone, in which the rows of no attempt are then placed.
+    """
+    # CodeCarbon copies its file to .bak whenever its columns change, and folders are copied: each row once.
+    rows: dict[tuple[str, str, float | None], tuple[Path, Emission]] = {}
+    for run_dir, row in emissions:
+        rows.setdefault((row.project, row.ended_local, row.duration_s), (run_dir, row))
+    unused = list(rows.values())
+    matched = []
+    offsets: dict[Path, int] = {}
+    for attempt in attempts:
+        names = {attempt.stage_id, attempt.folder.name}
+        candidates = []
+        for position, (_, row) in enumerate(unused):
+            offset = _zone_offset(row, attempt.end_us)
+            if row.project in names and row.duration_s is not None and offset is not None:
+                candidates.append((abs(row.duration_s - attempt.duration_s), position, offset))
+        distance, position, offset = min(candidates, default=(math.inf, -1, 0))
+        if distance <= 10.0 + 0.01 * attempt.duration_s:
+            run_dir, row = unused.pop(position)
+            offsets.setdefault(run_dir, offset)
+            attempt = replace(attempt, emission=row)
+        matched.append(attempt)
+    return matched + _emission_attempts(matched, unused, offsets)
+
+
+def _zone_offset(row: Emission, end_us: int) -> int | None:
+    """The time zone under which a row's local time is the end of a stage (within 2 minutes), seconds; else
+    None."""
+    ended = row.ended_if_utc_s
+    if ended is None:
+        return None
+    difference = ended - end_us / US_PER_S
+    offset = round(difference / _ZONE_STEP_S) * _ZONE_STEP_S
+    return offset if abs(difference - offset) < 120 and abs(offset) <= 14 * 3600 else None
+
+
+def _emission_attempts(
+    attempts: list[StageRun], unused: list[tuple[Path, Emission]], offsets: dict[Path, int]
+) -> list[StageRun]:
+    """Runs of which only CodeCarbon's row is left: their joules were spent and stay in the log."""
+    closed = [attempt.record for attempt in attempts if attempt.record is not None and attempt.record.closed]
+    found = []
+    for run_dir, row in unused:
+        ended = row.ended_if_utc_s
+        known = any(
+            record.stage_id == row.project
+            and record.codecarbon_total_kwh
+            and row.total_kwh
+            and math.isclose(record.codecarbon_total_kwh, row.total_kwh, rel_tol=1e-9)
+            for record in closed
+        )
+        if known or ended is None or not row.duration_s or row.duration_s <= 0:
+            continue
+        offset = offsets.get(run_dir)
+        end_us = seconds_to_us(ended - (offset or 0))
+        start_us = end_us - seconds_to_us(row.duration_s)
+        doubts = [warning("only_codecarbon", codecarbon_duration_s=row.duration_s)]
+        if offset is None:
+            doubts.append(warning("time_zone_unknown", assumed="UTC"))
+        folder = StageFolder(run_dir, row.project or "codecarbon")
+        found.append(StageRun(folder, None, start_us, end_us, emission=row, doubts=tuple(doubts)))
+    return found
