@@ -184,7 +184,7 @@ def _structured(annotation: Any, name: str, text: str) -> Any:
 
 
 def _checked(cls: type[Config], values: Mapping[str, Any], places: Mapping[str, str]) -> Config:
-    """The configuration of these values by dotted name; every value that does not fit is a line of the error."""
+    """The configuration of values by dotted name; each value that does not fit is a line of the error."""
     from pydantic import TypeAdapter, ValidationError
 
     tree: dict[str, Any] = {}

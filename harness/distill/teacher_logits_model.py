@@ -71,7 +71,7 @@ def teacher_identity(directory: Path, revision: str | None) -> TeacherIdentity:
     return TeacherIdentity(digest.hexdigest(), revision, vocab_size)
 
 
-class Teacher:
+class LogitTeacher:
     """A causal language model in eval mode, split into its trunk and its output matrix.
 
     Args:
@@ -88,7 +88,7 @@ class Teacher:
         self._stream = self._cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     @classmethod
-    def load(cls, directory: Path, *, dtype: str, device: str) -> Teacher:
+    def load(cls, directory: Path, *, dtype: str, device: str) -> LogitTeacher:
         """Load weights straight to the device.
 
         Raises:

@@ -1,6 +1,6 @@
-"""What the GPU check does: probe, stages, sampler, repeatability, boundary modes, waiting for the device.
+"""What the GPU check does, section by section, in the order of `SECTIONS` at the end.
 
-The models have a module of their own (`models`).
+The stages' own code has a module of its own (`stage_benches`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,14 @@ from typing import Any
 
 from harness.doctor.inventory import package_environ
 from harness.errors import KitError
-from harness.gpucheck.bench.model import Bench, Expectation, SectionResult, judged, section
-from harness.gpucheck.bench.models import run_models
-from harness.gpucheck.bench.runs import (
-    MeteredRun,
-    Piece,
-    billed_s,
-    half_width_share,
-    mean_w,
-    meter_pieces,
-    stage_data,
-)
+from harness.gpucheck.check import Bench, Expectation, SectionResult, Sections, judged, percent
+from harness.gpucheck.metered import MeteredRun, Piece, billed_s, half_width_share, mean_w, meter_pieces
+from harness.gpucheck.stage_benches import run_stage_benches
 
 _STEADY_KINDS = ("x-matmul", "x-memory", "x-idle")
 _REPEATS = 5
 
 
-@section("probe", "The card's own instruments")
 def probe(bench: Bench) -> SectionResult:
     """`kit doctor --probe` as a person would run it."""
     seconds = max(8.0, 30.0 * bench.scale)
@@ -56,7 +47,8 @@ def probe(bench: Bench) -> SectionResult:
     scopes = [device["counter_scope"] for device in devices]
     ratios = [_value(device, "counter_vs_instant_ratio") for device in devices]
     lags = [_value(device, "average_lag_s") for device in devices]
-    expectations = [
+    lag_holds = None if None in lags else all(lag is not None and abs(lag - 0.5) <= 0.1 for lag in lags)
+    expectations = (
         judged(
             "counter_refresh",
             "The energy counter refreshes on a period that boundaries can wait for",
@@ -71,15 +63,16 @@ def probe(bench: Bench) -> SectionResult:
             f"{_list(ratios)} ({', '.join(scopes)})",
             all(scope in ("gpu", "module") for scope in scopes),
         ),
-    ]
-    title, bar = "AVERAGE power is a mean over 1 s, as documented", "lag 0.5 s within 0.1 s"
-    if any(lag is None for lag in lags):
-        expectations.append(Expectation("average_lag", title, bar, _list(lags, "s"), "not run"))
-    else:
-        holds = all(lag is not None and abs(lag - 0.5) <= 0.1 for lag in lags)
-        expectations.append(judged("average_lag", title, bar, _list(lags, "s"), holds))
+        judged(
+            "average_lag",
+            "AVERAGE power is a mean over 1 s, as documented",
+            "lag 0.5 s within 0.1 s",
+            _list(lags, "s"),
+            lag_holds,
+        ),
+    )
     return SectionResult(
-        tuple(expectations), {"counter_refresh_ms": known, "probe": result}, text=done.stdout.rstrip()
+        expectations, {"counter_refresh_ms": known, "probe": result}, text=done.stdout.rstrip()
     )
 
 
@@ -93,12 +86,11 @@ def _list(values: list[float | None], unit: str = "") -> str:
     return f"{shown} {unit}".strip()
 
 
-@section("stages", "Stages of known work through the meter")
 def stages(bench: Bench) -> SectionResult:
     """Bursts, rest, memory traffic and alternating load; counter beside integral, closure, boundaries."""
     fast = {"high_s": 0.23, "low_s": 0.14}
     slow = {"high_s": 0.8, "low_s": 0.5}
-    plan = [
+    plan: list[Piece] = [
         ("warm_up", "matmul", 5, {}),
         ("idle_5s", "idle", 5, {}),
         ("matmul_1s", "matmul", 1, {}),
@@ -109,11 +101,17 @@ def stages(bench: Bench) -> SectionResult:
         ("alternating_slow_10s", "square", 10, slow),
         ("matmul_short", "matmul", 0.35, {}),
     ]
-    pieces = [Piece(name, kind, bench.seconds(length), shape) for name, kind, length, shape in plan]
-    run = meter_pieces(bench, "stages", pieces)
+    run = meter_pieces(bench, "stages", plan)
+    methods = sorted({row["gpu_energy_method"] for row in run.stages})
     return SectionResult(
         (
-            _methods(run),
+            judged(
+                "counter_used",
+                "Every stage is billed by the counter at ticks",
+                "counter_tick",
+                ", ".join(methods),
+                methods == ["counter_tick"],
+            ),
             _closure(run),
             _against_integral(run, bench),
             _boundary_share(run),
@@ -126,19 +124,8 @@ def stages(bench: Bench) -> SectionResult:
                 run.sampler["missed_ticks"] == 0,
             ),
         ),
-        {"stages": stage_data(run), "counter_span_mj": run.counter_span_mj(), "sampler": run.sampler},
-        (_stage_table("Stages", run),),
-    )
-
-
-def _methods(run: MeteredRun) -> Expectation:
-    methods = sorted({row["gpu_energy_method"] for row in run.stages})
-    return judged(
-        "counter_used",
-        "Every stage is billed by the counter at ticks",
-        "counter_tick",
-        ", ".join(methods),
-        methods == ["counter_tick"],
+        {"stages": run.data(), "counter_span_mj": run.counter_span_mj(), "sampler": run.sampler},
+        (run.table("Stages"),),
     )
 
 
@@ -147,7 +134,7 @@ def _closure(run: MeteredRun) -> Expectation:
     parts = [row["gpu_energy_counter_j"] for row in run.stages + run.gaps]
     title, bar = "Stages and the time between them add up to the counter's own difference", "0 mJ apart"
     if span is None or any(part is None for part in parts):
-        return Expectation("closure", title, bar, "the counter could not be read throughout", "fail")
+        return judged("closure", title, bar, "the counter could not be read throughout", False)
     apart = round(sum(1e3 * part for part in parts)) - span
     return judged("closure", title, bar, f"{apart} mJ apart of {span} mJ", apart == 0)
 
@@ -156,7 +143,7 @@ def _against_integral(run: MeteredRun, bench: Bench) -> Expectation:
     longest = bench.seconds(4.9)
     steady = [row for row in run.stages if row["stage"] in _STEADY_KINDS and billed_s(row) >= longest]
     apart = {row["name"]: row["gpu_counter_vs_integral"] for row in steady}
-    shown = ", ".join(f"{name} {_percent(value)}" for name, value in apart.items())
+    shown = ", ".join(f"{name} {percent(value)}" for name, value in apart.items())
     return judged(
         "counter_vs_integral",
         "Counter and power integral agree on steady stages of 5 s and more",
@@ -177,7 +164,7 @@ def _boundary_share(run: MeteredRun) -> Expectation:
         "boundary_share",
         "What is uncertain at the two ends of a stage of 1 s and more is small",
         "0.1 % of its energy",
-        "no such stage" if worst is None else f"at most {_percent(shares[worst])} ({worst})",
+        "no such stage" if worst is None else f"at most {percent(shares[worst])} ({worst})",
         worst is not None and shares[worst] <= 0.001,
     )
 
@@ -196,17 +183,16 @@ def _billed_windows(run: MeteredRun, bench: Bench) -> Expectation:
     )
 
 
-@section("sampler", "What metering costs")
 def sampler(bench: Bench) -> SectionResult:
     """A minute at 2 Hz."""
-    run = meter_pieces(bench, "sampler", [Piece("rest", "idle", bench.seconds(60))])
+    run = meter_pieces(bench, "sampler", [("rest", "idle", 60, {})])
     share = run.sampler["sampler_cpu_s"] / run.sampler["sampler_wall_s"]
     expectations = (
         judged(
             "sampler_cpu",
             "The sampler takes next to nothing from the job",
             "0.5 % of one core at 2 Hz",
-            _percent(share),
+            percent(share),
             share <= 0.005,
         ),
         judged(
@@ -220,7 +206,6 @@ def sampler(bench: Bench) -> SectionResult:
     return SectionResult(expectations, {"sampler": run.sampler, "cpu_share": share})
 
 
-@section("repeatability", "The same stage five times")
 def repeatability(bench: Bench) -> SectionResult:
     """Five equal stages after a warm-up."""
     run = _repeat(bench, "repeatability", "tick")
@@ -232,19 +217,18 @@ def repeatability(bench: Bench) -> SectionResult:
                 "repeatability",
                 "Equal stages have equal power",
                 "standard deviation 2 % of the mean",
-                f"{_percent(spread)} of {statistics.mean(watts):.1f} W",
+                f"{percent(spread)} of {statistics.mean(watts):.1f} W",
                 spread <= 0.02,
             ),
         ),
-        {"mean_power_w": watts, "stages": stage_data(run)},
-        (_stage_table("Repeats", run),),
+        {"mean_power_w": watts, "stages": run.data()},
+        (run.table("Repeats"),),
     )
 
 
 def _repeat(bench: Bench, name: str, boundary: str) -> MeteredRun:
-    length = bench.seconds(2.0)
-    pieces = [Piece("warm_up", "matmul", bench.seconds(3.0))]
-    pieces += [Piece(f"repeat_{number}", "matmul", length) for number in range(1, _REPEATS + 1)]
+    pieces: list[Piece] = [("warm_up", "matmul", 3, {})]
+    pieces += [(f"repeat_{number}", "matmul", 2, {}) for number in range(1, _REPEATS + 1)]
     return meter_pieces(bench, name, pieces, boundary=boundary)
 
 
@@ -256,7 +240,6 @@ def _watts(run: MeteredRun) -> list[float]:
     return known
 
 
-@section("boundaries", "Interpolated boundaries beside ticks")
 def boundaries(bench: Bench) -> SectionResult:
     """The same stages with boundary="interpolate"; compared with those of `repeatability`."""
     ticks = bench.results.get("repeatability")
@@ -275,32 +258,30 @@ def boundaries(bench: Bench) -> SectionResult:
                 "interpolate_agrees",
                 "Interpolated boundaries give the same power within their own interval",
                 "3 % or the interval, whichever is wider",
-                f"{_percent(apart)} apart, interval {_percent(widest)}",
+                f"{percent(apart)} apart, interval {percent(widest)}",
                 abs(apart) <= max(0.03, widest),
             ),
             judged(
                 "interpolate_wider",
                 "They state a wider interval than ticks, as they should",
                 "wider",
-                f"{_percent(statistics.mean(shares))} against {_percent(statistics.mean(tick_shares))}",
+                f"{percent(statistics.mean(shares))} against {percent(statistics.mean(tick_shares))}",
                 statistics.mean(shares) > statistics.mean(tick_shares),
             ),
         ),
-        {"stages": stage_data(run), "longest_wait_us": max(waits)},
-        (_stage_table("Interpolated", run),),
+        {"stages": run.data(), "longest_wait_us": max(waits)},
+        (run.table("Interpolated"),),
     )
 
 
-@section("synchronise", "A stage waits for work that was only queued")
 def synchronise(bench: Bench) -> SectionResult:
     """Queue a second of work in this process and leave the stage at once: its window must hold the work."""
     title = "A stage ends when the device has finished, not when the program has queued"
     bar = "work window at least 98 % of the device's own time"
     if bench.rehearsal or util.find_spec("torch") is None:
         why = "a rehearsal has no device" if bench.rehearsal else "torch is not in the kit's own interpreter"
-        return SectionResult((Expectation("synchronise", title, bar, why, "not run"),))
+        return SectionResult((judged("synchronise", title, bar, why, None),))
     from harness import Meter
-    from harness.bundle import Bundle
 
     torch: Any = import_module("torch")
     matrix = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
@@ -322,7 +303,7 @@ def synchronise(bench: Bench) -> SectionResult:
         last.record()
     last.synchronize()
     device_s = first.elapsed_time(last) / 1e3
-    row = Bundle.open(out).table("stages").to_pylist()[0]
+    row = MeteredRun.read(out).stages[0]
     work_s = (row["work_end_us"] - row["work_start_us"]) / 1e6
     observed = f"{work_s:.3f} s of work window, {device_s:.3f} s on the device"
     holds = work_s >= 0.98 * device_s
@@ -331,35 +312,15 @@ def synchronise(bench: Bench) -> SectionResult:
     )
 
 
-@section("models", "OLMo-2 shapes with random weights: memory, speed and energy of the stages")
-def models(bench: Bench) -> SectionResult:
-    """Training, teacher's logits and generation beside the sums and the roofline."""
-    return run_models(bench)
-
-
-def _stage_table(caption: str, run: MeteredRun) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    header = ("stage", "billed s", "J", "mean W", "+- J", "integral J", "counter / integral - 1")
-    rows: list[tuple[str, ...]] = []
-    for row in run.stages:
-        energy, low, high = (row[f"gpu_energy_j{end}"] for end in ("", "_low", "_high"))
-        half = None if low is None or high is None else (high - low) / 2
-        rows.append(
-            (
-                row["name"],
-                f"{billed_s(row):.3f}",
-                _number(energy),
-                _number(mean_w(row)),
-                _number(half),
-                _number(row["gpu_energy_integral_j"]),
-                _percent(row["gpu_counter_vs_integral"]),
-            )
-        )
-    return caption, header, rows
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{100 * share:.3g} %"
+SECTIONS: Sections = {
+    "probe": ("The card's own instruments", probe),
+    "stages": ("Stages of known work through the meter", stages),
+    "sampler": ("What metering costs", sampler),
+    "repeatability": ("The same stage five times", repeatability),
+    "boundaries": ("Interpolated boundaries beside ticks", boundaries),
+    "synchronise": ("A stage waits for work that was only queued", synchronise),
+    "models": (
+        "OLMo-2 shapes with random weights: memory, speed and energy of the stages",
+        run_stage_benches,
+    ),
+}
