@@ -40,7 +40,7 @@ from harness.distill.cache_format import FORMAT, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.distributions import uniforms_of
 from harness.distill.logit_cache import CacheReader, check_temperature
-from harness.distill.reporting import Progress, report_event, report_tokens
+from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.teacher_logits_model import LogitTeacher, TeacherIdentity, teacher_identity
 from harness.errors import KitError
 from harness.models.batches import Batch, collate, pack
@@ -196,7 +196,7 @@ def _run_shards(
     pending: list[Shard],
     writer: CacheWriter,
 ) -> None:
-    progress = Progress("teacher_logits", sum(shard.rows for shard in pending), unit="positions")
+    progress = ProgressLine("teacher_logits", sum(shard.rows for shard in pending), unit="positions")
     for shard in pending:
         writer.begin(shard)
         keys = _keys(dataset, shard.first, shard.last)

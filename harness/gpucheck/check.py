@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import __version__
-from harness.doctor.inventory import Gpu, Nvml
+from harness.doctor.inventory import GpuFacts, Nvml
 from harness.errors import KitError
 from harness.gpucheck.loader import Load
 from harness.gpucheck.probe.analyse import HONESTY
@@ -81,7 +81,7 @@ class Bench:
     rehearsal: bool
     scale: float
     say: Callable[[str], None]
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
     results: dict[str, SectionResult] = field(default_factory=dict)
 
     def seconds(self, nominal: float) -> float:
@@ -129,6 +129,8 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
         seconds[name] = time.monotonic() - begun
         for expectation in result.expectations:
             bench.say(f"  {expectation.verdict:7} {expectation.title}: {expectation.observed}")
+    expectations = [one for done in bench.results.values() for one in done.expectations]
+    failed = [one.id for one in expectations if one.verdict == "fail"]
     # Nothing in the result names a host, a user or a path.
     result_json = {
         "kind": "gpu-check/1",
@@ -138,9 +140,7 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
         "cuda": nvml.cuda,
         "gpus": [{"device_id": gpu.index, "model": gpu.model} for gpu in nvml.selected],
         "load": bench.load.name,
-        "failed": [
-            one.id for done in bench.results.values() for one in done.expectations if one.verdict == "fail"
-        ],
+        "failed": failed,
         "sections": [
             {
                 "name": name,
@@ -158,7 +158,6 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(result_json, indent=1) + "\n", encoding="utf-8")
     (folder / f"{stem}.md").write_text(_markdown(result_json, bench), encoding="utf-8")
-    failed: list[str] = result_json["failed"]
     bench.say(
         f"{len(failed) or 'no'} expectation{'s' * (len(failed) != 1)} failed; "
         f"see {folder / f'{stem}.md'} and {stem}.json"

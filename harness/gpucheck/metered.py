@@ -12,10 +12,12 @@ from harness.gpucheck.check import Bench, Table, percent, shown
 Piece = tuple[str, str, float, dict[str, float]]
 """A stage: its name, the load's kind, nominal seconds, the load's shape."""
 
-_KEPT = ("name", "mono_start_us", "mono_end_us", "work_start_us", "work_end_us", "samples", "missed_samples")
-_KEPT += ("device_ids", "device_energy_j", "flags")
-_KEPT_GPU = ("energy_j", "energy_j_low", "energy_j_high", "energy_counter_j", "energy_integral_j")
-_KEPT_GPU += ("energy_method", "energy_boundary_j", "counter_vs_integral")
+_KEPT = (
+    *("name", "mono_start_us", "mono_end_us", "work_start_us", "work_end_us", "samples", "missed_samples"),
+    *("device_ids", "device_energy_j", "flags", "gpu_energy_j", "gpu_energy_j_low", "gpu_energy_j_high"),
+    *("gpu_energy_counter_j", "gpu_energy_integral_j", "gpu_energy_method", "gpu_energy_boundary_j"),
+    "gpu_counter_vs_integral",
+)
 _HEADER = ("stage", "billed s", "J", "mean W", "+- J", "integral J", "counter / integral - 1")
 
 
@@ -62,8 +64,7 @@ class MeteredRun:
 
     def data(self) -> list[dict[str, Any]]:
         """What the result file keeps of each stage."""
-        names = (*_KEPT, *(f"gpu_{name}" for name in _KEPT_GPU))
-        return [{name: row[name] for name in names} for row in self.stages]
+        return [{name: row[name] for name in _KEPT} for row in self.stages]
 
     def table(self, caption: str) -> Table:
         """The stages for the readable report."""

@@ -151,11 +151,11 @@ def _generation(case: Case, model: Any) -> Built:
     """Stage teacher_generate with the engine transformers: every answer has all its tokens."""
     import torch
 
-    from harness.models.generation import Sampling
+    from harness.models.generation import TokenSampling
     from harness.models.generation_transformers import decode
 
     model.eval()
-    sampling = Sampling(max_new_tokens=case.new_tokens, temperature=1.0, top_p=0.95)
+    sampling = TokenSampling(max_new_tokens=case.new_tokens, temperature=1.0, top_p=0.95)
 
     def steps(count: int) -> None:
         for step in range(count):

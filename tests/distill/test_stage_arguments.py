@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from harness.distill.arguments import parse, plain, run_stage, write_config
-from harness.distill.reporting import Progress, duration, energy_so_far, report_event, report_tokens
+from harness.distill.reporting import ProgressLine, duration, energy_so_far, report_event, report_tokens
 from harness.errors import KitError
 
 
@@ -143,7 +143,7 @@ def test_reports_are_what_the_audit_reads(tmp_path, monkeypatch):
 def test_progress_line(tmp_path, monkeypatch):
     status = tmp_path / "status.json"
     stream = io.StringIO()
-    progress = Progress("student_train", 10, done=4, every_s=0.0, stream=stream)
+    progress = ProgressLine("student_train", 10, done=4, every_s=0.0, stream=stream)
     monkeypatch.setenv("KIT_STATUS", str(status))
     assert energy_so_far() is None
     status.write_text('{"energy_j": 1234.5}')

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.doctor.inventory import Gpu, shorten_uuids
+from harness.doctor.inventory import GpuFacts, shorten_uuids
 from harness.gpucheck import stage_benches
 from harness.gpucheck.check import Bench, Expectation
 from harness.gpucheck.loader import Load, OrderedProgram
@@ -176,7 +176,7 @@ def test_verdicts_on_a_card() -> None:
 def test_only_the_card_that_works_is_metered(bench: Bench) -> None:
     uuids = [f"GPU-{number}2345678-1234-1234-1234-123456789abc" for number in range(2)]
     worker = cast(OrderedProgram, SimpleNamespace(ready={"uuid": uuids[1]}))
-    bench.gpus = tuple(Gpu(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
+    bench.gpus = tuple(GpuFacts(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
     assert stage_benches._devices(bench, worker) == [uuids[1]]
     bench.gpus = bench.gpus[:1]
     assert stage_benches._devices(bench, worker) is None
