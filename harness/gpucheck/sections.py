@@ -19,6 +19,44 @@ from harness.gpucheck.check import Bench, Expectation, SectionResult, Sections, 
 from harness.gpucheck.metered import MeteredRun, Piece, billed_s, half_width_share, mean_w, meter_pieces
 from harness.gpucheck.stage_benches import run_stage_benches
 
+# Title and bar of each expectation.
+_EXPECTED = {
+    "counter_refresh": (
+        "The energy counter refreshes on a period that boundaries can wait for",
+        "5 to 120 ms on every GPU",
+    ),
+    "counter_scope": (
+        "Counter and INSTANT power mean the same thing",
+        "ratio 1 within 5 % (the sensor's own accuracy), or a module that is recognised as one",
+    ),
+    "average_lag": ("AVERAGE power is a mean over 1 s, as documented", "lag 0.5 s within 0.1 s"),
+    "counter_used": ("Every stage is billed by the counter at ticks", "counter_tick"),
+    "closure": (
+        "Stages and the time between them add up to the counter's own difference",
+        "0 mJ apart",
+    ),
+    "counter_vs_integral": (
+        "Counter and power integral agree on steady stages of 5 s and more",
+        "within 5 %",
+    ),
+    "boundary_share": (
+        "What is uncertain at the two ends of a stage of 1 s and more is small",
+        "0.1 % of its energy",
+    ),
+    "no_missed_samples": ("No sample is missed", "0"),
+    "sampler_cpu": ("The sampler takes next to nothing from the job", "0.5 % of one core at 2 Hz"),
+    "sampler_jitter": ("Samples are taken on time", "95 % within 5 ms"),
+    "repeatability": ("Equal stages have equal power", "standard deviation 2 % of the mean"),
+    "interpolate_agrees": (
+        "Interpolated boundaries give the same power within their own interval",
+        "3 % or the interval, whichever is wider",
+    ),
+    "interpolate_wider": ("They state a wider interval than ticks, as they should", "wider"),
+    "synchronise": (
+        "A stage ends when the device has finished, not when the program has queued",
+        "work window at least 98 % of the device's own time",
+    ),
+}
 _STEADY_KINDS = ("x-matmul", "x-memory", "x-idle")
 _REPEATS = 5
 
@@ -48,32 +86,20 @@ def probe(bench: Bench) -> SectionResult:
     ratios = [_value(device, "counter_vs_instant_ratio") for device in devices]
     lags = [_value(device, "average_lag_s") for device in devices]
     lag_holds = None if None in lags else all(lag is not None and abs(lag - 0.5) <= 0.1 for lag in lags)
+    in_range = len(known) == len(devices) and all(5.0 <= period <= 120.0 for period in known)
+    known_scope = all(scope in ("gpu", "module") for scope in scopes)
     expectations = (
-        judged(
-            "counter_refresh",
-            "The energy counter refreshes on a period that boundaries can wait for",
-            "5 to 120 ms on every GPU",
-            _list(refresh, "ms"),
-            len(known) == len(devices) and all(5.0 <= period <= 120.0 for period in known),
-        ),
-        judged(
-            "counter_scope",
-            "Counter and INSTANT power mean the same thing",
-            "ratio 1 within 5 % (the sensor's own accuracy), or a module that is recognised as one",
-            f"{_list(ratios)} ({', '.join(scopes)})",
-            all(scope in ("gpu", "module") for scope in scopes),
-        ),
-        judged(
-            "average_lag",
-            "AVERAGE power is a mean over 1 s, as documented",
-            "lag 0.5 s within 0.1 s",
-            _list(lags, "s"),
-            lag_holds,
-        ),
+        _judged("counter_refresh", _list(refresh, "ms"), in_range),
+        _judged("counter_scope", f"{_list(ratios)} ({', '.join(scopes)})", known_scope),
+        _judged("average_lag", _list(lags, "s"), lag_holds),
     )
     return SectionResult(
         expectations, {"counter_refresh_ms": known, "probe": result}, text=done.stdout.rstrip()
     )
+
+
+def _judged(id: str, observed: str, holds: bool | None) -> Expectation:
+    return judged(id, *_EXPECTED[id], observed, holds)
 
 
 def _value(device: dict[str, Any], key: str) -> float | None:
@@ -102,27 +128,16 @@ def stages(bench: Bench) -> SectionResult:
         ("matmul_short", "matmul", 0.35, {}),
     ]
     run = meter_pieces(bench, "stages", plan)
+    missed = run.sampler["missed_ticks"]
     methods = sorted({row["gpu_energy_method"] for row in run.stages})
     return SectionResult(
         (
-            judged(
-                "counter_used",
-                "Every stage is billed by the counter at ticks",
-                "counter_tick",
-                ", ".join(methods),
-                methods == ["counter_tick"],
-            ),
+            _judged("counter_used", ", ".join(methods), methods == ["counter_tick"]),
             _closure(run),
             _against_integral(run, bench),
             _boundary_share(run),
             _billed_windows(run, bench),
-            judged(
-                "no_missed_samples",
-                "No sample is missed",
-                "0",
-                str(run.sampler["missed_ticks"]),
-                run.sampler["missed_ticks"] == 0,
-            ),
+            _judged("no_missed_samples", str(missed), missed == 0),
         ),
         {"stages": run.data(), "counter_span_mj": run.counter_span_mj(), "sampler": run.sampler},
         (run.table("Stages"),),
@@ -132,11 +147,10 @@ def stages(bench: Bench) -> SectionResult:
 def _closure(run: MeteredRun) -> Expectation:
     span = run.counter_span_mj()
     parts = [row["gpu_energy_counter_j"] for row in run.stages + run.gaps]
-    title, bar = "Stages and the time between them add up to the counter's own difference", "0 mJ apart"
     if span is None or any(part is None for part in parts):
-        return judged("closure", title, bar, "the counter could not be read throughout", False)
+        return _judged("closure", "the counter could not be read throughout", False)
     apart = round(sum(1e3 * part for part in parts)) - span
-    return judged("closure", title, bar, f"{apart} mJ apart of {span} mJ", apart == 0)
+    return _judged("closure", f"{apart} mJ apart of {span} mJ", apart == 0)
 
 
 def _against_integral(run: MeteredRun, bench: Bench) -> Expectation:
@@ -144,13 +158,8 @@ def _against_integral(run: MeteredRun, bench: Bench) -> Expectation:
     steady = [row for row in run.stages if row["stage"] in _STEADY_KINDS and billed_s(row) >= longest]
     apart = {row["name"]: row["gpu_counter_vs_integral"] for row in steady}
     shown = ", ".join(f"{name} {percent(value)}" for name, value in apart.items())
-    return judged(
-        "counter_vs_integral",
-        "Counter and power integral agree on steady stages of 5 s and more",
-        "within 5 %",
-        shown or "no such stage",
-        bool(apart) and all(value is not None and abs(value) <= 0.05 for value in apart.values()),
-    )
+    holds = bool(apart) and all(value is not None and abs(value) <= 0.05 for value in apart.values())
+    return _judged("counter_vs_integral", shown or "no such stage", holds)
 
 
 def _boundary_share(run: MeteredRun) -> Expectation:
@@ -160,13 +169,8 @@ def _boundary_share(run: MeteredRun) -> Expectation:
         if billed_s(row) >= 1.0 and row["gpu_energy_j"] and row["gpu_energy_boundary_j"] is not None
     }
     worst = max(shares, key=lambda name: shares[name], default=None)
-    return judged(
-        "boundary_share",
-        "What is uncertain at the two ends of a stage of 1 s and more is small",
-        "0.1 % of its energy",
-        "no such stage" if worst is None else f"at most {percent(shares[worst])} ({worst})",
-        worst is not None and shares[worst] <= 0.001,
-    )
+    observed = "no such stage" if worst is None else f"at most {percent(shares[worst])} ({worst})"
+    return _judged("boundary_share", observed, worst is not None and shares[worst] <= 0.001)
 
 
 def _billed_windows(run: MeteredRun, bench: Bench) -> Expectation:
@@ -187,21 +191,10 @@ def sampler(bench: Bench) -> SectionResult:
     """A minute at 2 Hz."""
     run = meter_pieces(bench, "sampler", [("rest", "idle", 60, {})])
     share = run.sampler["sampler_cpu_s"] / run.sampler["sampler_wall_s"]
+    jitter_us = run.sampler["jitter_p95_us"]
     expectations = (
-        judged(
-            "sampler_cpu",
-            "The sampler takes next to nothing from the job",
-            "0.5 % of one core at 2 Hz",
-            percent(share),
-            share <= 0.005,
-        ),
-        judged(
-            "sampler_jitter",
-            "Samples are taken on time",
-            "95 % within 5 ms",
-            f"{run.sampler['jitter_p95_us'] / 1e3:.2f} ms",
-            run.sampler["jitter_p95_us"] <= 5_000,
-        ),
+        _judged("sampler_cpu", percent(share), share <= 0.005),
+        _judged("sampler_jitter", f"{jitter_us / 1e3:.2f} ms", jitter_us <= 5_000),
     )
     return SectionResult(expectations, {"sampler": run.sampler, "cpu_share": share})
 
@@ -211,16 +204,9 @@ def repeatability(bench: Bench) -> SectionResult:
     run = _repeat(bench, "repeatability", "tick")
     watts = _watts(run)
     spread = statistics.stdev(watts) / statistics.mean(watts)
+    observed = f"{percent(spread)} of {statistics.mean(watts):.1f} W"
     return SectionResult(
-        (
-            judged(
-                "repeatability",
-                "Equal stages have equal power",
-                "standard deviation 2 % of the mean",
-                f"{percent(spread)} of {statistics.mean(watts):.1f} W",
-                spread <= 0.02,
-            ),
-        ),
+        (_judged("repeatability", observed, spread <= 0.02),),
         {"mean_power_w": watts, "stages": run.data()},
         (run.table("Repeats"),),
     )
@@ -252,22 +238,12 @@ def boundaries(bench: Bench) -> SectionResult:
     widest = max(shares, default=0.0)
     apart = mean_now / mean_tick - 1.0
     waits = [row["mono_end_us"] - row["work_end_us"] for row in run.stages]
+    mean, tick_mean = statistics.mean(shares), statistics.mean(tick_shares)
+    agreed = f"{percent(apart)} apart, interval {percent(widest)}"
     return SectionResult(
         (
-            judged(
-                "interpolate_agrees",
-                "Interpolated boundaries give the same power within their own interval",
-                "3 % or the interval, whichever is wider",
-                f"{percent(apart)} apart, interval {percent(widest)}",
-                abs(apart) <= max(0.03, widest),
-            ),
-            judged(
-                "interpolate_wider",
-                "They state a wider interval than ticks, as they should",
-                "wider",
-                f"{percent(statistics.mean(shares))} against {percent(statistics.mean(tick_shares))}",
-                statistics.mean(shares) > statistics.mean(tick_shares),
-            ),
+            _judged("interpolate_agrees", agreed, abs(apart) <= max(0.03, widest)),
+            _judged("interpolate_wider", f"{percent(mean)} against {percent(tick_mean)}", mean > tick_mean),
         ),
         {"stages": run.data(), "longest_wait_us": max(waits)},
         (run.table("Interpolated"),),
@@ -276,11 +252,9 @@ def boundaries(bench: Bench) -> SectionResult:
 
 def synchronise(bench: Bench) -> SectionResult:
     """Queue a second of work in this process and leave the stage at once: its window must hold the work."""
-    title = "A stage ends when the device has finished, not when the program has queued"
-    bar = "work window at least 98 % of the device's own time"
     if bench.rehearsal or util.find_spec("torch") is None:
         why = "a rehearsal has no device" if bench.rehearsal else "torch is not in the kit's own interpreter"
-        return SectionResult((judged("synchronise", title, bar, why, None),))
+        return SectionResult((_judged("synchronise", why, None),))
     from harness import Meter
 
     torch: Any = import_module("torch")
@@ -306,10 +280,8 @@ def synchronise(bench: Bench) -> SectionResult:
     row = MeteredRun.read(out).stages[0]
     work_s = (row["work_end_us"] - row["work_start_us"]) / 1e6
     observed = f"{work_s:.3f} s of work window, {device_s:.3f} s on the device"
-    holds = work_s >= 0.98 * device_s
-    return SectionResult(
-        (judged("synchronise", title, bar, observed, holds),), {"work_s": work_s, "device_s": device_s}
-    )
+    expectation = _judged("synchronise", observed, work_s >= 0.98 * device_s)
+    return SectionResult((expectation,), {"work_s": work_s, "device_s": device_s})
 
 
 SECTIONS: Sections = {

@@ -95,18 +95,18 @@ def run_probe(
     devices = [
         analyse(
             Observed(
-                device_id=source.index,
-                model=source.describe()["model"],
-                ticks=ticks[source.index],
-                idle=idle[source.index],
-                busy=busy[source.index],
-                context=None if context is None else context[source.index],
-                costs_us=costs[source.index],
-                processes=processes[source.index],
+                at,
+                source.describe()["model"],
+                ticks[at],
+                idle[at],
+                busy[at],
+                None if context is None else context[at],
+                costs[at],
+                processes[at],
                 loaded=program is not None,
             )
         )
-        for source in sources
+        for at, source in ((source.index, source) for source in sources)
     ]
     return ProbeResult(
         driver=nvml.driver_version(),
@@ -129,9 +129,7 @@ def _open() -> tuple[list[nvml.GpuSource], list[str]]:
     for index in selection.indices:
         try:
             sources.append(nvml.GpuSource(index))
-        except (
-            Exception
-        ) as error:  # NVML's exception classes are made at import time; any of them means the same here
+        except Exception as error:  # any of NVML's, whose classes are made when it is imported
             notes.append(f"GPU {index} was left out: {error}")
     readable = [source for source in sources if set(source.methods.values()) != {"absent"}]
     if not readable:
