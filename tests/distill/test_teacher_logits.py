@@ -222,7 +222,7 @@ def test_workers_at_once_and_kills_at_random_moments_leave_the_same_files(
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     outcome = json.loads(report.stdout.splitlines()[-1])
