@@ -87,10 +87,9 @@ def main(argv: list[str] | None = None) -> int:
 def check(options: argparse.Namespace) -> int:
     """Run the sections and write the result."""
     from harness.doctor.inventory import take_inventory
-    from harness.gpucheck.bench.model import Bench
-    from harness.gpucheck.bench.report import write_result
-    from harness.gpucheck.bench.run import run_sections
+    from harness.gpucheck.check import Bench, run_check
     from harness.gpucheck.loader import Load, start_torch
+    from harness.gpucheck.sections import SECTIONS
 
     folder = options.out or (REHEARSALS if options.cpu_rehearsal else ARTIFACTS)
     if options.cpu_rehearsal and folder.resolve() == (ROOT / ARTIFACTS).resolve():
@@ -114,11 +113,7 @@ def check(options: argparse.Namespace) -> int:
         )
         if options.cpu_rehearsal:
             bench.say("REHEARSAL: the work runs on the CPU; nothing here says anything about a GPU")
-        result = run_sections(bench, nvml, options.only)
-    data, text = write_result(result, folder)
-    failed = len(result.failed)
-    print(f"gpu-check: {failed or 'no'} expectation{'s' * (failed != 1)} failed; see {text} and {data.name}")
-    return 1 if failed else 0
+        return 1 if run_check(bench, nvml, SECTIONS, options.only, folder) else 0
 
 
 if __name__ == "__main__":

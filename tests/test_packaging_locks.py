@@ -31,7 +31,6 @@ EXTRA_IMPORTS = {
         "accelerate",
         "datasets",
         "jinja2",
-        "jsonargparse",
         "safetensors",
         "tokenizers",
         "torch",

@@ -2,22 +2,25 @@
 
     python -m harness.distill.student_train --config student.yaml --lr 5e-5 --out runs/student
 
-A configuration is a frozen dataclass (`field(metadata={"help": ...})`) or a pydantic model
-(`Field(description=...)`); its field names are the keys of the file and the flags.
+A configuration is a frozen dataclass (`field(metadata={"help": ...})`); its field names are the keys of the
+file and the flags. argparse takes the words apart, pydantic checks the values. (jsonargparse does both, but
+spends seconds importing what the annotations name, and knows neither `1,2,4` nor `--max-steps`.)
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
+import inspect
 import os
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from harness.errors import KitError
 from harness.files import write_json
@@ -25,51 +28,8 @@ from harness.models.quick_start import skip_unused_imports
 
 Config = TypeVar("Config")
 
-_REQUIRED = object()
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a configuration as the command line shows it."""
-
-    name: str
-    annotation: Any
-    default: Any
-    doc: str
-
-    @property
-    def required(self) -> bool:
-        """Whether neither the class nor the field gives a default."""
-        return self.default is _REQUIRED
-
-
-def fields_of(cls: type[Any]) -> list[Field]:
-    """The fields of a configuration class, in their order.
-
-    Raises:
-        TypeError: `cls` is neither a dataclass nor a pydantic model.
-    """
-    if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        result = []
-        for item in dataclasses.fields(cls):
-            default = item.default
-            if default is dataclasses.MISSING:
-                factory = item.default_factory
-                default = _REQUIRED if factory is dataclasses.MISSING else factory()
-            result.append(Field(item.name, hints[item.name], default, str(item.metadata.get("help", ""))))
-        return result
-    if hasattr(cls, "model_fields"):
-        return [
-            Field(
-                name,
-                info.annotation,
-                _REQUIRED if info.is_required() else info.get_default(call_default_factory=True),
-                info.description or "",
-            )
-            for name, info in cls.model_fields.items()
-        ]
-    raise TypeError(f"{cls.__name__} is neither a dataclass nor a pydantic model")
+_HELP = "`--help` lists the fields and their types"
+_FLAG = re.compile(r"(?<=^--)[^=]*")
 
 
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -87,56 +47,26 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
             not fit.
         SystemExit: `--help` was among the arguments; the fields have been printed.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if any(word in ("--help", "-h") for word in arguments):
-        print(help_text(cls))
-        raise SystemExit(0)
+    given = sys.argv[1:] if argv is None else argv
+    fields = _fields(cls)
+    words = [_FLAG.sub(lambda found: found[0].replace("-", "_"), word) for word in given]
+    flags, unknown = _parser(cls, fields).parse_known_args(words)
+    for word in unknown:
+        if not word.startswith("--"):
+            raise KitError(f"unexpected argument {word!r}", where="command line", expected="--field value")
+        _check_name(word[2:].partition("=")[0], fields, "command line")
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
-    flags: list[tuple[str, str | None]] = _flags(arguments)
-    for name, text in flags:
-        if name == "config":
-            if text is None:
-                raise KitError("--config needs a file", where="command line", expected="--config FILE.yaml")
-            loaded = _load(Path(text))
-            _check_names(cls, loaded, text)
-            _merge(values, loaded)
-            places.update(dict.fromkeys(loaded, text))
-    for name, text in flags:
-        if name != "config":
-            _set_flag(cls, values, name, text)
-            places[name.split(".")[0]] = "command line"
-    return validate(cls, values, places)
-
-
-def validate(cls: type[Config], values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Config:
-    """Check plain values and build the configuration from them.
-
-    Args:
-        cls: The configuration class.
-        values: Field name to value as YAML or JSON gives it.
-        places: Where each value came from, for the error.
-
-    Raises:
-        KitError: Every value that does not fit, one line each.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    _check_names(cls, values, "configuration")
-    try:
-        return TypeAdapter(cls).validate_python(dict(values))
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            location = ".".join(str(part) for part in problem["loc"])
-            place = (places or {}).get(str(problem["loc"][0]) if problem["loc"] else "", "configuration")
-            if problem["type"] == "missing":
-                lines.append(f"{location}: is required (--{location} VALUE)")
-            else:
-                lines.append(f"{location} ({place}): {problem['msg']}, found {problem['input']!r}")
-        raise KitError(
-            "\n".join(lines), where=cls.__name__, fix="`--help` lists the fields and their types"
-        ) from None
+    for path in flags.__dict__.pop("config"):
+        loaded = _flat(_load(Path(path)), fields)
+        for name in loaded:
+            _check_name(name, fields, path)
+        values |= loaded
+        places |= dict.fromkeys(loaded, path)
+    for name, text in vars(flags).items():
+        values[name] = _structured(fields[name].annotation, name, text)
+        places[name] = "command line"
+    return _checked(cls, values, places)
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -169,35 +99,46 @@ def run_stage(cls: type[Config], stage: Callable[[Config], object], argv: Sequen
     return 0
 
 
-def help_text(cls: type[Any]) -> str:
-    """What `--help` prints: one entry a field with its type, its default and its doc."""
+class _Field(typing.NamedTuple):
+    annotation: Any
+    default: str
+    doc: str
+
+
+def _fields(cls: type[Any], prefix: str = "") -> dict[str, _Field]:
+    """Every field by its dotted name; a nested configuration comes before its own fields."""
+    hints = typing.get_type_hints(cls)
+    result: dict[str, _Field] = {}
+    for item in dataclasses.fields(cls):
+        name, annotation = prefix + item.name, hints[item.name]
+        value = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        result[name] = _Field(annotation, _shown(value), str(item.metadata.get("help", "")))
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            result |= _fields(annotation, f"{name}.")
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise KitError(message, where="command line", fix=_HELP)
+
+
+def _parser(cls: type[Any], fields: Mapping[str, _Field]) -> _Parser:
     module = sys.modules.get(cls.__module__)
     name = getattr(getattr(module, "__spec__", None), "name", None) or cls.__module__
-    first = (cls.__doc__ or "").strip().split("\n\n")[0]
-    lines = [f"python -m {name} --config FILE.yaml [--field value ...]", "", " ".join(first.split()), ""]
-    for item in fields_of(cls):
-        default = "required" if item.required else f"default {_shown(item.default)}"
-        lines.append(f"  --{item.name} ({_type_name(item.annotation)}, {default})")
-        if item.doc:
-            lines.append(f"      {item.doc}")
-    return "\n".join(lines)
-
-
-def _flags(arguments: list[str]) -> list[tuple[str, str | None]]:
-    result: list[tuple[str, str | None]] = []
-    position = 0
-    while position < len(arguments):
-        word = arguments[position]
-        position += 1
-        if not word.startswith("--") or word == "--":
-            raise KitError(f"unexpected argument {word!r}", where="command line", expected="--field value")
-        name, equals, text = word[2:].partition("=")
-        value: str | None = text if equals else None
-        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
-            value = arguments[position]
-            position += 1
-        result.append((name.replace("-", "_"), value))
-    return result
+    parser = _Parser(
+        usage=f"python -m {name} --config FILE.yaml [--field value ...]",
+        description=(cls.__doc__ or "").strip().split("\n\n")[0],
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=6, width=110),
+    )
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file of fields")
+    for name, field in fields.items():
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        shown = f"({_type_name(field.annotation)}, {field.default})"
+        parser.add_argument(f"--{name}", metavar=shown, help=field.doc.replace("%", "%%"), **optional)
+    return parser
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -209,99 +150,82 @@ def _load(path: Path) -> dict[str, Any]:
         raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KitError(f"is not YAML: {' '.join(str(error).split())}", where=str(path)) from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict | None):
         raise KitError(f"holds a {type(loaded).__name__}", where=str(path), expected="a mapping of fields")
-    return {str(key): value for key, value in loaded.items()}
+    return {str(key): value for key, value in (loaded or {}).items()}
 
 
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for key, value in source.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value
+def _flat(values: Mapping[str, Any], fields: Mapping[str, _Field], prefix: str = "") -> dict[str, Any]:
+    """The values under dotted names, one of each field that has no fields of its own."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        nested = isinstance(value, dict) and any(other.startswith(f"{name}.") for other in fields)
+        result |= _flat(value, fields, f"{name}.") if nested else {name: value}
+    return result
 
 
-def _set_flag(cls: type[Any], values: dict[str, Any], name: str, text: str | None) -> None:
-    head, _, rest = name.partition(".")
-    known = {item.name: item for item in fields_of(cls)}
-    if head not in known:
-        raise KitError(f"--{name}: no such field{_guess(head, known)}", where="command line", fix=_HELP)
-    if rest:
-        inner = _nested(known[head].annotation)
-        if inner is None:
-            raise KitError(f"--{name}: {head} has no fields of its own", where="command line", fix=_HELP)
-        below = values.get(head)
-        values[head] = dict(below) if isinstance(below, dict) else {}
-        _set_flag(inner, values[head], rest, text)
-        return
-    values[head] = _read(known[head].annotation, name, text)
-
-
-def _read(annotation: Any, name: str, text: str | None) -> Any:
+def _structured(annotation: Any, name: str, text: str) -> Any:
     """A flag's text as the value pydantic is to check: structure is parsed here, scalars there."""
-    options = _options(annotation)
-    if text is None:
-        if bool in options:
-            return True
-        raise KitError(f"--{name} needs a value", where="command line", fix=_HELP)
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
     if type(None) in options and text.strip().lower() in ("null", "none", "~"):
         return None
-    if any((typing.get_origin(option) or option) in (list, tuple, dict) for option in options):
-        import yaml
+    if not any((typing.get_origin(option) or option) in (list, tuple, dict) for option in options):
+        return text
+    if not text.lstrip().startswith(("[", "{")):
+        return text.split(",") if text.strip() else []
+    import yaml
 
-        try:
-            if text.lstrip().startswith(("[", "{")):
-                return yaml.safe_load(text)
-            return [yaml.safe_load(part) for part in text.split(",")] if text.strip() else []
-        except yaml.YAMLError as error:
-            raise KitError(f"--{name}: {' '.join(str(error).split())}", where="command line") from None
-    return text
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KitError(f"--{name}: {' '.join(str(error).split())}", where="command line") from None
 
 
-def _nested(annotation: Any) -> type[Any] | None:
-    for option in _options(annotation):
-        if isinstance(option, type) and (dataclasses.is_dataclass(option) or hasattr(option, "model_fields")):
-            return option
-    return None
+def _checked(cls: type[Config], values: Mapping[str, Any], places: Mapping[str, str]) -> Config:
+    """The configuration of values by dotted name; each value that does not fit is a line of the error."""
+    from pydantic import TypeAdapter, ValidationError
+
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *outer, last = name.split(".")
+        branch = tree
+        for part in outer:
+            if not isinstance(branch.get(part), dict):
+                branch[part] = {}
+            branch = branch[part]
+        branch[last] = value
+    try:
+        return TypeAdapter(cls).validate_python(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "missing":
+                lines.append(f"{name}: is required (--{name} VALUE)")
+            else:
+                place = next((places[known] for known in places if name.startswith(known)), "configuration")
+                lines.append(f"{name} ({place}): {problem['msg']}, found {problem['input']!r}")
+        raise KitError("\n".join(lines), where=cls.__name__, fix=_HELP) from None
 
 
-def _check_names(cls: type[Any], values: Mapping[str, Any], place: str) -> None:
-    known = {item.name: item for item in fields_of(cls)}
-    for key, value in values.items():
-        if key not in known:
-            raise KitError(f"unknown field {key!r}{_guess(key, known)}", where=place, fix=_HELP)
-        inner = _nested(known[key].annotation)
-        if inner is not None and isinstance(value, dict):
-            _check_names(inner, value, f"{place}: {key}")
-
-
-def _guess(word: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word.casefold().replace("-", "_"), list(known), n=1, cutoff=0.6)
-    return f". Did you mean {close[0]!r}?" if close else ""
+def _check_name(name: str, fields: Mapping[str, Any], place: str) -> None:
+    if name not in fields:
+        close = difflib.get_close_matches(name.casefold().replace("-", "_"), list(fields), n=1, cutoff=0.6)
+        guess = f". Did you mean {close[0]!r}?" if close else ""
+        raise KitError(f"unknown field {name!r}{guess}", where=place, fix=_HELP)
 
 
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(str(option) for option in typing.get_args(annotation))
-    options = _options(annotation)
-    if len(options) > 1:
-        return " | ".join("null" if option is type(None) else _type_name(option) for option in options)
-    if typing.get_origin(annotation) is not None:
-        return str(annotation).replace("typing.", "").replace("pathlib.", "")
-    return "text" if annotation is str else getattr(annotation, "__name__", str(annotation))
+    name = re.sub(r"\w[\w.]*\.", "", inspect.formatannotation(annotation))
+    return name.replace("None", "null").replace("str", "text")
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_HELP = "`--help` lists the fields"
+def _shown(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return "required"
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"default {'null' if default is None else text}"

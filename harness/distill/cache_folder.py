@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import KitError
-from harness.files import write_json
+from harness.files import file_digest, sync_folder, write_bytes, write_json
 
 FINGERPRINT = "fingerprint.json"
 MANIFEST = "manifest.jsonl"
 LOCK = ".lock"
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -206,13 +205,8 @@ def record_shard(directory: Path, record: ShardRecord) -> None:
     with locked(directory / LOCK):
         records = {**read_manifest(directory), record.name: record}
         lines = [json.dumps(asdict(records[name]), separators=(",", ":")) + "\n" for name in sorted(records)]
-        temporary = directory / f".{MANIFEST}.tmp"
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.writelines(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(directory / MANIFEST)
-        sync_directory(directory)
+        write_bytes(directory / MANIFEST, "".join(lines).encode())
+        sync_folder(directory)
 
 
 def damage(directory: Path, record: ShardRecord, *, full: bool) -> str | None:
@@ -228,24 +222,6 @@ def damage(directory: Path, record: ShardRecord, *, full: bool) -> str | None:
         return "is missing"
     if path.stat().st_size != record.bytes:
         return f"has {path.stat().st_size} bytes, the manifest says {record.bytes}"
-    if full and (found := file_sha256(path)) != record.sha256:
+    if full and (found := file_digest(path)) != record.sha256:
         return f"has sha256 {found[:16]}..., the manifest says {record.sha256[:16]}..."
     return None
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

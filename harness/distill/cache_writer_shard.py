@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.distill.cache_folder import Shard, ShardRecord, sync_directory
+from harness.distill.cache_folder import Shard, ShardRecord
 from harness.distill.cache_format import CacheSpec, RowBlock, header_bytes, high_bits, write_arrays
 from harness.errors import KitError
+from harness.files import sync_folder
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -137,7 +138,7 @@ class ShardBuffer:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(final)
-        sync_directory(final.parent)
+        sync_folder(final.parent)
         names = ["1", *(f"{value:g}" for value in spec.temperatures)]
         return ShardRecord(
             name=shard.name,

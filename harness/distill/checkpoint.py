@@ -8,9 +8,7 @@ OUT/state/          what training needs to go on bit for bit; the last one only
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import KitError
-from harness.files import write_json
+from harness.files import sync_folder, sync_tree, write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -47,12 +45,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     write(new)
-    _sync(new)
+    sync_tree(new)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def recover_folder(folder: Path) -> None:
@@ -118,10 +116,10 @@ class StateFolder:
         save_file(_own(state.model), target / "model.safetensors")
         save_file(_own(state.optimizer), target / "optimizer.safetensors")
         (target / "trainer.json").write_text(json.dumps(state.trainer), encoding="utf-8")
-        _sync(target)
-        _sync_folder(self.folder)
+        sync_tree(target)
+        sync_folder(self.folder)
         write_json(self._latest, {"folder": name})
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         for other in self.folder.glob("step-*"):
             if other.name != name:
                 shutil.rmtree(other)
@@ -170,23 +168,3 @@ def _own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.distill.arguments import run_stage, write_config
-from harness.distill.reporting import Progress, report_event, report_tokens
+from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.sources import Conversation, SourceConfig, describe, read
 from harness.errors import KitError
 from harness.models.chat import ChatEncoder, Dropped
@@ -108,7 +108,7 @@ class _Tally:
 
 def _write(config: PreprocessConfig, encoder: ChatEncoder, writer: DatasetWriter) -> _Tally:
     tally = _Tally()
-    progress = Progress("preprocess", None, unit="conversations")
+    progress = ProgressLine("preprocess", None, unit="conversations")
     taken: set[str] = set()
     for source in config.sources:
         for conversations in _batched(read(source, config.seed), config.batch_size):

@@ -91,7 +91,7 @@ def _append(message: Mapping[str, object]) -> None:
 
 
 @dataclass(frozen=True)
-class EnergySoFar:
+class StageEnergy:
     """What the meter says while a stage runs: for people to watch, not to log.
 
     Attributes:
@@ -106,7 +106,7 @@ class EnergySoFar:
         return f"{'~' if self.estimated else ''}{self.joules:,.0f} J"
 
 
-def energy_so_far() -> EnergySoFar | None:
+def energy_so_far() -> StageEnergy | None:
     """Energy of this stage so far, from the file named in KIT_STATUS; None when nobody says."""
     path = os.environ.get("KIT_STATUS")
     if not path:
@@ -116,12 +116,12 @@ def energy_so_far() -> EnergySoFar | None:
         joules = status["energy_j"]
         if isinstance(joules, bool) or not math.isfinite(joules):
             return None
-        return EnergySoFar(float(joules), bool(status.get("estimated", False)))
+        return StageEnergy(float(joules), bool(status.get("estimated", False)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-class Progress:
+class ProgressLine:
     """A progress line: done of total, elapsed, ETA, rate, joules so far.
 
     On a terminal it rewrites one line; in a log file it prints a line at most every `every_s` seconds.

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from harness.distill import pocket_tasks
 from harness.errors import KitError
+from harness.files import file_digest
 
 Kind = Literal["pocket", "examples", "tulu", "openr1-math", "codeforces"]
 
@@ -103,7 +104,7 @@ def describe(source: SourceConfig, seed: int) -> dict[str, Any]:
     }
     if source.kind == "pocket":
         # The generator is the content: another version of it is another source.
-        described["sha256"] = hashlib.sha256(Path(pocket_tasks.__file__).read_bytes()).hexdigest()
+        described["sha256"] = file_digest(Path(pocket_tasks.__file__))
     else:
         described["sha256"] = _digest_of(_place(source))
     return described
@@ -269,10 +270,8 @@ def _digest_of(place: Path) -> str:
     suffixes = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".zst")
     result = hashlib.sha256()
     for path in _data_files(place, suffixes):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         name = path.name if place.is_file() else path.relative_to(place).as_posix()
-        result.update(f"{digest} {name}\n".encode())
+        result.update(f"{file_digest(path)} {name}\n".encode())
     return result.hexdigest()
 
 

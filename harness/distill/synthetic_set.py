@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from harness.distill.filters import AnswerFilter
 from harness.distill.generation_journal import Answered, differences
 from harness.distill.generation_prompts import Question
 from harness.errors import KitError
-from harness.files import write_json
+from harness.files import write_bytes, write_json
 from harness.models.generation import prompt_seed
 
 SCHEMA = pa.schema(
@@ -114,7 +113,7 @@ def publish(
     }
     (out / "meta.json").unlink(missing_ok=True)
     _write_table(out / "synthetic.parquet", rows, meta)
-    _replace(out / "examples.jsonl", examples)
+    write_bytes(out / "examples.jsonl", examples)
     write_json(out / "meta.json", meta)
     return meta
 
@@ -123,16 +122,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]], provenance: dict[str, A
     schema = SCHEMA.with_metadata({PROVENANCE: json.dumps(provenance, sort_keys=True)})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
-    _replace(path, sink.getvalue().to_pybytes())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def find_finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:

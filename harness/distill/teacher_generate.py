@@ -27,13 +27,13 @@ from harness.distill.arguments import run_stage, write_config
 from harness.distill.filters import AnswerFilter, FilterConfig
 from harness.distill.generation_journal import Answered, Journal
 from harness.distill.generation_prompts import Question, QuestionReader, select
-from harness.distill.reporting import Progress, report_event, report_tokens
+from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.synthetic_set import find_finished, publish
 from harness.errors import KitError
 from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
 from harness.models.devices import chosen_device
-from harness.models.generation import Generation, Generator, Prompt, Sampling, prompt_seed
+from harness.models.generation import Generation, Generator, Prompt, TokenSampling, prompt_seed
 from harness.models.generation_vllm import VllmOptions
 
 FORMAT = "synthetic/1"
@@ -77,9 +77,9 @@ class TeacherGenerateConfig:
     threads: int | None = field(default=None, metadata={"help": "CPU threads; torch's choice by default"})
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> TokenSampling:
         """How to sample."""
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        return TokenSampling(self.max_new_tokens, self.temperature, self.top_p)
 
 
 def run(config: TeacherGenerateConfig) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _answer(
     sampling = config.sampling
     # Like lengths beside each other, longest first: too little memory shows at once.
     ordered = sorted(questions, key=lambda question: (-len(question.token_ids), question.id))
-    progress = Progress("teacher_generate", len(ordered), unit="prompts", done=len(journal.done))
+    progress = ProgressLine("teacher_generate", len(ordered), unit="prompts", done=len(journal.done))
     for start in range(0, len(ordered), config.journal_every):
         chunk = ordered[start : start + config.journal_every]
         if all(question.id in journal.done for question in chunk):

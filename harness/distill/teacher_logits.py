@@ -40,8 +40,8 @@ from harness.distill.cache_format import FORMAT, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.distributions import uniforms_of
 from harness.distill.logit_cache import CacheReader, check_temperature
-from harness.distill.reporting import Progress, report_event, report_tokens
-from harness.distill.teacher_logits_model import Teacher, TeacherIdentity, teacher_identity
+from harness.distill.reporting import ProgressLine, report_event, report_tokens
+from harness.distill.teacher_logits_model import LogitTeacher, TeacherIdentity, teacher_identity
 from harness.errors import KitError
 from harness.models.batches import Batch, collate, pack
 from harness.models.dataset import TokenDataset
@@ -150,7 +150,7 @@ def run(config: TeacherLogitsConfig) -> None:
         pending = writer.pending(config.worker, config.workers)
         if pending:
             _check_space(config.out, sum(shard.rows for shard in pending) * spec.bytes_per_position)
-            teacher = Teacher.load(config.teacher, dtype=config.dtype, device=device)
+            teacher = LogitTeacher.load(config.teacher, dtype=config.dtype, device=device)
             teacher.check(identity.vocab_size)
             _run_shards(config, teacher, dataset, spec, seq_len, pending, writer)
     _report(config.out, len(plan))
@@ -189,14 +189,14 @@ def shard_batches(
 
 def _run_shards(
     config: TeacherLogitsConfig,
-    teacher: Teacher,
+    teacher: LogitTeacher,
     dataset: TokenDataset,
     spec: CacheSpec,
     seq_len: int,
     pending: list[Shard],
     writer: CacheWriter,
 ) -> None:
-    progress = Progress("teacher_logits", sum(shard.rows for shard in pending), unit="positions")
+    progress = ProgressLine("teacher_logits", sum(shard.rows for shard in pending), unit="positions")
     for shard in pending:
         writer.begin(shard)
         keys = _keys(dataset, shard.first, shard.last)

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from harness.distill.cache_folder import file_sha256
 from harness.distill.cache_format import CacheSpec, RowBlock
 from harness.distill.distributions import distribution_rows
 from harness.errors import KitError
+from harness.files import file_digest
 from harness.models.batches import IGNORED, Batch
+from harness.models.generation_transformers import load_causal_model
 
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -66,12 +67,12 @@ def teacher_identity(directory: Path, revision: str | None) -> TeacherIdentity:
         elif blob.parent.name == "blobs" and _HUB_BLOB.fullmatch(blob.name):
             content = blob.name
         else:
-            content = file_sha256(path)
+            content = file_digest(path)
         digest.update(f"{path.name} {content}\n".encode())
     return TeacherIdentity(digest.hexdigest(), revision, vocab_size)
 
 
-class Teacher:
+class LogitTeacher:
     """A causal language model in eval mode, split into its trunk and its output matrix.
 
     Args:
@@ -88,33 +89,17 @@ class Teacher:
         self._stream = self._cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     @classmethod
-    def load(cls, directory: Path, *, dtype: str, device: str) -> Teacher:
+    def load(cls, directory: Path, *, dtype: str, device: str) -> LogitTeacher:
         """Load weights straight to the device.
 
         Raises:
             KitError: transformers cannot load the folder.
         """
-        from transformers import AutoModelForCausalLM
-
-        options: dict[str, Any] = {}
         if device.startswith("cuda"):
             # cuBLAS reads this at its first call; without it two streams give other bits.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-            options["device_map"] = {"": device}
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
-                local_files_only=True,
-                **options,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise KitError(
-                f"cannot be loaded: {' '.join(str(error).split())}", where=str(directory)
-            ) from None
-        return cls(model, device)
+        return cls(load_causal_model(directory, dtype=dtype, device=device), device)
 
     @torch.inference_mode()
     def check(self, vocab_size: int) -> None:

@@ -28,7 +28,7 @@ import torch
 from harness.distill.adafactor import Adafactor
 from harness.distill.checkpoint import State, StateFolder, recover_folder, save_model
 from harness.distill.early_stop import EarlyStop
-from harness.distill.reporting import Progress, report_event, report_tokens
+from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.schedule import cosine_with_warmup
 from harness.distill.train_options import Counters, TrainOptions, TrainResult
 from harness.errors import KitError
@@ -113,7 +113,7 @@ class Trainer:
         """Train from where the folder stands to the horizon or the early stop."""
         self._resume()
         options, counters, total = self._options, self._counters, self.total_steps
-        progress = Progress("student_train", total, done=counters.step)
+        progress = ProgressLine("student_train", total, done=counters.step)
         evaluated = counters.step
         self._model.train()
         for epoch, first, batches in self._steps(total):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.doctor.machine import Machine, package_watts
-from harness.doctor.model import Verdict, machine_check
+from harness.doctor.checks import Verdict, machine_check
+from harness.doctor.observe import Machine, package_watts
 
 _MOUNT = "docker run -v /sys/class/powercap/intel-rapl:/powercap:ro -e KIT_POWERCAP_ROOT=/powercap IMAGE"
 _OPEN = "sudo chmod -R a+r /sys/class/powercap/intel-rapl*"

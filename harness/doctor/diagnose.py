@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import __version__
-from harness.doctor.machine import Machine, observe
-from harness.doctor.model import Check, run_checks
+from harness.doctor.checks import Check, run_checks
+from harness.doctor.observe import Machine, observe
 
 REQUIREMENTS = ("gpu", "counter", "rapl")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.doctor.inventory import Gpu
-from harness.doctor.machine import Machine
-from harness.doctor.model import Verdict, gpu_check, machine_check
+from harness.doctor.checks import Verdict, gpu_check, machine_check
+from harness.doctor.inventory import GpuFacts
+from harness.doctor.observe import Machine
 
 _DRIVER_NOT_LOADED, _NO_PERMISSION, _LIBRARY_NOT_FOUND, _FUNCTION_NOT_FOUND = 9, 4, 12, 13
 _MISMATCH = 18
@@ -105,8 +105,8 @@ def selection(machine: Machine) -> Verdict | None:
     return Verdict("ok", observed, data=data)
 
 
-@gpu_check("model", "Figures compare only between equal cards.")
-def gpu(machine: Machine, gpu: Gpu) -> Verdict:
+@gpu_check("model", "Figures compare only between equal cards.", "any gpu")
+def gpu(machine: Machine, gpu: GpuFacts) -> Verdict:
     """Which card it is, or that it cannot be talked to."""
     data = {"model": gpu.model, "memory_mib": gpu.mem_mib, "uuid": gpu.uuid, "selected": gpu.selected}
     if gpu.error is not None:
@@ -118,7 +118,7 @@ def gpu(machine: Machine, gpu: Gpu) -> Verdict:
     return Verdict("info", f"{gpu.model or 'unnamed'}, {memory}, {gpu.uuid}{chosen}", data=data)
 
 
-def _dmesg(gpu: Gpu) -> str:
+def _dmesg(gpu: GpuFacts) -> str:
     return f"sudo dmesg | grep -i xid  # what happened to GPU {gpu.index}"
 
 
@@ -127,10 +127,8 @@ def _dmesg(gpu: Gpu) -> str:
     "Stage energy comes from this counter, to 0.1 % of what it counts; power samples at 2 Hz alone are off "
     "by up to 40 % a stage.",
 )
-def energy_counter(machine: Machine, gpu: Gpu) -> Verdict | None:
+def energy_counter(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether the energy counter is there and moves."""
-    if gpu.error is not None:
-        return None
     method = gpu.methods.get("energy", "absent")
     data = {"method": method, "refresh_us": gpu.refresh_us, "ticks_seen": gpu.ticks}
     if method == "absent":
@@ -153,10 +151,8 @@ def energy_counter(machine: Machine, gpu: Gpu) -> Verdict | None:
     "The power integral beside the counter is made of it; the older reading is a mean over 1 s on recent "
     "cards and moves energy between stages.",
 )
-def instant_power(machine: Machine, gpu: Gpu) -> Verdict | None:
+def instant_power(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether INSTANT power can be read."""
-    if gpu.error is not None:
-        return None
     method = gpu.methods.get("instant", "absent")
     data = {"method": method, "power_mw": gpu.power_mw}
     if method == "field" and gpu.power_mw is not None:
@@ -174,10 +170,8 @@ def instant_power(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 
 @gpu_check("AVERAGE power", "A second view of the same sensor; the probe measures its lag.")
-def average_power(machine: Machine, gpu: Gpu) -> Verdict | None:
+def average_power(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether AVERAGE power can be read."""
-    if gpu.error is not None:
-        return None
     method = gpu.methods.get("average", "absent")
     data = {"method": method, "power_mw": gpu.average_mw}
     if method == "absent":
@@ -187,7 +181,7 @@ def average_power(machine: Machine, gpu: Gpu) -> Verdict | None:
     return Verdict("ok", "works (field 185)", data=data)
 
 
-def _failing(gpu: Gpu, quantity: str) -> str:
+def _failing(gpu: GpuFacts, quantity: str) -> str:
     code = gpu.read_errors.get(quantity)
     return (
         "it read as 0 W, which no powered card draws"
@@ -197,10 +191,8 @@ def _failing(gpu: Gpu, quantity: str) -> str:
 
 
 @gpu_check("power limit", "Energy a token depends on the limit; runs under different limits do not compare.")
-def power_limit(machine: Machine, gpu: Gpu) -> Verdict | None:
+def power_limit(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether the card runs under its default limit."""
-    if gpu.error is not None:
-        return None
     limit, default = gpu.power_limit_mw, gpu.default_power_limit_mw
     data = {"power_limit_mw": limit, "default_power_limit_mw": default}
     if limit is None:
@@ -215,10 +207,8 @@ def power_limit(machine: Machine, gpu: Gpu) -> Verdict | None:
     "persistence mode",
     "When off, the driver unloads between programs: the counter restarts, the first call takes a second.",
 )
-def persistence(machine: Machine, gpu: Gpu) -> Verdict | None:
+def persistence(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether the driver stays loaded."""
-    if gpu.error is not None:
-        return None
     data = {"persistence": gpu.persistence}
     if gpu.persistence is None:
         return Verdict("info", "the driver does not say", data=data)
@@ -230,10 +220,8 @@ def persistence(machine: Machine, gpu: Gpu) -> Verdict | None:
 @gpu_check(
     "MIG", "Power is measured for the whole card: a run on an instance is billed for its neighbours too."
 )
-def mig(machine: Machine, gpu: Gpu) -> Verdict | None:
+def mig(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether the card is split."""
-    if gpu.error is not None:
-        return None
     data = {"mig": gpu.mig, "instances": gpu.mig_instances, "instance_selected": gpu.mig_selected}
     if not gpu.mig:
         return Verdict("ok", "off" if gpu.mig is False else "not on this card", data=data)
@@ -243,10 +231,8 @@ def mig(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 
 @gpu_check("ECC", "It takes memory bandwidth and some power; equal settings compare.")
-def ecc(machine: Machine, gpu: Gpu) -> Verdict | None:
+def ecc(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """ECC mode, and whether it is about to change."""
-    if gpu.error is not None:
-        return None
     data = {"ecc": gpu.ecc, "ecc_pending": gpu.ecc_pending, "uncorrected_errors": gpu.ecc_errors}
     if gpu.ecc is None:
         return Verdict("info", "not on this card", data=data)
@@ -260,10 +246,8 @@ def ecc(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 
 @gpu_check("other processes", "Their energy is in every figure of the card; the run is flagged as shared.")
-def foreign_processes(machine: Machine, gpu: Gpu) -> Verdict | None:
+def foreign_processes(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Who else uses the card."""
-    if gpu.error is not None:
-        return None
     pids = gpu.foreign_pids
     data = {"pids": pids}
     if pids is None:
@@ -283,9 +267,9 @@ def foreign_processes(machine: Machine, gpu: Gpu) -> Verdict | None:
 
 
 @gpu_check("throttling now", "A capped or hot card does the same work in more time, for other energy.")
-def throttling(machine: Machine, gpu: Gpu) -> Verdict | None:
+def throttling(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether something holds the clocks down at this moment."""
-    if gpu.error is not None or gpu.throttle_bits is None:
+    if gpu.throttle_bits is None:
         return None
     reasons = [name for bit, name in _THROTTLES.items() if gpu.throttle_bits & bit]
     data = {"throttle_bits": gpu.throttle_bits}
@@ -299,8 +283,8 @@ def throttling(machine: Machine, gpu: Gpu) -> Verdict | None:
 @gpu_check(
     "module power", "On a superchip the counter may count the whole module; the probe tells which it is."
 )
-def module_scope(machine: Machine, gpu: Gpu) -> Verdict | None:
+def module_scope(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     """Whether the card is part of a module whose power is shown too."""
-    if gpu.error is not None or not gpu.module_scope:
+    if not gpu.module_scope:
         return None
     return Verdict("warn", "the card is part of a module", "kit doctor --probe", {"module_scope": True})

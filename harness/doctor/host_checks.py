@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 
 from harness import __version__
-from harness.doctor.machine import Machine
-from harness.doctor.model import Verdict, machine_check
+from harness.doctor.checks import Verdict, machine_check
+from harness.doctor.observe import Machine
 from harness.meter.clocks import CLOCK_STEP_EVENT_US
 
 _GOOD_SOURCES = (

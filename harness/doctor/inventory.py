@@ -12,8 +12,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 _TIMEOUT_S = 30.0
@@ -28,7 +30,7 @@ def shorten_uuids(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuFacts:
     """One GPU as NVML describes it; None for what it does not say.
 
     Attributes:
@@ -91,12 +93,12 @@ class Nvml:
     code: int | None = None
     driver: str | None = None
     cuda: str | None = None
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
     visible: str | None = None
     doubts: tuple[str, ...] = ()
 
     @property
-    def selected(self) -> tuple[Gpu, ...]:
+    def selected(self) -> tuple[GpuFacts, ...]:
         """The GPUs the job may use."""
         return tuple(gpu for gpu in self.gpus if gpu.selected)
 
@@ -108,19 +110,29 @@ def package_environ(**additions: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{parent}{os.pathsep}{rest}" if rest else parent, **additions}
 
 
+def run_helper(arguments: Sequence[str], timeout_s: float, **environ: str) -> CompletedProcess[str]:
+    """Run this interpreter with our package and no input; what it prints is captured.
+
+    Raises:
+        OSError: It could not be started.
+        subprocess.TimeoutExpired: It took too long.
+    """
+    return subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env=package_environ(**environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 def take_inventory(timeout_s: float = _TIMEOUT_S) -> Nvml:
     """Ask NVML in a child process; whatever happens to the child becomes `error`."""
-    command = [sys.executable, "-P", "-m", "harness.doctor.inventory", str(os.getpid())]
     try:
-        done = subprocess.run(
-            command,
-            env=package_environ(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run_helper(["-m", "harness.doctor.inventory", str(os.getpid())], timeout_s)
     except subprocess.TimeoutExpired:
         return Nvml(error=f"NVML did not answer within {timeout_s:.0f} s")
     except OSError as error:
@@ -129,7 +141,7 @@ def take_inventory(timeout_s: float = _TIMEOUT_S) -> Nvml:
         return Nvml(error=f"NVML crashed the process that asked it ({_signal_name(-done.returncode)})")
     try:
         answer = json.loads(done.stdout.strip().splitlines()[-1])
-        gpus = tuple(Gpu(**entry) for entry in answer.pop("gpus"))
+        gpus = tuple(GpuFacts(**entry) for entry in answer.pop("gpus"))
         return Nvml(**{**answer, "gpus": gpus, "doubts": tuple(answer["doubts"])})
     except (IndexError, ValueError, TypeError, KeyError, AttributeError):
         tail = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
@@ -219,7 +231,7 @@ def _describe(source: Any, owner_pid: int) -> dict[str, Any]:
         "read_us": reading.read_us,
         "power_mw": reading.power_mw,
         "average_mw": reading.average_mw,
-        "module_scope": code == 0 and _answers_for_module(source.handle),
+        "module_scope": code == 0 and module_power_mw(source.handle) is not None,
         "power_limit_mw": entry["power_limit_mw"],
         "default_power_limit_mw": entry["default_power_limit_mw"],
         "persistence": entry["persistence"],
@@ -237,17 +249,16 @@ def _describe(source: Any, owner_pid: int) -> dict[str, Any]:
     }
 
 
-def _answers_for_module(handle: Any) -> bool:
-    """Whether INSTANT power has a module scope besides the GPU's, as on superchips."""
+def module_power_mw(handle: Any) -> int | None:
+    """INSTANT power of the module that a GPU is part of, as on superchips; None for other cards."""
     import pynvml
 
+    field: Any = [(pynvml.NVML_FI_DEV_POWER_INSTANT, _MODULE_SCOPE)]
     try:
-        value = pynvml.nvmlDeviceGetFieldValues(handle, [(pynvml.NVML_FI_DEV_POWER_INSTANT, _MODULE_SCOPE)])[
-            0
-        ]
+        value = pynvml.nvmlDeviceGetFieldValues(handle, field)[0]
     except pynvml.NVMLError:
-        return False
-    return int(value.nvmlReturn) == 0 and int(value.value.uiVal) > 0
+        return None
+    return int(value.value.uiVal) or None if value.nvmlReturn == 0 else None
 
 
 def _mig_instances(handle: Any) -> int:

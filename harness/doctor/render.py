@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from harness.doctor.checks import GROUPS, Check
 from harness.doctor.diagnose import Diagnosis
-from harness.doctor.model import GROUPS, Check
 
 WIDTH = 80
 _MARKS = {"ok": "✓", "warn": "!", "missing": "✗", "info": "·"}

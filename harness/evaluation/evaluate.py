@@ -27,7 +27,7 @@ from harness.evaluation.score_reports import report_scores
 from harness.evaluation.suites import Score, Subject, Suite, score_suite, suite_named
 from harness.files import write_json
 from harness.models.devices import chosen_device
-from harness.models.generation import Work
+from harness.models.generation import TokenWork
 
 if TYPE_CHECKING:
     from harness.evaluation.held_out import HeldOut
@@ -114,7 +114,9 @@ def _evaluate(config: EvaluateConfig, suite: Suite, recipe: dict[str, Any]) -> d
         torch.set_num_threads(config.threads)
     tokenizer = ChatEncoder.load(config.model).tokenizer
     model = load_causal_model(config.model, dtype=config.dtype, device=chosen_device(config.device))
-    subject = Subject(model, tokenizer, config.out, config.batch_size, config.items, config.seed, work=Work())
+    subject = Subject(
+        model, tokenizer, config.out, config.batch_size, config.items, config.seed, work=TokenWork()
+    )
     held_out = _held_out(config, subject)
     # The held-out loss may have set the model up for packed rows.
     model.set_attn_implementation("sdpa")

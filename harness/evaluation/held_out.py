@@ -10,7 +10,7 @@ import torch
 from harness.models.batches import Batcher
 from harness.models.dataset import TokenDataset
 from harness.models.forward import label_states, use_attention
-from harness.models.generation import Work
+from harness.models.generation import TokenWork
 from harness.models.losses import sft_loss
 
 
@@ -29,7 +29,7 @@ class HeldOut:
 
 @torch.inference_mode()
 def held_out_loss(
-    model: Any, dataset: TokenDataset, *, seq_len: int, rows: int, work: Work
+    model: Any, dataset: TokenDataset, *, seq_len: int, rows: int, work: TokenWork
 ) -> HeldOut | None:
     """The loss of a model in eval mode; None where the split is empty.
 
@@ -52,5 +52,5 @@ def held_out_loss(
         hidden, targets = label_states(model, batch, attention)
         total += sft_loss(hidden, weight, targets).ce
         labels += batch.label_tokens
-        work.add(Work(processed=batch.real_tokens, positions=batch.positions))
+        work.add(TokenWork(processed=batch.real_tokens, positions=batch.positions))
     return HeldOut(total.item() / labels, labels)

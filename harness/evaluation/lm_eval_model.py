@@ -14,7 +14,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from harness.errors import KitError
-from harness.models.generation import Sampling, Work, end_tokens
+from harness.models.generation import TokenSampling, TokenWork, end_tokens
 from harness.models.generation_transformers import decode
 
 
@@ -28,7 +28,7 @@ class CountedModel(HFLM):  # type: ignore[misc]  # untyped
         work: What is done is added here.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, work: Work) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, work: TokenWork) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self._work = work
         self._ends = end_tokens(tokenizer, getattr(model, "generation_config", None))
@@ -57,7 +57,7 @@ class CountedModel(HFLM):  # type: ignore[misc]  # untyped
         answers, work = decode(
             self.model,
             prompts,
-            Sampling(room, temperature=0),
+            TokenSampling(room, temperature=0),
             ends=self._ends,
             stop=self._stop_rule(stop),
         )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import KitError
 
 if TYPE_CHECKING:
-    from harness.models.generation import Work
+    from harness.models.generation import TokenWork
 
 Unit = Literal["fraction", "percent", "rating_1_10", "nats"]
 """Words of column `score_unit` of table `evals`."""
@@ -77,7 +77,7 @@ class Subject:
     batch_size: int
     items: int
     seed: int
-    work: Work
+    work: TokenWork
 
 
 @dataclass(frozen=True)

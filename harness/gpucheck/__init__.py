@@ -1,4 +1,5 @@
-"""What only a card can show: its sensors (`probe`), a known workload (`bench`), the stages' code (`models`).
+"""What only a card can show: its sensors (`probe`), known work under the meter, the stages' own code.
 
-`scripts/gpu_check.py` and `kit doctor --probe` start it. Nothing here changes a setting of the machine.
+`scripts/gpu_check.py` (`check`) and `kit doctor --probe` start it. Nothing here changes a setting of the
+machine.
 """

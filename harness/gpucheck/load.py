@@ -13,15 +13,44 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _MATMUL_BYTES = 3 * 2 * 8192 * 8192
 _BATCH_S = 0.02
 
+Obey = Callable[[dict[str, Any]], dict[str, Any]]
 
-def mono_us() -> int:
-    """CLOCK_MONOTONIC in microseconds."""
-    return time.monotonic_ns() // 1000
+
+def serve(start: Callable[[], tuple[dict[str, Any], Obey]]) -> int:
+    """Obey orders until standard input closes; whatever else is printed goes to standard error.
+
+    Args:
+        start: Returns the greeting, and the function that carries out one order and returns its answer.
+
+    Returns:
+        The exit code: 2 without a start, 1 after an order that failed.
+    """
+    answers = os.dup(1)
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        os.write(answers, json.dumps(message).encode() + b"\n")
+
+    try:
+        greeting, obey = start()
+    except (ImportError, RuntimeError, OSError) as error:
+        say({"error": (str(error).splitlines() or [type(error).__name__])[0]})
+        return 2
+    say({"ready": greeting})
+    for line in sys.stdin:
+        try:
+            done = obey(json.loads(line))
+        except Exception as error:  # whatever a library raises, the one who asked must hear of it
+            say({"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"})
+            return 1
+        say({"done": done})
+    return 0
 
 
 class TorchWork:
@@ -31,30 +60,28 @@ class TorchWork:
         self.torch: Any = importlib.import_module("torch")
         if not self.torch.cuda.is_available():
             raise RuntimeError("torch sees no CUDA device")
-        self.count = int(self.torch.cuda.device_count())
+        self.devices = range(self.torch.cuda.device_count())
         self.name = f"torch {self.torch.__version__}"
-        self._matrices: list[tuple[Any, Any, Any]] = []
-        self._streams: list[tuple[Any, Any]] = []
+        self._tensors: list[tuple[Any, ...]] = []
 
     def open(self) -> None:
         """Make contexts and tensors, and run everything once."""
         torch = self.torch
-        for device in range(self.count):
-            free, _ = torch.cuda.mem_get_info(device)
+        for number in self.devices:
+            device = f"cuda:{number}"
+            free, _ = torch.cuda.mem_get_info(number)
             side = 8192 if free > 8 * _MATMUL_BYTES else 2048
-            dtype = torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-            left, right = (torch.randn(side, side, dtype=dtype, device=f"cuda:{device}") for _ in range(2))
-            self._matrices.append((left, right, torch.empty_like(left)))
-            length = min(1 << 28, free // 16)
-            source = torch.zeros(length, dtype=torch.float32, device=f"cuda:{device}")
-            self._streams.append((source, torch.empty_like(source)))
+            dtype = torch.bfloat16 if torch.cuda.get_device_capability(number)[0] >= 8 else torch.float16
+            left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
+            source = torch.zeros(min(1 << 28, free // 16), dtype=torch.float32, device=device)
+            self._tensors.append((left, right, torch.empty_like(left), source, torch.empty_like(source)))
         for kind in ("matmul", "memory"):
             self.step(kind)
         self.finish()
 
     def step(self, kind: str) -> None:
         """Queue one short piece of work on each device."""
-        for (left, right, product), (source, target) in zip(self._matrices, self._streams, strict=True):
+        for left, right, product, source, target in self._tensors:
             if kind == "matmul":
                 self.torch.matmul(left, right, out=product)
             else:
@@ -62,30 +89,24 @@ class TorchWork:
 
     def release(self) -> None:
         """Give the tensors' memory back."""
-        self._matrices.clear()
-        self._streams.clear()
+        self._tensors.clear()
         self.torch.cuda.empty_cache()
 
     def finish(self) -> None:
         """Wait until all devices are done."""
-        for device in range(self.count):
-            self.torch.cuda.synchronize(device)
+        for number in self.devices:
+            self.torch.cuda.synchronize(number)
 
 
 class NumpyWork:
     """The same orders obeyed by the CPU: shows that a program works, says nothing of a GPU."""
 
     def __init__(self) -> None:
-        self.numpy: Any = importlib.import_module("numpy")
-        self.count = 0
-        self.name = f"numpy {self.numpy.__version__}"
-        self._matrix: Any = None
-        self._vector: Any = None
-
-    def open(self) -> None:
-        """Make the arrays."""
-        self._matrix = self.numpy.ones((192, 192))
-        self._vector = self.numpy.ones(1 << 20)
+        numpy: Any = importlib.import_module("numpy")
+        self.devices = range(0)
+        self.name = f"numpy {numpy.__version__}"
+        self._matrix = numpy.ones((192, 192))
+        self._vector = numpy.ones(1 << 20)
 
     def step(self, kind: str) -> None:
         """Do one short piece of work."""
@@ -94,11 +115,10 @@ class NumpyWork:
         else:
             self._vector.copy()
 
-    def release(self) -> None:
+    def open(self) -> None:
         """No device's memory is taken."""
 
-    def finish(self) -> None:
-        """Nothing is queued."""
+    release = finish = open
 
 
 def work(backend: TorchWork | NumpyWork, kind: str, seconds: float) -> int:
@@ -131,39 +151,23 @@ def square(backend: TorchWork | NumpyWork, high_s: float, low_s: float, seconds:
     return pieces
 
 
-def main() -> int:
-    """Obey orders until standard input closes."""
-    answers = os.dup(1)
-    os.dup2(2, 1)
+def start() -> tuple[dict[str, Any], Obey]:
+    """Make the backend that the command line names."""
+    backend = TorchWork() if sys.argv[1] == "torch" else NumpyWork()
 
-    def say(message: dict[str, Any]) -> None:
-        os.write(answers, json.dumps(message).encode() + b"\n")
-
-    try:
-        backend = TorchWork() if sys.argv[1] == "torch" else NumpyWork()
-    except (ImportError, RuntimeError, OSError) as error:
-        say({"error": str(error).splitlines()[0] if str(error) else type(error).__name__})
-        return 2
-    say({"ready": {"backend": backend.name, "devices": backend.count}})
-    for line in sys.stdin:
-        order = json.loads(line)
-        start_us = mono_us()
+    def obey(order: dict[str, Any]) -> dict[str, Any]:
+        begun = time.monotonic_ns() // 1000
         pieces = 0
-        try:
-            if order["op"] == "open":
-                backend.open()
-            elif order["op"] == "release":
-                backend.release()
-            elif order["kind"] == "square":
-                pieces = square(backend, order["high_s"], order["low_s"], order["seconds"])
-            else:
-                pieces = work(backend, order["kind"], order["seconds"])
-        except RuntimeError as error:  # torch's out of memory and CUDA errors
-            say({"error": str(error).splitlines()[0]})
-            return 1
-        say({"done": {"start_us": start_us, "end_us": mono_us(), "pieces": pieces}})
-    return 0
+        if order["op"] != "work":
+            backend.open() if order["op"] == "open" else backend.release()
+        elif order["kind"] == "square":
+            pieces = square(backend, order["high_s"], order["low_s"], order["seconds"])
+        else:
+            pieces = work(backend, order["kind"], order["seconds"])
+        return {"start_us": begun, "end_us": time.monotonic_ns() // 1000, "pieces": pieces}
+
+    return {"backend": backend.name, "devices": len(backend.devices)}, obey
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(start))

@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +21,7 @@ _GRACE_S = 60.0
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class Worker:
+class OrderedProgram:
     """A child program that takes orders as JSON lines and answers each with one.
 
     Args:
@@ -55,11 +53,6 @@ class Worker:
             raise
         self.name: str = self.ready["backend"]
         self.devices: int = self.ready["devices"]
-
-    @property
-    def pid(self) -> int:
-        """Process id of the program."""
-        return self._process.pid
 
     def ask(self, order: dict[str, Any], timeout_s: float = _START_S) -> dict[str, Any]:
         """Give an order and wait until it is carried out.
@@ -116,7 +109,7 @@ class Worker:
         self.close()
 
 
-class Load(Worker):
+class Load(OrderedProgram):
     """A running load program.
 
     Args:
@@ -181,13 +174,3 @@ def start_torch(python: str | None = None) -> Load:
         expected="an interpreter with torch that sees a CUDA device",
         fix="name it with --load-python PYTHON",
     )
-
-
-@contextmanager
-def maybe(load: Load | None) -> Iterator[Load | None]:
-    """The load as a context, closed at the end if there is one."""
-    try:
-        yield load
-    finally:
-        if load is not None:
-            load.close()

@@ -19,7 +19,7 @@ from harness.models.dataset import TokenDataset
 
 IGNORED = -100
 Mode = Literal["packed", "bucketed"]
-Plan = list[list[list[int]]]
+EpochPlan = list[list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class Batcher:
         self.mode = mode
         self._window = max(1, window // micro_batch) * micro_batch
         self._pad_id = pad_id
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, EpochPlan] = {}
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Batches of an epoch, each a list of rows, each a list of example indices."""
         if epoch not in self._plans:
             # Keep two: the one in use and its successor at an epoch's end.
@@ -144,7 +144,7 @@ class Batcher:
         """Batches start, start + 1, ... of an epoch."""
         return (self.batch(epoch, k) for k in range(start, self.batches_per_epoch(epoch)))
 
-    def _make_plan(self, epoch: int) -> Plan:
+    def _make_plan(self, epoch: int) -> EpochPlan:
         random = np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
         order = self._indices[_shuffled(random, len(self._indices))]
         lengths = self._dataset.lengths

@@ -36,7 +36,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class TokenSampling:
     """How to sample.
 
     Attributes:
@@ -82,7 +82,7 @@ class Generation:
 
 
 @dataclass
-class Work:
+class TokenWork:
     """What an engine did.
 
     Attributes:
@@ -95,7 +95,7 @@ class Work:
     positions: int = 0
     generated: int = 0
 
-    def add(self, other: Work) -> None:
+    def add(self, other: TokenWork) -> None:
         """Add another's counts."""
         self.processed += other.processed
         self.positions += other.positions
@@ -109,9 +109,9 @@ class Generator(Protocol):
         work: What it did so far.
     """
 
-    work: Work
+    work: TokenWork
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], sampling: TokenSampling) -> list[Generation]:
         """Answer every prompt, in the order given."""
 
     def describe(self) -> dict[str, Any]:

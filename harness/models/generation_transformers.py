@@ -19,8 +19,8 @@ from harness.errors import KitError
 from harness.models.generation import (
     Generation,
     Prompt,
-    Sampling,
-    Work,
+    TokenSampling,
+    TokenWork,
     as_generation,
     end_tokens,
     uniforms,
@@ -42,7 +42,7 @@ class TransformersGenerator:
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int) -> None:
         if batch_size < 1:
             raise KitError(f"batch_size {batch_size}", expected="at least 1")
-        self.work = Work()
+        self.work = TokenWork()
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
@@ -65,7 +65,7 @@ class TransformersGenerator:
         value = getattr(self._model.config, "max_position_embeddings", None)
         return None if value is None else int(value)
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], sampling: TokenSampling) -> list[Generation]:
         """Answer every prompt, in the order given; batches are made of prompts of like length."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].token_ids), i))
         result: dict[int, Generation] = {}
@@ -136,12 +136,12 @@ def load_causal_model(directory: Path, *, dtype: str, device: str) -> Any:
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    sampling: TokenSampling,
     *,
     ends: Sequence[int],
     points: torch.Tensor | None = None,
     stop: Callable[[Sequence[int]], bool] | None = None,
-) -> tuple[list[list[int]], Work]:
+) -> tuple[list[list[int]], TokenWork]:
     """Continue one batch of prompts.
 
     Args:
@@ -178,7 +178,7 @@ def decode(
     cache = DynamicCache(config=model.config)
     places = (seen[:, :width].cumsum(dim=1) - 1).clamp(min=0)
     mask = _prefill_mask(seen[:, :width]) if int(lengths.min()) < width else None
-    work = Work(processed=sum(len(prompt) for prompt in prompts), positions=count * width)
+    work = TokenWork(processed=sum(len(prompt) for prompt in prompts), positions=count * width)
     answers: list[list[int]] = [[] for _ in range(count)]
     alive = torch.arange(count, device=device)
     open_rows = torch.ones(count, dtype=torch.bool, device=device)
@@ -215,7 +215,7 @@ def decode(
     return answers, work
 
 
-def pick(logits: torch.Tensor, sampling: Sampling, points: torch.Tensor | None) -> torch.Tensor:
+def pick(logits: torch.Tensor, sampling: TokenSampling, points: torch.Tensor | None) -> torch.Tensor:
     """The next token of each row.
 
     The nucleus is cut by its least probability, and inversion runs over the tokens in the order of their ids:

@@ -19,8 +19,8 @@ from harness.errors import KitError
 from harness.models.generation import (
     Generation,
     Prompt,
-    Sampling,
-    Work,
+    TokenSampling,
+    TokenWork,
     as_generation,
     end_tokens,
 )
@@ -62,7 +62,7 @@ def engine_arguments(directory: Path, dtype: str, seed: int, options: VllmOption
     }
 
 
-def sampling_arguments(prompt: Prompt, sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
+def sampling_arguments(prompt: Prompt, sampling: TokenSampling, ends: Sequence[int]) -> dict[str, Any]:
     """Arguments of `vllm.SamplingParams` for one prompt."""
     return {
         "n": 1,
@@ -95,7 +95,7 @@ class VllmGenerator:
         generation_config: Any,
         flags: Mapping[str, Any],
     ) -> None:
-        self.work = Work()
+        self.work = TokenWork()
         self._engine = engine
         self._make_sampling = make_sampling
         self._tokenizer = tokenizer
@@ -137,7 +137,7 @@ class VllmGenerator:
             settings = None
         return cls(engine, vllm.SamplingParams, tokenizer, settings, flags)
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], sampling: TokenSampling) -> list[Generation]:
         """Answer every prompt, in the order given."""
         requests = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
         settings = [
@@ -159,7 +159,7 @@ class VllmGenerator:
             cached = getattr(output, "num_cached_tokens", None) or 0
             processed = len(prompt.token_ids) - cached + max(0, generation.n_tokens - 1)
             # No padding: rows of a step are laid end to end.
-            self.work.add(Work(processed, processed, generation.n_tokens))
+            self.work.add(TokenWork(processed, processed, generation.n_tokens))
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from harness.distill.sources import SourceConfig
 from harness.distill.teacher_generate import TeacherGenerateConfig, run
 from harness.errors import KitError
 from harness.models.dataset import TokenDataset
-from harness.models.generation import Generation, Sampling
+from harness.models.generation import Generation, TokenSampling
 from tests.distill import generation_lab as lab
 
 torch.set_num_threads(1)
@@ -203,7 +203,7 @@ def test_a_run_that_breaks_off_goes_on_and_asks_nothing_twice(
             generator = real(*arguments)
             generate = generator.generate
 
-            def some(prompts: Any, sampling: Sampling) -> list[Generation]:
+            def some(prompts: Any, sampling: TokenSampling) -> list[Generation]:
                 if len(asked) >= limit:
                     raise KeyboardInterrupt
                 asked.extend(prompt.id for prompt in prompts)
@@ -280,11 +280,11 @@ def test_an_engine_that_gives_too_much_is_not_believed(
 ) -> None:
     class Wordy:
         def __init__(self) -> None:
-            from harness.models.generation import Work
+            from harness.models.generation import TokenWork
 
-            self.work = Work()
+            self.work = TokenWork()
 
-        def generate(self, prompts: Any, sampling: Sampling) -> list[Generation]:
+        def generate(self, prompts: Any, sampling: TokenSampling) -> list[Generation]:
             self.work.generated += len(prompts) * (CAP + 1)
             return [Generation("x", (5,) * (CAP + 1), "length") for _ in prompts]
 

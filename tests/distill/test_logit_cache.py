@@ -180,7 +180,12 @@ def test_killed_at_random_moments_and_run_again_gives_the_same_bits(cache: Path,
         out = tmp_path / str(number // 4)
         child = start(out, 0, 1, pause_s=0.01)
         assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-        time.sleep(moments.uniform(0.0, 0.15))
+        # Counted in shards, not in seconds: a busy machine gets as far.
+        while child.poll() is None and not (
+            len(list(out.glob("shard-*"))) >= number % 4 and any(out.glob(".shard-*"))
+        ):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.05))
         child.send_signal(signal.SIGKILL)
         killed += child.wait(60) == -signal.SIGKILL
         child.stdout.close()

@@ -260,7 +260,7 @@ def test_command_line(lab, tmp_path, capsys):
         arguments.run_stage(StudentTrain, train, ["--config", str(config), *flags, "--learning-rate", "1"])
         == 2
     )
-    assert "no such field" in capsys.readouterr().err
+    assert "unknown field" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         arguments.parse(StudentTrain, ["--help"])
     text = capsys.readouterr().out

@@ -19,7 +19,7 @@ from harness.distill.cache_folder import read_manifest
 from harness.distill.cache_writer_shard import ShardBuffer
 from harness.distill.logit_cache import CacheReader
 from harness.distill.teacher_logits import TeacherLogitsConfig, run, shard_batches
-from harness.distill.teacher_logits_model import Teacher, teacher_identity
+from harness.distill.teacher_logits_model import LogitTeacher, teacher_identity
 from harness.errors import KitError
 from harness.models.batches import Batcher
 from harness.models.dataset import TokenDataset
@@ -222,7 +222,7 @@ def test_workers_at_once_and_kills_at_random_moments_leave_the_same_files(
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     outcome = json.loads(report.stdout.splitlines()[-1])
@@ -301,7 +301,7 @@ def test_tokens_are_reported_as_they_are_processed(
     assert f"{dataset.label_counts.sum()}/{dataset.label_counts.sum()} positions" in output.err
     assert "% at T=4 of the teacher's mass" in output.out
     # A second run has nothing to do and loads no teacher.
-    monkeypatch.setattr(Teacher, "load", None)
+    monkeypatch.setattr(LogitTeacher, "load", None)
     before = len(lines)
     assert teacher_logits.main() == 0
     assert len(events.read_text().splitlines()) == before + 1
@@ -394,7 +394,7 @@ def test_a_teacher_of_another_vocabulary_or_head_or_without_numbers_is_refused(
 
     scaled = Scaled.from_pretrained(base.teacher)
     with pytest.raises(KitError, match="not its last hidden state times its output matrix"):
-        Teacher(scaled, "cpu").check(1024)
+        LogitTeacher(scaled, "cpu").check(1024)
     assert not list(tmp_path.glob("?/shard-*"))
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.doctor import machine
+from harness.doctor import observe
+from harness.doctor.checks import Check
 from harness.doctor.diagnose import Diagnosis, diagnose
-from harness.doctor.machine import Estimator
-from harness.doctor.model import Check
+from harness.doctor.observe import EstimatorFacts
 from tests.lab import LabConfig
 from tests.lab.fixtures import lab_dir  # noqa: F401
 
-ESTIMATE = Estimator("3.3.2", "Some CPU", 65.0)
+ESTIMATE = EstimatorFacts("3.3.2", "Some CPU", 65.0)
 Examine = Callable[..., Diagnosis]
 
 
@@ -32,10 +32,10 @@ def examine(
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("KIT_POWERCAP_ROOT", str(empty))
-    monkeypatch.setattr(machine, "_try_estimator", lambda: ESTIMATE)
-    monkeypatch.setattr(machine, "_scheduling", lambda: "fifo")
-    monkeypatch.setattr(machine, "_container", lambda: None)
-    monkeypatch.setattr(machine, "_virtual", lambda: False)
+    monkeypatch.setattr(observe, "_try_estimator", lambda: ESTIMATE)
+    monkeypatch.setattr(observe, "_scheduling", lambda: "fifo")
+    monkeypatch.setattr(observe, "_container", lambda: None)
+    monkeypatch.setattr(observe, "_virtual", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
 

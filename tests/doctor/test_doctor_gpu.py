@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.doctor.checks import _REGISTRY, RegisteredCheck, run_checks
 from harness.doctor.inventory import shorten_uuids, take_inventory
-from harness.doctor.machine import Machine
-from harness.doctor.model import _REGISTRY, Entry, run_checks
+from harness.doctor.observe import Machine
 from harness.doctor.render import render
 from tests.doctor.conftest import Examine, find
 from tests.lab import (
@@ -180,10 +180,10 @@ def test_each_way_nvml_fails_has_its_own_fix(
     hardware: bool,
     fix: str | None,
 ) -> None:
-    from harness.doctor import machine
+    from harness.doctor import observe
 
-    monkeypatch.setattr(machine, "_container", lambda: container)
-    monkeypatch.setattr(machine, "_nvidia_on_pci", lambda: int(hardware))
+    monkeypatch.setattr(observe, "_container", lambda: container)
+    monkeypatch.setattr(observe, "_nvidia_on_pci", lambda: int(hardware))
     check = find(examine(LabConfig(init_error=code)), "nvml")
     assert check.status == "missing" and check.data["nvml_code"] == code
     assert (fix is None and check.fix is None) or (fix is not None and fix in (check.fix or ""))
@@ -235,8 +235,8 @@ def test_a_check_that_fails_is_one_line_of_the_report(monkeypatch: pytest.Monkey
     def broken(machine: Machine) -> None:
         raise ZeroDivisionError("oh")
 
-    entries = [*_REGISTRY, Entry("broken", "broken", "host", "why", machine_look=broken)]
-    monkeypatch.setattr("harness.doctor.model._REGISTRY", entries)
+    entries = [*_REGISTRY, RegisteredCheck("broken", "broken", "host", "why", broken)]
+    monkeypatch.setattr("harness.doctor.checks._REGISTRY", entries)
     (check,) = [check for check in run_checks(Machine()) if check.id == "broken"]
     assert check.status == "warn" and "ZeroDivisionError: oh" in check.observed
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.doctor.checks import GROUPS, registered
 from harness.doctor.diagnose import judge
-from harness.doctor.inventory import Gpu, Nvml
-from harness.doctor.machine import Clocks, Disk, Estimator, Machine
-from harness.doctor.model import GROUPS, registered
+from harness.doctor.inventory import GpuFacts, Nvml
+from harness.doctor.observe import Clocks, Disk, EstimatorFacts, Machine
 from harness.doctor.render import render
 from tests.doctor.conftest import ESTIMATE, Examine, find
 from tests.lab import Const, FakePowercap, LabConfig, LabDevice, Zone, obey_file_modes
@@ -149,7 +149,7 @@ def test_disk(disk: Disk, status: str) -> None:
 
 
 def test_nothing_to_measure_with_is_exit_1() -> None:
-    nothing = judge(replace(PLAIN, estimator=Estimator(error="the package codecarbon is not installed")))
+    nothing = judge(replace(PLAIN, estimator=EstimatorFacts(error="the package codecarbon is not installed")))
     assert not nothing.measurable and nothing.exit_code == 1
     assert "Nothing can be measured or estimated here." in render(nothing)
     assert (find(nothing, "codecarbon").fix or "").startswith("python3 -m pip install")
@@ -157,7 +157,7 @@ def test_nothing_to_measure_with_is_exit_1() -> None:
 
 def test_a_report_is_readable_at_80_columns_and_without_unicode() -> None:
     gpus = tuple(
-        Gpu(
+        GpuFacts(
             index,
             model="NVIDIA H100 80GB HBM3 with a name longer than any",
             uuid="GPU-7b1dcdaf...",
@@ -187,7 +187,7 @@ def test_every_check_says_what_it_is_about() -> None:
     assert len({entry.id for entry in entries}) == len(entries) >= 20
     for entry in entries:
         assert entry.group in GROUPS and entry.why.endswith(".") and len(entry.title) <= 22
-        assert (entry.machine_look is None) != (entry.gpu_look is None)
+        assert callable(entry.look) and (entry.subject == "machine" or entry.group == "gpu")
 
 
 def test_the_command_line(lab_dir: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -9,7 +9,7 @@ import torch
 
 from harness.evaluation.held_out import held_out_loss
 from harness.models.dataset import TokenDataset
-from harness.models.generation import Work
+from harness.models.generation import TokenWork
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
 from tests.distill.token_examples import make_examples, write
@@ -31,7 +31,7 @@ def test_it_is_the_mean_over_label_tokens_whatever_the_batch(tmp_path: Path) -> 
         labels += int(mask.sum())
         tokens += len(ids)
     for rows in (1, 5):
-        work = Work()
+        work = TokenWork()
         found = held_out_loss(model, dataset, seq_len=128, rows=rows, work=work)
         assert found is not None and found.label_tokens == labels
         assert found.loss == pytest.approx(total / labels, rel=1e-5)
@@ -41,4 +41,4 @@ def test_it_is_the_mean_over_label_tokens_whatever_the_batch(tmp_path: Path) -> 
 def test_an_empty_split_has_no_loss(tmp_path: Path) -> None:
     write(tmp_path, make_examples(3), seq_len=64)
     dataset = TokenDataset.open(tmp_path, "validation")
-    assert held_out_loss(lab.tiny_model(), dataset, seq_len=64, rows=2, work=Work()) is None
+    assert held_out_loss(lab.tiny_model(), dataset, seq_len=64, rows=2, work=TokenWork()) is None

@@ -20,7 +20,7 @@ from harness.evaluation import lm_eval_model
 from harness.evaluation.lm_eval_model import CountedModel
 from harness.evaluation.lm_eval_tasks import TASKS, score
 from harness.evaluation.suites import POCKET, Subject, score_suite
-from harness.models.generation import Work
+from harness.models.generation import TokenWork
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
 
@@ -28,7 +28,9 @@ torch.set_num_threads(1)
 
 
 def subject_of(model: Any, out: Path, items: int = 7) -> Subject:
-    return Subject(model, pocket_fixtures.tokenizer(), out, batch_size=8, items=items, seed=0, work=Work())
+    return Subject(
+        model, pocket_fixtures.tokenizer(), out, batch_size=8, items=items, seed=0, work=TokenWork()
+    )
 
 
 def requests(texts: Sequence[str], settings: dict[str, Any]) -> list[Instance]:
@@ -51,7 +53,7 @@ def test_answers_are_those_of_lm_evals_own_model(until: list[str]) -> None:
         model = lab.tiny_model(seed, end_bias=6.0)
         settings = {"until": until, "do_sample": False, "max_gen_toks": 16}
         theirs = HFLM(pretrained=model, tokenizer=pocket_fixtures.tokenizer(), batch_size=3)
-        ours = CountedModel(model, pocket_fixtures.tokenizer(), batch_size=3, work=Work())
+        ours = CountedModel(model, pocket_fixtures.tokenizer(), batch_size=3, work=TokenWork())
         expected = theirs.generate_until(requests(TEXTS, settings), disable_tqdm=True)
         assert ours.generate_until(requests(TEXTS, settings)) == expected
 
@@ -104,7 +106,7 @@ def answer_with(say: Callable[[str, str, int], str], out: Path, monkeypatch: pyt
                 prompt = lab.encoder().prompt([{"role": "user", "content": item["prompt"]}])
                 known[tuple(prompt)] = say(benchmark.name, item["answer"], index)
         answers = [[*tokenizer(known[tuple(prompt)])["input_ids"], 0] for prompt in prompts]
-        return answers, Work(generated=sum(map(len, answers)))
+        return answers, TokenWork(generated=sum(map(len, answers)))
 
     monkeypatch.setattr(lm_eval_model, "decode", oracle)
 
@@ -149,7 +151,7 @@ def test_items_have_a_name_that_changes_with_them(tmp_path: Path) -> None:
 
 
 def test_what_would_go_uncounted_is_refused() -> None:
-    model = CountedModel(lab.tiny_model(), pocket_fixtures.tokenizer(), batch_size=2, work=Work())
+    model = CountedModel(lab.tiny_model(), pocket_fixtures.tokenizer(), batch_size=2, work=TokenWork())
     with pytest.raises(KitError, match="generative tasks only"):
         model.loglikelihood([])
     sampling = {"until": [], "do_sample": True, "temperature": 0.5, "max_gen_toks": 4}

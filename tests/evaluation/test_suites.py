@@ -15,7 +15,7 @@ import pytest
 from harness.errors import KitError
 from harness.evaluation import suites
 from harness.evaluation.suites import Benchmark, Score, Subject, Suite, register, score_suite, suite_named
-from harness.models.generation import Work
+from harness.models.generation import TokenWork
 
 ONE = Benchmark("one", "stub", "accuracy", "percent")
 TWO = Benchmark("two", "stub", "accuracy", "percent")
@@ -28,7 +28,7 @@ def result(benchmark: Benchmark, score: float = 50.0, n_scored: int = 4) -> Scor
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Subject:
-    return Subject(None, None, tmp_path, batch_size=1, items=4, seed=0, work=Work())
+    return Subject(None, None, tmp_path, batch_size=1, items=4, seed=0, work=TokenWork())
 
 
 @pytest.fixture

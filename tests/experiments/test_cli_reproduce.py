@@ -8,11 +8,11 @@ import pytest
 
 from harness.cli.main import main
 from harness.doctor import inventory
-from harness.doctor.inventory import Gpu
+from harness.doctor.inventory import GpuFacts
 from harness.experiments.machine import choose_profile
 
 
-def machine_with(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu) -> None:
+def machine_with(monkeypatch: pytest.MonkeyPatch, *gpus: GpuFacts) -> None:
     class Found:
         selected = tuple(gpu for gpu in gpus if gpu.selected)
 
@@ -27,15 +27,15 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu) -> None:
 def test_auto_looks_at_the_memory_of_the_card(
     monkeypatch: pytest.MonkeyPatch, mib: int, profile: str
 ) -> None:
-    machine_with(monkeypatch, Gpu(0, model="a card", mem_mib=mib))
+    machine_with(monkeypatch, GpuFacts(0, model="a card", mem_mib=mib))
     choice = choose_profile()
     assert choice.profile == profile
     assert "a card" in choice.why and "80 GB" in choice.why
 
 
 def test_auto_ignores_cards_it_may_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = Gpu(0, mem_mib=81_559, selected=False)
-    broken = Gpu(1, mem_mib=81_559, error="GPU is lost")
+    hidden = GpuFacts(0, mem_mib=81_559, selected=False)
+    broken = GpuFacts(1, mem_mib=81_559, error="GPU is lost")
     machine_with(monkeypatch, hidden, broken)
     assert choose_profile().profile == "pocket"
     machine_with(monkeypatch)

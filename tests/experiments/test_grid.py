@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 import yaml
 
 from harness.audit.plan import load_plan
-from harness.distill.arguments import fields_of
 from harness.errors import KitError
 from harness.experiments.estimate import estimate
 from harness.experiments.grid import (
@@ -92,7 +92,7 @@ def test_profiles_give_every_stage_settings_it_knows(name: str, tmp_path: Path) 
             words = stage["command"]
             program = words[2].rpartition(".")[2]
             module = importlib.import_module(words[2])
-            known = {field.name for field in fields_of(getattr(module, CONFIGURATIONS[program]))}
+            known = {field.name for field in dataclasses.fields(getattr(module, CONFIGURATIONS[program]))}
             assert {word[2:] for word in words[3::2]} <= known, stage["name"]
             # Fetched weights are named by their commit: nothing reads 64 GB to name them.
             given = dict(zip(words[3::2], words[4::2], strict=True))

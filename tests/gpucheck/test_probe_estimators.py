@@ -8,7 +8,7 @@ import pytest
 from harness.gpucheck.probe.grid import find_refresh
 from harness.gpucheck.probe.lag import Lag, find_lag
 from harness.gpucheck.probe.record import Changes, Recording, Shown
-from harness.gpucheck.probe.scope import Scope, find_scope
+from harness.gpucheck.probe.scope import CounterScope, find_scope
 from tests.lab import Const, LabConfig, LabDevice, Refresh, Square
 
 T0 = 5_000_000_000
@@ -134,7 +134,7 @@ def test_a_lag_needs_power_that_moves_and_a_counter() -> None:
 def test_the_counters_scope(device: LabDevice, verdict: str, ratio: float, offset_w: float | None) -> None:
     seen = record(device, 14.0)
     scope = find_scope(seen.energy.changes(), seen)
-    assert isinstance(scope, Scope) and scope.steady
+    assert isinstance(scope, CounterScope) and scope.steady
     assert scope.verdict == verdict and scope.ratio == pytest.approx(ratio, rel=0.005)
     if offset_w is None:
         assert scope.offset_w is None
@@ -145,4 +145,4 @@ def test_the_counters_scope(device: LabDevice, verdict: str, ratio: float, offse
 def test_a_power_that_is_never_steady_gives_no_bold_verdict() -> None:
     seen = record(LabDevice((Square(100.0, 500.0, 330_000),), counter_gain=1.1), 10.0)
     scope = find_scope(seen.energy.changes(), seen)
-    assert isinstance(scope, Scope) and not scope.steady and scope.verdict == "unknown"
+    assert isinstance(scope, CounterScope) and not scope.steady and scope.verdict == "unknown"

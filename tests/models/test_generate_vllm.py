@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import KitError
-from harness.models.generation import Prompt, Sampling, Work
+from harness.models.generation import Prompt, TokenSampling, TokenWork
 from harness.models.generation_vllm import (
     VllmGenerator,
     VllmOptions,
@@ -34,7 +34,7 @@ def test_arguments_carry_every_flag_and_leave_nothing_to_the_model_folder() -> N
     assert arguments["generation_config"] == "vllm", "else the folder's top_p would win over ours"
     assert "max_model_len" not in engine_arguments(Path("teacher"), "bfloat16", 7, VllmOptions())
 
-    sampling = sampling_arguments(Prompt("a", (1, 2), 99), Sampling(64, 0.7, 0.9), ENDS)
+    sampling = sampling_arguments(Prompt("a", (1, 2), 99), TokenSampling(64, 0.7, 0.9), ENDS)
     assert sampling["seed"] == 99 and sampling["max_tokens"] == 64 and sampling["stop_token_ids"] == [0]
     assert (sampling["temperature"], sampling["top_p"], sampling["n"]) == (0.7, 0.9, 1)
 
@@ -68,18 +68,18 @@ def test_requests_carry_tokens_and_their_own_seeds_and_counts_have_no_padding() 
     engine = Engine([([300, 301, 0], "stop"), ([300, 301, 302, 303], "length")], cached=2)
     asked = [Prompt("a", (5, 6, 7), 1), Prompt("b", (5, 6, 7, 8, 9), 2)]
     made = generator(engine)
-    first, second = made.generate(asked, Sampling(4, 0.7, 0.9))
+    first, second = made.generate(asked, TokenSampling(4, 0.7, 0.9))
     assert [request["prompt_token_ids"] for request, _ in engine.requests] == [[5, 6, 7], [5, 6, 7, 8, 9]]
     assert [settings.seed for _, settings in engine.requests] == [1, 2]
     assert (first.n_tokens, first.finish_reason, second.finish_reason) == (3, "stop", "length")
     assert "<|endoftext|>" not in first.text
     # 3 + 3 - 1 and 5 + 4 - 1, less what the prefix cache held.
-    assert made.work == Work(processed=3 + 6, positions=3 + 6, generated=7)
+    assert made.work == TokenWork(processed=3 + 6, positions=3 + 6, generated=7)
 
 
 def test_an_end_without_its_token_is_not_guessed() -> None:
     with pytest.raises(KitError, match="ended a with 'stop'"):
-        generator(Engine([([300, 301], "stop")])).generate([Prompt("a", (5,), 1)], Sampling(4))
+        generator(Engine([([300, 301], "stop")])).generate([Prompt("a", (5,), 1)], TokenSampling(4))
 
 
 def test_without_vllm_the_error_names_the_way_out(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_real_vllm_and_transformers_agree_on_greedy_answers(tmp_path: Path) -> N
     made = VllmGenerator.load(teacher, dtype="float32", seed=0, options=options, tokenizer=tokenizer)
     asked = lab.prompts(4)
     ours = TransformersGenerator(lab.tiny_model(end_bias=6.0), tokenizer, batch_size=4)
-    greedy = Sampling(12, temperature=0)
+    greedy = TokenSampling(12, temperature=0)
     assert made.generate(asked, greedy) == ours.generate(asked, greedy)
-    sampled = made.generate(asked, Sampling(12, 0.7, 0.9))
+    sampled = made.generate(asked, TokenSampling(12, 0.7, 0.9))
     assert all(answer.n_tokens <= 12 for answer in sampled)
     assert made.describe()["enforce_eager"] is True

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from harness.errors import KitError
-from harness.models.generation import Prompt, Sampling, Work, end_tokens, prompt_seed, uniforms
+from harness.models.generation import Prompt, TokenSampling, TokenWork, end_tokens, prompt_seed, uniforms
 from harness.models.generation_transformers import TransformersGenerator, decode, pick
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
 
 torch.set_num_threads(1)
 CAP = 12
-NUCLEUS = Sampling(CAP, temperature=0.7, top_p=0.9)
+NUCLEUS = TokenSampling(CAP, temperature=0.7, top_p=0.9)
 
 
-def plain(model: torch.nn.Module, prompt: Prompt, sampling: Sampling) -> list[int]:
+def plain(model: torch.nn.Module, prompt: Prompt, sampling: TokenSampling) -> list[int]:
     """One prompt, the whole sequence through the model at every step, and a nucleus by its definition."""
     ids, points = list(prompt.token_ids), uniforms(prompt.seed, sampling.max_new_tokens)
     for step in range(sampling.max_new_tokens):
@@ -38,8 +38,8 @@ def plain(model: torch.nn.Module, prompt: Prompt, sampling: Sampling) -> list[in
     return ids[len(prompt.token_ids) :]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(CAP, temperature=0), NUCLEUS, Sampling(CAP)])
-def test_answers_are_those_of_a_plain_loop_in_batches_of_any_size(sampling: Sampling) -> None:
+@pytest.mark.parametrize("sampling", [TokenSampling(CAP, temperature=0), NUCLEUS, TokenSampling(CAP)])
+def test_answers_are_those_of_a_plain_loop_in_batches_of_any_size(sampling: TokenSampling) -> None:
     # In float64 the arithmetic of a batch is too fine to show: what is left is the logic.
     model = lab.tiny_model(end_bias=6.0).double()
     asked = lab.prompts(6)
@@ -69,7 +69,7 @@ def test_an_answer_depends_on_its_own_seed_alone() -> None:
     assert other[0] != first[0] and other[1:] == first[1:]
     # The same question twice in one batch, with two seeds.
     twice = [Prompt("a", asked[0].token_ids, 1), Prompt("b", asked[0].token_ids, 2)]
-    pair = generator.generate(twice, Sampling(CAP))
+    pair = generator.generate(twice, TokenSampling(CAP))
     assert pair[0].token_ids != pair[1].token_ids
 
 
@@ -87,7 +87,7 @@ def test_counts_leave_out_padding_and_what_follows_the_end() -> None:
     alone = TransformersGenerator(model, pocket_fixtures.tokenizer(), batch_size=1)
     alone.generate(asked, NUCLEUS)
     # One by one there is no padding and no finished row to carry along.
-    assert alone.work == Work(work.processed, work.processed, work.generated)
+    assert alone.work == TokenWork(work.processed, work.processed, work.generated)
     assert work.positions > work.processed
 
 
@@ -95,7 +95,7 @@ def test_rows_that_end_leave_the_batch() -> None:
     model = lab.tiny_model(end_bias=6.0)
     rows = [prompt.token_ids for prompt in lab.prompts(6)]
     points = torch.from_numpy(np.stack([uniforms(i, 40) for i in range(len(rows))]))
-    answers, work = decode(model, rows, Sampling(40, 0.7), ends=[0], points=points)
+    answers, work = decode(model, rows, TokenSampling(40, 0.7), ends=[0], points=points)
     steps = max(len(answer) for answer in answers)
     prefill = len(rows) * max(len(row) for row in rows)
     assert work.positions - prefill < len(rows) * (steps - 1) * 0.8
@@ -104,9 +104,9 @@ def test_rows_that_end_leave_the_batch() -> None:
 def test_a_stop_rule_ends_a_row_and_no_other() -> None:
     model = lab.tiny_model()
     rows = [prompt.token_ids for prompt in lab.prompts(2)]
-    free, _ = decode(model, rows, Sampling(8, 0), ends=[0])
+    free, _ = decode(model, rows, TokenSampling(8, 0), ends=[0])
     target = free[2][3]
-    cut, _ = decode(model, rows, Sampling(8, 0), ends=[0], stop=lambda said: said[-1] == target)
+    cut, _ = decode(model, rows, TokenSampling(8, 0), ends=[0], stop=lambda said: said[-1] == target)
     for before, after in zip(free, cut, strict=True):
         wanted = before[: before.index(target) + 1] if target in before else before
         assert after == wanted
@@ -118,18 +118,20 @@ def test_the_nucleus_and_the_shares_within_it() -> None:
     logits = chances.log().expand(many, -1)
     points = (torch.arange(many, dtype=torch.float64) + 0.5) / many
     for top_p, kept in ((1.0, [0, 1, 2, 3, 4]), (0.8, [1, 2, 3]), (0.39, [1]), (0.41, [1, 3]), (0.001, [1])):
-        counts = torch.bincount(pick(logits, Sampling(1, 1.0, top_p), points), minlength=5).double() / many
+        counts = (
+            torch.bincount(pick(logits, TokenSampling(1, 1.0, top_p), points), minlength=5).double() / many
+        )
         expected = torch.zeros(5, dtype=torch.float64)
         expected[kept] = chances[kept] / chances[kept].sum()
         assert torch.allclose(counts, expected, atol=1e-3), top_p
-    cold = pick(logits, Sampling(1, 0.05), points)
+    cold = pick(logits, TokenSampling(1, 0.05), points)
     assert float((cold == 1).double().mean()) > 0.99
 
 
 def test_a_point_next_to_one_never_picks_a_token_without_mass() -> None:
     logits = torch.tensor([[0.0, 1.0, -torch.inf, -torch.inf]]).expand(64, -1)
     points = torch.full((64,), 1 - 2.0**-53, dtype=torch.float64)
-    assert pick(logits, Sampling(1), points).tolist() == [1] * 64
+    assert pick(logits, TokenSampling(1), points).tolist() == [1] * 64
 
 
 def test_seeds_and_random_numbers_are_fixed_for_good() -> None:
@@ -145,8 +147,8 @@ def test_seeds_and_random_numbers_are_fixed_for_good() -> None:
 def test_refusals() -> None:
     for values in ((0, 1.0, 1.0), (1, -1.0, 1.0), (1, 1.0, 0.0), (1, 1.0, 1.1)):
         with pytest.raises(KitError, match="cannot sample"):
-            Sampling(*values)
+            TokenSampling(*values)
     with pytest.raises(KitError, match="without tokens"):
-        decode(lab.tiny_model(), [()], Sampling(1, 0), ends=[0])
+        decode(lab.tiny_model(), [()], TokenSampling(1, 0), ends=[0])
     with pytest.raises(KitError, match="end token"):
         end_tokens(type("Tokenizer", (), {"eos_token_id": None}), None)

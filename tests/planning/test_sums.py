@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.gpucheck.models import program
+from harness.gpucheck import stage_program as program
 from harness.models.forward import label_states
 from harness.models.losses import kd_loss
 from harness.models.shapes import OLMO2, ModelShape

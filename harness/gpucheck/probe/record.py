@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.doctor.inventory import module_power_mw
 from harness.meter.clocks import mono_us
 from harness.meter.nvml import GpuSource
 
@@ -77,48 +77,14 @@ class Recording:
     module: Shown
 
 
-class _Rows:
-    """Growing columns of (begin, end, value); failed reads are left out."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, int, int]] = []
-
-    def add(self, begin_us: int, end_us: int, value: int | None) -> None:
-        if value is not None:
-            self.rows.append((begin_us, end_us, value))
-
-    def shown(self) -> Shown:
-        table = np.array(self.rows, dtype=np.float64).reshape(-1, 3)
-        return Shown(table[:, 0], table[:, 1], table[:, 2])
-
-
-def usage_reader(source: GpuSource) -> Callable[[], int | None]:
-    """Reads the older PowerUsage in mW; None when it fails or shows 0."""
+def power_usage_mw(source: GpuSource) -> int | None:
+    """The older PowerUsage; None when it fails or shows 0."""
     import pynvml
 
-    def read() -> int | None:
-        try:
-            return int(pynvml.nvmlDeviceGetPowerUsage(source.handle)) or None
-        except pynvml.NVMLError:
-            return None
-
-    return read
-
-
-def module_reader(source: GpuSource) -> Callable[[], int | None] | None:
-    """Reads the module's INSTANT power in mW, None for a card that is no part of a module."""
-    import pynvml
-
-    field: Any = [(pynvml.NVML_FI_DEV_POWER_INSTANT, 1)]
-
-    def read() -> int | None:
-        try:
-            value = pynvml.nvmlDeviceGetFieldValues(source.handle, field)[0]
-        except pynvml.NVMLError:
-            return None
-        return int(value.value.uiVal) or None if value.nvmlReturn == 0 else None
-
-    return None if read() is None else read
+    try:
+        return int(pynvml.nvmlDeviceGetPowerUsage(source.handle)) or None
+    except pynvml.NVMLError:
+        return None
 
 
 def record(sources: Sequence[GpuSource], seconds: float) -> dict[int, Recording]:
@@ -127,28 +93,34 @@ def record(sources: Sequence[GpuSource], seconds: float) -> dict[int, Recording]
     Returns:
         The recordings by NVML index.
     """
-    names = ("energy", "instant", "average", "usage", "module")
-    rows = {source.index: {name: _Rows() for name in names} for source in sources}
-    readers = [(source, usage_reader(source), module_reader(source)) for source in sources]
+    names = [instrument.name for instrument in fields(Recording)]
+    rows: dict[int, dict[str, list[tuple[int, int, int]]]] = {}
+    for source in sources:
+        rows[source.index] = {name: [] for name in names}
+    has_module = {source.index for source in sources if module_power_mw(source.handle) is not None}
     end_us = mono_us() + round(seconds * 1e6)
     while (begin_us := mono_us()) < end_us:
-        for source, usage, module in readers:
-            own = rows[source.index]
+        for source in sources:
             before = mono_us()
             reading = source.read()
             between = mono_us()
-            own["energy"].add(before, between, reading.energy_mj)
-            if source.methods["instant"] == "field":  # else it is PowerUsage, which has a column of its own
-                own["instant"].add(before, between, reading.power_mw)
-            own["average"].add(before, between, reading.average_mw)
-            value = usage()
+            # Without field 186 the power is PowerUsage, which has a column of its own.
+            instant_mw = reading.power_mw if source.methods["instant"] == "field" else None
+            usage_mw = power_usage_mw(source)
             after = mono_us()
-            own["usage"].add(between, after, value)
-            if module is not None:
-                own["module"].add(after, mono_us(), module())
+            module_mw = module_power_mw(source.handle) if source.index in has_module else None
+            for name, begin, end, value in (
+                ("energy", before, between, reading.energy_mj),
+                ("instant", before, between, instant_mw),
+                ("average", before, between, reading.average_mw),
+                ("usage", between, after, usage_mw),
+                ("module", after, mono_us(), module_mw),
+            ):
+                if value is not None:  # failed reads are left out
+                    rows[source.index][name].append((begin, end, value))
         spent_s = (mono_us() - begin_us) / 1e6
         time.sleep(max(POLL_S - spent_s, spent_s * (1 / _SHARE_OF_A_CORE - 1), 0.0))
     return {
-        index: Recording(**{name: column.shown() for name, column in own.items()})
+        index: Recording(**{name: Shown(*np.array(own[name], dtype=float).reshape(-1, 3).T) for name in own})
         for index, own in rows.items()
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from harness.gpucheck.probe.figures import HONESTY, SCOPES, DeviceProbe, Figure, ProbeResult
+from harness.gpucheck.probe.analyse import HONESTY, LABELS, SCOPES, DeviceProbe, Figure
+from harness.gpucheck.probe.run import ProbeResult
 
 WIDTH = 80
 _LABEL = 23
@@ -36,18 +37,14 @@ def render_probe(result: ProbeResult) -> str:
     return "\n".join(lines)
 
 
-def _labels(devices: Sequence[DeviceProbe]) -> list[tuple[str, str]]:
-    """(key, label) of every figure that any of the devices has, in order."""
-    return list({figure.key: figure.label for device in devices for figure in device.figures}.items())
-
-
 def _table(devices: Sequence[DeviceProbe]) -> list[str]:
-    heads = [f"GPU {device.device_id}" for device in devices]
-    models = [(device.model or "").removeprefix("NVIDIA ")[: _COLUMN - 1] for device in devices]
-    lines = [_row("", heads), _row("", models)]
-    for key, label in _labels(devices):
-        figures = [{figure.key: figure for figure in device.figures}.get(key) for device in devices]
-        lines.append(_row(label, ["" if figure is None else format_figure(figure) for figure in figures]))
+    lines = [_row("", [f"GPU {device.device_id}" for device in devices])]
+    lines.append(_row("", [(one.model or "").removeprefix("NVIDIA ")[: _COLUMN - 1] for one in devices]))
+    for key, label in LABELS.items():
+        figures = [device.figures.get(key) for device in devices]
+        if any(figures):
+            cells = ["" if figure is None else format_figure(key, figure) for figure in figures]
+            lines.append(_row(label, cells))
     return [line.rstrip() for line in lines]
 
 
@@ -56,52 +53,39 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 
 def _findings(device: DeviceProbe) -> list[str]:
-    mark = " " if device.scope == "gpu" else "!"
-    lines = _wrapped(f"GPU {device.device_id}: {SCOPES[device.scope]}", f"{mark} ", "  ")
+    mark = " " if device.counter_scope == "gpu" else "!"
+    lines = _wrapped(f"GPU {device.device_id}: {SCOPES[device.counter_scope]}", f"{mark} ", "  ")
     for remark in device.remarks:
         lines += _wrapped(f"GPU {device.device_id}: {remark}", "! ", "  ")
     return lines
 
 
 def _hows(devices: Sequence[DeviceProbe]) -> list[tuple[str, str, list[int]]]:
-    """(label, how, devices), the same way of several devices and of neighbouring figures told once."""
-    told: dict[tuple[str, str], list[int]] = {}
-    for key, label in _labels(devices):
+    """(label, how, devices), the same way of several devices and of several figures told once."""
+    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for key, label in LABELS.items():
+        told: dict[str, list[int]] = {}
         for device in devices:
-            for figure in device.figures:
-                if figure.key == key:
-                    told.setdefault((label, figure.how), []).append(device.device_id)
-    merged: list[tuple[str, str, list[int]]] = []
-    for (label, how), where in told.items():
-        for number, (labels, known, ids) in enumerate(merged):
-            if (known, ids) == (how, where):
-                merged[number] = (f"{labels}, {label}", how, where)
-                break
-        else:
-            merged.append((label, how, where))
-    return merged
+            if key in device.figures:
+                told.setdefault(device.figures[key].how, []).append(device.device_id)
+        for how, where in told.items():
+            labels.setdefault((how, tuple(where)), []).append(label)
+    return [(", ".join(names), how, list(where)) for (how, where), names in labels.items()]
 
 
-def format_figure(figure: Figure) -> str:
+def format_figure(key: str, figure: Figure) -> str:
     """The value with its unit and, where known, its error; "-" for one that could not be measured."""
     if figure.value is None:
         return "-"
-    unit = _UNITS[figure.key.rpartition("_")[2]]
+    unit = _UNITS[key.rpartition("_")[2]]
     if figure.plus_minus:
         most = 2 if unit == "ms" else 3
-        digits = _digits(figure.plus_minus, most)
+        # As many decimals as show the error to one digit.
+        digits = next((n for n in range(most) if figure.plus_minus >= 0.95 * 10.0**-n), most)
         value = round(figure.value, digits) + 0.0  # no "-0.00"
         error = max(figure.plus_minus, 10.0**-most)
         return f"{value:.{digits}f} +- {error:.{digits}f} {unit}".rstrip()
     return f"{figure.value:.4g} {unit}".rstrip()
-
-
-def _digits(error: float, most: int) -> int:
-    """Decimals that show an error to one digit, `most` at most."""
-    digits = 0
-    while digits < most and error < 0.95 * 10.0**-digits:
-        digits += 1
-    return digits
 
 
 def _wrapped(text: str, first: str = "", then: str = "") -> list[str]:

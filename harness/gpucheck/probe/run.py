@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from harness import __version__
 from harness.errors import KitError
-from harness.gpucheck.loader import Load, maybe, start_torch
-from harness.gpucheck.probe.analyse import Observed, analyse
-from harness.gpucheck.probe.figures import ProbeResult
+from harness.gpucheck.loader import Load, start_torch
+from harness.gpucheck.probe.analyse import HONESTY, DeviceProbe, Observed, analyse
 from harness.gpucheck.probe.record import Recording, record
 from harness.meter import nvml
 from harness.meter.clocks import mono_us
@@ -24,6 +27,31 @@ _HIGH_S, _LOW_S = 2.31, 1.83
 _COST_CALLS, _LIST_CALLS = 100, 3
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe of the selected GPUs.
+
+    Attributes:
+        scheduling: The priority that the process got.
+        load: What made the load ("torch 2.11.0"), None without.
+        no_load_reason: Why there was none.
+    """
+
+    driver: str | None
+    cuda: str | None
+    seconds: float
+    scheduling: str
+    load: str | None
+    no_load_reason: str | None
+    notes: tuple[str, ...]
+    devices: tuple[DeviceProbe, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        values = asdict(self) | {"notes": [HONESTY, *self.notes]}
+        return {"kind": "kit-doctor-probe/1", "kit_version": __version__, **values}
 
 
 def run_probe(
@@ -55,7 +83,7 @@ def run_probe(
             if load_python is not None:
                 raise
             reason = error.message.removeprefix("no load can be made: ")
-    with maybe(program):
+    with program or nullcontext():
         scheduling = _raise_priority()
         processes = {source.index: _processes(source) for source in sources}
         say(f"counter ticks ({seconds * _TICK_SHARE:.0f} s)")
@@ -67,18 +95,18 @@ def run_probe(
     devices = [
         analyse(
             Observed(
-                device_id=source.index,
-                model=source.describe()["model"],
-                ticks=ticks[source.index],
-                idle=idle[source.index],
-                busy=busy[source.index],
-                context=None if context is None else context[source.index],
-                costs_us=costs[source.index],
-                processes=processes[source.index],
+                at,
+                source.describe()["model"],
+                ticks[at],
+                idle[at],
+                busy[at],
+                None if context is None else context[at],
+                costs[at],
+                processes[at],
                 loaded=program is not None,
             )
         )
-        for source in sources
+        for at, source in ((source.index, source) for source in sources)
     ]
     return ProbeResult(
         driver=nvml.driver_version(),
@@ -101,9 +129,7 @@ def _open() -> tuple[list[nvml.GpuSource], list[str]]:
     for index in selection.indices:
         try:
             sources.append(nvml.GpuSource(index))
-        except (
-            Exception
-        ) as error:  # NVML's exception classes are made at import time; any of them means the same here
+        except Exception as error:  # any of NVML's, whose classes are made when it is imported
             notes.append(f"GPU {index} was left out: {error}")
     readable = [source for source in sources if set(source.methods.values()) != {"absent"}]
     if not readable:

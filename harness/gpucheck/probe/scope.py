@@ -18,7 +18,7 @@ _LEAST_STEADY = 4
 
 
 @dataclass(frozen=True)
-class Scope:
+class CounterScope:
     """Counter against INSTANT power.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Block:
     steady: bool
 
 
-def find_scope(ticks: Changes, recording: Recording) -> Scope | str:
+def find_scope(ticks: Changes, recording: Recording) -> CounterScope | str:
     """The counter's scope, or why it cannot be told.
 
     Args:
@@ -78,7 +78,7 @@ def find_scope(ticks: Changes, recording: Recording) -> Scope | str:
         spread = float(np.std([block.counter_w / block.instant_w for block in chosen]))
     module = [block.counter_w / block.module_w for block in chosen if block.module_w]
     module_ratio = float(np.median(module)) if module else None
-    return Scope(
+    return CounterScope(
         ratio=ratio,
         spread=spread,
         stretches=len(chosen),

@@ -10,14 +10,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.doctor.inventory import Nvml, package_environ, take_inventory
+from harness.doctor.inventory import Nvml, run_helper, take_inventory
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.rapl import RaplProbe, RaplZone, find_zones, powercap_root
 
@@ -28,7 +27,7 @@ _MIRROR_APART_UJ = 1_000_000  # two packages that were never the same agree to a
 
 
 @dataclass(frozen=True)
-class Estimator:
+class EstimatorFacts:
     """CodeCarbon as the meter would use it: what it estimates from, or why it cannot be used."""
 
     version: str | None = None
@@ -80,7 +79,7 @@ class Machine:
     powercap_exists: bool = False
     rapl: RaplProbe = field(default_factory=lambda: RaplProbe(()))
     rapl_mirrors: tuple[str, ...] = ()
-    estimator: Estimator = field(default_factory=Estimator)
+    estimator: EstimatorFacts = field(default_factory=EstimatorFacts)
     scheduling: str | None = None
     clocks: Clocks = field(default_factory=Clocks)
     disk: Disk = field(default_factory=lambda: Disk("runs", None, True))
@@ -114,7 +113,7 @@ def observe(target: str = "runs") -> Machine:
             "disk": _disk(target),
             "cpu_count": os.cpu_count(),
         }
-        estimator = Estimator(version=_codecarbon_version())
+        estimator = EstimatorFacts(version=_codecarbon_version())
         if asked_estimator is not None:
             estimator = asked_estimator.result()
         nvml = asked_nvml.result()
@@ -228,11 +227,11 @@ def _codecarbon_version() -> str | None:
         return None
 
 
-def _try_estimator() -> Estimator:
+def _try_estimator() -> EstimatorFacts:
     """Start the meter's CPU estimator as a run would, hear what it found, and end it."""
     version = _codecarbon_version()
     if version is None:
-        return Estimator(error="the package codecarbon is not installed")
+        return EstimatorFacts(error="the package codecarbon is not installed")
     with tempfile.TemporaryDirectory(prefix="kit-doctor-") as folder:
         config = {
             "session": 0,
@@ -242,46 +241,30 @@ def _try_estimator() -> Estimator:
             "helper_pids": [],
             "journal": str(Path(folder) / "estimator.jnl"),
         }
-        command = [sys.executable, "-P", "-m", "harness.meter.codecarbon_worker", json.dumps(config)]
+        command = ["-m", "harness.meter.codecarbon_worker", json.dumps(config)]
         try:
             # Its standard input ends at once: it greets, finds itself alone and leaves.
-            done = subprocess.run(
-                command,
-                env=package_environ(OMP_NUM_THREADS="1"),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_HELPER_TIMEOUT_S,
-                check=False,
-            )
+            done = run_helper(command, _HELPER_TIMEOUT_S, OMP_NUM_THREADS="1")
         except subprocess.TimeoutExpired:
-            return Estimator(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
+            return EstimatorFacts(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
         except OSError as error:
-            return Estimator(version, error=f"it did not start: {error.strerror}")
+            return EstimatorFacts(version, error=f"it did not start: {error.strerror}")
     try:
         answer = json.loads(done.stdout.splitlines()[0])
     except (IndexError, ValueError):
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Estimator(version, error=f"it did not start: {last[0]}")
+        return EstimatorFacts(version, error=f"it did not start: {last[0]}")
     if "error" in answer:
-        return Estimator(version, error=str(answer["error"]))
+        return EstimatorFacts(version, error=str(answer["error"]))
     ready = answer["ready"]
-    return Estimator(version, cpu_model=ready.get("cpu_model"), tdp_w=ready.get("tdp_w"))
+    return EstimatorFacts(version, cpu_model=ready.get("cpu_model"), tdp_w=ready.get("tdp_w"))
 
 
 def _scheduling() -> str | None:
     """The scheduling a sampler gets here ("fifo", "nice -10", "normal"), tried out in a child."""
     code = "from harness.meter.sampler import _raise_priority as ask; print(ask())"
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code],
-            env=package_environ(),
-            capture_output=True,
-            text=True,
-            timeout=_HELPER_TIMEOUT_S,
-            check=False,
-        )
+        done = run_helper(["-c", code], _HELPER_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from harness.doctor.inventory import Gpu, shorten_uuids
-from harness.gpucheck.bench import models
-from harness.gpucheck.bench.model import Bench, Expectation
-from harness.gpucheck.loader import Load, Worker
-from harness.gpucheck.models.figures import Figures, Measured, figures_of
+from harness.doctor.inventory import GpuFacts, shorten_uuids
+from harness.gpucheck import stage_benches
+from harness.gpucheck.check import Bench, Expectation
+from harness.gpucheck.loader import Load, OrderedProgram
 from harness.planning.cards import find_card
 from harness.planning.cases import Case, card_cases, miniature_cases
 from harness.planning.sums import memory_of, work_of
@@ -38,13 +37,13 @@ def bench(lab_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield Bench(tmp_path, load, None, rehearsal=True, scale=0.05, say=lambda text: None)
 
 
-def verdicts(expectations: tuple[Expectation, ...] | list[Expectation]) -> dict[str, str]:
+def verdicts(expectations: Sequence[Expectation]) -> dict[str, str]:
     return {expectation.id: expectation.verdict for expectation in expectations}
 
 
 @pytest.mark.slow
 def test_a_miniature_runs_through_the_stages_own_code(bench: Bench) -> None:
-    result = models.run_models(bench)
+    result = stage_benches.run_stage_benches(bench)
     assert result.data["failed"] == result.data["left_out"] == {} and result.data["card"] is None
     found = {entry["id"]: entry for entry in result.data["cases"]}
     wanted = {case.id: case for case in miniature_cases()}
@@ -86,10 +85,10 @@ def test_a_case_that_breaks_leaves_the_others(bench: Bench, monkeypatch: pytest.
     # 7 is no number of heads for a width of 120.
     broken = replace(fine, model="broken", shape=replace(fine.shape, heads=7))
     late = replace(fine, model="late")
-    monkeypatch.setattr(models, "miniature_cases", lambda: [broken, fine, late])
+    monkeypatch.setattr(stage_benches, "miniature_cases", lambda: [broken, fine, late])
     spent = iter([0.0, 0.0, 0.0])
-    monkeypatch.setattr(models, "_clock", lambda: next(spent, 1e6))
-    result = models.run_models(bench)
+    monkeypatch.setattr(stage_benches, "_clock", lambda: next(spent, 1e6))
+    result = stage_benches.run_stage_benches(bench)
     assert [entry["id"] for entry in result.data["cases"]] == [fine.id]
     assert list(result.data["failed"]) == [broken.id] and list(result.data["left_out"]) == [late.id]
     assert verdicts(result.expectations)["models_complete"] == "fail"
@@ -98,7 +97,7 @@ def test_a_case_that_breaks_leaves_the_others(bench: Bench, monkeypatch: pytest.
 
 def test_an_interpreter_without_cuda_or_packages_is_a_reason(bench: Bench, tmp_path: Path) -> None:
     on_card = replace(bench, rehearsal=False)
-    result = models.run_models(on_card)
+    result = stage_benches.run_stage_benches(on_card)
     assert set(verdicts(result.expectations).values()) == {"not run"}
     assert {expectation.observed for expectation in result.expectations} == {"torch sees no CUDA device"}
 
@@ -106,12 +105,12 @@ def test_an_interpreter_without_cuda_or_packages_is_a_reason(bench: Bench, tmp_p
     bare.write_text(f'#!/bin/sh\nshift\nexec "{sys.executable}" -I -S "$@"\n')
     bare.chmod(0o755)
     bench.load.python = str(bare)
-    result = models.run_models(bench)
+    result = stage_benches.run_stage_benches(bench)
     assert set(verdicts(result.expectations).values()) == {"not run"}
     assert "ended early" in result.expectations[0].observed or "No module" in result.expectations[0].observed
 
 
-def figures(case: Case, **changes: float | None) -> Figures:
+def figures(case: Case, **changes: float | None) -> dict[str, Any]:
     """A case on an H100 at half of the roofline's speed, 600 W and the memory that is stated."""
     card = find_card("NVIDIA H100 80GB HBM3")
     assert card is not None
@@ -132,26 +131,29 @@ def figures(case: Case, **changes: float | None) -> Figures:
         "billed_s": seconds,
         **changes,
     }
-    return figures_of(case, Measured(**values), card)  # type: ignore[arg-type]
+    return stage_benches.compare(case, values, card)
 
 
 def test_figures_on_a_card() -> None:
-    one = figures(card_cases()[2])
-    assert one.roofline_share == pytest.approx(0.5)
+    case, card = card_cases()[2], find_card("NVIDIA H100 80GB HBM3")
+    assert card is not None
+    one, work = figures(case), work_of(case)
+    assert one["roofline_share"] == pytest.approx(0.5)
     # Checkpointing does a third more than MFU counts, and the optimizer's step counts nothing.
-    assert one.mfu == pytest.approx(0.5 * one.work.model_flops / (989.4e12 * one.work.floor_s(one.card)))  # type: ignore[arg-type]
-    assert 0.34 < one.mfu < 0.375
-    assert one.j_per_token == pytest.approx(600.0 / one.tokens_per_s)
+    assert one["mfu"] == pytest.approx(0.5 * work.model_flops / (989.4e12 * work.floor_s(card)))
+    assert 0.34 < one["mfu"] < 0.375
+    assert one["j_per_token"] == pytest.approx(600.0 / one["tokens_per_s"])
     # J = F P / (MFU peak), section 3.4 of the reference.
-    assert one.pj_per_flop == pytest.approx(1e12 * 600.0 / (one.mfu * 989.4e12))
-    assert one.memory_ratio == 1.0
-    unknown = replace(one, card=None, measured=replace(one.measured, energy_j=None))
-    assert unknown.mfu is unknown.roofline_share is unknown.j_per_token is unknown.pj_per_flop is None
+    assert one["pj_per_flop"] == pytest.approx(1e12 * 600.0 / (one["mfu"] * 989.4e12))
+    assert one["memory_ratio"] == 1.0
+    unknown = stage_benches.compare(case, {**one["measured"], "energy_j": None}, None)
+    assert unknown["mfu"] is unknown["roofline_share"] is unknown["j_per_token"] is None
+    assert unknown["pj_per_flop"] is None
 
 
 def test_verdicts_on_a_card() -> None:
-    def judge(found: list[Figures], *, hopper: bool = True) -> dict[str, str]:
-        return verdicts(models._expectations(found, models._Outcome(), hopper))
+    def judge(found: list[dict[str, Any]], *, hopper: bool = True) -> dict[str, str]:
+        return verdicts(stage_benches.judge(found, stage_benches.CaseResults(), hopper=hopper))
 
     tried = [figures(case) for case in card_cases()]
     assert set(judge(tried).values()) == {"pass"}
@@ -173,11 +175,11 @@ def test_verdicts_on_a_card() -> None:
 
 def test_only_the_card_that_works_is_metered(bench: Bench) -> None:
     uuids = [f"GPU-{number}2345678-1234-1234-1234-123456789abc" for number in range(2)]
-    worker = cast(Worker, SimpleNamespace(ready={"uuid": uuids[1]}))
-    bench.gpus = tuple(Gpu(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
-    assert models._devices(bench, worker) == [uuids[1]]
+    worker = cast(OrderedProgram, SimpleNamespace(ready={"uuid": uuids[1]}))
+    bench.gpus = tuple(GpuFacts(number, uuid=shorten_uuids(uuid)) for number, uuid in enumerate(uuids))
+    assert stage_benches._devices(bench, worker) == [uuids[1]]
     bench.gpus = bench.gpus[:1]
-    assert models._devices(bench, worker) is None
+    assert stage_benches._devices(bench, worker) is None
 
 
 def test_a_rehearsals_cases_are_small() -> None:
