@@ -74,13 +74,16 @@ class StageLogs:
 
 
 class Watcher(Protocol):
-    """Told what happens during an attempt."""
+    """Hears what happens during an attempt."""
 
     def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
         """An attempt begins; its output goes to `logs`."""
 
     def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
         """Called a few times a second with the tokens and, once a second newer, the energy so far."""
+
+    def ended(self, stage: PlannedStage, result: StageResult) -> None:
+        """The attempt has ended."""
 
     def warn(self, text: str) -> None:
         """Something that a person should know now."""
@@ -95,7 +98,7 @@ class Attempt:
         number: Number of the attempt, from 1.
         session: The meter.
         digests: Digests of artifacts.
-        watcher: Told what happens.
+        watcher: Hears what happens.
         stop: The signal to end with, once the run is to stop.
         origins: Artifact id to the run that paid for it, for inputs from other runs.
         energy: Energy of the session so far, for the progress line.

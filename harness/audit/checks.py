@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, path_nodes
@@ -146,21 +146,3 @@ def check_output(
 
 def _number(where: str) -> int:
     return int(where[len("stages[") : where.index("]")])
-
-
-def clashes_between_runs(runs: Sequence[ExpandedRun]) -> list[Problem]:
-    """Outputs outside `${run_dir}` that two runs of a pipeline matrix would both write."""
-    seen: dict[str, str] = {}
-    problems = []
-    for run in runs:
-        for stage in run.stages:
-            outputs = absolute(stage.node.get("outputs"), stage.cwd)
-            for name, node, where in paths(stage, "outputs"):
-                other = seen.setdefault(outputs[name], run.name)
-                if other != run.name:
-                    message = (
-                        f"{written(node)} is written by run '{other}' and by run '{run.name}'. "
-                        "Put ${run_dir} or ${run_name} into the path."
-                    )
-                    problems.append(Problem(node.mark, where, message))
-    return problems

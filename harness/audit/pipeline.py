@@ -56,29 +56,13 @@ class TokenCounts(_Strict):
     )
 
 
-class Matrix(BaseModel):
-    """A sweep: each further key is an axis with its list of values; every combination is run."""
+class Stage(_Strict):
+    """One stage: a command run under the meter in a process group of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, tuple[f.Scalar, ...]]
-
-    include: tuple[dict[str, f.Scalar], ...] = Field(
-        (),
-        description="Further combinations, or further values for those whose axis values are named.",
-    )
-    exclude: tuple[dict[str, f.Scalar], ...] = Field(
-        (), description="Combinations to leave out: those that agree with all named values."
-    )
-
-
-class StageOverride(_Strict):
-    """What a profile may change of a stage; a mapping is merged key by key, everything else replaced."""
-
-    kind: f.Kind | None = Field(
-        None, description="What the stage does, one of the protocol's kinds or x-<your own>."
-    )
-    command: f.Command | None = Field(
-        None, description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
+    kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
+    command: f.Command = Field(
+        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
     )
     cwd: f.Text | None = Field(
         None, description="Working directory, relative to the pipeline file's; default: the pipeline file's."
@@ -95,23 +79,20 @@ class StageOverride(_Strict):
     )
     retries: f.Retries | None = Field(None, description="Further attempts after a failure; default 0.")
     tokens: TokenCounts | None = Field(None, description="Token counts known beforehand.")
-    matrix: Matrix | None = Field(None, description="Run this stage once for every combination.")
-
-
-class Stage(StageOverride):
-    """One stage: a command run under the meter in a process group of its own."""
-
-    name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
-    kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
-    command: f.Command = Field(
-        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    matrix: f.Matrix | None = Field(
+        None, description="Run this stage once for every combination of these axes and their values."
     )
 
 
-class Settings(_Strict):
-    """What holds for the whole pipeline and may differ between profiles."""
+class Pipeline(_Strict):
+    """A pipeline file for `kit audit`."""
 
-    method: f.Method | None = Field(None, description="Distillation method of the whole pipeline.")
+    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
+    name: f.Name = Field(description="Name of the run.")
+    method: f.Method = Field(description="Distillation method of the whole pipeline.")
+    stages: tuple[Stage, ...] = Field(
+        min_length=1, description="The stages, run one after another in this order."
+    )
     region: f.Text | None = Field(None, description="Grid region, as information for the reader of the log.")
     pue: f.Pue | None = Field(
         None, description="Power usage effectiveness; information, never applied to the log."
@@ -131,36 +112,6 @@ class Settings(_Strict):
     )
     env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
-    matrix: Matrix | None = Field(None, description="Run the whole pipeline once for every combination.")
-
-
-class Profile(Settings):
-    """Changes to the pipeline made by --profile NAME."""
-
-    stages: dict[str, StageOverride | None] | None = Field(
-        None, description="Changes by stage name; an empty value leaves the stage out."
-    )
-
-
-class Pipeline(Settings):
-    """A pipeline file for `kit audit`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["include"]}, {"required": ["protocol", "name", "method", "stages"]}]
-        }
-    )
-
-    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
-    name: f.Name = Field(description="Name of the run.")
-    method: f.Method = Field(description="Distillation method of the whole pipeline.")
-    include: f.Includes | None = Field(
-        None, description="Pipeline files to start from, relative to this one; what stands here wins."
-    )
-    profiles: dict[f.Name, Profile] | None = Field(None, description="Named sets of changes for --profile.")
-    stages: tuple[Stage, ...] = Field(
-        min_length=1, description="The stages, run one after another in this order."
-    )
 
 
 _ALSO_CALLED = {
@@ -177,7 +128,6 @@ _ALSO_CALLED = {
     "reference_tokens": "denominator token_denominator reference_token_denominator",
     "labels": "label tags",
     "matrix": "sweep",
-    "include": "includes",
     "stages": "steps",
 }
 """Our fields, and the names other tools have for them."""
@@ -186,14 +136,9 @@ _ALSO_CALLED = {
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a pipeline file, for editors."""
     schema: dict[str, Any] = _untitled(Pipeline.model_json_schema())
-    for owner in ("Stage", "StageOverride"):
-        kind = schema["$defs"][owner]["properties"]["kind"]
-        for choice in (kind, *kind.get("anyOf", ())):
-            for form in choice.get("anyOf", ()):
-                if form == {"type": "string"}:
-                    form["anyOf"] = [{"enum": list(f.stage_kinds())}, {"pattern": "^x-"}]
-    # With `include`, the rest may come from the other file.
-    schema.pop("required")
+    for form in schema["$defs"]["Stage"]["properties"]["kind"]["anyOf"]:
+        if form == {"type": "string"}:
+            form["anyOf"] = [{"enum": list(f.stage_kinds())}, {"pattern": "^x-"}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "pipeline/1.0", **schema}
 
 
@@ -214,7 +159,7 @@ def check(
     """Validate a document and word everything that is wrong with it.
 
     Args:
-        document: The file, includes and profile merged in.
+        document: The file.
         templates: The stages are as written: let `${...}` pass in values that are filled in later, and hold
             stage names against each other.
         numbers: For an expanded document, the place of each stage in the file.
@@ -237,7 +182,7 @@ def check(
 
 def _is_template(error: Any) -> bool:
     text = error["input"]
-    fixed = {"name", "protocol", "include", "matrix", "[key]"}.intersection(map(str, error["loc"]))
+    fixed = {"name", "protocol", "matrix", "[key]"}.intersection(map(str, error["loc"]))
     return error["type"] == "kit" and isinstance(text, str) and "${" in text and not fixed
 
 
@@ -266,7 +211,6 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
         what = {
             "Pipeline": "a pipeline",
-            "Profile": "a profile",
             "Sampling": "sampling",
             "IdleBaseline": "idle_baseline",
             "TokenCounts": "tokens",
@@ -290,16 +234,19 @@ def _words(error: Any) -> str:
     if kind in expected:
         return f"{show(value)} stands where {expected[kind]} is expected."
     if kind == "too_short":
-        return "the list is empty, at least one item is expected."
+        what = "mapping" if isinstance(value, dict) else "list"
+        return f"the {what} is empty, at least one item is expected."
     return str(error["msg"])
 
 
 def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
-    owners: dict[str, type[BaseModel]] = {"sampling": Sampling, "tokens": TokenCounts, "profiles": Profile}
-    owners["idle_baseline"] = IdleBaseline
-    owners["stages"] = StageOverride if location[0] == "profiles" else Stage
-    # Names of stages and profiles follow 'stages' and 'profiles', so they stand at odd places.
-    found = [owners[part] for part in location[:-1] if isinstance(part, str) and part in owners]
+    owners: dict[str, type[BaseModel]] = {
+        "sampling": Sampling,
+        "tokens": TokenCounts,
+        "idle_baseline": IdleBaseline,
+        "stages": Stage,
+    }
+    found = [owners[part] for part in location[:-1] if part in owners]
     return found[-1] if found else Pipeline
 
 

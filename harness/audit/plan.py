@@ -1,4 +1,4 @@
-"""The plan: every run of a pipeline file with its stages in order, checked before anything starts."""
+"""The plan of a run: the stages of a pipeline file in order, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from harness.audit.checks import (
     check_cwd,
     check_output,
     check_outside_input,
-    clashes_between_runs,
     exists,
     overlap,
     paths,
     written,
 )
-from harness.audit.expand import ExpandedRun, absolute, apply_profile, compose, expand
+from harness.audit.expand import ExpandedRun, absolute, expand
 from harness.audit.pipeline import IdleBaseline, Pipeline, Sampling, Stage, check
 from harness.audit.portable import Portable
 from harness.audit.problems import Mark, PipelineError, Problem, guess, show
-from harness.audit.yaml_source import Node, plain
+from harness.audit.yaml_source import Node, load, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,21 +90,18 @@ class Plan:
     """One run of a pipeline.
 
     Args:
-        name: The pipeline's name, with the label of the combination.
+        name: The pipeline's name.
         source: The pipeline file.
-        profile: The profile chosen, if any.
         out_dir: Where the bundle goes.
         run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
         pipeline_dir: The pipeline file's folder.
         devices: "auto", "none", or indices and UUIDs.
         env: The pipeline's variables; those of each stage contain them.
-        matrix: Values of the pipeline's combination.
         stages: Those to run, in order.
     """
 
     name: str
     source: Path
-    profile: str | None
     out_dir: Path
     run_dir: Path
     pipeline_dir: Path
@@ -119,7 +115,6 @@ class Plan:
     idle_baseline: IdleBaseline
     labels: tuple[str, ...]
     env: Mapping[str, str]
-    matrix: Mapping[str, Any]
     stages: tuple[PlannedStage, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,9 +123,7 @@ class Plan:
         waits = self.idle_baseline.model_dump(exclude_none=True)
         return {
             "name": self.name,
-            "profile": self.profile,
             "method": self.method,
-            "matrix": dict(self.matrix),
             **({"idle_baseline": waits} if waits else {}),
             "stages": [
                 {
@@ -157,31 +150,24 @@ def load_plan(
     *,
     only: str | Sequence[str] | None = None,
     from_stage: str | None = None,
-    profile: str | None = None,
     run_dir: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
-) -> list[Plan]:
+) -> Plan:
     """Read, expand and check a pipeline file.
 
     Args:
         path: The pipeline file.
         only: Stage (or stages) to run; a matrix stage's name means all its runs.
         from_stage: First stage to run.
-        profile: Name of a profile to merge in.
-        run_dir: What `--out` names, default `runs/<name>`: the run's directory, or with a pipeline matrix the
-            folder of one directory a run. `${run_dir}` is its `work` folder. Nothing is created.
+        run_dir: What `--out` names, default `runs/<name>`: the run's directory. `${run_dir}` is its `work`
+            folder. Nothing is created.
         environ: What `${env.NAME}` sees; the process's environment if omitted.
-
-    Returns:
-        One plan a run: one without a pipeline matrix.
 
     Raises:
         KitError: The file cannot be read, or (as `PipelineError`, with all problems) is wrong.
     """
     source = Path(path)
-    document = compose(source)
-    if profile is not None:
-        document = apply_profile(document, profile)
+    document = load(source)
     _, problems = check(document, templates=True)
     if problems and not all(_is_harmless(problem) for problem in problems):
         raise PipelineError(problems)
@@ -189,22 +175,17 @@ def load_plan(
     name = document.value["name"].text
     out = Path(os.path.abspath(run_dir if run_dir is not None else Path("runs") / name))  # noqa: PTH100
     environment = os.environ if environ is None else environ
-    runs, unresolved = expand(document, directory=directory, out=out, environ=environment)
+    run, unresolved = expand(document, directory=directory, out=out, environ=environment)
     problems += unresolved
     if problems:
         raise PipelineError(problems)
-    plans = []
-    for run in runs:
-        model, wrong = check(run.document, numbers=[stage.number for stage in run.stages])
-        if model is not None and not wrong:
-            plan, wrong = _plan(run, model, source, profile, directory)
-            plans.append(plan)
-        problems += wrong
-    if not problems:
-        problems = clashes_between_runs(runs)
+    model, problems = check(run.document, numbers=[stage.number for stage in run.stages])
+    if model is None:
+        raise PipelineError(problems)
+    plan, problems = _plan(run, model, source, directory)
     if problems:
         raise PipelineError(problems)
-    return [_selected(plan, document, only, from_stage) for plan in plans]
+    return _selected(plan, document, only, from_stage)
 
 
 def describe(plan: Plan) -> RenderableType:
@@ -219,7 +200,6 @@ def describe(plan: Plan) -> RenderableType:
         f"devices {_words(plan.devices)}",
         f"every {plan.sampling.period_ms} ms",
     ]
-    facts += [f"profile {plan.profile}"] if plan.profile else []
     waits = plan.idle_baseline.model_dump(exclude_none=True)
     facts += [f"idle {_duration(seconds)} {when}" for when, seconds in waits.items()]
     blocks: list[RenderableType] = [
@@ -259,9 +239,7 @@ def _is_harmless(problem: Problem) -> bool:
     return bool(_HARMLESS.intersection(parts[:3])) and "is not a field" not in problem.message
 
 
-def _plan(
-    run: ExpandedRun, model: Pipeline, source: Path, profile: str | None, directory: Path
-) -> tuple[Plan, list[Problem]]:
+def _plan(run: ExpandedRun, model: Pipeline, source: Path, directory: Path) -> tuple[Plan, list[Problem]]:
     common = dict(model.env or {})
     portable = Portable(run.work, directory)
     problems: list[Problem] = []
@@ -320,9 +298,8 @@ def _plan(
             )
         )
     plan = Plan(
-        name=run.name,
+        name=model.name,
         source=source,
-        profile=profile,
         out_dir=run.out,
         run_dir=run.work,
         pipeline_dir=directory,
@@ -336,7 +313,6 @@ def _plan(
         idle_baseline=model.idle_baseline,
         labels=model.labels,
         env=common,
-        matrix={key: _builtin(node) for key, node in run.matrix.items()},
         stages=tuple(planned),
     )
     return plan, problems

@@ -51,7 +51,7 @@ class PipelineError(KitError):
     """Everything found wrong with a pipeline file, in file order, one line a problem.
 
     Args:
-        problems: At least one; what is reported twice (through a profile or several runs) is kept once.
+        problems: At least one; what is reported twice (through several runs of a matrix stage) is kept once.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:

@@ -68,12 +68,12 @@ class StageProcess:
         env: The whole environment.
         out: File for standard output.
         err: File for standard error.
-        forks: Where the command may be forked from; started afresh if None, or if that cannot be.
+        forks: Where the command may be forked from, if anywhere.
 
     Attributes:
         pgid: Its process group, the process's own id.
         forked: Whether it was forked.
-        not_forked: Why it was started afresh although it was to be forked; None otherwise.
+        not_forked: Why it was not although it was to be; None otherwise.
 
     Raises:
         KitError: The command cannot be started; `exit_code` is what a shell would report.
@@ -95,9 +95,9 @@ class StageProcess:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
         try:
+            process, self.not_forked = _fork(forks, argv, cwd, env, out, err)
+            self.forked = process is not None
             with out.open("ab") as stdout, err.open("ab") as stderr:
-                process, self.not_forked = _fork(forks, argv, cwd, env, stdout.fileno(), stderr.fileno())
-                self.forked = process is not None
                 self._process: Forked | subprocess.Popen[bytes] = process or subprocess.Popen(
                     list(argv),
                     cwd=cwd,
@@ -236,7 +236,7 @@ class StageProcess:
 
 
 def _fork(
-    forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int
+    forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path
 ) -> tuple[Forked | None, str | None]:
     """The forked process, or why there is none; neither where none is wanted."""
     if forks is None or not forks.covers(argv):

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
 
-from harness.audit.attempt import Attempt, Origin, StageResult, Watcher
+from harness.audit.attempt import Attempt, Origin, Watcher
 from harness.audit.folders import prepare
 from harness.audit.forks import Forks
 from harness.audit.idle import IDLE, wait_idle
@@ -32,9 +32,6 @@ class Progress(Watcher, Chooser, Protocol):
 
     def metering(self, session: MeterSession) -> None:
         """The meter is warm."""
-
-    def ended(self, stage: PlannedStage, result: StageResult) -> None:
-        """An attempt has ended."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def run_plan(
 
     Args:
         plan: What to run; `plan.out_dir` must not hold a run unless `resume_run`.
-        progress: Told what happens.
+        progress: Hears what happens.
         resume_run: Go on with the run in `plan.out_dir`: stages that completed with the same command, inputs
             and outputs are not run again; everything that earlier attempts used stays in the log.
         cpu: How CPU energy is measured, as in `MeterConfig`.

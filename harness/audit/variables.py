@@ -43,8 +43,7 @@ class Scope:
         constants: `run_dir`, `pipeline_dir` and the like.
         env: The environment seen by `${env.NAME}`.
         variables: Resolved `vars`.
-        matrix: Values of the pipeline's and the stage's combination.
-        swept: Values of the stage's own combination.
+        matrix: Values of the stage's combination.
         produced: Earlier stages, in order: the runs of each by its name in the file.
         stages: Names of all stages, in order; None where stages cannot be named.
         stage: Name of the stage itself.
@@ -55,7 +54,6 @@ class Scope:
     env: Mapping[str, str]
     variables: Mapping[str, Node] = field(default_factory=dict)
     matrix: Mapping[str, Node] = field(default_factory=dict)
-    swept: Mapping[str, Node] = field(default_factory=dict)
     produced: Mapping[str, Sequence[Produced]] = field(default_factory=dict)
     stages: Sequence[str] | None = None
     stage: str = ""
@@ -159,7 +157,7 @@ class Scope:
                     raise Unresolved(f"'${{{name}}}': '{axis}' is no axis of stage '{stage}'. Axes: {known}.")
             wanted = {axis: canonical_text(text) for axis, text in wanted.items()}
         else:
-            wanted = {axis: canonical(self.swept[axis]) for axis in axes if axis in self.swept}
+            wanted = {axis: canonical(self.matrix[axis]) for axis in axes if axis in self.matrix}
         agreeing = [
             one for one in found if all(canonical(one.matrix[axis]) == text for axis, text in wanted.items())
         ]

@@ -180,7 +180,7 @@ class _Runs:
     forks: Forks | None
 
     def run(self, name: str, path: Path, origins: dict[str, Any]) -> Outcome:
-        plan = load_plan(path, run_dir=self.layout.run(name))[0]
+        plan = load_plan(path, run_dir=self.layout.run(name))
         with self.display(plan) as shown:
             progress: Progress = shown
             result = run_plan(
