@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.audit.kit_process import KIT, Kit, pipeline, stage_rows
+from tests.audit.kit_process import KIT, NOTICED, Kit, pipeline, stage_rows
 from tests.audit.terminal import Terminal
 
 TWO = pipeline(
@@ -106,7 +106,8 @@ def test_what_cannot_be_used_is_refused_with_a_way_out(kit: Kit) -> None:
 
 def test_a_run_on_a_terminal_fits_it_and_shows_live_output(kit: Kit) -> None:
     script = (
-        "echo '{\"tokens_trained\": 1234}' >> $KIT_EVENTS; echo to out; echo to err >&2; sleep 1; printf e"
+        NOTICED + "echo '{\"tokens_trained\": 1234}' >> $KIT_EVENTS; echo to out; echo to err >&2\n"
+        "noticed '\"tokens_trained\":1234'; sleep 1; printf e"
     )
     long = "a-stage-with-quite-a-long-name"
     kit.write("t.sh", script)
@@ -121,7 +122,7 @@ def test_a_run_on_a_terminal_fits_it_and_shows_live_output(kit: Kit) -> None:
     assert terminal.wait() == 1
     raw = terminal.shown.decode()
     assert "\x1b[32m✓" in raw and "\x1b[31m✗" in raw
-    assert re.search(r"0\.\d s  1,234 tokens trained", raw), "no figures while the stage ran"
+    assert re.search(r"\d\.\d s  1,234 tokens trained", raw), "no figures while the stage ran"
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw).replace("\r", "\n").split("\n")
     assert max(map(len, lines)) <= 72
     shown = [line.strip() for line in lines]
