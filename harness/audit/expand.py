@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.audit.matrix import Combination, combinations, named
-from harness.audit.problems import Problem
-from harness.audit.variables import Produced, Scope, resolve_variables, substitute
+from harness.audit.problems import PipelineProblem
+from harness.audit.variables import Produced, ReferenceScope, resolve_variables, substitute
 from harness.audit.yaml_source import Node
 
 MAX_STAGES = 5_000
@@ -50,7 +50,7 @@ class ExpandedRun:
 
 def expand(
     document: Node, *, directory: Path, out: Path, environ: Mapping[str, str]
-) -> tuple[ExpandedRun, list[Problem]]:
+) -> tuple[ExpandedRun, list[PipelineProblem]]:
     """Make every stage of a document of the right shape concrete.
 
     Args:
@@ -62,7 +62,7 @@ def expand(
     Returns:
         The run, without stages where a matrix is wrong, and all problems.
     """
-    problems: list[Problem] = []
+    problems: list[PipelineProblem] = []
     stages = document.value["stages"]
     sweeps: list[list[Combination]] = []
     for number, stage in enumerate(stages.value):
@@ -71,10 +71,10 @@ def expand(
         sweeps.append(found)
     if sum(map(len, sweeps)) > MAX_STAGES:
         message = f"the matrices make more than {MAX_STAGES} stages. Split the sweep over several files."
-        problems.append(Problem(stages.mark, "stages", message))
+        problems.append(PipelineProblem(stages.mark, "stages", message))
     if problems:
         return ExpandedRun(out, out / "work", document, ()), problems
-    scope = Scope({"run_dir": str(out / "work"), "pipeline_dir": str(directory)}, environ)
+    scope = ReferenceScope({"run_dir": str(out / "work"), "pipeline_dir": str(directory)}, environ)
     variables = document.get("vars")
     if variables and variables.value:
         scope = replace(scope, variables=resolve_variables(variables.value, scope, problems))
@@ -90,7 +90,7 @@ def expand(
 
 
 def _stages(
-    stages: Node, sweeps: list[list[Combination]], scope: Scope, problems: list[Problem]
+    stages: Node, sweeps: list[list[Combination]], scope: ReferenceScope, problems: list[PipelineProblem]
 ) -> list[ExpandedStage]:
     names = tuple(stage.value["name"].text for stage in stages.value)
     produced: dict[str, list[Produced]] = {}
@@ -107,7 +107,7 @@ def _stages(
 
 
 def _stage(
-    stage: Node, number: int, combination: Combination, scope: Scope, problems: list[Problem]
+    stage: Node, number: int, combination: Combination, scope: ReferenceScope, problems: list[PipelineProblem]
 ) -> ExpandedStage:
     name = named(scope.stage, combination)
     scope = replace(scope, constants={**scope.constants, "stage_name": name}, matrix=combination)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.audit.plan import Plan
+from harness.audit.plan import RunPlan
 from harness.bundle.resume import holds_run
 from harness.container import check_image, fix_for_unwritable_folder
 from harness.errors import KitError
@@ -13,7 +13,7 @@ _OWN = frozenset(("journal", "work", "logs", "cache"))
 """What a run folder may hold beside the bundle."""
 
 
-def choose_out(plan: Plan, *, resume: bool) -> Path:
+def choose_out(plan: RunPlan, *, resume: bool) -> Path:
     """`runs/NAME` while that is free, else `runs/NAME-2` and so on; with `resume` the newest with a run."""
     number = 1
     newest = candidate = plan.out_dir
@@ -34,7 +34,7 @@ def _taken(folder: Path) -> bool:
         return True
 
 
-def prepare(plan: Plan) -> None:
+def prepare(plan: RunPlan) -> None:
     """Make the run folder and its `work` folder.
 
     Raises:

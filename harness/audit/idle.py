@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from harness.audit.attempt import StageLogs, StageResult, Watcher
-from harness.audit.plan import Plan
+from harness.audit.plan import RunPlan
 from harness.meter.session import MeterSession
 
 IDLE = "idle"
@@ -19,7 +19,7 @@ _LOOK_S = 0.25
 
 
 def wait_idle(
-    plan: Plan,
+    plan: RunPlan,
     when: Literal["before", "after"],
     number: int,
     session: MeterSession,

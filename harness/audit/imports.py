@@ -8,7 +8,7 @@ from dataclasses import replace
 from harness.audit.attempt import StageLogs, StageResult, Watcher, environment
 from harness.audit.forks import Forks
 from harness.audit.output import tail
-from harness.audit.plan import Plan, PlannedStage
+from harness.audit.plan import PlannedStage, RunPlan
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
 from harness.meter.clocks import mono_us
@@ -22,7 +22,7 @@ _TAIL_LINES = 5
 
 def import_ahead(
     forks: Forks,
-    plan: Plan,
+    plan: RunPlan,
     stage: PlannedStage,
     number: int,
     session: MeterSession,

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from harness.audit.problems import Problem, show
+from harness.audit.problems import PipelineProblem, show
 from harness.audit.yaml_source import Node, number_or_text
 
 MAX_COMBINATIONS = 1000
@@ -40,7 +40,7 @@ def canonical_text(text: str) -> str:
     return _number_text(number_or_text(text))
 
 
-def combinations(matrix: Node | None, path: str) -> tuple[list[Combination], list[Problem]]:
+def combinations(matrix: Node | None, path: str) -> tuple[list[Combination], list[PipelineProblem]]:
     """All combinations of a matrix, the last axis varying fastest; a single empty one without a matrix.
 
     Args:
@@ -53,14 +53,14 @@ def combinations(matrix: Node | None, path: str) -> tuple[list[Combination], lis
     problems = [problem for axis, values in axes.items() for problem in _odd_values(values, f"{path}.{axis}")]
     if math.prod(len(values.value) for values in axes.values()) > MAX_COMBINATIONS:
         message = f"the matrix has more than {MAX_COMBINATIONS} combinations. Split it over several files."
-        problems.append(Problem(matrix.mark, path, message))
+        problems.append(PipelineProblem(matrix.mark, path, message))
     if problems:
         return [], problems
     points = itertools.product(*(values.value for values in axes.values()))
     return [dict(zip(axes, point, strict=True)) for point in points], []
 
 
-def _odd_values(values: Node, where: str) -> list[Problem]:
+def _odd_values(values: Node, where: str) -> list[PipelineProblem]:
     problems = []
     seen: dict[str, Node] = {}
     for node in values.value:
@@ -71,7 +71,7 @@ def _odd_values(values: Node, where: str) -> list[Problem]:
             message = f"{show(node.value)} stands here a second time (first at {first.mark})."
         else:
             continue
-        problems.append(Problem(node.mark, where, message))
+        problems.append(PipelineProblem(node.mark, where, message))
     return problems
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.audit import fields as f
-from harness.audit.problems import Mark, Problem, guess, show
+from harness.audit.problems import PipelineProblem, Place, guess, show
 from harness.audit.yaml_source import Node, plain
 
 
@@ -16,7 +16,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Sampling(_Strict):
+class SamplingOptions(_Strict):
     """How power is sampled and stage boundaries are found."""
 
     period_ms: f.Period = Field(500, description="Sampling period in ms; the protocol's is 500.")
@@ -56,7 +56,7 @@ class TokenCounts(_Strict):
     )
 
 
-class Stage(_Strict):
+class StageFields(_Strict):
     """One stage: a command run under the meter in a process group of its own."""
 
     name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
@@ -90,7 +90,7 @@ class Pipeline(_Strict):
     protocol: f.Protocol = Field(description="Version of the accounting protocol.")
     name: f.Name = Field(description="Name of the run.")
     method: f.Method = Field(description="Distillation method of the whole pipeline.")
-    stages: tuple[Stage, ...] = Field(
+    stages: tuple[StageFields, ...] = Field(
         min_length=1, description="The stages, run one after another in this order."
     )
     region: f.Text | None = Field(None, description="Grid region, as information for the reader of the log.")
@@ -103,8 +103,8 @@ class Pipeline(_Strict):
     )
     reference_tokens: f.Denominator | None = Field(None, description="Declared reference token denominator.")
     labels: tuple[f.Name, ...] = Field((), description="Labels of the run, such as pocket.")
-    sampling: Sampling = Field(
-        default_factory=lambda: Sampling.model_validate({}), description="Sampling options."
+    sampling: SamplingOptions = Field(
+        default_factory=lambda: SamplingOptions.model_validate({}), description="Sampling options."
     )
     idle_baseline: IdleBaseline = Field(
         default_factory=lambda: IdleBaseline.model_validate({}),
@@ -136,7 +136,7 @@ _ALSO_CALLED = {
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a pipeline file, for editors."""
     schema: dict[str, Any] = _untitled(Pipeline.model_json_schema())
-    for form in schema["$defs"]["Stage"]["properties"]["kind"]["anyOf"]:
+    for form in schema["$defs"]["StageFields"]["properties"]["kind"]["anyOf"]:
         if form == {"type": "string"}:
             form["anyOf"] = [{"enum": list(f.stage_kinds())}, {"pattern": "^x-"}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "pipeline/1.0", **schema}
@@ -155,7 +155,7 @@ def _untitled(schema: Any) -> Any:
 
 def check(
     document: Node, *, templates: bool = False, numbers: Sequence[int] | None = None
-) -> tuple[Pipeline | None, list[Problem]]:
+) -> tuple[Pipeline | None, list[PipelineProblem]]:
     """Validate a document and word everything that is wrong with it.
 
     Args:
@@ -168,7 +168,7 @@ def check(
         The model, if there is nothing wrong, and all problems.
     """
     model: Pipeline | None = None
-    problems: list[Problem] = []
+    problems: list[PipelineProblem] = []
     try:
         model = Pipeline.model_validate(plain(document))
     except ValidationError as error:
@@ -186,7 +186,7 @@ def _is_template(error: Any) -> bool:
     return error["type"] == "kit" and isinstance(text, str) and "${" in text and not fixed
 
 
-def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Problem:
+def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> PipelineProblem:
     location = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     kind = error["type"]
 
@@ -200,9 +200,11 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         parent = location[:-1]
         owner = _owner(location)
         about = owner.model_fields[field].description or ""
-        return Problem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
+        return PipelineProblem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
     if location and location[-1] == "[key]":
-        return Problem(_mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error))
+        return PipelineProblem(
+            _mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error)
+        )
     if kind == "extra_forbidden":
         key, owner = str(location[-1]), _owner(location)
         allowed = sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
@@ -211,14 +213,14 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
         what = {
             "Pipeline": "a pipeline",
-            "Sampling": "sampling",
+            "SamplingOptions": "sampling",
             "IdleBaseline": "idle_baseline",
             "TokenCounts": "tokens",
         }
         owned = what.get(owner.__name__, "a stage")
         message = f"{show(key)} is not a field of {owned}. Allowed: {', '.join(allowed)}."
-        return Problem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
-    return Problem(_mark(document, location), path_of(location), _words(error))
+        return PipelineProblem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
+    return PipelineProblem(_mark(document, location), path_of(location), _words(error))
 
 
 def _words(error: Any) -> str:
@@ -241,16 +243,16 @@ def _words(error: Any) -> str:
 
 def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
     owners: dict[str, type[BaseModel]] = {
-        "sampling": Sampling,
+        "sampling": SamplingOptions,
         "tokens": TokenCounts,
         "idle_baseline": IdleBaseline,
-        "stages": Stage,
+        "stages": StageFields,
     }
     found = [owners[part] for part in location[:-1] if part in owners]
     return found[-1] if found else Pipeline
 
 
-def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Mark:
+def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Place:
     node = document
     for part in location:
         children = node.value
@@ -268,9 +270,9 @@ def dotted(location: tuple[Any, ...]) -> str:
     return text.removeprefix(".")
 
 
-def _repeated_names(document: Node) -> list[Problem]:
+def _repeated_names(document: Node) -> list[PipelineProblem]:
     stages = document.get("stages")
-    seen: dict[str, Mark] = {}
+    seen: dict[str, Place] = {}
     problems = []
     baseline = document.get("idle_baseline")
     for index, stage in enumerate(stages.value if stages and isinstance(stages.value, tuple) else ()):
@@ -279,11 +281,11 @@ def _repeated_names(document: Node) -> list[Problem]:
             continue
         if baseline is not None and name.text in ("idle_before", "idle_after"):
             message = f"{show(name.text)} is the name of a wait of idle_baseline. Give the stage another one."
-            problems.append(Problem(name.mark, f"stages[{index}].name", message))
+            problems.append(PipelineProblem(name.mark, f"stages[{index}].name", message))
         if name.text in seen:
             message = (
                 f"{show(name.text)} names a stage already (at {seen[name.text]}). Stage names are unique."
             )
-            problems.append(Problem(name.mark, f"stages[{index}].name", message))
+            problems.append(PipelineProblem(name.mark, f"stages[{index}].name", message))
         seen.setdefault(name.text, name.mark)
     return problems

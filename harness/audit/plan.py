@@ -19,9 +19,9 @@ from harness.audit.checks import (
     written,
 )
 from harness.audit.expand import ExpandedRun, absolute, expand
-from harness.audit.pipeline import IdleBaseline, Pipeline, Sampling, Stage, check
+from harness.audit.pipeline import IdleBaseline, Pipeline, SamplingOptions, StageFields, check
 from harness.audit.portable import Portable
-from harness.audit.problems import Mark, PipelineError, Problem, guess, show
+from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
 from harness.audit.yaml_source import Node, load, plain
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """One run of a pipeline.
 
     Args:
@@ -111,7 +111,7 @@ class Plan:
     pue: float | None
     devices: str | tuple[int | str, ...]
     reference_tokens: int | None
-    sampling: Sampling
+    sampling: SamplingOptions
     idle_baseline: IdleBaseline
     labels: tuple[str, ...]
     env: Mapping[str, str]
@@ -152,7 +152,7 @@ def load_plan(
     from_stage: str | None = None,
     run_dir: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
-) -> Plan:
+) -> RunPlan:
     """Read, expand and check a pipeline file.
 
     Args:
@@ -188,7 +188,7 @@ def load_plan(
     return _selected(plan, document, only, from_stage)
 
 
-def describe(plan: Plan) -> RenderableType:
+def describe(plan: RunPlan) -> RenderableType:
     """For `--dry-run`: the stages in order, a block each: command, what it reads and writes, limits."""
     from rich.console import Group
     from rich.padding import Padding
@@ -234,15 +234,17 @@ def _pairs(lines: Sequence[tuple[str, str]]) -> RenderableType:
     return table
 
 
-def _is_harmless(problem: Problem) -> bool:
+def _is_harmless(problem: PipelineProblem) -> bool:
     parts = problem.path.replace("[", ".").split(".")
     return bool(_HARMLESS.intersection(parts[:3])) and "is not a field" not in problem.message
 
 
-def _plan(run: ExpandedRun, model: Pipeline, source: Path, directory: Path) -> tuple[Plan, list[Problem]]:
+def _plan(
+    run: ExpandedRun, model: Pipeline, source: Path, directory: Path
+) -> tuple[RunPlan, list[PipelineProblem]]:
     common = dict(model.env or {})
     portable = Portable(run.work, directory)
-    problems: list[Problem] = []
+    problems: list[PipelineProblem] = []
     made = Outputs()
     fingerprints: dict[str, str] = {}
     planned: list[PlannedStage] = []
@@ -259,7 +261,7 @@ def _plan(run: ExpandedRun, model: Pipeline, source: Path, directory: Path) -> t
             wrong = check_output(outputs[name], node, where, made, run, directory)
             if any(overlap(path, outputs[name]) for path in inputs.values()):
                 message = f"{written(node)} is an input of this stage too. Write the result to another path."
-                wrong.append(Problem(node.mark, where, message))
+                wrong.append(PipelineProblem(node.mark, where, message))
             if not wrong:
                 made.add(outputs[name], stage)
             problems += wrong
@@ -297,7 +299,7 @@ def _plan(run: ExpandedRun, model: Pipeline, source: Path, directory: Path) -> t
                 where=str(stage.node.mark),
             )
         )
-    plan = Plan(
+    plan = RunPlan(
         name=model.name,
         source=source,
         out_dir=run.out,
@@ -318,7 +320,7 @@ def _plan(run: ExpandedRun, model: Pipeline, source: Path, directory: Path) -> t
     return plan, problems
 
 
-def _declared_tokens(stage: Stage) -> dict[str, int]:
+def _declared_tokens(stage: StageFields) -> dict[str, int]:
     return stage.tokens.model_dump(exclude_none=True) if stage.tokens else {}
 
 
@@ -329,7 +331,9 @@ def _builtin(node: Node) -> Any:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from_stage: str | None) -> Plan:
+def _selected(
+    plan: RunPlan, document: Node, only: str | Sequence[str] | None, from_stage: str | None
+) -> RunPlan:
     wanted = [only] if isinstance(only, str) else list(only or ())
     known = list(dict.fromkeys(name for stage in plan.stages for name in (stage.base, stage.name)))
     mark = document.value["stages"].mark
@@ -338,14 +342,16 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
             if name not in known:
                 listed = f"Stages: {', '.join(known)}.{guess(name, known)}"
                 message = f"{option} {show(name)}: there is no such stage. {listed}"
-                raise PipelineError([Problem(mark, "stages", message)])
+                raise PipelineError([PipelineProblem(mark, "stages", message)])
     chosen = list(plan.stages)
     if from_stage is not None:
         first = min(stage.index for stage in chosen if from_stage in (stage.base, stage.name))
         chosen = [stage for stage in chosen if stage.index >= first]
     if wanted:
         chosen = [stage for stage in chosen if stage.base in wanted or stage.name in wanted]
-    problems = [] if chosen else [Problem(mark, "stages", "--only and --from together leave no stage.")]
+    problems = (
+        [] if chosen else [PipelineProblem(mark, "stages", "--only and --from together leave no stage.")]
+    )
     names_chosen = {stage.name for stage in chosen}
     for stage in chosen:
         for name, makers in stage.producers.items():
@@ -357,8 +363,8 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
                     f"which is left out, and is not there yet. Run '{left_out[0]}' first, "
                     "or go on with a run that has it: --resume."
                 )
-                where = Mark(file, int(line), int(column))
-                problems.append(Problem(where, f"stages.{stage.base}.inputs", message))
+                where = Place(file, int(line), int(column))
+                problems.append(PipelineProblem(where, f"stages.{stage.base}.inputs", message))
     if problems:
         raise PipelineError(problems)
     return replace(plan, stages=tuple(chosen))

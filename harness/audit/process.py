@@ -30,7 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProcessEnd:
     """How a stage's process ended.
 
     Attributes:
@@ -128,7 +128,7 @@ class StageProcess:
         timeout_s: float | None,
         interrupted: Callable[[], int | None],
         watch: Callable[[], None],
-    ) -> Outcome:
+    ) -> ProcessEnd:
         """Wait for the process to end.
 
         Args:
@@ -172,7 +172,7 @@ class StageProcess:
                 os.close(handle)
         ended_us = time.monotonic_ns() // 1000
         code = self._process.wait()
-        return Outcome(128 - code if code < 0 else code, ended_us, reason)
+        return ProcessEnd(128 - code if code < 0 else code, ended_us, reason)
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):

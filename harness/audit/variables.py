@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.audit.fields import text_of
 from harness.audit.matrix import canonical, canonical_text
-from harness.audit.problems import Problem, guess, nearest, show
+from harness.audit.problems import PipelineProblem, guess, nearest, show
 from harness.audit.yaml_source import Node, number_or_text, plain
 
 MAX_TEXT = 64 * 1024
@@ -36,7 +36,7 @@ class Produced:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class ReferenceScope:
     """Everything a reference can name at one place of the file.
 
     Args:
@@ -171,7 +171,7 @@ class Scope:
         return agreeing
 
 
-def substitute(node: Node, scope: Scope, path: str, problems: list[Problem]) -> Node:
+def substitute(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> Node:
     """Put values in place of all references below a node; what cannot be resolved is added to `problems`."""
     value = node.value
     if isinstance(value, str):
@@ -194,7 +194,9 @@ def substitute(node: Node, scope: Scope, path: str, problems: list[Problem]) -> 
     return node
 
 
-def resolve_variables(nodes: Mapping[str, Node], scope: Scope, problems: list[Problem]) -> dict[str, Node]:
+def resolve_variables(
+    nodes: Mapping[str, Node], scope: ReferenceScope, problems: list[PipelineProblem]
+) -> dict[str, Node]:
     """Resolve `vars`, which may use each other in any order but not in a circle."""
     uses = {name: [used for used in _vars_in(node) if used in nodes] for name, node in nodes.items()}
     try:
@@ -204,7 +206,7 @@ def resolve_variables(nodes: Mapping[str, Node], scope: Scope, problems: list[Pr
         first = nodes[circle[0]]
         names = " <- ".join(circle[:10])
         message = f"these variables need each other: {names}. Give one of them a value of its own."
-        problems.append(Problem(first.mark, f"vars.{circle[0]}", message))
+        problems.append(PipelineProblem(first.mark, f"vars.{circle[0]}", message))
         return dict(nodes)
     done: dict[str, Node] = {}
     for name in order:
@@ -218,7 +220,7 @@ def _vars_in(node: Node) -> list[str]:
     return [name[5:] for name in _REFERENCE.findall(node.value) if name.startswith("vars.")]
 
 
-def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> list[Node]:
+def _scalar(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> list[Node]:
     """The node with its references filled in: several nodes only for a text that is one `[*]` reference."""
     text: str = node.value
     pieces: list[str] = []
@@ -234,7 +236,7 @@ def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> lis
                 raise Unresolved("'${' is not closed by '}'. Write '$${' if the text '${' is meant.")
             values = scope.lookup(match[1].strip())
         except Unresolved as error:
-            problems.append(Problem(node.mark_inside(occurrence), path, str(error)))
+            problems.append(PipelineProblem(node.mark_inside(occurrence), path, str(error)))
             continue
         if match[0] == text:
             return [_placed(value, node) for value in values]
@@ -244,7 +246,7 @@ def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> lis
     result = "".join([*pieces, text[end:]])
     if len(result) > MAX_TEXT:
         message = f"grows to {len(result)} characters; at most {MAX_TEXT} are allowed."
-        problems.append(Problem(node.mark, path, message))
+        problems.append(PipelineProblem(node.mark, path, message))
         result = result[:MAX_TEXT]
     return [replace(node, value=result, text=result)]
 

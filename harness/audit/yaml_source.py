@@ -17,7 +17,7 @@ from ruamel.yaml import nodes as ruamel
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from harness.audit.problems import Mark
+from harness.audit.problems import Place
 from harness.audit.text_file import read_text
 from harness.errors import KitError
 
@@ -77,8 +77,8 @@ class Node:
     """
 
     value: Any
-    mark: Mark
-    key_mark: Mark | None = None
+    mark: Place
+    key_mark: Place | None = None
     text: str = ""
     raw: str = ""
 
@@ -91,7 +91,7 @@ class Node:
         merged = {**self.value, **values}
         return replace(self, value={key: node for key, node in merged.items() if node is not None})
 
-    def mark_inside(self, occurrence: int, needle: str = "${") -> Mark:
+    def mark_inside(self, occurrence: int, needle: str = "${") -> Place:
         """Where the n-th `needle` of a scalar stands; the scalar's own place if it cannot be found."""
         position = -1
         for _ in range(occurrence + 1):
@@ -100,8 +100,8 @@ class Node:
                 return self.mark
         newline = self.raw.rfind("\n", 0, position)
         if newline < 0:
-            return Mark(self.mark.file, self.mark.line, self.mark.column + position)
-        return Mark(self.mark.file, self.mark.line + self.raw.count("\n", 0, position), position - newline)
+            return Place(self.mark.file, self.mark.line, self.mark.column + position)
+        return Place(self.mark.file, self.mark.line + self.raw.count("\n", 0, position), position - newline)
 
 
 def plain(node: Node) -> Any:
@@ -153,18 +153,18 @@ def parse(text: str, file: str) -> Node:
         raise _syntax(error, text, file) from None
     except ReaderError as error:
         before = text[: error.position]
-        mark = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        mark = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         character = f"the character U+{ord(text[error.position]):04X}"
         raise _refusal(mark, f"{character} cannot stand in YAML", "printable text", "delete it") from None
     except RecursionError:
-        raise _too_deep(Mark(file, 1, 1)) from None
+        raise _too_deep(Place(file, 1, 1)) from None
     except (ValueError, OverflowError) as error:
         # An impossible escape such as "\UFFFFFFFF".
         fix = "check the escapes in quoted text"
-        raise _refusal(Mark(file, 1, 1), f"not YAML: {error}", "valid YAML", fix) from None
+        raise _refusal(Place(file, 1, 1), f"not YAML: {error}", "valid YAML", fix) from None
     if root is None:
         expected = "at least 'protocol', 'name', 'method' and 'stages'"
-        raise _refusal(Mark(file, 1, 1), "the file is empty", expected, _EXAMPLE)
+        raise _refusal(Place(file, 1, 1), "the file is empty", expected, _EXAMPLE)
     return _Reader(text, file).node(root, 0)
 
 
@@ -204,7 +204,7 @@ class _Reader:
             return self._mapping(found, mark, depth)
         return self._scalar(found, mark)
 
-    def _mapping(self, found: Any, mark: Mark, depth: int) -> Node:
+    def _mapping(self, found: Any, mark: Place, depth: int) -> Node:
         own: dict[str, Node] = {}
         merged: dict[str, Node] = {}
         for found_key, found_value in found.value:
@@ -230,7 +230,7 @@ class _Reader:
             own[key.text] = replace(value, key_mark=key.mark)
         return Node({**merged, **own}, mark)
 
-    def _scalar(self, found: Any, mark: Mark) -> Node:
+    def _scalar(self, found: Any, mark: Place) -> Node:
         text: str = found.value
         bad = next((char for char in text if char == "\0" or "\ud800" <= char <= "\udfff"), None)
         if bad is not None:
@@ -241,7 +241,7 @@ class _Reader:
         return Node(_resolve(text, mark) if is_plain else text, mark, text=text, raw=raw)
 
 
-def _resolve(text: str, mark: Mark) -> object:
+def _resolve(text: str, mark: Place) -> object:
     """What a scalar without quotes stands for."""
     if text in _NULLS:
         return None
@@ -265,22 +265,22 @@ def _resolve(text: str, mark: Mark) -> object:
     raise _refusal(mark, f"{text[:40]} {found}", expected, fix)
 
 
-def _mark(mark: Any, file: str) -> Mark:
-    return Mark(file, mark.line + 1, mark.column + 1)
+def _mark(mark: Any, file: str) -> Place:
+    return Place(file, mark.line + 1, mark.column + 1)
 
 
-def _refusal(mark: Mark, message: str, expected: str, fix: str) -> KitError:
+def _refusal(mark: Place, message: str, expected: str, fix: str) -> KitError:
     return KitError(message, where=str(mark), expected=expected, fix=fix)
 
 
-def _too_deep(mark: Mark) -> KitError:
+def _too_deep(mark: Place) -> KitError:
     fix = "look for a stray '[' or '{', or an alias inside its own anchor"
     return _refusal(mark, "nested too deeply", f"at most {MAX_DEPTH} levels", fix)
 
 
 def _syntax(error: MarkedYAMLError, text: str, file: str) -> KitError:
     place, begun = error.problem_mark or error.context_mark, error.context_mark
-    mark = _mark(place, file) if place else Mark(file, 1, 1)
+    mark = _mark(place, file) if place else Place(file, 1, 1)
     lines = text.splitlines()
     line = lines[mark.line - 1] if mark.line <= len(lines) else ""
     problem = (error.problem or error.context or "not YAML").removeprefix("but ")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.audit.plan import Plan, load_plan
+from harness.audit.plan import RunPlan, load_plan
 from harness.audit.problems import PipelineError
 
 HEAD = 'protocol: "1.0"\nname: demo\nmethod: kd\n'  # lines 1 to 3
 
 
-def plan(folder: Path, text: str) -> Plan:
+def plan(folder: Path, text: str) -> RunPlan:
     (folder / "my.yaml").write_text(text)
     environ = {"HOME": "/home/ann", "SPACE": "a b", "COUNT": "7"}
     return load_plan(folder / "my.yaml", run_dir=folder / "out", environ=environ)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.audit.plan import Plan, describe, load_plan
+from harness.audit.plan import RunPlan, describe, load_plan
 from harness.audit.problems import PipelineError
 from harness.errors import KitError
 
@@ -54,7 +54,7 @@ def here(tmp_path: Path) -> Iterator[None]:
     os.chdir(before)
 
 
-def plan(text: str, path: str = "my.yaml", **options: object) -> Plan:
+def plan(text: str, path: str = "my.yaml", **options: object) -> RunPlan:
     Path(path).write_text(text)
     return load_plan(path, **{"run_dir": "out", "environ": {}, **options})  # type: ignore[arg-type]
 

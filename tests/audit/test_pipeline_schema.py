@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from harness.audit.pipeline import Pipeline, Sampling, Stage, TokenCounts, json_schema
+from harness.audit.pipeline import Pipeline, SamplingOptions, StageFields, TokenCounts, json_schema
 from harness.audit.plan import load_plan
 from harness.cli.schema import cmd
 from harness.errors import KitError
@@ -79,7 +79,7 @@ def test_the_schema_refuses_what_the_model_refuses(change: dict[str, Any], path:
 
 
 def test_every_field_is_described_in_schema_and_page() -> None:
-    for model in (Pipeline, Stage, Sampling, TokenCounts):
+    for model in (Pipeline, StageFields, SamplingOptions, TokenCounts):
         for name, field in model.model_fields.items():
             assert field.description
             assert f"`{name}`" in PAGE, name

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.audit.so_far import JournalEnergy, StatusFile
+from harness.audit.live_energy import JournalEnergy, StatusFile
 from harness.bundle import Bundle
 from harness.journal.records import KIND_POWER, KIND_ZONE, POWER_ROW, ZONE_ROW, JournalWriter
 from tests.audit.kit_process import Kit, pipeline, stage_rows
@@ -101,7 +101,7 @@ def test_the_status_file_counts_from_its_beginning_and_goes_with_its_stage(
     tmp_path: Path, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("harness.audit.so_far.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("harness.audit.live_energy.time.monotonic", lambda: clock[0])
     estimate = {"type": "codecarbon", "ram_uj": None}
     journal.append_record({**estimate, "cpu_uj": 1_000_000})
     journal.append_record({**estimate, "cpu_uj": 6_000_000})
