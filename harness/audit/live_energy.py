@@ -123,7 +123,7 @@ class JournalEnergy:
         self._power[device] = (at_us, power_mw)
 
     def _count(self, counter: str, value: int, per_joule: float, wraps_at: int | None = None) -> None:
-        """Add what a counter has grown; one that falls has wrapped, or else it was reset and begins anew."""
+        """Add what a counter has grown; one that falls has wrapped, or else was reset."""
         self._metered = True
         grown = value - self._last.get(counter, value)
         if grown < 0:
@@ -171,7 +171,7 @@ class StatusFile:
             self._path.unlink(missing_ok=True)
 
     def update(self) -> LiveEnergy | None:
-        """Read and write anew if a second has passed; the energy of the stage so far, None if unmetered."""
+        """Read and write once a second at most; the energy of the stage so far, None if unmetered."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return self._shown
