@@ -139,7 +139,7 @@ def test_gradients_agree_with_finite_differences(training: tuple[ModuleType, Mod
 
 
 def test_pipeline_file_is_planned_as_written(tmp_path: Path) -> None:
-    [plan] = load_plan(ROOT / "examples" / "minimal.yaml", run_dir=tmp_path)
+    plan = load_plan(ROOT / "examples" / "minimal.yaml", run_dir=tmp_path)
     kinds = {stage.name: stage.kind for stage in plan.stages}
     assert kinds == {
         "corpus": "prerun",

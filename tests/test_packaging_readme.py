@@ -35,7 +35,7 @@ def test_pipeline_file_in_the_readme_is_valid(tmp_path: Path) -> None:
     [text] = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     assert len(text.splitlines()) <= 15
     (tmp_path / "my_pipeline.yaml").write_text(text)
-    [plan] = load_plan(tmp_path / "my_pipeline.yaml", run_dir=tmp_path / "run")
+    plan = load_plan(tmp_path / "my_pipeline.yaml", run_dir=tmp_path / "run")
     assert plan.stages[1].producers == {"0": ("cache",)}
 
 

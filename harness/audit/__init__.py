@@ -1,10 +1,10 @@
 """From a pipeline file to stages run one after another under the meter.
 
 `yaml_source` (with `text_file`) reads YAML and remembers where every value stood; `pipeline` (with `fields`)
-is the typed model of the file; `expand` (with `matrix` and `variables`) turns includes, profiles, sweeps and
-`${...}` into concrete stages; `plan` (with `checks` and `portable`) hands over what is to be run; `problems`
-words every complaint. Running belongs to `runner`: an `attempt` at a stage is a `process` between two
-boundaries, whose `reports` are taken and whose energy `so_far` is told; `forks` (with `fork_server` and
-`imports`) starts many short stages from one process. Measuring, storing and computing belong to other
-packages.
+is the typed model of the file; `expand` (with `matrix` and `variables`) makes concrete stages of sweeps and
+`${...}`; `plan` (with `checks` and `portable`) hands over what to run; `problems` words every complaint.
+Running belongs to `runner`: `remaining` says what a resumed run has left; an `attempt` at a stage is a
+`process` between two boundaries, whose `reports` are taken; `live_energy` is what the progress line shows;
+`forks` (with `fork_server` and `imports`) starts many short stages from one process. Measuring, storing and
+computing belong to other packages.
 """

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from harness.audit.artifacts import Artifact, DigestCache
 from harness.audit.forks import Forks
+from harness.audit.live_energy import JournalEnergy, LiveEnergy, StatusFile
 from harness.audit.output import tail
-from harness.audit.plan import Plan, PlannedStage
-from harness.audit.process import Outcome, StageProcess
+from harness.audit.plan import PlannedStage, RunPlan
+from harness.audit.process import ProcessEnd, StageProcess
 from harness.audit.reports import Intake, ReportReader
-from harness.audit.so_far import EnergySoFar, JournalEnergy, StatusFile
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
 from harness.meter.session import MeterSession, OpenStage
@@ -74,19 +74,22 @@ class StageLogs:
 
 
 class Watcher(Protocol):
-    """Told what happens during an attempt."""
+    """Hears what happens during an attempt."""
 
     def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
         """An attempt begins; its output goes to `logs`."""
 
-    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
+    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
         """Called a few times a second with the tokens and, once a second newer, the energy so far."""
+
+    def ended(self, stage: PlannedStage, result: StageResult) -> None:
+        """The attempt has ended."""
 
     def warn(self, text: str) -> None:
         """Something that a person should know now."""
 
 
-class Attempt:
+class StageAttempt:
     """Runs one attempt at a stage.
 
     Args:
@@ -95,7 +98,7 @@ class Attempt:
         number: Number of the attempt, from 1.
         session: The meter.
         digests: Digests of artifacts.
-        watcher: Told what happens.
+        watcher: Hears what happens.
         stop: The signal to end with, once the run is to stop.
         origins: Artifact id to the run that paid for it, for inputs from other runs.
         energy: Energy of the session so far, for the progress line.
@@ -104,7 +107,7 @@ class Attempt:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         stage: PlannedStage,
         number: int,
         session: MeterSession,
@@ -198,7 +201,7 @@ class Attempt:
                 self._record_artifact(opened, "produced", path, self._digests.artifact(path))
         return result
 
-    def _finish(self, opened: OpenStage, outcome: Outcome) -> StageResult:
+    def _finish(self, opened: OpenStage, outcome: ProcessEnd) -> StageResult:
         stage, session = self._stage, self._session
         self._intake.sum_up()
         reported = set(opened.tokens)
@@ -252,7 +255,7 @@ class Attempt:
             )
 
 
-def environment(plan: Plan, stage: PlannedStage, logs: StageLogs) -> dict[str, str]:
+def environment(plan: RunPlan, stage: PlannedStage, logs: StageLogs) -> dict[str, str]:
     """A stage's: our own, the interpreter's folder first on PATH, the file's variables, KIT_*."""
     path = os.environ.get("PATH", os.defpath)
     return {
@@ -267,7 +270,7 @@ def environment(plan: Plan, stage: PlannedStage, logs: StageLogs) -> dict[str, s
     }
 
 
-def judge(stage: PlannedStage, outcome: Outcome) -> tuple[str, str | None]:
+def judge(stage: PlannedStage, outcome: ProcessEnd) -> tuple[str, str | None]:
     """Status of an attempt, and in words why it did not complete."""
     if outcome.reason == "interrupted":
         return "interrupted", f"interrupted, exit code {outcome.exit_code}"

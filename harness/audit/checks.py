@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, path_nodes
-from harness.audit.problems import Problem, guess, show
+from harness.audit.problems import PipelineProblem, guess, show
 from harness.audit.yaml_source import Node
 
 
@@ -70,18 +70,18 @@ class Outputs:
         return tuple(dict.fromkeys(stage.name for stage in self.touching(path).values()))
 
 
-def check_cwd(stage: ExpandedStage, run: ExpandedRun) -> list[Problem]:
+def check_cwd(stage: ExpandedStage, run: ExpandedRun) -> list[PipelineProblem]:
     """The working directory exists, or lies in the run and will be created."""
     node = stage.node.get("cwd")
     if node is None or _inside(stage.cwd, str(run.work)) or _is_folder(stage.cwd):
         return []
     message = f"there is no folder {written(node)} (looked for {stage.cwd}). Create it, or correct the path."
-    return [Problem(node.mark, f"stages[{stage.number}].cwd", message)]
+    return [PipelineProblem(node.mark, f"stages[{stage.number}].cwd", message)]
 
 
 def check_outside_input(
     path: str, node: Node, where: str, stage: ExpandedStage, run: ExpandedRun
-) -> list[Problem]:
+) -> list[PipelineProblem]:
     """An input that no earlier stage writes exists already, and no later stage writes it."""
     later = next(
         (
@@ -98,7 +98,7 @@ def check_outside_input(
         message = (
             f"{written(node)} is written by stage '{later.name}', which comes later. Move that stage up."
         )
-        return [Problem(node.mark, where, message)]
+        return [PipelineProblem(node.mark, where, message)]
     if exists(path):
         return []
     names = [
@@ -111,7 +111,7 @@ def check_outside_input(
     message = (
         f"{written(node)} does not exist (looked for {path}), and no earlier stage lists it as an output."
     )
-    return [Problem(node.mark, where, message + near + hint)]
+    return [PipelineProblem(node.mark, where, message + near + hint)]
 
 
 def _beside(path: str) -> list[str]:
@@ -123,16 +123,16 @@ def _beside(path: str) -> list[str]:
 
 def check_output(
     path: str, node: Node, where: str, outputs: Outputs, run: ExpandedRun, directory: Path
-) -> list[Problem]:
+) -> list[PipelineProblem]:
     """An output lies in the run or beside the pipeline file, and has one stage only."""
     work, out = str(run.work), str(run.out)
     if path in (work, str(directory)) or (_inside(path, out) and not _inside(path, work)):
         message = f"{written(node)} is not free for outputs. Write below it, as in ${{run_dir}}/NAME."
-        return [Problem(node.mark, where, message)]
+        return [PipelineProblem(node.mark, where, message)]
     if not _inside(path, work) and not _inside(path, str(directory)):
         allowed = "Allowed: below ${run_dir} or ${pipeline_dir}."
         message = f"{written(node)} lies outside the run (looked at {path}). {allowed}"
-        return [Problem(node.mark, where, message)]
+        return [PipelineProblem(node.mark, where, message)]
     clashes = outputs.touching(path)
     if not clashes:
         return []
@@ -141,26 +141,8 @@ def check_output(
     message = f"{written(node)} {relation} an output of stage '{maker.name}'. Every output has one stage."
     if maker.number == _number(where):
         message += " In a matrix stage, put ${stage_name} into the path."
-    return [Problem(node.mark, where, message)]
+    return [PipelineProblem(node.mark, where, message)]
 
 
 def _number(where: str) -> int:
     return int(where[len("stages[") : where.index("]")])
-
-
-def clashes_between_runs(runs: Sequence[ExpandedRun]) -> list[Problem]:
-    """Outputs outside `${run_dir}` that two runs of a pipeline matrix would both write."""
-    seen: dict[str, str] = {}
-    problems = []
-    for run in runs:
-        for stage in run.stages:
-            outputs = absolute(stage.node.get("outputs"), stage.cwd)
-            for name, node, where in paths(stage, "outputs"):
-                other = seen.setdefault(outputs[name], run.name)
-                if other != run.name:
-                    message = (
-                        f"{written(node)} is written by run '{other}' and by run '{run.name}'. "
-                        "Put ${run_dir} or ${run_name} into the path."
-                    )
-                    problems.append(Problem(node.mark, where, message))
-    return problems

@@ -18,6 +18,7 @@ LONGEST_S = 366 * 86400.0
 
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 _ENV = r"[A-Za-z_][A-Za-z0-9_]*"
+_AXIS = r"[A-Za-z][A-Za-z0-9_]{0,31}"
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z", re.ASCII)
 _DEVICE = re.compile(r"(?:GPU|MIG)-[A-Za-z0-9/-]+\Z")
 _TEMPLATE = {"type": "string", "pattern": r"\$\{"}
@@ -95,6 +96,12 @@ def _env_name(value: Any) -> str:
         raise refuse(f"{show(value)} cannot name an environment variable. Allowed: letters, digits and '_'.")
     if value == "KIT_EVENTS":
         raise refuse("KIT_EVENTS is set by the kit for every stage. Choose another name.")
+    return value
+
+
+def _axis(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(_AXIS, value, re.ASCII):
+        raise refuse(f"{show(value)} cannot name an axis. Allowed: letters, digits and '_', first a letter.")
     return value
 
 
@@ -183,6 +190,7 @@ Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", 
 EnvName = Annotated[
     str, BeforeValidator(_env_name), WithJsonSchema({"type": "string", "pattern": f"^{_ENV}$"})
 ]
+Axis = Annotated[str, BeforeValidator(_axis), WithJsonSchema({"type": "string", "pattern": f"^{_AXIS}$"})]
 Scalar = Annotated[Any, BeforeValidator(_scalar), WithJsonSchema(_SCALARS)]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema(_SCALARS)]
 EnvText = Annotated[str, BeforeValidator(_text_or_empty), WithJsonSchema(_SCALARS)]
@@ -237,13 +245,10 @@ Command = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[tuple[EnvText, ...], Field(min_length=1), Tag("<list>")],
     _one_of("a command (text for /bin/sh, or a list of words)"),
 ]
-Includes = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
-    _one_of("a file name or a list of them"),
-]
 Paths = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[tuple[Text, ...], Tag("<list>")]
     | Annotated[dict[Name, Text], Tag("<mapping>")],
     _one_of("a path, a list of paths, or a mapping from name to path"),
 ]
+Matrix = Annotated[dict[Axis, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]

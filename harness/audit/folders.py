@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from harness.audit.plan import Plan
+from harness.audit.plan import RunPlan
 from harness.bundle.resume import holds_run
 from harness.container import check_image, fix_for_unwritable_folder
 from harness.errors import KitError
@@ -14,20 +13,15 @@ _OWN = frozenset(("journal", "work", "logs", "cache"))
 """What a run folder may hold beside the bundle."""
 
 
-def choose_out(plans: Sequence[Plan], *, resume: bool) -> Path:
-    """`runs/NAME` while that is free, else `runs/NAME-2` and so on; with `resume` the newest with a run.
-
-    A pipeline matrix has one folder a run inside.
-    """
-    base = plans[0].out_dir if len(plans) == 1 else plans[0].out_dir.parent
-    inner = [""] if len(plans) == 1 else [plan.out_dir.name for plan in plans]
+def choose_out(plan: RunPlan, *, resume: bool) -> Path:
+    """`runs/NAME` while that is free, else `runs/NAME-2` and so on; with `resume` the newest with a run."""
     number = 1
-    newest = candidate = base
+    newest = candidate = plan.out_dir
     while _taken(candidate):
-        if any(holds_run(candidate / name) for name in inner):
+        if holds_run(candidate):
             newest = candidate
         number += 1
-        candidate = base.with_name(f"{base.name}-{number}")
+        candidate = plan.out_dir.with_name(f"{plan.out_dir.name}-{number}")
     return newest if resume else candidate
 
 
@@ -40,7 +34,7 @@ def _taken(folder: Path) -> bool:
         return True
 
 
-def prepare(plan: Plan) -> None:
+def prepare(plan: RunPlan) -> None:
     """Make the run folder and its `work` folder.
 
     Raises:

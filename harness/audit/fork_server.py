@@ -1,14 +1,13 @@
 """A Python process that has imported what stages need and forks one for each of them.
 
-    python -m harness.audit.fork_server SOCKET MODULE
+    python -m harness.audit.fork_server MODULE
 
-imports MODULE, says on the socket (a file descriptor of its own) that it is ready, and then starts a stage
-for every request: `python -m PROGRAM WORDS` without the seconds that its imports take. The stage is a child
-of the runner like any other: it is forked twice, and the runner, which adopts orphans, is its parent as soon
-as this process's own child has ended. It gets a session, environment and standard streams of its own before
-the runner learns its number, and ends as an interpreter ends.
+imports MODULE, says so on standard output, and starts a stage for every request, a line of JSON on standard
+input: `python -m PROGRAM WORDS` without the seconds that its imports take. A stage is forked twice, so that
+its parent is the runner, which adopts orphans. It has a session, environment, signal handlers and standard
+streams of its own before it names its process id, and runs only if the runner still listens.
 
-Ends when the runner closes the socket or dies. `harness.audit.forks` is the other side.
+Ends when the runner closes its side or dies. `harness.audit.forks` is the other side.
 """
 
 from __future__ import annotations
@@ -20,67 +19,43 @@ import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-MESSAGE_BYTES = 1 << 17
-"""Of one packet: less than what Linux lets a socket hold unasked (212,992 bytes)."""
+READY = "ready"
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP)
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a forked child runs: `python -m module words`."""
-
-    module: str
-    words: list[str]
-
-
-def serve(link: socket.socket, own_signals: dict[int, Any]) -> Program | None:
-    """Answer requests; in a forked child the program it is to run, None once the runner has gone.
-
-    Args:
-        link: Packets of JSON; a request carries the descriptors of standard output and error, and of a pipe
-            on which the runner says that it has the answer.
-        own_signals: What this process did with the signals that it ignores by now.
-    """
-    while True:
-        packet, sent, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 3)
-        if not packet:
-            return None
-        request = json.loads(packet)
-        *streams, heard = sent
-        answers, answer = os.pipe()
+def _serve(requests: TextIO, answers: int, own_signals: dict[int, Any]) -> dict[str, Any] | None:
+    """Fork for every request; in a forked child what it is to run, None once the runner has gone."""
+    for line in requests:
         middle = os.fork()
-        if middle == 0:
-            os.close(answers)
+        if middle:
+            os.waitpid(middle, 0)
+            continue
+        try:
             middle = os.getpid()
             if os.fork():
                 os._exit(0)
-            link.close()
-            _become(request, streams, middle, own_signals)
-            # Only now: a signal that the runner sends from here on reaches a session and handlers of its own.
-            os.write(answer, str(os.getpid()).encode())
-            os.close(answer)
-            if not os.read(heard, 1):
-                os._exit(1)  # the runner waits no more and starts the stage itself: it must not run twice
-            os.close(heard)
-            return Program(request["module"], request["words"])
-        os.close(answer)
-        for descriptor in sent:
-            os.close(descriptor)
-        os.waitpid(middle, 0)
-        pid = os.read(answers, 32)
+            request: dict[str, Any] = json.loads(line)
+            _become(request, middle, own_signals)
+            # Only now: a signal sent from here on reaches a session and handlers of its own.
+            os.write(answers, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            with suppress(OSError):  # the runner listens no more and has started the stage itself
+                os.write(answers, f"it could not be forked: {error}\n".encode())
+            os._exit(1)
+        requests.close()
         os.close(answers)
-        link.send(json.dumps({"pid": int(pid)} if pid else {"error": "it could not be forked"}).encode())
+        return request
+    return None
 
 
-def _become(request: dict[str, Any], streams: list[int], middle: int, own_signals: dict[int, Any]) -> None:
+def _become(request: dict[str, Any], middle: int, own_signals: dict[int, Any]) -> None:
     """Make this fork what exec would have made of it."""
     os.setsid()
     while os.getppid() == middle:
@@ -91,40 +66,46 @@ def _become(request: dict[str, Any], streams: list[int], middle: int, own_signal
         os._exit(128 + signal.SIGTERM)
     for number, handler in own_signals.items():
         signal.signal(number, handler)
-    for number, stream in enumerate(streams, start=1):
+    for number, path in ((1, request["out"]), (2, request["err"])):
+        stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(stream, number)
         os.close(stream)
     os.environ.clear()
     os.environ.update(request["env"])
 
 
-def _ready(threads: int) -> dict[str, Any]:
-    if threads > 1:
-        # A lock that another thread holds at a fork stays locked in the child for ever.
-        return {"error": f"importing it left {threads} threads"}
-    return {"ready": True}
+def _import(module: str) -> str:
+    """Import it; READY, or why nothing can be forked from this process."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"{module} cannot be imported: {' '.join(str(error).split())}"
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    # A lock that another thread holds at a fork stays locked in the child for ever.
+    return READY if threads == 1 else f"importing it left {threads} threads"
 
 
 def main() -> int:
     """Entry point; in a forked child it runs the stage's program instead of returning."""
     own_signals = {int(number): signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
-    link = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        importlib.import_module(sys.argv[2])
-    except ImportError as error:
-        link.send(json.dumps({"error": f"{sys.argv[2]} cannot be imported: {error}"}).encode())
-        return 1
-    # What is there now stays: a collection in a child must not touch, and so copy, all of it.
+    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)  # what imports print is no answer
+    answer = _import(sys.argv[1])
+    # What is there stays: a collection in a child must not touch, and so copy, all of it.
     gc.collect()
     gc.freeze()
-    link.send(json.dumps(_ready(len(list(Path("/proc/self/task").iterdir())))).encode())
-    program = serve(link, own_signals)
-    if program is None:
+    os.write(answers, f"{answer}\n".encode())
+    request = _serve(requests, answers, own_signals) if answer == READY else None
+    if request is None:
         return 0
-    sys.argv = [program.module, *program.words]
+    module = request["module"]
+    sys.argv = [module, *request["words"]]
     # As with `python -m`: the program is not the module of the same name that others may have imported.
-    sys.modules.pop(program.module, None)
-    runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
 

@@ -1,9 +1,8 @@
 """Stages as forks of a Python process that has imported what they need already.
 
 A stage of a few seconds would spend most of them on importing torch. Who runs many such stages gives
-`run_plan` a `Forks`: it keeps one `harness.audit.fork_server` while the stages agree in what decides an
-import (interpreter, working directory, environment). Starting it is measured as a stage of its own;
-everything else about a forked stage is as if it had been started afresh, and the log says which were forked.
+`run_plan` a `Forks`, which keeps one `harness.audit.fork_server`. Starting that is measured as a stage of its
+own; a forked stage is otherwise like any other, and the log says which were forked and why one was not.
 """
 
 from __future__ import annotations
@@ -12,27 +11,24 @@ import json
 import os
 import select
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from harness.audit.fork_server import MESSAGE_BYTES
+from harness.audit.fork_server import READY
 
-_START_TIMEOUT_S = 120.0
 _FORK_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 5.0
-PER_STAGE = ("KIT_EVENTS", "KIT_STAGE", "KIT_STATUS", "KIT_RUN_DIR")
-"""Variables that no import reads: they may differ between the stages of one server."""
+_PER_STAGE = ("KIT_EVENTS", "KIT_STAGE", "KIT_STATUS", "KIT_RUN_DIR")
+"""Variables that no import reads: they may differ between stages that are forked from one process."""
 
 
 class NotForkedError(Exception):
-    """Why the stage has to be started afresh."""
+    """Why the stage has to be started as any other program is."""
 
 
 class Forked:
@@ -46,17 +42,8 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
 
-    def poll(self) -> int | None:
+    def poll(self, how: int = os.WNOHANG) -> int | None:
         """The exit code once it has ended, minus the signal's number if one ended it."""
-        return self._reap(os.WNOHANG)
-
-    def wait(self) -> int:
-        """Wait for its end."""
-        code = self._reap(0)
-        assert code is not None
-        return code
-
-    def _reap(self, how: int) -> int | None:
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, how)
@@ -66,18 +53,18 @@ class Forked:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-
-@dataclass(frozen=True)
-class _Start:
-    """What decides what an import does."""
-
-    python: str
-    cwd: Path
-    env: tuple[tuple[str, str], ...]
+    def wait(self) -> int:
+        """Wait for its end."""
+        code = self.poll(0)
+        assert code is not None
+        return code
 
 
 class Forks:
     """Keeps the process that stages are forked from.
+
+    It is started once, for the first stage that fits. Stages fork from it that agree with that one in what
+    decides an import: interpreter, working directory and environment.
 
     Args:
         module: What it imports.
@@ -85,52 +72,39 @@ class Forks:
     """
 
     def __init__(self, module: str, packages: Sequence[str] = ()) -> None:
-        self.module = module
+        self._module = module
         self._packages = tuple(f"{package}." for package in packages or (module.rpartition(".")[0],))
-        self._start: _Start | None = None
-        self._unfit: dict[_Start, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket | None = None
+        self._start: object = None
+        self._problem: str | None = None
 
     def __enter__(self) -> Forks:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End the process; stages that it forked go on."""
-        if self._link is not None:
-            self._link.close()
-        if self._process is not None:
+        process, self._process = self._process, None
+        if process is not None and process.stdin and process.stdout:
+            with suppress(BrokenPipeError):  # what it did not read before it died
+                process.stdin.close()
+            process.stdout.close()
             try:
-                self._process.wait(_STOP_TIMEOUT_S)
+                process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._process = self._link = self._start = None
-
-    def needs_start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> bool:
-        """Whether this stage can be forked once `start` has been called for it, and not before."""
-        if not self.covers(argv) or not cwd.is_dir():
-            return False
-        wanted = _key(argv, cwd, env)
-        return wanted not in self._unfit and not (self._start == wanted and self._alive())
+                process.kill()
+                process.wait()
 
     def covers(self, argv: Sequence[str]) -> bool:
         """Whether stages of this command are meant to be forked."""
-        return (
-            sys.platform == "linux"
-            and len(argv) > 2
-            and Path(argv[0]).name.startswith("python")
-            and argv[1] == "-m"
-            and argv[2].startswith(self._packages)
-        )
+        is_module = len(argv) > 2 and Path(argv[0]).name.startswith("python") and argv[1] == "-m"
+        return sys.platform == "linux" and is_module and argv[2].startswith(self._packages)
 
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def needs_start(self, argv: Sequence[str], cwd: Path) -> bool:
+        """Whether `start` is due before this stage."""
+        return self._start is None and self.covers(argv) and cwd.is_dir()
 
     def start(
         self,
@@ -149,90 +123,61 @@ class Forks:
             stderr: For what the imports print.
             stopped: Asked a few times a second whether to give up.
         """
-        self.close()
-        wanted = _key(argv, cwd, env)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)  # Linux doubles it
-        words = [wanted.python, "-m", "harness.audit.fork_server", str(theirs.fileno()), self.module]
+        self._start = python, _, own = _import_key(argv, cwd, env)
+        words = [python, "-m", "harness.audit.fork_server", self._module]
+        pipe = subprocess.PIPE
         try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    words,
-                    cwd=cwd,
-                    env=dict(wanted.env),
-                    stdin=subprocess.DEVNULL,
-                    stdout=stderr,
-                    stderr=stderr,
-                    pass_fds=[theirs.fileno()],
-                )
-            self._link, self._start = ours, wanted
-            self._answer(_START_TIMEOUT_S, stopped)
+            self._process = subprocess.Popen(words, cwd=cwd, env=own, stdin=pipe, stdout=pipe, stderr=stderr)
+            answer = self._answer(stopped)
+            self._problem = None if answer == READY else answer
         except (OSError, NotForkedError) as error:
-            self._link = ours
-            self.close()
-            if not stopped():
-                self._unfit[wanted] = str(error)
-            return str(error)
-        return None
+            self._give_up(error)
+        return self._problem
 
-    def fork(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int) -> Forked:
-        """Start a stage.
-
-        Args:
-            argv: Its command.
-            cwd: Its working directory.
-            env: Its whole environment.
-            out: Descriptor for standard output.
-            err: Descriptor for standard error.
+    def fork(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path) -> Forked:
+        """Start a stage; its output is appended to the files `out` and `err`.
 
         Raises:
-            NotForkedError: It has to be started afresh.
+            NotForkedError: It has to be started as any other program is.
         """
-        link = self._link
-        wanted = _key(argv, cwd, env)
-        if link is None or not self.covers(argv) or self._start != wanted:
-            raise NotForkedError(self._unfit.get(wanted, "no process to fork it from"))
+        if self._process is None or self._process.stdin is None or self._problem is not None:
+            raise NotForkedError(self._problem or "no process to fork it from")
+        if self._start != _import_key(argv, cwd, env):
+            raise NotForkedError("its interpreter, folder or environment is another")
         request = {"module": argv[2], "words": list(argv[3:]), "env": dict(env), "runner": os.getpid()}
-        packet = json.dumps(request).encode()
-        if len(packet) > MESSAGE_BYTES:
-            raise NotForkedError("its command and environment are too long")
-        heard, tell = os.pipe()
+        request |= {"out": str(out), "err": str(err)}
+        until = time.monotonic() + _FORK_TIMEOUT_S
         try:
-            socket.send_fds(link, [packet], [out, err, heard])
-            os.close(heard)
-            heard = -1
-            stage = Forked(self._answer(_FORK_TIMEOUT_S))
-            # It runs only when told so: not if its number came too late and the stage is started afresh.
-            os.write(tell, b"1")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            answer = self._answer(lambda: time.monotonic() > until)
+            if not answer.isdecimal():
+                raise NotForkedError(answer)
         except (OSError, NotForkedError) as error:
-            if self._process is not None:
-                self._process.kill()
-            self.close()
-            raise NotForkedError(str(error)) from None
-        finally:
-            os.close(tell)
-            if heard >= 0:
-                os.close(heard)
-        return stage
+            raise NotForkedError(self._give_up(error)) from None
+        return Forked(int(answer))
 
-    def _answer(self, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> int:
-        """The process id in the next answer; 0 for its greeting."""
-        assert self._link is not None
-        deadline = time.monotonic() + timeout_s
-        while not select.select([self._link], [], [], 0.25)[0]:
-            if stopped():
-                raise NotForkedError("stopped")
-            if time.monotonic() > deadline:
-                raise NotForkedError(f"no answer within {timeout_s:g} s")
-        packet = self._link.recv(MESSAGE_BYTES)
-        if not packet:
+    def _give_up(self, error: Exception) -> str:
+        """Kill the process; a fork that comes too late finds nobody listening and ends without running."""
+        if self._process is not None:
+            self._process.kill()
+        self.close()
+        self._problem = str(error)
+        return self._problem
+
+    def _answer(self, give_up: Callable[[], bool]) -> str:
+        process = self._process
+        assert process is not None and process.stdout is not None
+        while not select.select([process.stdout], [], [], 0.25)[0]:
+            if give_up():
+                raise NotForkedError("it did not answer in time")
+        line = process.stdout.readline()
+        if not line:
             raise NotForkedError("it ended")
-        answer = json.loads(packet)
-        if "error" in answer:
-            raise NotForkedError(answer["error"])
-        return int(answer.get("pid", 0))
+        return line.decode().strip()
 
 
-def _key(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> _Start:
+def _import_key(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> tuple[str, Path, dict[str, Any]]:
+    """What decides what an import does: interpreter, folder, and the environment but for the stage's own."""
     python = shutil.which(argv[0], path=env.get("PATH")) or argv[0]
-    return _Start(python, cwd, tuple(sorted((k, v) for k, v in env.items() if k not in PER_STAGE)))
+    return python, cwd, {name: value for name, value in env.items() if name not in _PER_STAGE}

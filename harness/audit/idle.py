@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from harness.audit.attempt import StageLogs, StageResult
-from harness.audit.imports import Ended
-from harness.audit.plan import Plan
+from harness.audit.attempt import StageLogs, StageResult, Watcher
+from harness.audit.plan import RunPlan
 from harness.meter.session import MeterSession
 
 IDLE = "idle"
@@ -20,11 +19,11 @@ _LOOK_S = 0.25
 
 
 def wait_idle(
-    plan: Plan,
+    plan: RunPlan,
     when: Literal["before", "after"],
     number: int,
     session: MeterSession,
-    progress: Ended,
+    progress: Watcher,
     stop: Callable[[], int | None],
 ) -> bool:
     """Wait with nothing running but the meter, if the pipeline asks for it.
@@ -34,7 +33,7 @@ def wait_idle(
         when: Which of the two waits.
         number: Number of the attempt, from 1.
         session: The meter, between two stages.
-        progress: Told what happens.
+        progress: Hears what happens.
         stop: The signal to end with, once the run is to stop.
 
     Returns:

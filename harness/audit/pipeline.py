@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.audit import fields as f
-from harness.audit.problems import Mark, Problem, guess, show
+from harness.audit.problems import PipelineProblem, Place, guess, show
 from harness.audit.yaml_source import Node, plain
 from harness.spec import available_versions, load_protocol
 
@@ -17,7 +17,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Sampling(_Strict):
+class SamplingOptions(_Strict):
     """How power is sampled and stage boundaries are found."""
 
     period_ms: f.Period = Field(500, description="Sampling period in ms; the protocol's is 500.")
@@ -57,29 +57,13 @@ class TokenCounts(_Strict):
     )
 
 
-class Matrix(BaseModel):
-    """A sweep: each further key is an axis with its list of values; every combination is run."""
+class StageFields(_Strict):
+    """One stage: a command run under the meter in a process group of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, tuple[f.Scalar, ...]]
-
-    include: tuple[dict[str, f.Scalar], ...] = Field(
-        (),
-        description="Further combinations, or further values for those whose axis values are named.",
-    )
-    exclude: tuple[dict[str, f.Scalar], ...] = Field(
-        (), description="Combinations to leave out: those that agree with all named values."
-    )
-
-
-class StageOverride(_Strict):
-    """What a profile may change of a stage; a mapping is merged key by key, everything else replaced."""
-
-    kind: f.Kind | None = Field(
-        None, description="What the stage does, one of the protocol's kinds or x-<your own>."
-    )
-    command: f.Command | None = Field(
-        None, description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
+    kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
+    command: f.Command = Field(
+        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
     )
     cwd: f.Text | None = Field(
         None, description="Working directory, relative to the pipeline file's; default: the pipeline file's."
@@ -96,23 +80,20 @@ class StageOverride(_Strict):
     )
     retries: f.Retries | None = Field(None, description="Further attempts after a failure; default 0.")
     tokens: TokenCounts | None = Field(None, description="Token counts known beforehand.")
-    matrix: Matrix | None = Field(None, description="Run this stage once for every combination.")
-
-
-class Stage(StageOverride):
-    """One stage: a command run under the meter in a process group of its own."""
-
-    name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
-    kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
-    command: f.Command = Field(
-        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+    matrix: f.Matrix | None = Field(
+        None, description="Run this stage once for every combination of these axes and their values."
     )
 
 
-class Settings(_Strict):
-    """What holds for the whole pipeline and may differ between profiles."""
+class Pipeline(_Strict):
+    """A pipeline file for `kit audit`."""
 
-    method: f.Method | None = Field(None, description="Distillation method of the whole pipeline.")
+    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
+    name: f.Name = Field(description="Name of the run.")
+    method: f.Method = Field(description="Distillation method of the whole pipeline.")
+    stages: tuple[StageFields, ...] = Field(
+        min_length=1, description="The stages, run one after another in this order."
+    )
     region: f.Text | None = Field(None, description="Grid region, as information for the reader of the log.")
     pue: f.Pue | None = Field(
         None, description="Power usage effectiveness; information, never applied to the log."
@@ -123,8 +104,8 @@ class Settings(_Strict):
     )
     reference_tokens: f.Denominator | None = Field(None, description="Declared reference token denominator.")
     labels: tuple[f.Name, ...] = Field((), description="Labels of the run, such as pocket.")
-    sampling: Sampling = Field(
-        default_factory=lambda: Sampling.model_validate({}), description="Sampling options."
+    sampling: SamplingOptions = Field(
+        default_factory=lambda: SamplingOptions.model_validate({}), description="Sampling options."
     )
     idle_baseline: IdleBaseline = Field(
         default_factory=lambda: IdleBaseline.model_validate({}),
@@ -132,36 +113,6 @@ class Settings(_Strict):
     )
     env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
-    matrix: Matrix | None = Field(None, description="Run the whole pipeline once for every combination.")
-
-
-class Profile(Settings):
-    """Changes to the pipeline made by --profile NAME."""
-
-    stages: dict[str, StageOverride | None] | None = Field(
-        None, description="Changes by stage name; an empty value leaves the stage out."
-    )
-
-
-class Pipeline(Settings):
-    """A pipeline file for `kit audit`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["include"]}, {"required": ["protocol", "name", "method", "stages"]}]
-        }
-    )
-
-    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
-    name: f.Name = Field(description="Name of the run.")
-    method: f.Method = Field(description="Distillation method of the whole pipeline.")
-    include: f.Includes | None = Field(
-        None, description="Pipeline files to start from, relative to this one; what stands here wins."
-    )
-    profiles: dict[f.Name, Profile] | None = Field(None, description="Named sets of changes for --profile.")
-    stages: tuple[Stage, ...] = Field(
-        min_length=1, description="The stages, run one after another in this order."
-    )
 
 
 _ALSO_CALLED = {
@@ -178,7 +129,6 @@ _ALSO_CALLED = {
     "reference_tokens": "denominator token_denominator reference_token_denominator",
     "labels": "label tags",
     "matrix": "sweep",
-    "include": "includes",
     "stages": "steps",
 }
 """Our fields, and the names other tools have for them."""
@@ -195,8 +145,6 @@ def json_schema() -> dict[str, Any]:
         "kinds": list(protocol.named_kinds(idle=False)),
     }
     schema: dict[str, Any] = _filled(Pipeline.model_json_schema(), words)
-    # With `include`, the rest may come from the other file.
-    schema.pop("required")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"pipeline/{versions[-1]}",
@@ -217,11 +165,11 @@ def _filled(schema: Any, words: Mapping[str, list[Any]]) -> Any:
 
 def check(
     document: Node, *, templates: bool = False, numbers: Sequence[int] | None = None
-) -> tuple[Pipeline | None, list[Problem]]:
+) -> tuple[Pipeline | None, list[PipelineProblem]]:
     """Validate a document and word everything that is wrong with it.
 
     Args:
-        document: The file, includes and profile merged in.
+        document: The file.
         templates: The stages are as written: let `${...}` pass in values that are filled in later, and hold
             stage names against each other.
         numbers: For an expanded document, the place of each stage in the file.
@@ -230,7 +178,7 @@ def check(
         The model, if there is nothing wrong, and all problems.
     """
     model: Pipeline | None = None
-    problems: list[Problem] = []
+    problems: list[PipelineProblem] = []
     try:
         values = plain(document)
         version = f.text_of(values.get("protocol")) if isinstance(values, dict) else None
@@ -247,11 +195,11 @@ def check(
 
 def _is_template(error: Any) -> bool:
     text = error["input"]
-    fixed = {"name", "protocol", "include", "matrix", "[key]"}.intersection(map(str, error["loc"]))
+    fixed = {"name", "protocol", "matrix", "[key]"}.intersection(map(str, error["loc"]))
     return error["type"] == "kit" and isinstance(text, str) and "${" in text and not fixed
 
 
-def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Problem:
+def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> PipelineProblem:
     location = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     kind = error["type"]
 
@@ -265,9 +213,11 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         parent = location[:-1]
         owner = _owner(location)
         about = owner.model_fields[field].description or ""
-        return Problem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
+        return PipelineProblem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
     if location and location[-1] == "[key]":
-        return Problem(_mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error))
+        return PipelineProblem(
+            _mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error)
+        )
     if kind == "extra_forbidden":
         key, owner = str(location[-1]), _owner(location)
         allowed = sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
@@ -276,15 +226,14 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Probl
         near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
         what = {
             "Pipeline": "a pipeline",
-            "Profile": "a profile",
-            "Sampling": "sampling",
+            "SamplingOptions": "sampling",
             "IdleBaseline": "idle_baseline",
             "TokenCounts": "tokens",
         }
         owned = what.get(owner.__name__, "a stage")
         message = f"{show(key)} is not a field of {owned}. Allowed: {', '.join(allowed)}."
-        return Problem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
-    return Problem(_mark(document, location), path_of(location), _words(error))
+        return PipelineProblem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
+    return PipelineProblem(_mark(document, location), path_of(location), _words(error))
 
 
 def _words(error: Any) -> str:
@@ -300,20 +249,23 @@ def _words(error: Any) -> str:
     if kind in expected:
         return f"{show(value)} stands where {expected[kind]} is expected."
     if kind == "too_short":
-        return "the list is empty, at least one item is expected."
+        what = "mapping" if isinstance(value, dict) else "list"
+        return f"the {what} is empty, at least one item is expected."
     return str(error["msg"])
 
 
 def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
-    owners: dict[str, type[BaseModel]] = {"sampling": Sampling, "tokens": TokenCounts, "profiles": Profile}
-    owners["idle_baseline"] = IdleBaseline
-    owners["stages"] = StageOverride if location[0] == "profiles" else Stage
-    # Names of stages and profiles follow 'stages' and 'profiles', so they stand at odd places.
-    found = [owners[part] for part in location[:-1] if isinstance(part, str) and part in owners]
+    owners: dict[str, type[BaseModel]] = {
+        "sampling": SamplingOptions,
+        "tokens": TokenCounts,
+        "idle_baseline": IdleBaseline,
+        "stages": StageFields,
+    }
+    found = [owners[part] for part in location[:-1] if part in owners]
     return found[-1] if found else Pipeline
 
 
-def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Mark:
+def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Place:
     node = document
     for part in location:
         children = node.value
@@ -331,9 +283,9 @@ def dotted(location: tuple[Any, ...]) -> str:
     return text.removeprefix(".")
 
 
-def _repeated_names(document: Node) -> list[Problem]:
+def _repeated_names(document: Node) -> list[PipelineProblem]:
     stages = document.get("stages")
-    seen: dict[str, Mark] = {}
+    seen: dict[str, Place] = {}
     problems = []
     baseline = document.get("idle_baseline")
     for index, stage in enumerate(stages.value if stages and isinstance(stages.value, tuple) else ()):
@@ -342,11 +294,11 @@ def _repeated_names(document: Node) -> list[Problem]:
             continue
         if baseline is not None and name.text in ("idle_before", "idle_after"):
             message = f"{show(name.text)} is the name of a wait of idle_baseline. Give the stage another one."
-            problems.append(Problem(name.mark, f"stages[{index}].name", message))
+            problems.append(PipelineProblem(name.mark, f"stages[{index}].name", message))
         if name.text in seen:
             message = (
                 f"{show(name.text)} names a stage already (at {seen[name.text]}). Stage names are unique."
             )
-            problems.append(Problem(name.mark, f"stages[{index}].name", message))
+            problems.append(PipelineProblem(name.mark, f"stages[{index}].name", message))
         seen.setdefault(name.text, name.mark)
     return problems

@@ -1,4 +1,4 @@
-"""The plan: every run of a pipeline file with its stages in order, checked before anything starts."""
+"""The plan of a run: the stages of a pipeline file in order, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from harness.audit.checks import (
     check_cwd,
     check_output,
     check_outside_input,
-    clashes_between_runs,
     exists,
     overlap,
     paths,
     written,
 )
-from harness.audit.expand import ExpandedRun, absolute, apply_profile, compose, expand
-from harness.audit.pipeline import IdleBaseline, Pipeline, Sampling, Stage, check
+from harness.audit.expand import ExpandedRun, absolute, expand
+from harness.audit.pipeline import IdleBaseline, Pipeline, SamplingOptions, StageFields, check
 from harness.audit.portable import Portable
-from harness.audit.problems import Mark, PipelineError, Problem, guess, show
-from harness.audit.yaml_source import Node, plain
+from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
+from harness.audit.yaml_source import Node, load, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,25 +86,22 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """One run of a pipeline.
 
     Args:
-        name: The pipeline's name, with the label of the combination.
+        name: The pipeline's name.
         source: The pipeline file.
-        profile: The profile chosen, if any.
         out_dir: Where the bundle goes.
         run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
         pipeline_dir: The pipeline file's folder.
         devices: "auto", "none", or indices and UUIDs.
         env: The pipeline's variables; those of each stage contain them.
-        matrix: Values of the pipeline's combination.
         stages: Those to run, in order.
     """
 
     name: str
     source: Path
-    profile: str | None
     out_dir: Path
     run_dir: Path
     pipeline_dir: Path
@@ -115,11 +111,10 @@ class Plan:
     pue: float | None
     devices: str | tuple[int | str, ...]
     reference_tokens: int | None
-    sampling: Sampling
+    sampling: SamplingOptions
     idle_baseline: IdleBaseline
     labels: tuple[str, ...]
     env: Mapping[str, str]
-    matrix: Mapping[str, Any]
     stages: tuple[PlannedStage, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,9 +123,7 @@ class Plan:
         waits = self.idle_baseline.model_dump(exclude_none=True)
         return {
             "name": self.name,
-            "profile": self.profile,
             "method": self.method,
-            "matrix": dict(self.matrix),
             **({"idle_baseline": waits} if waits else {}),
             "stages": [
                 {
@@ -157,31 +150,24 @@ def load_plan(
     *,
     only: str | Sequence[str] | None = None,
     from_stage: str | None = None,
-    profile: str | None = None,
     run_dir: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
-) -> list[Plan]:
+) -> RunPlan:
     """Read, expand and check a pipeline file.
 
     Args:
         path: The pipeline file.
         only: Stage (or stages) to run; a matrix stage's name means all its runs.
         from_stage: First stage to run.
-        profile: Name of a profile to merge in.
-        run_dir: What `--out` names, default `runs/<name>`: the run's directory, or with a pipeline matrix the
-            folder of one directory a run. `${run_dir}` is its `work` folder. Nothing is created.
+        run_dir: What `--out` names, default `runs/<name>`: the run's directory. `${run_dir}` is its `work`
+            folder. Nothing is created.
         environ: What `${env.NAME}` sees; the process's environment if omitted.
-
-    Returns:
-        One plan a run: one without a pipeline matrix.
 
     Raises:
         KitError: The file cannot be read, or (as `PipelineError`, with all problems) is wrong.
     """
     source = Path(path)
-    document = compose(source)
-    if profile is not None:
-        document = apply_profile(document, profile)
+    document = load(source)
     _, problems = check(document, templates=True)
     if problems and not all(_is_harmless(problem) for problem in problems):
         raise PipelineError(problems)
@@ -189,25 +175,20 @@ def load_plan(
     name = document.value["name"].text
     out = Path(os.path.abspath(run_dir if run_dir is not None else Path("runs") / name))  # noqa: PTH100
     environment = os.environ if environ is None else environ
-    runs, unresolved = expand(document, directory=directory, out=out, environ=environment)
+    run, unresolved = expand(document, directory=directory, out=out, environ=environment)
     problems += unresolved
     if problems:
         raise PipelineError(problems)
-    plans = []
-    for run in runs:
-        model, wrong = check(run.document, numbers=[stage.number for stage in run.stages])
-        if model is not None and not wrong:
-            plan, wrong = _plan(run, model, source, profile, directory)
-            plans.append(plan)
-        problems += wrong
-    if not problems:
-        problems = clashes_between_runs(runs)
+    model, problems = check(run.document, numbers=[stage.number for stage in run.stages])
+    if model is None:
+        raise PipelineError(problems)
+    plan, problems = _plan(run, model, source, directory)
     if problems:
         raise PipelineError(problems)
-    return [_selected(plan, document, only, from_stage) for plan in plans]
+    return _selected(plan, document, only, from_stage)
 
 
-def describe(plan: Plan) -> RenderableType:
+def describe(plan: RunPlan) -> RenderableType:
     """For `--dry-run`: the stages in order, a block each: command, what it reads and writes, limits."""
     from rich.console import Group
     from rich.padding import Padding
@@ -219,7 +200,6 @@ def describe(plan: Plan) -> RenderableType:
         f"devices {_words(plan.devices)}",
         f"every {plan.sampling.period_ms} ms",
     ]
-    facts += [f"profile {plan.profile}"] if plan.profile else []
     waits = plan.idle_baseline.model_dump(exclude_none=True)
     facts += [f"idle {_duration(seconds)} {when}" for when, seconds in waits.items()]
     blocks: list[RenderableType] = [
@@ -254,17 +234,17 @@ def _pairs(lines: Sequence[tuple[str, str]]) -> RenderableType:
     return table
 
 
-def _is_harmless(problem: Problem) -> bool:
+def _is_harmless(problem: PipelineProblem) -> bool:
     parts = problem.path.replace("[", ".").split(".")
     return bool(_HARMLESS.intersection(parts[:3])) and "is not a field" not in problem.message
 
 
 def _plan(
-    run: ExpandedRun, model: Pipeline, source: Path, profile: str | None, directory: Path
-) -> tuple[Plan, list[Problem]]:
+    run: ExpandedRun, model: Pipeline, source: Path, directory: Path
+) -> tuple[RunPlan, list[PipelineProblem]]:
     common = dict(model.env or {})
     portable = Portable(run.work, directory)
-    problems: list[Problem] = []
+    problems: list[PipelineProblem] = []
     made = Outputs()
     fingerprints: dict[str, str] = {}
     planned: list[PlannedStage] = []
@@ -281,7 +261,7 @@ def _plan(
             wrong = check_output(outputs[name], node, where, made, run, directory)
             if any(overlap(path, outputs[name]) for path in inputs.values()):
                 message = f"{written(node)} is an input of this stage too. Write the result to another path."
-                wrong.append(Problem(node.mark, where, message))
+                wrong.append(PipelineProblem(node.mark, where, message))
             if not wrong:
                 made.add(outputs[name], stage)
             problems += wrong
@@ -319,10 +299,9 @@ def _plan(
                 where=str(stage.node.mark),
             )
         )
-    plan = Plan(
-        name=run.name,
+    plan = RunPlan(
+        name=model.name,
         source=source,
-        profile=profile,
         out_dir=run.out,
         run_dir=run.work,
         pipeline_dir=directory,
@@ -336,13 +315,12 @@ def _plan(
         idle_baseline=model.idle_baseline,
         labels=model.labels,
         env=common,
-        matrix={key: _builtin(node) for key, node in run.matrix.items()},
         stages=tuple(planned),
     )
     return plan, problems
 
 
-def _declared_tokens(stage: Stage) -> dict[str, int]:
+def _declared_tokens(stage: StageFields) -> dict[str, int]:
     return stage.tokens.model_dump(exclude_none=True) if stage.tokens else {}
 
 
@@ -353,7 +331,9 @@ def _builtin(node: Node) -> Any:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from_stage: str | None) -> Plan:
+def _selected(
+    plan: RunPlan, document: Node, only: str | Sequence[str] | None, from_stage: str | None
+) -> RunPlan:
     wanted = [only] if isinstance(only, str) else list(only or ())
     known = list(dict.fromkeys(name for stage in plan.stages for name in (stage.base, stage.name)))
     mark = document.value["stages"].mark
@@ -362,14 +342,16 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
             if name not in known:
                 listed = f"Stages: {', '.join(known)}.{guess(name, known)}"
                 message = f"{option} {show(name)}: there is no such stage. {listed}"
-                raise PipelineError([Problem(mark, "stages", message)])
+                raise PipelineError([PipelineProblem(mark, "stages", message)])
     chosen = list(plan.stages)
     if from_stage is not None:
         first = min(stage.index for stage in chosen if from_stage in (stage.base, stage.name))
         chosen = [stage for stage in chosen if stage.index >= first]
     if wanted:
         chosen = [stage for stage in chosen if stage.base in wanted or stage.name in wanted]
-    problems = [] if chosen else [Problem(mark, "stages", "--only and --from together leave no stage.")]
+    problems = (
+        [] if chosen else [PipelineProblem(mark, "stages", "--only and --from together leave no stage.")]
+    )
     names_chosen = {stage.name for stage in chosen}
     for stage in chosen:
         for name, makers in stage.producers.items():
@@ -381,8 +363,8 @@ def _selected(plan: Plan, document: Node, only: str | Sequence[str] | None, from
                     f"which is left out, and is not there yet. Run '{left_out[0]}' first, "
                     "or go on with a run that has it: --resume."
                 )
-                where = Mark(file, int(line), int(column))
-                problems.append(Problem(where, f"stages.{stage.base}.inputs", message))
+                where = Place(file, int(line), int(column))
+                problems.append(PipelineProblem(where, f"stages.{stage.base}.inputs", message))
     if problems:
         raise PipelineError(problems)
     return replace(plan, stages=tuple(chosen))

@@ -13,7 +13,7 @@ MAX_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Mark:
+class Place:
     """A place in a file; line and column count from 1."""
 
     file: str
@@ -25,7 +25,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PipelineProblem:
     """One thing wrong with a pipeline file.
 
     Args:
@@ -34,7 +34,7 @@ class Problem:
         message: The offending value, what is allowed and the nearest guess, in one or more sentences.
     """
 
-    mark: Mark
+    mark: Place
     path: str
     message: str
 
@@ -51,11 +51,11 @@ class PipelineError(KitError):
     """Everything found wrong with a pipeline file, in file order, one line a problem.
 
     Args:
-        problems: At least one; what is reported twice (through a profile or several runs) is kept once.
+        problems: At least one; what is reported twice (through several runs of a matrix stage) is kept once.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        once: dict[tuple[Mark, str], Problem] = {}
+    def __init__(self, problems: Sequence[PipelineProblem]) -> None:
+        once: dict[tuple[Place, str], PipelineProblem] = {}
         for problem in problems:
             once.setdefault((problem.mark, problem.message), problem)
         self.problems = tuple(sorted(once.values(), key=lambda problem: problem.mark))

@@ -30,7 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProcessEnd:
     """How a stage's process ended.
 
     Attributes:
@@ -68,12 +68,12 @@ class StageProcess:
         env: The whole environment.
         out: File for standard output.
         err: File for standard error.
-        forks: Where the command may be forked from; started afresh if None, or if that cannot be.
+        forks: Where the command may be forked from, if anywhere.
 
     Attributes:
         pgid: Its process group, the process's own id.
         forked: Whether it was forked.
-        not_forked: Why it was started afresh although it was to be forked; None otherwise.
+        not_forked: Why it was not although it was to be; None otherwise.
 
     Raises:
         KitError: The command cannot be started; `exit_code` is what a shell would report.
@@ -95,9 +95,9 @@ class StageProcess:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
         try:
+            process, self.not_forked = _fork(forks, argv, cwd, env, out, err)
+            self.forked = process is not None
             with out.open("ab") as stdout, err.open("ab") as stderr:
-                process, self.not_forked = _fork(forks, argv, cwd, env, stdout.fileno(), stderr.fileno())
-                self.forked = process is not None
                 self._process: Forked | subprocess.Popen[bytes] = process or subprocess.Popen(
                     list(argv),
                     cwd=cwd,
@@ -128,7 +128,7 @@ class StageProcess:
         timeout_s: float | None,
         interrupted: Callable[[], int | None],
         watch: Callable[[], None],
-    ) -> Outcome:
+    ) -> ProcessEnd:
         """Wait for the process to end.
 
         Args:
@@ -172,7 +172,7 @@ class StageProcess:
                 os.close(handle)
         ended_us = time.monotonic_ns() // 1000
         code = self._process.wait()
-        return Outcome(128 - code if code < 0 else code, ended_us, reason)
+        return ProcessEnd(128 - code if code < 0 else code, ended_us, reason)
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -236,7 +236,7 @@ class StageProcess:
 
 
 def _fork(
-    forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int
+    forks: Forks | None, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path
 ) -> tuple[Forked | None, str | None]:
     """The forked process, or why there is none; neither where none is wanted."""
     if forks is None or not forks.covers(argv):

@@ -29,7 +29,7 @@ _EVENTS_LOGGED = 100_000
 
 
 @dataclass
-class Report:
+class StageReport:
     """One line: counts to add, an event, scores, or why it could not be used."""
 
     tokens: dict[str, int] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class ReportReader:
         """Close the file."""
         self._stream.close()
 
-    def read(self, final: bool = False) -> Iterator[Report]:
+    def read(self, final: bool = False) -> Iterator[StageReport]:
         """New reports, about a megabyte of them at most: a flood must not keep the caller from its stage.
 
         Args:
@@ -72,7 +72,7 @@ class ReportReader:
         """
         problem = self._reopened()
         if problem:
-            yield Report(problem=problem)
+            yield StageReport(problem=problem)
         while data := self._stream.read(_CHUNK):
             self._seen = (self._seen + data)[-_SEEN_BYTES:]
             yield from self._lines(data)
@@ -82,7 +82,7 @@ class ReportReader:
             rest, self._rest = self._rest, b""
             yield parse_report(rest)
 
-    def _lines(self, data: bytes) -> Iterator[Report]:
+    def _lines(self, data: bytes) -> Iterator[StageReport]:
         *lines, rest = (self._rest + data).split(b"\n")
         if lines and self._overlong:
             first = lines.pop(0)
@@ -120,12 +120,12 @@ class ReportReader:
         return None
 
 
-def _too_long(length: int, line: bytes) -> Report:
+def _too_long(length: int, line: bytes) -> StageReport:
     shown = printable(line[:80].decode(errors="replace"))
-    return Report(problem=f"a line of {length} bytes (at most {_MAX_LINE_BYTES}): {shown}...")
+    return StageReport(problem=f"a line of {length} bytes (at most {_MAX_LINE_BYTES}): {shown}...")
 
 
-def parse_report(line: bytes) -> Report:
+def parse_report(line: bytes) -> StageReport:
     """One line of a report file.
 
     Token counts are added up; `{"event": NAME, ...}` is an event with the other members as its detail;
@@ -139,9 +139,9 @@ def parse_report(line: bytes) -> Report:
     try:
         message = json.loads(line.decode(), parse_constant=lambda word: None, parse_float=_finite)
     except (ValueError, RecursionError):
-        return Report(problem=f"not JSON: {shown}")
+        return StageReport(problem=f"not JSON: {shown}")
     if not isinstance(message, dict):
-        return Report(problem=f"not a JSON object: {shown}")
+        return StageReport(problem=f"not a JSON object: {shown}")
     tokens = {}
     for key in TOKEN_KEYS:
         if key not in message:
@@ -150,27 +150,27 @@ def parse_report(line: bytes) -> Report:
         if isinstance(count, float) and count.is_integer():
             count = int(count)
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MAX_TOKENS:
-            return Report(problem=f"{key} must be a whole number >= 0: {shown}")
+            return StageReport(problem=f"{key} must be a whole number >= 0: {shown}")
         tokens[key] = count
     try:
         score = eval_row(message.pop("eval")) if "eval" in message else None
         items = items_chunk(message.pop("eval_items")) if "eval_items" in message else None
     except ValueError as error:
         # Not the line itself, as elsewhere: what stands beside a score may be a prompt or an answer.
-        return Report(tokens=tokens, problem=printable(str(error), 120))
+        return StageReport(tokens=tokens, problem=printable(str(error), 120))
     event = message.pop("event", None)
     if event is not None and (not isinstance(event, str) or not event.strip()):
-        return Report(tokens, score=score, items=items, problem=f"event must be a name: {shown}")
+        return StageReport(tokens, score=score, items=items, problem=f"event must be a name: {shown}")
     if event is None and message:
         unknown = printable(", ".join(sorted(message)), 80)
         expected = (
             "tokens_trained, tokens_processed, tokens_positions, tokens_generated, event, eval or eval_items"
         )
         problem = f"unknown member {unknown} ({expected} was expected): {shown}"
-        return Report(tokens, score=score, items=items, problem=problem)
+        return StageReport(tokens, score=score, items=items, problem=problem)
     if event is None and not tokens and score is None and items is None:
-        return Report(problem=f"neither tokens_*, event nor eval: {shown}")
-    return Report(tokens, None if event is None else printable(event), score, items, message)
+        return StageReport(problem=f"neither tokens_*, event nor eval: {shown}")
+    return StageReport(tokens, None if event is None else printable(event), score, items, message)
 
 
 def _finite(text: str) -> float | None:
@@ -183,7 +183,7 @@ class Intake:
 
     Args:
         session: The meter, whose running stage the reports belong to.
-        warn: Told in words what a person should know now.
+        warn: Gets in words what a person should know now.
         where: Name of the report file, for the warnings.
     """
 
@@ -194,7 +194,7 @@ class Intake:
         self._problems = 0
         self._events = 0
 
-    def take(self, reports: Iterable[Report]) -> None:
+    def take(self, reports: Iterable[StageReport]) -> None:
         """Log reports: tokens are added to the stage, events and scores become rows."""
         for report in reports:
             problem = report.problem

@@ -10,16 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
 
-from harness.audit.attempt import Attempt, Origin, StageResult, Watcher
+from harness.audit.attempt import Origin, StageAttempt, Watcher
 from harness.audit.folders import prepare
 from harness.audit.forks import Forks
 from harness.audit.idle import IDLE, wait_idle
 from harness.audit.imports import IMPORTS, import_ahead
 from harness.audit.late_reports import take_late_reports
-from harness.audit.plan import Plan, PlannedStage
+from harness.audit.live_energy import JournalEnergy
+from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import adopting_orphans
-from harness.audit.so_far import JournalEnergy
-from harness.audit.todo import Chooser, Todo, check_same_run
+from harness.audit.remaining import Chooser, RemainingStages, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
 from harness.journal.ulid import new_ulid
@@ -27,14 +27,11 @@ from harness.meter.client import MeterConfig
 from harness.meter.session import MeterSession, RunInfo
 
 
-class Progress(Watcher, Chooser, Protocol):
+class RunProgress(Watcher, Chooser, Protocol):
     """What the runner tells while it works; the command line shows it, tests collect it."""
 
     def metering(self, session: MeterSession) -> None:
         """The meter is warm."""
-
-    def ended(self, stage: PlannedStage, result: StageResult) -> None:
-        """An attempt has ended."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,8 @@ def _signals(stop: _Stop) -> Iterator[None]:
 
 
 def run_plan(
-    plan: Plan,
-    progress: Progress,
+    plan: RunPlan,
+    progress: RunProgress,
     *,
     resume_run: bool = False,
     cpu: str = "auto",
@@ -108,7 +105,7 @@ def run_plan(
 
     Args:
         plan: What to run; `plan.out_dir` must not hold a run unless `resume_run`.
-        progress: Told what happens.
+        progress: Hears what happens.
         resume_run: Go on with the run in `plan.out_dir`: stages that completed with the same command, inputs
             and outputs are not run again; everything that earlier attempts used stays in the log.
         cpu: How CPU energy is measured, as in `MeterConfig`.
@@ -128,12 +125,12 @@ def run_plan(
             resume.refuse_existing(plan.out_dir, "add --resume")
         if state is not None:
             check_same_run(plan, state)
-        todo = Todo(plan, state, progress)
-        if state is not None and todo.done:
+        remaining = RemainingStages(plan, state, progress)
+        if state is not None and remaining.done:
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(plan.out_dir, _info(plan, state), _meter_config(plan, cpu), warn=progress.warn)
-        runner = _Runner(plan, session, progress, stop, todo, origins or {}, forks)
+        runner = _Runner(plan, session, progress, stop, remaining, origins or {}, forks)
         finished = False
         try:
             progress.metering(session)
@@ -142,13 +139,13 @@ def run_plan(
             if session.stage is not None:
                 session.end("interrupted")
             session.close("complete" if finished else "partial")
-            todo.digests.save()
+            remaining.digests.save()
             seal(plan.out_dir)
     stopped_by = stop.number if not finished else None
     return RunResult(plan.out_dir, runner.failed, stopped_by, runner.ran)
 
 
-def _info(plan: Plan, state: resume.RunState | None) -> RunInfo:
+def _info(plan: RunPlan, state: resume.RunState | None) -> RunInfo:
     return RunInfo(
         run_id=state.run_id if state else new_ulid(),
         name=plan.name,
@@ -164,7 +161,7 @@ def _info(plan: Plan, state: resume.RunState | None) -> RunInfo:
     )
 
 
-def _meter_config(plan: Plan, cpu: str) -> MeterConfig:
+def _meter_config(plan: RunPlan, cpu: str) -> MeterConfig:
     if isinstance(plan.devices, str):
         devices: tuple[str, ...] | None = () if plan.devices == "none" else None
     else:
@@ -181,11 +178,11 @@ def _meter_config(plan: Plan, cpu: str) -> MeterConfig:
 class _Runner:
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         session: MeterSession,
-        progress: Progress,
+        progress: RunProgress,
         stop: _Stop,
-        todo: Todo,
+        remaining: RemainingStages,
         origins: Mapping[str, Origin],
         forks: Forks | None,
     ) -> None:
@@ -193,7 +190,7 @@ class _Runner:
         self._session = session
         self._progress = progress
         self._stop = stop
-        self._todo = todo
+        self._remaining = remaining
         self._origins = origins
         self._forks = forks
         self._energy = JournalEnergy(session.run_dir / "journal", session.session)
@@ -203,16 +200,16 @@ class _Runner:
     def run(self) -> bool:
         """Run the stages; whether all completed. `failed` names the one that did not."""
         # Resumed for the wait after the stages alone, there is nothing to wait before.
-        before = not self._todo.stages or self._idle("before")
+        before = not self._remaining.stages or self._idle("before")
         return before and self._stages() and self._idle("after")
 
     def _idle(self, when: Literal["before", "after"]) -> bool:
         self.ran += 1
-        number = self._todo.attempts.get(f"{IDLE}_{when}", 0) + 1
+        number = self._remaining.attempts.get(f"{IDLE}_{when}", 0) + 1
         return wait_idle(self._plan, when, number, self._session, self._progress, self._stop.wanted)
 
     def _stages(self) -> bool:
-        for stage in self._todo.stages:
+        for stage in self._remaining.stages:
             if self._stop.number is not None:
                 return False
             self.ran += 1
@@ -228,23 +225,23 @@ class _Runner:
     def _import_ahead(self, stage: PlannedStage) -> None:
         if self._forks is None:
             return
-        number = self._todo.attempts.get(IMPORTS, 0) + 1
+        number = self._remaining.attempts.get(IMPORTS, 0) + 1
         if import_ahead(
             self._forks, self._plan, stage, number, self._session, self._progress, self._stop.wanted
         ):
-            self._todo.attempts[IMPORTS] = number
+            self._remaining.attempts[IMPORTS] = number
 
     def _attempts(self, stage: PlannedStage) -> str:
         """Try a stage until it completes, its retries are used up or the run is stopped; the last status."""
-        number = self._todo.attempts.get(stage.name, 0) + 1
+        number = self._remaining.attempts.get(stage.name, 0) + 1
         left = stage.retries
         while True:
-            attempt = Attempt(
+            attempt = StageAttempt(
                 self._plan,
                 stage,
                 number,
                 self._session,
-                self._todo.digests,
+                self._remaining.digests,
                 self._progress,
                 self._stop.wanted,
                 self._origins,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.audit.fields import text_of
 from harness.audit.matrix import canonical, canonical_text
-from harness.audit.problems import Problem, guess, nearest, show
+from harness.audit.problems import PipelineProblem, guess, nearest, show
 from harness.audit.yaml_source import Node, number_or_text, plain
 
 MAX_TEXT = 64 * 1024
@@ -36,15 +36,14 @@ class Produced:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class ReferenceScope:
     """Everything a reference can name at one place of the file.
 
     Args:
         constants: `run_dir`, `pipeline_dir` and the like.
         env: The environment seen by `${env.NAME}`.
         variables: Resolved `vars`.
-        matrix: Values of the pipeline's and the stage's combination.
-        swept: Values of the stage's own combination.
+        matrix: Values of the stage's combination.
         produced: Earlier stages, in order: the runs of each by its name in the file.
         stages: Names of all stages, in order; None where stages cannot be named.
         stage: Name of the stage itself.
@@ -55,7 +54,6 @@ class Scope:
     env: Mapping[str, str]
     variables: Mapping[str, Node] = field(default_factory=dict)
     matrix: Mapping[str, Node] = field(default_factory=dict)
-    swept: Mapping[str, Node] = field(default_factory=dict)
     produced: Mapping[str, Sequence[Produced]] = field(default_factory=dict)
     stages: Sequence[str] | None = None
     stage: str = ""
@@ -159,7 +157,7 @@ class Scope:
                     raise Unresolved(f"'${{{name}}}': '{axis}' is no axis of stage '{stage}'. Axes: {known}.")
             wanted = {axis: canonical_text(text) for axis, text in wanted.items()}
         else:
-            wanted = {axis: canonical(self.swept[axis]) for axis in axes if axis in self.swept}
+            wanted = {axis: canonical(self.matrix[axis]) for axis in axes if axis in self.matrix}
         agreeing = [
             one for one in found if all(canonical(one.matrix[axis]) == text for axis, text in wanted.items())
         ]
@@ -173,7 +171,7 @@ class Scope:
         return agreeing
 
 
-def substitute(node: Node, scope: Scope, path: str, problems: list[Problem]) -> Node:
+def substitute(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> Node:
     """Put values in place of all references below a node; what cannot be resolved is added to `problems`."""
     value = node.value
     if isinstance(value, str):
@@ -196,7 +194,9 @@ def substitute(node: Node, scope: Scope, path: str, problems: list[Problem]) -> 
     return node
 
 
-def resolve_variables(nodes: Mapping[str, Node], scope: Scope, problems: list[Problem]) -> dict[str, Node]:
+def resolve_variables(
+    nodes: Mapping[str, Node], scope: ReferenceScope, problems: list[PipelineProblem]
+) -> dict[str, Node]:
     """Resolve `vars`, which may use each other in any order but not in a circle."""
     uses = {name: [used for used in _vars_in(node) if used in nodes] for name, node in nodes.items()}
     try:
@@ -206,7 +206,7 @@ def resolve_variables(nodes: Mapping[str, Node], scope: Scope, problems: list[Pr
         first = nodes[circle[0]]
         names = " <- ".join(circle[:10])
         message = f"these variables need each other: {names}. Give one of them a value of its own."
-        problems.append(Problem(first.mark, f"vars.{circle[0]}", message))
+        problems.append(PipelineProblem(first.mark, f"vars.{circle[0]}", message))
         return dict(nodes)
     done: dict[str, Node] = {}
     for name in order:
@@ -220,7 +220,7 @@ def _vars_in(node: Node) -> list[str]:
     return [name[5:] for name in _REFERENCE.findall(node.value) if name.startswith("vars.")]
 
 
-def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> list[Node]:
+def _scalar(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> list[Node]:
     """The node with its references filled in: several nodes only for a text that is one `[*]` reference."""
     text: str = node.value
     pieces: list[str] = []
@@ -236,7 +236,7 @@ def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> lis
                 raise Unresolved("'${' is not closed by '}'. Write '$${' if the text '${' is meant.")
             values = scope.lookup(match[1].strip())
         except Unresolved as error:
-            problems.append(Problem(node.mark_inside(occurrence), path, str(error)))
+            problems.append(PipelineProblem(node.mark_inside(occurrence), path, str(error)))
             continue
         if match[0] == text:
             return [_placed(value, node) for value in values]
@@ -246,7 +246,7 @@ def _scalar(node: Node, scope: Scope, path: str, problems: list[Problem]) -> lis
     result = "".join([*pieces, text[end:]])
     if len(result) > MAX_TEXT:
         message = f"grows to {len(result)} characters; at most {MAX_TEXT} are allowed."
-        problems.append(Problem(node.mark, path, message))
+        problems.append(PipelineProblem(node.mark, path, message))
         result = result[:MAX_TEXT]
     return [replace(node, value=result, text=result)]
 

@@ -17,7 +17,6 @@ from harness.cli.options import cpu_option, cpu_words, verbose_option
 @click.option("--only", multiple=True, metavar="STAGE", help="Run only this stage (may be repeated).")
 @click.option("--from", "from_stage", metavar="STAGE", help="Begin with this stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
-@click.option("--profile", metavar="NAME", help="Profile of the pipeline file to use.")
 @cpu_option
 @verbose_option
 def cmd(
@@ -27,7 +26,6 @@ def cmd(
     only: tuple[str, ...],
     from_stage: str | None,
     dry_run: bool,
-    profile: str | None,
     cpu: str,
     verbose: bool,
 ) -> None:
@@ -42,17 +40,15 @@ def cmd(
     from harness.audit.plan import describe, load_plan
     from harness.cli.console import RunDisplay, make_console, short_path, stdout_console
 
-    plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
+    plan = load_plan(pipeline, only=only, from_stage=from_stage, run_dir=out)
     earlier = None
     if out is None:
-        out, newest = choose_out(plans, resume=resume), choose_out(plans, resume=True)
+        out, newest = choose_out(plan, resume=resume), choose_out(plan, resume=True)
         if (from_stage is not None or only) and newest != out:
             earlier = newest
-        plans = load_plan(pipeline, only=only, from_stage=from_stage, profile=profile, run_dir=out)
+        plan = load_plan(pipeline, only=only, from_stage=from_stage, run_dir=out)
     if dry_run:
-        result_console = stdout_console()
-        for number, plan in enumerate(plans):
-            result_console.print(*([""] if number else []), describe(plan), sep="\n")
+        stdout_console().print(describe(plan))
         return
     from harness.audit.runner import run_plan
     from harness.bundle.resume import holds_run
@@ -61,22 +57,15 @@ def cmd(
     if earlier is not None:
         begun = f"a new run begins in {short_path(out)}; to go on with {short_path(earlier)} add --resume"
         console.print(begun, markup=False, highlight=False)
-    words = ["kit", "audit", short_path(pipeline), *_given(profile, cpu, only, from_stage)]
+    words = ["kit", "audit", short_path(pipeline), *_given(cpu, only, from_stage)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
-    worst = 0
-    for plan in plans:
-        with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
-            result = run_plan(plan, display, resume_run=resume and holds_run(plan.out_dir), cpu=cpu)
-        display.summary(result)
-        worst = max(worst, result.exit_code)
-        if result.signal_number is not None:
-            break
-    raise click.exceptions.Exit(worst)
+    with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
+        result = run_plan(plan, display, resume_run=resume and holds_run(plan.out_dir), cpu=cpu)
+    display.summary(result)
+    raise click.exceptions.Exit(result.exit_code)
 
 
-def _given(profile: str | None, cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
+def _given(cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
     """The options that a later call must repeat to mean the same run."""
-    words = ["--profile", profile] if profile is not None else []
-    words += cpu_words(cpu)
-    words += [word for name in only for word in ("--only", name)]
+    words = [*cpu_words(cpu), *(word for name in only for word in ("--only", name))]
     return words + (["--from", from_stage] if from_stage is not None else [])

@@ -18,9 +18,9 @@ from harness.audit.output import Follower
 
 if TYPE_CHECKING:
     from harness.audit.attempt import StageLogs, StageResult
-    from harness.audit.plan import Plan, PlannedStage
+    from harness.audit.live_energy import LiveEnergy
+    from harness.audit.plan import PlannedStage, RunPlan
     from harness.audit.runner import RunResult
-    from harness.audit.so_far import EnergySoFar
     from harness.meter.session import MeterSession
 
 _MARKS = {"completed": ("✓", "green"), "failed": ("✗", "red"), "interrupted": ("■", "yellow")}
@@ -96,7 +96,7 @@ class RunDisplay:
         resume_command: How to go on if this run stops.
     """
 
-    def __init__(self, console: Console, plan: Plan, *, verbose: bool, resume_command: str) -> None:
+    def __init__(self, console: Console, plan: RunPlan, *, verbose: bool, resume_command: str) -> None:
         self._console = console
         self._plan = plan
         self._verbose = verbose
@@ -170,14 +170,14 @@ class RunDisplay:
             again = f"  attempt {attempt}" if attempt > 1 else ""
             self._line(f"… {self._place(stage)}{again}")
 
-    def _say(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
+    def _say(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
         if self._status:
             figures = duration(time.monotonic() - self._begun) + (f"  {energy}" if energy else "")
             text = Text.from_markup(f"{self._place(stage)}  {figures}{_counts(tokens)}  [dim]{stage.kind}[/]")
             text.truncate(self._console.width - 3, overflow="ellipsis")  # beside the spinner, on one line
             self._status.update(text)
 
-    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: EnergySoFar | None) -> None:
+    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
         """An attempt goes on."""
         try:
             self._say(stage, tokens, energy)

@@ -16,7 +16,6 @@ from harness.errors import KitError
 Regime = Literal["sft", "kd", "synthetic_sft"]
 REGIMES: tuple[Regime, ...] = ("sft", "kd", "synthetic_sft")
 REGIME_WORDS = {"sft": "Baseline SFT", "kd": "Logit KD", "synthetic_sft": "Synthetic SFT"}
-SIZES = ("1b", "7b", "13b")
 DATA = Path(__file__).parent / "data"
 
 

@@ -25,8 +25,6 @@ from harness.experiments.profile import Profile, Values
 from harness.spec import current_version
 
 SHARED = "shared"
-CHARGED = ("preprocess", "teacher_logits", "teacher_generate")
-"""Kinds of shared stages whose energy belongs to the cells that use their output."""
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would be billed for waiting

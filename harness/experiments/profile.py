@@ -33,7 +33,7 @@ class EstimateData(_Strict):
     student_seconds: dict[str, float]
 
 
-class Scale(_Strict):
+class ProfileScale(_Strict):
     """The grid's settings in a profile's own units; what is not listed stays as it is."""
 
     max_new_tokens: dict[int, int] = Field(default_factory=dict)
@@ -74,7 +74,7 @@ class Profile(_Strict):
     reference_tokens: int | None = None
     env: dict[str, str] = Field(default_factory=dict)
     fork_stages: bool = False
-    scale: Scale = Field(default_factory=Scale)
+    scale: ProfileScale = Field(default_factory=ProfileScale)
     stages: dict[str, Values]
     students_train: dict[str, Values] = Field(default_factory=dict)
     estimate: EstimateData

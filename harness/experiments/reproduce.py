@@ -11,8 +11,8 @@ from typing import Any
 
 from harness import __version__
 from harness.audit.forks import Forks
-from harness.audit.plan import Plan, load_plan
-from harness.audit.runner import Progress, run_plan
+from harness.audit.plan import RunPlan, load_plan
+from harness.audit.runner import RunProgress, run_plan
 from harness.bundle import Bundle
 from harness.bundle.resume import holds_run
 from harness.errors import KitError
@@ -58,15 +58,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReproductionEnd:
     """What came of it: exit code and the run that stopped it, None when everything completed."""
 
     exit_code: int
     stopped_at: str | None = None
 
 
-Display = Callable[[Plan], Any]
-"""Makes the context manager that shows a run; it yields a `Progress`."""
+Display = Callable[[RunPlan], Any]
+"""Makes the context manager that shows a run; it yields a `RunProgress`."""
 
 
 def layout_of(request: Request) -> Layout:
@@ -130,7 +130,7 @@ def claim(request: Request) -> None:
         )
 
 
-def run_all(request: Request, layout: Layout, display: Display) -> Outcome:
+def run_all(request: Request, layout: Layout, display: Display) -> ReproductionEnd:
     """Run everything that is missing, one run after another; a rerun goes on where the last one stopped.
 
     Args:
@@ -153,7 +153,7 @@ def run_all(request: Request, layout: Layout, display: Display) -> Outcome:
             outcome = runs.run(cell.name, write_cell(request.profile, cell, layout, reference), origins)
             if outcome.exit_code:
                 return outcome
-    return Outcome(0)
+    return ReproductionEnd(0)
 
 
 def reference_tokens(profile: Profile, layout: Layout) -> int:
@@ -179,10 +179,10 @@ class _Runs:
     display: Display
     forks: Forks | None
 
-    def run(self, name: str, path: Path, origins: dict[str, Any]) -> Outcome:
-        plan = load_plan(path, run_dir=self.layout.run(name))[0]
+    def run(self, name: str, path: Path, origins: dict[str, Any]) -> ReproductionEnd:
+        plan = load_plan(path, run_dir=self.layout.run(name))
         with self.display(plan) as shown:
-            progress: Progress = shown
+            progress: RunProgress = shown
             result = run_plan(
                 plan,
                 progress,
@@ -191,7 +191,7 @@ class _Runs:
                 origins=origins,
                 forks=self.forks,
             )
-        return Outcome(result.exit_code, name if result.exit_code else None)
+        return ReproductionEnd(result.exit_code, name if result.exit_code else None)
 
 
 def plan_lines(request: Request, done: Sequence[str] | set[str]) -> list[str]:

@@ -135,7 +135,7 @@ class Results:
         teacher_heldout_loss: Nats a label token.
         uncharged: Stage of the shared run that no cell is charged for -> joules.
         shared_run_id: The run that paid for data and teacher.
-        started_afresh: Stages in these figures that were not forked, by their logs, in a profile that forks.
+        not_forked: Stages in these figures that were not forked, by their logs, in a profile that forks.
     """
 
     profile: Profile
@@ -144,17 +144,16 @@ class Results:
     teacher_heldout_loss: float | None
     uncharged: Mapping[str, Interval | None] = field(default_factory=dict)
     shared_run_id: str = ""
-    started_afresh: Sequence[str] = ()
+    not_forked: Sequence[str] = ()
 
     @property
     def deviations(self) -> tuple[str, ...]:
         """What differs from the paper: the profile's, and where the logs say otherwise of imports."""
-        if not self.started_afresh:
+        if not self.not_forked:
             return self.profile.deviations
         return (
             *self.profile.deviations,
-            "Not forked but started afresh, so that their own imports are in the figures: "
-            f"{', '.join(self.started_afresh)}.",
+            f"Not forked, so that their own imports are in the figures: {', '.join(self.not_forked)}.",
         )
 
     def cell(self, regime: str, size: str, seed: int = 0) -> CellResult | None:
@@ -203,15 +202,15 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
         students = len({c.size for c in cells if c.regime == cell.regime and c.variant == cell.variant})
         results.append(_cell(cell, layout, shared, teacher, reference, students))
     run_id = str(Bundle.open(shared_run).manifest["run_id"])
-    afresh: list[str] = []
+    not_forked: list[str] = []
     if profile.fork_stages:
-        afresh += _started_afresh(shared_run, SHARED, charged)
+        not_forked += _not_forked(shared_run, SHARED, charged)
         for cell in cells:
-            afresh += _started_afresh(layout.run(cell.name), cell.name, ("student_train", "evaluate"))
-    return Results(profile, results, teacher_scores, teacher_loss, uncharged, run_id, afresh)
+            not_forked += _not_forked(layout.run(cell.name), cell.name, ("student_train", "evaluate"))
+    return Results(profile, results, teacher_scores, teacher_loss, uncharged, run_id, not_forked)
 
 
-def _started_afresh(run: Path, name: str, stages: Collection[str]) -> list[str]:
+def _not_forked(run: Path, name: str, stages: Collection[str]) -> list[str]:
     """Of the named stages of a run those of which an attempt began without being forked."""
     bundle = Bundle.open(run)
     rows = bundle.table("events", ["stage_uid", "kind"]).to_pylist()

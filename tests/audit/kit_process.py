@@ -55,7 +55,7 @@ class Kit:
         if given is not None:
             options["stdin"] = subprocess.PIPE
         process = self.start(*args, **options)
-        out, err = process.communicate(given, timeout=60)
+        out, err = process.communicate(given, timeout=300)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err
         return out, err
@@ -95,6 +95,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+NOTICED = 'noticed() { until grep -aqs "$1" "$KIT_RUN_DIR"/../journal/*.jnl; do sleep 0.05; done; }\n'
+"""For a stage's shell: `noticed WORD` waits until the runner has written something with WORD down."""
+
+
+def wait_for_record(run: Path, words: str) -> None:
+    """Wait until a run's journal says something."""
+    journals = (run / "journal").glob
+    wait_for(lambda: any(words.encode() in path.read_bytes() for path in journals("*.jnl")))
 
 
 def alive(pid: int) -> bool:

@@ -13,21 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.audit.kit_process import KIT, Kit, pipeline, stage_rows
+from tests.audit.kit_process import KIT, NOTICED, Kit, pipeline, stage_rows
 from tests.audit.terminal import Terminal
 
 TWO = pipeline(
     "{name: a, kind: x-a, command: 'echo \"$WORD\" > ${outputs.o}', outputs: {o: '${run_dir}/a.txt'}}",
     "{name: b, kind: x-b, command: 'cat ${inputs.i} >> b.txt', inputs: {i: '${stages.a.o}'}}",
-    head="env: {WORD: plain}\n",
+    head="labels: [pocket]\nenv: {WORD: '${env.SAID:-plain}'}\n",
 )
-PROFILED = TWO + "profiles:\n  pocket: {labels: [pocket], env: {WORD: pocket}}\n"
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
     kit = Kit(tmp_path)
-    kit.write("p.yaml", PROFILED)
+    kit.write("p.yaml", TWO)
     return kit
 
 
@@ -36,7 +35,9 @@ def names(kit: Kit, folder: str = "runs/p") -> list[str]:
 
 
 def test_folders_are_numbered_and_stages_chosen(kit: Kit) -> None:
-    out, _ = kit.run("audit", "p.yaml", "--cpu", "none", "--profile", "pocket", "--only", "a")
+    kit.env["SAID"] = "pocket"
+    out, _ = kit.run("audit", "p.yaml", "--cpu", "none", "--only", "a")
+    del kit.env["SAID"]
     assert re.search(r"^ a ", out, re.M) and "total" in out
     assert names(kit) == ["a"] and kit.bundle().manifest["labels"] == ["no_gpu", "pocket"]
     (kit.cwd / "runs/p-2").mkdir()
@@ -49,7 +50,8 @@ def test_folders_are_numbered_and_stages_chosen(kit: Kit) -> None:
     assert "nothing to do" in kit.audit("p.yaml", "--resume")
     error = kit.run("audit", "p.yaml", "--from", "b", code=2)[1]
     assert "written by stage 'a'" in error and not (kit.cwd / "runs/p-4").exists()
-    kit.audit("p.yaml", "--from", "b", "--resume", "--out", "runs/p", "--profile", "pocket")
+    kit.env["SAID"] = "pocket"
+    kit.audit("p.yaml", "--from", "b", "--resume", "--out", "runs/p")
     assert names(kit) == ["a", "b"] and (kit.cwd / "b.txt").read_text() == "plain\npocket\n"
     assert not (kit.cwd / "runs/p-4").exists()
 
@@ -77,24 +79,6 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(kit: Kit) -> None:
     assert "cat ${run_dir}/a.txt >> b.txt" in shown
 
 
-def test_a_matrix_makes_a_run_for_each_combination(kit: Kit) -> None:
-    stage = "{name: a, kind: x-a, command: 'test ${matrix.seed} != 2 || test -e \"$PIPELINE/fixed\"'}"
-    kit.write(
-        "m.yaml", pipeline(stage, head="matrix: {seed: [1, 2, 3]}\nenv: {PIPELINE: '${pipeline_dir}'}\n")
-    )
-    shown = kit.audit("m.yaml", code=1)
-    runs = sorted(path.name for path in (kit.cwd / "runs/p").iterdir())
-    assert runs == ["p-seed=1", "p-seed=2", "p-seed=3"]
-    statuses = [kit.bundle(f"runs/p/{run}").manifest["status"] for run in runs]
-    assert statuses == ["complete", "partial", "complete"]
-    (resume,) = re.findall(r"go on: kit (.*)", shown)
-    assert resume == "audit m.yaml --cpu none --out runs/p --resume"
-    kit.write("fixed", "")
-    shown = kit.run(*resume.split())[1]
-    assert shown.count("nothing to do") == 2
-    assert [row["status"] for row in stage_rows(kit.bundle("runs/p/p-seed=2"))] == ["failed", "completed"]
-
-
 def test_what_cannot_be_used_is_refused_with_a_way_out(kit: Kit) -> None:
     kit.write("file", "")
     kit.write("unreadable.yaml", "stages: [")
@@ -112,7 +96,6 @@ def test_what_cannot_be_used_is_refused_with_a_way_out(kit: Kit) -> None:
     error = refused("p.yaml", "--out", ".")
     assert "holds other things" in error and "fix: --out" in error
     assert "no such stage" in refused("p.yaml", "--only", "c")
-    assert "pocket" in refused("p.yaml", "--profile", "poket")
     assert "Invalid value for '--cpu'" in refused("p.yaml", "--cpu", "guess")
     kit.write("gpu.yaml", TWO.replace("stages:", "devices: [0]\nstages:"))
     error = refused("gpu.yaml", "--cpu", "none", "--out", "gpu")
@@ -123,7 +106,8 @@ def test_what_cannot_be_used_is_refused_with_a_way_out(kit: Kit) -> None:
 
 def test_a_run_on_a_terminal_fits_it_and_shows_live_output(kit: Kit) -> None:
     script = (
-        "echo '{\"tokens_trained\": 1234}' >> $KIT_EVENTS; echo to out; echo to err >&2; sleep 1; printf e"
+        NOTICED + "echo '{\"tokens_trained\": 1234}' >> $KIT_EVENTS; echo to out; echo to err >&2\n"
+        "noticed '\"tokens_trained\":1234'; sleep 1; printf e"
     )
     long = "a-stage-with-quite-a-long-name"
     kit.write("t.sh", script)
@@ -138,7 +122,7 @@ def test_a_run_on_a_terminal_fits_it_and_shows_live_output(kit: Kit) -> None:
     assert terminal.wait() == 1
     raw = terminal.shown.decode()
     assert "\x1b[32m✓" in raw and "\x1b[31m✗" in raw
-    assert re.search(r"0\.\d s  1,234 tokens trained", raw), "no figures while the stage ran"
+    assert re.search(r"\d\.\d s  1,234 tokens trained", raw), "no figures while the stage ran"
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw).replace("\r", "\n").split("\n")
     assert max(map(len, lines)) <= 72
     shown = [line.strip() for line in lines]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.audit.kit_process import Kit, alive, pipeline, stage_rows, wait_for
+from tests.audit.kit_process import Kit, alive, pipeline, stage_rows, wait_for, wait_for_record
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def test_a_dead_run_is_sealed_once(kit: Kit) -> None:
     process = kit.start("audit", "p.yaml", "--cpu", "none")
     pid = kit.cwd / "pid"
     wait_for(lambda: pid.exists() and pid.read_text().endswith("\n"))
-    time.sleep(1.2)  # for the tokens to reach the disk, at most a second after they were reported
+    wait_for_record(kit.cwd / "runs/p", '"tokens_trained":3')
     # Runner and sampler at once, as the machine's memory killer or a container's end does it.
     helpers = [
         int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

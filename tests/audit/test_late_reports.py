@@ -12,12 +12,15 @@ from tests.audit.kit_process import Kit, events, pipeline, stage_rows
 
 STAGE = """\
 import os, signal, time
+from pathlib import Path
 def report(text):
     with open(os.environ["KIT_EVENTS"], "a") as stream:
         stream.write(text)
 report('{"tokens_trained": 5, "tokens_processed": 9}\\n')
-time.sleep(1.5)
 if not os.path.exists("killed"):
+    journal = Path("runs/p/journal")
+    while not any(b'"tokens_trained":5' in path.read_bytes() for path in journal.glob("*.jnl")):
+        time.sleep(0.05)
     open("killed", "w").close()
     report('{"tokens_trained": 7}\\n{"event": "step"}\\n{"tokens_positions": 3}\\n{"tokens_trained": 1')
     # Nobody may get to read that: runner and meter at once.

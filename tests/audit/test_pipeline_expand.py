@@ -1,4 +1,4 @@
-"""Includes, profiles, variables and sweeps: what comes out, and every refusal at its place."""
+"""Variables and sweeps: what comes out, and every refusal at its place."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from harness.audit.plan import Plan, load_plan
+from harness.audit.plan import RunPlan, load_plan
 from harness.audit.problems import PipelineError
 
 HEAD = 'protocol: "1.0"\nname: demo\nmethod: kd\n'  # lines 1 to 3
 
 
-def write(folder: Path, **files: str) -> Path:
-    for name, text in files.items():
-        (folder / f"{name}.yaml").write_text(text)
-    return folder / "my.yaml"
-
-
-def plans(folder: Path, text: str, **options: str) -> list[Plan]:
+def plan(folder: Path, text: str) -> RunPlan:
+    (folder / "my.yaml").write_text(text)
     environ = {"HOME": "/home/ann", "SPACE": "a b", "COUNT": "7"}
-    return load_plan(write(folder, my=text), run_dir=folder / "out", environ=environ, **options)
+    return load_plan(folder / "my.yaml", run_dir=folder / "out", environ=environ)
 
 
-def problems(folder: Path, text: str, **options: str) -> list[str]:
+def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(PipelineError) as caught:
-        plans(folder, text, **options)
+        plan(folder, text)
     return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
@@ -41,7 +36,7 @@ def shell(name: str, command: str, more: str = "") -> str:
     [
         ("${run_dir}/x", "OUT/work/x"),
         ("${pipeline_dir}", "HERE"),
-        ("${run_name} ${stage_name}", "demo only"),
+        ("${stage_name}", "only"),
         ("${vars.text}-${vars.number}-${vars.flag}", "hello-1e-4-true"),
         ("${ vars.text }", "hello"),
         ("${vars.nested}", "hello/HERE"),
@@ -63,7 +58,7 @@ def test_variables(tmp_path: Path, written: str, expected: str) -> None:
         + shell("only", f"[{written!r}]", "    env: {OWN: '${vars.text}!'}\n    inputs: [my.yaml]\n")
         + "    outputs: {log: '${run_dir}/l', out: '${run_dir}/o'}\n"
     )
-    word = plans(tmp_path, text)[0].stages[0].argv[0]
+    word = plan(tmp_path, text).stages[0].argv[0]
     assert word.replace(f"{tmp_path}/out", "OUT").replace(str(tmp_path), "HERE") == expected
 
 
@@ -72,9 +67,9 @@ def test_a_variable_keeps_its_type(tmp_path: Path) -> None:
         HEAD + "vars: {n: 3, t: 2h}\nreference_tokens: ${env.COUNT}\nstages:\n"
         "  - {name: a, kind: '${vars.kind}', command: x, retries: '${vars.n}', timeout: '${vars.t}'}\n"
     ).replace("n: 3", "n: 3, kind: judge")
-    plan = plans(tmp_path, text)[0]
-    assert plan.reference_tokens == 7
-    assert (plan.stages[0].retries, plan.stages[0].timeout_s, plan.stages[0].kind) == (3, 7200, "judge")
+    found = plan(tmp_path, text)
+    assert found.reference_tokens == 7
+    assert (found.stages[0].retries, found.stages[0].timeout_s, found.stages[0].kind) == (3, 7200, "judge")
 
 
 def test_wrong_value_through_a_variable_is_reported_where_it_is_used(tmp_path: Path) -> None:
@@ -132,13 +127,13 @@ def test_wrong_references(tmp_path: Path, second: str, place: str, parts: list[s
 
 def test_an_only_output_is_out_and_several_are_not(tmp_path: Path) -> None:
     one = "stages:\n" + shell("a", "x", "    outputs: ['${run_dir}/p']\n") + shell("b", "['${stages.a.out}']")
-    assert plans(tmp_path, HEAD + one)[0].stages[1].argv == (str(tmp_path / "out/work/p"),)
+    assert plan(tmp_path, HEAD + one).stages[1].argv == (str(tmp_path / "out/work/p"),)
     two = one.replace("/p'", "/p', '${run_dir}/q'")
     assert (
         "the outputs of stage 'a' are 2, none called 'out'. Name one of: 0, 1."
         in problems(tmp_path, HEAD + two)[0]
     )
-    assert plans(tmp_path, HEAD + two.replace("a.out", "a.1"))[0].stages[1].argv == (
+    assert plan(tmp_path, HEAD + two.replace("a.out", "a.1")).stages[1].argv == (
         str(tmp_path / "out/work/q"),
     )
 
@@ -163,7 +158,7 @@ def test_variables_in_a_circle(tmp_path: Path) -> None:
 def test_long_chains_and_doubling_variables(tmp_path: Path) -> None:
     chain = "".join(f"  v{i}: ${{vars.v{i + 1}}}\n" for i in range(3000)) + "  v3000: end\n"
     text = HEAD + "vars:\n" + chain + "stages:\n" + shell("s", "['${vars.v0}']")
-    assert plans(tmp_path, text)[0].stages[0].argv == ("end",)
+    assert plan(tmp_path, text).stages[0].argv == ("end",)
     doubling = "  v0: 0123456789\n" + "".join(
         f"  v{i}: ${{vars.v{i - 1}}}${{vars.v{i - 1}}}\n" for i in range(1, 40)
     )
@@ -173,129 +168,12 @@ def test_long_chains_and_doubling_variables(tmp_path: Path) -> None:
     )
 
 
-# Includes
-
-
-def test_an_included_file_is_a_base(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "base.yaml").write_text(
-        "include: deeper.yaml\nregion: DE\npue: 1.5\nenv: {A: base, B: base}\nstages:\n" + shell("first", "x")
-    )
-    (tmp_path / "sub" / "deeper.yaml").write_text("method: sft\nlabels: [deep]\nenv: {A: deep, D: deep}\n")
-    text = "include: [sub/base.yaml]\n" + HEAD + "pue:\nenv: {B: own}\nstages:\n" + shell("second", "x")
-    plan = plans(tmp_path, text)[0]
-    assert [stage.name for stage in plan.stages] == ["first", "second"]
-    assert (plan.method, plan.region, plan.pue, plan.labels) == ("kd", "DE", None, ("deep",))
-    assert plan.env == {"A": "base", "B": "own", "D": "deep"}
-    assert plan.pipeline_dir == tmp_path
-    assert plan.stages[0].cwd == tmp_path
-
-
-def test_a_problem_in_an_included_file_names_that_file(tmp_path: Path) -> None:
-    write(tmp_path, base="stages:\n" + shell("first", "${nope}", "    kind2: x\n"))
-    text = "include: base.yaml\n" + HEAD
-    assert problems(tmp_path, text)[0].startswith("base.yaml:5:5: stages[0]: 'kind2' is not a field")
-    write(tmp_path, base="stages:\n" + shell("first", "${nope}"))
-    assert problems(tmp_path, text)[0].startswith("base.yaml:4:14: stages[0].command: '${nope}' is not")
-
-
-@pytest.mark.parametrize(
-    ("include", "place", "message"),
-    [
-        ("bse.yaml", "1:10", "there is no file 'bse.yaml' beside my.yaml. Did you mean 'base.yaml'?"),
-        ("my.yaml", "1:10", "these files include each other: my.yaml -> my.yaml."),
-        ("[base.yaml, ./my.yaml]", "1:22", "these files include each other: my.yaml -> my.yaml."),
-        ("loop.yaml", "1:10", "these files include each other: my.yaml -> loop.yaml -> my.yaml."),
-        ("{a: b}", "1:10", "a mapping stands where a file name or a list of them is expected."),
-        ("['']", "1:11", "the text is empty."),
-    ],
-)
-def test_wrong_includes(tmp_path: Path, include: str, place: str, message: str) -> None:
-    write(tmp_path, base="region: DE\n", loop="include: my.yaml\n")
-    found = problems(tmp_path, f"include: {include}\n" + HEAD + "stages:\n" + shell("a", "x"))
-    file = "loop.yaml" if include == "loop.yaml" else "my.yaml"
-    field = "include[0]" if include == "['']" else "include"
-    assert found == [f"{file}:{place}: {field}: {message}"]
-
-
-def test_an_include_bomb_is_cut_short(tmp_path: Path) -> None:
-    for i in range(20):
-        write(tmp_path, **{f"f{i}": f"include: [f{i + 1}.yaml, f{i + 1}.yaml]\n"})
-    write(tmp_path, f20="region: DE\n")
-    assert "more than 50 files are included" in problems(tmp_path, "include: f0.yaml\n" + HEAD)[0]
-
-
-# Profiles
-
-PROFILED = (
-    HEAD
-    + """vars: {n: 100, m: 2}
-matrix: {seed: [1, 2]}
-profiles:
-  paper: {}
-  pocket:
-    labels: [pocket]
-    vars: {n: 5}
-    matrix: {seed: [1]}
-    stages:
-      train: {timeout: 1m, env: {B: pocket}}
-      judge:
-stages:
-  - name: train
-    kind: student_train
-    command: ["${vars.n}", "${vars.m}"]
-    timeout: 9h
-    env: {A: x, B: y}
-  - {name: judge, kind: judge, command: x}
-"""
-)
-
-
-def test_profiles_change_what_they_name(tmp_path: Path) -> None:
-    plain, paper = plans(tmp_path, PROFILED), plans(tmp_path, PROFILED, profile="paper")
-    assert [plan.name for plan in plain] == [plan.name for plan in paper] == ["demo-seed=1", "demo-seed=2"]
-    assert paper[0].stages == plain[0].stages
-    (pocket,) = plans(tmp_path, PROFILED, profile="pocket")
-    (train,) = pocket.stages
-    assert (pocket.name, pocket.profile, pocket.labels) == ("demo-seed=1", "pocket", ("pocket",))
-    assert (train.argv, train.timeout_s, train.env) == (("5", "2"), 60, {"A": "x", "B": "pocket"})
-
-
-@pytest.mark.parametrize(
-    ("text", "profile", "expected"),
-    [
-        (
-            PROFILED,
-            "pockt",
-            "my.yaml:6:1: profiles: there is no profile 'pockt'. Profiles: paper, pocket. "
-            "Did you mean 'pocket'?",
-        ),
-        (HEAD, "pocket", "my.yaml:1:1: profiles: there is no profile 'pocket'. This file has no profiles."),
-        (
-            PROFILED.replace("      train:", "      tain:"),
-            "pocket",
-            "my.yaml:13:7: profiles.pocket.stages: 'tain' is no stage of this pipeline. "
-            "Stages: train, judge. Did you mean 'train'?",
-        ),
-        (
-            PROFILED.replace("timeout: 1m", "timeout: 1x"),
-            "pocket",
-            "my.yaml:13:24: profiles.pocket.stages.train.timeout: '1x' is not a duration.",
-        ),
-    ],
-)
-def test_wrong_profiles(tmp_path: Path, text: str, profile: str, expected: str) -> None:
-    found = problems(tmp_path, text, profile=profile)
-    assert len(found) == 1
-    assert found[0].startswith(expected)
-
-
 # Sweeps
 
 
 def names(folder: Path, matrix: str) -> list[str]:
     text = HEAD + "stages:\n" + shell("train", "[x]", f"    matrix: {matrix}\n")
-    return [stage.name for stage in plans(folder, text)[0].stages]
+    return [stage.name for stage in plan(folder, text).stages]
 
 
 @pytest.mark.parametrize(
@@ -309,15 +187,6 @@ def names(folder: Path, matrix: str) -> list[str]:
             "{x: [true, -1, a b, a/b]}",
             ["train-x=true", "train-x=-1", "train-x=a_b~c8687a", "train-x=a_b~c14cdd"],
         ),
-        (
-            "{size: [1b, 7b], T: [1, 2], exclude: [{size: 7b, T: 2}]}",
-            ["train-size=1b-T=1", "train-size=1b-T=2", "train-size=7b-T=1"],
-        ),
-        (
-            "{size: [1b, 7b], exclude: [{size: 7b}], include: [{size: 13b}]}",
-            ["train-size=1b", "train-size=13b"],
-        ),
-        ("{size: [1b, 7b], include: [{size: 7b, gpus: 2}]}", ["train-size=1b", "train-size=7b"]),
     ],
 )
 def test_names_of_combinations(tmp_path: Path, matrix: str, expected: list[str]) -> None:
@@ -336,62 +205,39 @@ def test_values_of_combinations(tmp_path: Path) -> None:
         HEAD
         + "stages:\n"
         + shell("train", "[x, '${matrix.lr}', '${matrix.size}']")
-        + "    matrix:\n      size: [1b, 7b]\n      lr: [1e-4]\n"
-        + "      include: [{size: 7b, limit: 8h}, {size: 1b, limit: 1h}]\n"
+        + "    matrix:\n      size: [1b, 7b]\n      lr: [1e-4]\n      limit: [1h]\n"
         + "    timeout: ${matrix.limit}\n"
     )
-    one, two = plans(tmp_path, text)[0].stages
+    one, two = plan(tmp_path, text).stages
     assert (one.argv, one.timeout_s, one.matrix) == (
         ("x", "1e-4", "1b"),
         3600,
         {"size": "1b", "lr": 1e-4, "limit": "1h"},
     )
-    assert (two.argv, two.timeout_s) == (("x", "1e-4", "7b"), 28800)
+    assert (two.argv, two.timeout_s) == (("x", "1e-4", "7b"), 3600)
 
 
 @pytest.mark.parametrize(
     ("matrix", "place", "message"),
     [
-        ("{}", "9:13", "a matrix needs at least one axis"),
-        ("{size: []}", "9:20", "the list is empty"),
-        ("{a-b: [1]}", "9:14", "'a-b' cannot name an axis"),
-        ("{s: [1, 1.0]}", "9:21", "1.0 stands here a second time"),
-        ("{s: ['${vars.x}']}", "9:18", "matrix values are literal"),
-        ("{s: [1], exclude: [{t: 1}]}", "9:33", "'t' is no axis of this matrix. Axes: s."),
-        ("{s: [1], exclude: [{s: 2}]}", "9:32", "this leaves out nothing"),
-        ("{s: [1], exclude: [{s: 1}]}", "9:13", "'exclude' leaves no combination"),
-        ("{s: [1], t: [1], include: [{s: 2}]}", "9:40", "a new one needs every axis. Missing: t."),
-        ("{s: [1], include: [{s: 1}]}", "9:32", "this adds nothing"),
-        ("{s: [1], include: [{s: 2}, {s: 2}]}", "9:40", "this adds nothing"),
+        ("{}", "8:13", "the mapping is empty"),
+        ("{size: []}", "8:20", "the list is empty"),
+        ("{a-b: [1]}", "8:14", "'a-b' cannot name an axis"),
+        ("{s: [1, 1.0]}", "8:21", "1.0 stands here a second time"),
+        ("{s: ['${vars.x}']}", "8:18", "matrix values are literal"),
+        ("{s: [1], exclude: [{s: 1}]}", "8:32", "a mapping stands where text"),
         (
             "{a: A, b: A, c: A, d: A}".replace("A", "[0, 1, 2, 3, 4, 5]"),
-            "9:13",
+            "8:13",
             "more than 1000 combinations",
         ),
-        ("{seed: [1]}", "9:14", "'seed' is an axis of the whole pipeline already"),
     ],
 )
 def test_wrong_matrices(tmp_path: Path, matrix: str, place: str, message: str) -> None:
-    text = HEAD + "matrix: {seed: [1, 2]}\nstages:\n" + shell("train", "[x]", f"    matrix: {matrix}\n")
+    text = HEAD + "stages:\n" + shell("train", "[x]", f"    matrix: {matrix}\n")
     found = problems(tmp_path, text)
     assert found[0].startswith(f"my.yaml:{place}: stages[0].matrix"), found
     assert message in found[0]
-
-
-def test_a_pipeline_matrix_makes_runs_with_folders_of_their_own(tmp_path: Path) -> None:
-    text = (
-        HEAD
-        + "matrix: {size: [1b, 7b]}\nstages:\n"
-        + shell("t", "['${run_dir}', '${matrix.size}', '${run_name}']")
-    )
-    one, two = plans(tmp_path, text)
-    assert (one.name, one.matrix, one.out_dir) == (
-        "demo-size=1b",
-        {"size": "1b"},
-        tmp_path / "out/demo-size=1b",
-    )
-    assert one.run_dir == one.out_dir / "work"
-    assert two.stages[0].argv == (str(tmp_path / "out/demo-size=7b/work"), "7b", "demo-size=7b")
 
 
 SWEPT = "stages:\n" + shell(
@@ -412,13 +258,13 @@ SWEPT = "stages:\n" + shell(
     ],
 )
 def test_references_to_a_matrix_stage(tmp_path: Path, second: str, expected: list[str]) -> None:
-    stage = plans(tmp_path, HEAD + SWEPT + shell("second", second))[0].stages[4]
+    stage = plan(tmp_path, HEAD + SWEPT + shell("second", second)).stages[4]
     assert [Path(word).name for word in stage.argv] == expected
 
 
 def test_all_runs_of_a_matrix_stage_as_inputs_and_in_text(tmp_path: Path) -> None:
     text = HEAD + SWEPT + shell("all", "ls ${stages.train[*].out}", "    inputs: ${stages.train[*].out}\n")
-    stage = plans(tmp_path, text)[0].stages[4]
+    stage = plan(tmp_path, text).stages[4]
     assert len(stage.inputs) == 4 and len(stage.argv[2].split()) == 5
     assert stage.producers["3"] == ("train-size=7b-T=2",)
 

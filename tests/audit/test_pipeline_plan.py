@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.audit.plan import Plan, describe, load_plan
+from harness.audit.plan import RunPlan, describe, load_plan
 from harness.audit.problems import PipelineError
 from harness.errors import KitError
 
@@ -54,10 +54,9 @@ def here(tmp_path: Path) -> Iterator[None]:
     os.chdir(before)
 
 
-def plan(text: str, path: str = "my.yaml", **options: object) -> Plan:
+def plan(text: str, path: str = "my.yaml", **options: object) -> RunPlan:
     Path(path).write_text(text)
-    (one,) = load_plan(path, **{"run_dir": "out", "environ": {}, **options})  # type: ignore[arg-type]
-    return one
+    return load_plan(path, **{"run_dir": "out", "environ": {}, **options})  # type: ignore[arg-type]
 
 
 def problems(text: str, **options: object) -> list[str]:
@@ -229,19 +228,6 @@ def test_refused_before_anything_starts(tmp_path: Path, fields: str, place: str,
     assert all(part in line for part in parts), line
 
 
-def test_two_runs_must_not_write_one_file(tmp_path: Path) -> None:
-    text = (
-        HEAD.replace("stages:", "matrix: {s: [1, 2]}\nstages:")
-        + "  - {name: a, kind: judge, command: x, outputs: y}\n"
-    )
-    assert problems(text) == [
-        "my.yaml:6:49: stages[0].outputs[0]: 'y' is written by run 'demo-s=1' and by run 'demo-s=2'. "
-        "Put ${run_dir} or ${run_name} into the path."
-    ]
-    Path("my.yaml").write_text(text.replace("outputs: y", "outputs: '${run_name}/y'"))
-    assert len(load_plan("my.yaml", run_dir="out")) == 2
-
-
 def test_missing_pipeline_file() -> None:
     Path("my.yaml").write_text(CHAIN)
     with pytest.raises(KitError, match=r"mine\.yaml:1:1: there is no such file\. Did you mean 'my\.yaml'\?"):
@@ -253,7 +239,7 @@ def test_missing_pipeline_file() -> None:
 
 def test_described_for_a_dry_run() -> None:
     out = io.StringIO()
-    Console(file=out, width=160).print(describe(plan(CHAIN.replace("teach ", "teach [b] "), profile=None)))
+    Console(file=out, width=160).print(describe(plan(CHAIN.replace("teach ", "teach [b] "))))
     text = out.getvalue()
     for part in (
         "demo (method kd, devices auto, every 500 ms)",

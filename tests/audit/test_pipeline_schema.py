@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from harness.audit.pipeline import Pipeline, Sampling, Stage, TokenCounts, json_schema
+from harness.audit.pipeline import Pipeline, SamplingOptions, StageFields, TokenCounts, json_schema
 from harness.audit.plan import load_plan
 from harness.cli.schema import cmd
 from harness.errors import KitError
@@ -40,10 +40,11 @@ def test_the_example_of_the_page_makes_a_plan(tmp_path: Path) -> None:
     (tmp_path / "kd.yaml").write_text(EXAMPLES[0])
     (tmp_path / "corpus.txt").touch()
     full = load_plan(tmp_path / "kd.yaml", run_dir=tmp_path / "out", environ={"HOME": "/home/ann"})
-    pocket = load_plan(tmp_path / "kd.yaml", run_dir=tmp_path / "out", environ={}, profile="pocket")
-    for name in (stage.name for plan in (*full, *pocket) for stage in plan.stages if stage.matrix):
-        assert name in PAGE
-    assert pocket[0].labels == ("pocket",)
+    swept = [stage.name for stage in full.stages if stage.matrix]
+    assert len(swept) == 2 and all(name in PAGE for name in swept)
+    pocket = {"HOME": "/home/ann", "EXAMPLES": "200"}
+    small = load_plan(tmp_path / "kd.yaml", run_dir=tmp_path / "out", environ=pocket)
+    assert (full.stages[0].argv[-1], small.stages[0].argv[-1]) == ("100000", "200")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_the_example_of_the_page_makes_a_plan(tmp_path: Path) -> None:
             ["stages", 0, "timeout"],
         ),
         ({"stages": [{"name": "a", "kind": "judge", "command": []}]}, ["stages", 0, "command"]),
-        ({"profiles": {"p": {"stages": {"a": {"kind": "x"}}}}}, ["profiles"]),
+        ({"stages": [{"name": "a", "kind": "judge", "command": "x", "matrix": {}}]}, ["stages", 0, "matrix"]),
     ],
 )
 def test_the_schema_refuses_what_the_model_refuses(change: dict[str, Any], path: list[str | int]) -> None:
@@ -77,13 +78,8 @@ def test_the_schema_refuses_what_the_model_refuses(change: dict[str, Any], path:
     assert any(list(error.absolute_path)[: len(path)] == path for error in errors)
 
 
-def test_a_file_that_includes_another_may_leave_the_rest_to_it() -> None:
-    assert validator().is_valid({"include": "base.yaml", "pue": 1.1})
-    assert not validator().is_valid({"pue": 1.1})
-
-
 def test_every_field_is_described_in_schema_and_page() -> None:
-    for model in (Pipeline, Stage, Sampling, TokenCounts):
+    for model in (Pipeline, StageFields, SamplingOptions, TokenCounts):
         for name, field in model.model_fields.items():
             assert field.description
             assert f"`{name}`" in PAGE, name

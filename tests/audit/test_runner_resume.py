@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.bundle import Bundle
-from tests.audit.kit_process import KIT, Kit, alive, events, pipeline, stage_rows, wait_for
+from tests.audit.kit_process import KIT, Kit, alive, events, pipeline, stage_rows, wait_for, wait_for_record
 from tests.audit.terminal import Terminal
 from tests.lab import Const, LabConfig, LabDevice, Refresh, Square
 from tests.lab.fixtures import lab_dir  # noqa: F401
@@ -69,7 +69,8 @@ def test_stop_resume_kill_resume_with_a_gpu(kit: Kit, lab_dir: Path) -> None:  #
     kit.env |= config.env(lab_dir)
     process = kit.start("audit", "p.yaml", "--cpu", "none")
     stage = slow_pid(kit)
-    time.sleep(0.6)  # for the count to be read and a sample to be taken
+    wait_for_record(kit.cwd / "runs/p", '"tokens_trained":8')
+    time.sleep(0.6)  # for a sample to be taken
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)
     assert process.returncode == 130, shown
@@ -89,6 +90,7 @@ def test_stop_resume_kill_resume_with_a_gpu(kit: Kit, lab_dir: Path) -> None:  #
     (kit.cwd / "slow.pid").unlink()
     process = kit.start("audit", "p.yaml", "--cpu", "none", "--resume")
     stage = slow_pid(kit)
+    wait_for_record(kit.cwd / "runs/p", '"tokens_trained":8')
     time.sleep(0.6)
     process.kill()
     process.communicate()

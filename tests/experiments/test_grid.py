@@ -14,7 +14,6 @@ from harness.errors import KitError
 from harness.experiments.estimate import estimate
 from harness.experiments.grid import (
     REGIMES,
-    SIZES,
     cells_of,
     load_grid,
     load_targets,
@@ -41,6 +40,8 @@ CONFIGURATIONS = {
     "student_train": "StudentTrain",
     "evaluate": "EvaluateConfig",
 }
+
+SIZES = ("1b", "7b", "13b")
 
 
 def layout_for(profile: Profile, root: Path) -> Layout:
@@ -129,7 +130,7 @@ def test_a_cell_is_charged_for_what_it_uses() -> None:
 def test_the_shared_pipeline_is_a_plan_without_the_students(tmp_path: Path) -> None:
     profile = load_profile("pocket")
     path = write_shared(profile, main_cells(), Layout(tmp_path, {}))
-    plan = load_plan(path, run_dir=tmp_path / "runs" / SHARED)[0]
+    plan = load_plan(path, run_dir=tmp_path / "runs" / SHARED)
     kinds = {stage.name: stage.kind for stage in plan.stages}
     assert {name: kinds[name] for name in shared_stages(main_cells())} == shared_stages(main_cells())
     assert kinds["teacher-train"] == "x-teacher_train" and "student_train" not in kinds.values()

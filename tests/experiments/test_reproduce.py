@@ -91,7 +91,7 @@ def test_stages_are_forked_from_one_start_that_nobody_is_charged_for(out: Path) 
         started = {r["stage_uid"] for r in stage_rows(out / "runs" / run) if r["name"] == "imports"}
         assert forked == stages - started
     text = (out / "tables/table2.md").read_text()
-    assert "imports" in text and "started afresh" not in text
+    assert "imports" in text and "Not forked" not in text
 
 
 def test_a_stage_that_its_log_does_not_call_forked_is_named(out: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_stage_that_its_log_does_not_call_forked_is_named(out: Path, tmp_path:
     pq.write_table(events.filter(pa.array(kept)), path)
     cells = [cell for cell in main_cells() if cell.name in CELLS]
     found = collect(load_profile(TINY), cells, Layout(tmp_path, {}))
-    assert found.started_afresh == ["kd-1b evaluate"]
+    assert found.not_forked == ["kd-1b evaluate"]
 
 
 def test_the_teacher_is_better_than_an_untrained_student_and_students_learn(out: Path) -> None:

@@ -236,11 +236,11 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     assert sharp.split()[-4] == "3.00"
 
 
-def test_stages_that_were_started_afresh_are_named_among_the_deviations(tmp_path: Path) -> None:
+def test_stages_that_were_not_forked_are_named_among_the_deviations(tmp_path: Path) -> None:
     made = results()
-    for afresh in ((), ("shared preprocess", "kd-1b evaluate")):
-        files = write_documents(replace(made, started_afresh=afresh), "table2", target("table2"), tmp_path)
+    for not_forked in ((), ("shared preprocess", "kd-1b evaluate")):
+        files = write_documents(replace(made, not_forked=not_forked), "table2", target("table2"), tmp_path)
         text = files["table2.md"].read_text()
         deviations = json.loads(files["table2.json"].read_text())["deviations"]
-        assert ("shared preprocess, kd-1b evaluate" in text) == bool(afresh)
-        assert len(deviations) == len(made.profile.deviations) + bool(afresh)
+        assert ("shared preprocess, kd-1b evaluate" in text) == bool(not_forked)
+        assert len(deviations) == len(made.profile.deviations) + bool(not_forked)

@@ -164,7 +164,7 @@ def test_without_a_builder_the_remedy_is_named(
 def test_the_baked_example_is_a_pipeline(tmp_path: Path) -> None:
     [copied] = [text for text in argument_of("COPY") if "/work/examples" in text]
     assert copied == "examples /work/examples"
-    [plan] = load_plan(ROOT / "examples" / "minimal.yaml", run_dir=tmp_path / "run")
+    plan = load_plan(ROOT / "examples" / "minimal.yaml", run_dir=tmp_path / "run")
     assert len(plan.stages) == 4
 
 

@@ -90,7 +90,7 @@ def test_a_wrong_digest_stops_a_run_before_it_begins_but_not_its_sealing(
     Path("p.yaml").write_text(
         'protocol: "1.0"\nname: p\nmethod: other\nstages: [{name: a, kind: x-other, command: "true"}]\n'
     )
-    [plan] = load_plan(Path("p.yaml"), run_dir=Path("run"))
+    plan = load_plan(Path("p.yaml"), run_dir=Path("run"))
     with pytest.raises(KitError, match="KIT_IMAGE_DIGEST is") as caught:
         prepare(plan)
     assert "docker image inspect" in str(caught.value)
@@ -134,7 +134,7 @@ def test_an_unwritable_run_folder_in_the_image_names_the_user_option(
     Path("p.yaml").write_text(
         'protocol: "1.0"\nname: p\nmethod: other\nstages: [{name: a, kind: x-other, command: "true"}]\n'
     )
-    [plan] = load_plan(Path("p.yaml"), run_dir=Path("runs/p"))
+    plan = load_plan(Path("p.yaml"), run_dir=Path("runs/p"))
 
     def refuse(number: int) -> None:
         def mkdir(self: Path, *args: object, **more: object) -> None:

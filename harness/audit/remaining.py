@@ -7,14 +7,14 @@ from typing import Protocol
 
 from harness.audit.artifacts import DigestCache
 from harness.audit.idle import NAMES
-from harness.audit.plan import Plan, PlannedStage
+from harness.audit.plan import PlannedStage, RunPlan
 from harness.bundle.privacy import scrub
 from harness.bundle.resume import FinishedStage, RunState
 from harness.errors import KitError
 
 
 class Chooser(Protocol):
-    """Told which stages are left out and which earlier results are not good any more."""
+    """Hears which stages are left out and which earlier results are not good any more."""
 
     def skipped(self, stage: PlannedStage, why: str) -> None:
         """The stage is left out."""
@@ -23,7 +23,7 @@ class Chooser(Protocol):
         """The stage completed earlier and runs again."""
 
 
-def check_same_run(plan: Plan, state: RunState) -> None:
+def check_same_run(plan: RunPlan, state: RunState) -> None:
     """Refuse to go on with a run of another pipeline, or with other sampling: one log has one of each.
 
     Raises:
@@ -48,19 +48,19 @@ def check_same_run(plan: Plan, state: RunState) -> None:
         )
 
 
-class Todo:
+class RemainingStages:
     """The stages to run, in order, and how many attempts each has behind it.
 
     Args:
         plan: The plan.
         state: Where the run stands when it is resumed; None for a new run.
-        chooser: Told about stages that are left out or run again.
+        chooser: Hears of stages that are left out or run again.
 
     Attributes:
         done: Whether nothing is left, not even the wait after the last stage.
     """
 
-    def __init__(self, plan: Plan, state: RunState | None, chooser: Chooser) -> None:
+    def __init__(self, plan: RunPlan, state: RunState | None, chooser: Chooser) -> None:
         self.digests = DigestCache(plan.out_dir / "cache" / "digests.json")
         self.attempts = dict(state.attempts) if state else {}
         self.stages: list[PlannedStage] = []
@@ -103,7 +103,7 @@ class Todo:
             return None
 
 
-def _waited(plan: Plan, state: RunState) -> bool:
+def _waited(plan: RunPlan, state: RunState) -> bool:
     """Of a run whose stages are all complete: whether the wait after them, if there is to be one, is too."""
     if not plan.idle_baseline.after_s or not plan.stages:
         return True

@@ -31,7 +31,7 @@ _POWER = {name: index for index, (name, _) in enumerate(POWER_FIELDS)}
 
 
 @dataclass(frozen=True)
-class EnergySoFar:
+class LiveEnergy:
     """Energy since a stage began.
 
     Attributes:
@@ -65,14 +65,14 @@ class JournalEnergy:
         self._estimated = False
         self._metered = False
 
-    def read(self) -> EnergySoFar | None:
+    def read(self) -> LiveEnergy | None:
         """Energy since the session began; None while nothing has been metered."""
         for path in sorted(self._folder.glob(self._pattern)):
             with suppress(OSError):
                 frames, self._read[path] = new_frames(path, self._read.get(path, 0))
                 for frame in frames:
                     self._take(path, frame)
-        return EnergySoFar(self._joules, self._estimated) if self._metered else None
+        return LiveEnergy(self._joules, self._estimated) if self._metered else None
 
     def _take(self, path: Path, frame: Frame) -> None:
         if frame.kind == KIND_POWER:
@@ -123,7 +123,7 @@ class JournalEnergy:
         self._power[device] = (at_us, power_mw)
 
     def _count(self, counter: str, value: int, per_joule: float, wraps_at: int | None = None) -> None:
-        """Add what a counter has grown; one that falls has wrapped, or else it was reset and begins anew."""
+        """Add what a counter has grown; one that falls has wrapped, or else was reset."""
         self._metered = True
         grown = value - self._last.get(counter, value)
         if grown < 0:
@@ -154,7 +154,7 @@ class StatusFile:
         self._path = path
         self._energy = energy
         self._start_j = 0.0
-        self._shown: EnergySoFar | None = None
+        self._shown: LiveEnergy | None = None
         self._next_s = 0.0
         begun = self._energy.read()
         if begun is not None:
@@ -170,8 +170,8 @@ class StatusFile:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def update(self) -> EnergySoFar | None:
-        """Read and write anew if a second has passed; the energy of the stage so far, None if unmetered."""
+    def update(self) -> LiveEnergy | None:
+        """Read and write once a second at most; the energy of the stage so far, None if unmetered."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return self._shown
@@ -179,7 +179,7 @@ class StatusFile:
         found = self._energy.read()
         if found is None:
             return None
-        self._shown = EnergySoFar(max(0.0, found.joules - self._start_j), found.estimated)
+        self._shown = LiveEnergy(max(0.0, found.joules - self._start_j), found.estimated)
         status = {"energy_j": round(self._shown.joules, 3), "estimated": self._shown.estimated}
         waiting = self._path.with_name(f".{self._path.name}.new")
         # A full disk keeps nobody from being measured.
