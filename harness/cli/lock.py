@@ -1,4 +1,4 @@
-"""`kit lock [TARGET]`: resolve the revisions of models and data anew."""
+"""`kit lock [TARGET]`: look up the revisions of models and data again."""
 
 from __future__ import annotations
 
