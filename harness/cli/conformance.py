@@ -108,7 +108,7 @@ def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 
 def as_text(outcomes: Sequence[Outcome], command: str | None) -> list[str]:
-    """The result for people: a line a family, then every failure, then the operations not offered."""
+    """The result for people: a line for each family, then every failure, then the operations not offered."""
     from harness.conformance.runner import show
 
     lines = []

@@ -44,7 +44,7 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
 
 
 def summary(result: ImportResult) -> list[str]:
-    """What was imported, one line a stage, and what to look at next."""
+    """What was imported, one line for each stage, and what to look at next."""
     stages = [row for row in result.stages if row["stage"] != "unattributed"]
     lines = [f"imported {len(stages)} stage attempts into {result.folder}"]
     width = min(44, max(len(row["name"]) for row in stages))

@@ -147,7 +147,7 @@ def _estimate(seconds: float, joules: float) -> str:
     from harness.cli.console import duration
 
     if not seconds:
-        return "everything is there already; the tables are made anew"
+        return "everything is there already; the tables are made again"
     energy = quantity(joules, "J") if joules < 3.6e6 else f"{joules / 3.6e6:.1f} kWh"
     return f"about {duration(seconds)} and {energy} (a guess, from earlier runs or published values)"
 
