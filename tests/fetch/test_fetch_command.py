@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def wait_for(condition: object, what: str) -> None:
     while not condition():
         assert time.monotonic() < until, f"never happened: {what}"
         time.sleep(0.01)
+
+
+def taken(pid: int) -> Callable[[], bool]:
+    """Whether a process has taken its signals: none is pending, and its main thread sleeps for a while."""
+    seen: list[tuple[str, ...]] = []
+
+    def condition() -> bool:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        seen.append(tuple(status[n] for n in ("SigPnd", "ShdPnd", "State", "voluntary_ctxt_switches")))
+        pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        return not pending and status["State"].startswith("S") and len(seen) > 9 and len(set(seen[-9:])) == 1
+
+    return condition
 
 
 def complete(folder: Path, files: dict[str, bytes]) -> bool:
@@ -137,6 +152,8 @@ def test_an_interrupt_ends_a_fetch_at_once(lock_file: Path, store: Store, hub: H
     process = start(hub, tmp_path, "fetch", "student", "--lock", str(lock_file))
     wait_for(lambda: hub.requests[f"content {SHARD}"], "a file is on its way")
     process.send_signal(signal.SIGINT)
+    wait_for(taken(process.pid), "the interrupt is taken")
+    hub.faults.hold.set()
     _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
