@@ -42,9 +42,9 @@ def cmd(
 ) -> None:
     """Run the protocol's conformance vectors: inputs with the answers they must have.
 
-    CMD reads one JSON object a line, {"id", "op", "input"}, and answers each with one line: {"id", "output"},
-    {"id", "error"} where it refuses the input, or {"id", "unsupported": true}. Exit code 0: all pass, 1: some
-    do not, 2: they cannot be run.
+    CMD reads a JSON object in each line, {"id", "op", "input"}, and answers each with one line: {"id",
+    "output"}, {"id", "error"} where it refuses the input, or {"id", "unsupported": true}. Exit code 0: all
+    pass, 1: some do not, 2: they cannot be run.
     """
     if as_server:
         if command or families or identifiers:

@@ -35,9 +35,7 @@ TARGETS = ("table2", "table3", "sweeps", "all")
     "--size", "sizes", multiple=True, metavar="SIZE", help="Only students of this size (repeatable)."
 )
 @click.option("--yes", is_flag=True, help="Do not ask, however long it takes.")
-@click.option(
-    "--resume", is_flag=True, help="Go on with what is in the folder; always so, with or without this."
-)
+@click.option("--resume", is_flag=True, help="Go on with what is in the folder; without this the same.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take; run nothing.")
 @cpu_option
 @verbose_option
