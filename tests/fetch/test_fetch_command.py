@@ -55,6 +55,8 @@ def start(hub: Hub, tmp_path: Path, *arguments: str, **environment: str) -> subp
         text=True,
         cwd=tmp_path,
         env=clean | settings | environment,
+        # A shell starts what runs in the background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
