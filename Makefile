@@ -39,7 +39,7 @@ help: ## List the targets
 demo: setup-train ## Reproduce Table 2 at pocket size here: nine students trained, measured and scored in minutes
 	@echo "demo: Table 2 at pocket size; whatever is complete in $(DEMO) is kept"
 	@kit reproduce table2 --profile pocket --yes --out "$(DEMO)" $(ARGS) || { code=$$?; \
-	  echo "demo: stopped. Next: make demo goes on where it stopped; make demo DEMO=FOLDER begins anew"; exit $$code; }
+	  echo "demo: stopped. Next: make demo goes on where it stopped; make demo DEMO=FOLDER starts from nothing"; exit $$code; }
 	@echo "demo: checking the ten logs against the protocol, each by itself and against the others"
 	@kit validate "$(DEMO)"/runs/* > "$(DEMO)"/validation.txt || { code=$$?; cat "$(DEMO)"/validation.txt; exit $$code; }
 	@grep ' holds' "$(DEMO)"/validation.txt
@@ -51,7 +51,7 @@ demo: setup-train ## Reproduce Table 2 at pocket size here: nine students traine
 	  "  runs/shared/           log of data and teacher; runs/sft-1b/ and so on: one log a student" \
 	  "  runs/*/work/, logs/    what the stages made and printed" \
 	  "Next:" \
-	  "  source .venv/bin/activate              once a shell, so that it finds kit" \
+	  "  source .venv/bin/activate              once in each shell: finds kit" \
 	  "  kit report $(DEMO)/runs/kd-1b --amortize 3   where one student's joules went, its teacher's share included" \
 	  "  make audit-example                     audit a pipeline of your own kind, without torch" \
 	  "  kit doctor                             what this machine can measure, and how to get more"
@@ -69,7 +69,7 @@ audit-example: setup ## Audit examples/minimal.yaml on this machine, report it a
 	  "  power.parquet, counters.parquet, events.parquet, artifacts.parquet   the raw record behind them" \
 	  "  work/, logs/           what the stages made and printed" \
 	  "Next:" \
-	  "  source .venv/bin/activate                 once a shell, so that it finds kit" \
+	  "  source .venv/bin/activate                 once in each shell: finds kit" \
 	  "  kit report $(EXAMPLE) --format markdown   the same table for a paper or an issue" \
 	  "  examples/minimal.yaml                     copy it and put your own commands in"
 
@@ -94,7 +94,7 @@ format: setup-dev ## Let ruff rewrite what `make lint` would complain about
 schemas: setup-dev ## Write what follows from protocol/: JSON Schemas, table of columns, parts of PROTOCOL.md
 	@$(PY) scripts/make_schemas.py
 
-lock: setup-dev ## Write requirements/*.lock anew; UPGRADE=1 moves every pin
+lock: setup-dev ## Write requirements/*.lock again; UPGRADE=1 moves every pin
 	@$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)
 
 gpu-check: ## Run what only a real GPU can show (needs torch, no network, under ten minutes)

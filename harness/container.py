@@ -76,7 +76,7 @@ def checked_locks(record: dict[str, Any]) -> list[Path]:
     """
     folder = Path(os.environ[RECORD]).parent / "locks"
     names, told = record.get("locks"), record.get("lock_sha256")
-    fix = "build the image anew: make image"
+    fix = "build the image again: make image"
     if not isinstance(names, list) or not names or not isinstance(told, str):
         raise KitError("the image's own record names no locks", where=os.environ[RECORD], fix=fix)
     locks = [folder / f"{name}.lock" for name in names]

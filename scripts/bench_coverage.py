@@ -1,9 +1,10 @@
 """How often the 95 % intervals hold the truth: `python scripts/bench_coverage.py [--trials 2000]`.
 
 Random waveforms and windows of closed form (tests/accounting/simulated.py), every method of the accounting,
-deterministic. A line a method: the share of truths inside, below and above the interval, the median relative
-half-width, and by how much all half-widths would have to be scaled to hold exactly 95 %. The simulated sensor
-is a model of an H100 from documents and papers, not a GPU; its gain error is no part of an interval.
+deterministic. A line for each method: the share of truths inside, below and above the interval, the median
+relative half-width, and by how much all half-widths would have to be scaled to hold exactly 95 %. The
+simulated sensor is a model of an H100 from documents and papers, not a GPU; its gain error is no part of an
+interval.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ class Podman(Engine):
         missing = [name for name in ("podman", "buildah", "runc") if shutil.which(name) is None]
         if missing:
             raise EngineError(f"{', '.join(missing)} not installed")
-        # Our own file, left behind by a test that was killed, is written anew.
+        # Our own file, left behind by a test that was killed, is written again.
         if any(path != self.cdi and "nvidia" in path.name for path in self.cdi.parent.glob("*")):
             raise EngineError(f"{self.cdi.parent} describes GPUs already, and this test leaves it alone")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ def _origin(path: str) -> Row:
 
 
 def country_rows(files: Files) -> Iterator[Row]:
-    """Countries, one row a year; of two values for one year that of the later edition.
+    """Countries, one row for each year; of two values for one year that of the later edition.
 
     A value of 0 is not a lifecycle intensity but a rounded nothing (Central African Republic): left out.
     """

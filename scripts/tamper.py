@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rederive", action="store_true", help="the forger also derives columns anew")
+    parser.add_argument("--rederive", action="store_true", help="the forger also derives the columns again")
     parser.add_argument("--bundle", type=Path, help="edit this bundle instead of made-up ones")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tamper-") as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import click
 import pytest
 
 from harness import __version__
-from harness.cli.main import COMMANDS, Entry, main
+from harness.cli.main import COMMANDS, GROUPS, Entry, main
 from harness.errors import KitError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,11 +69,26 @@ def test_importing_the_package_loads_nothing_at_all() -> None:
     assert not modules & (HEAVY | {"click"})
 
 
-def test_help_lists_every_command_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    out = capsys.readouterr().out
-    places = [out.index(f"\n  {name} ") for name in COMMANDS]
-    assert places == sorted(places)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_lists_every_command_under_its_purpose(columns: int) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "harness.cli.main", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": str(columns)},
+    ).stdout
+    assert max(map(len, out.splitlines())) <= columns
+    sections = re.findall(r"^(\S.*):\n((?:  .*\n)+)", out, flags=re.MULTILINE)
+    listed = {title: re.findall(r"^  (\w+) {2,}\S", body, flags=re.MULTILINE) for title, body in sections}
+    listed.pop("Options")
+    assert listed == {title: list(group) for title, group in GROUPS.items()}
+
+
+def test_a_command_has_one_purpose_and_maintainers_come_last() -> None:
+    assert len(COMMANDS) == sum(map(len, GROUPS.values()))
+    assert list(COMMANDS)[-4:] == ["schema", "conformance", "lock", "health"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

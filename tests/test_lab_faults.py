@@ -41,7 +41,8 @@ def attempt(call, *args):
     except nvml.NVMLError as error:
         return -error.value
 rows = []
-end = int(sys.argv[1])
+begin, end = map(int, sys.argv[1:])
+time.sleep(max(0, begin - time.monotonic_ns() // 1000) / 1e6)
 while time.monotonic_ns() // 1000 < end:
     before = time.monotonic_ns() // 1000
     fields = attempt(nvml.nvmlDeviceGetFieldValues, handles[0], [83, 185, 186])
@@ -60,12 +61,13 @@ A, B = 1_500_000, 2_000_000
 def watch(run: RunInLab, device: LabDevice) -> tuple[LabConfig, dict[str, list[list]]]:
     """Rows read wholly before, inside and after the window [A, B).
 
-    It begins half a second from now, or later where a busy machine needs longer to start the child.
+    It begins half a second from now, or later where a busy machine needs longer to start the child. Nothing
+    is read before the lab's origin.
     """
     parts: dict[str, list[list]] = {}
     for lead_us in (SECOND // 2, 3 * SECOND, 12 * SECOND):
         config = LabConfig((device,), t0_us=mono_us() + lead_us - A)
-        rows = json.loads(run(config, WATCH, str(config.t0_us + B + 300_000)))
+        rows = json.loads(run(config, WATCH, str(config.t0_us), str(config.t0_us + B + 300_000)))
         a, b = config.t0_us + A, config.t0_us + B
         parts = {
             "before": [row for row in rows if row[1] < a],
@@ -85,7 +87,7 @@ def test_a_burst_of_errors_has_two_ends(nvml_child: RunInLab) -> None:  # noqa: 
     for _, _, fields, energy, usage, uuid in parts["inside"]:
         assert (fields, energy, usage, uuid) == (-999, -999, -999, -999)
     for _, _, fields, energy, usage, _ in parts["before"] + parts["after"]:
-        assert fields[1:] == [300_000, 300_000] and usage == 300_000 and energy > 5_000_000
+        assert fields[1:] == [300_000, 300_000] and usage == 300_000 and energy >= 5_000_000
 
 
 def test_a_lost_gpu_stays_lost_and_the_others_go_on(nvml_child: RunInLab) -> None:  # noqa: F811
@@ -141,18 +143,23 @@ def test_zero_power_is_read_where_it_is_asked_for(nvml_child: RunInLab) -> None:
 
 
 def test_a_stall_takes_its_time_and_answers_for_its_middle(nvml_child: RunInLab) -> None:  # noqa: F811
-    config = LabConfig((LabDevice(faults=(stall(0, SECOND, 400_000, "nvmlDeviceGetFieldValues"),)),))
+    config = LabConfig((LabDevice(faults=(stall(0, 1000 * SECOND, 400_000, "nvmlDeviceGetFieldValues"),)),))
     code = """
 start = time.monotonic_ns()
 mj = nvml.nvmlDeviceGetFieldValues(handles[0], [83])[0].value.ullVal
-middle = time.monotonic_ns()
-nvml.nvmlDeviceGetPowerUsage(handles[0])
-print(start // 1000, (middle - start) // 1000, (time.monotonic_ns() - middle) // 1000, mj)
+stalled = time.monotonic_ns() - start
+prompt = []
+for _ in range(5):
+    before = time.monotonic_ns()
+    nvml.nvmlDeviceGetPowerUsage(handles[0])
+    prompt.append(time.monotonic_ns() - before)
+print(start // 1000, stalled // 1000, min(prompt) // 1000, mj)
 """
     start, stalled, prompt, mj = map(int, nvml_child(config, code).split())
-    assert 400_000 <= stalled < 700_000 and prompt < 100_000
+    assert stalled >= 400_000 and prompt < 100_000
     tick = config.tick_times(0, start, start + 200_000)[-1]
-    assert mj in [600_000_000 + 300 * (tick - config.t0_us + k * 100_000) // 1000 for k in (0, 1)]
+    late = (stalled - 400_000) // 100_000  # refreshes that the processor was lost for
+    assert mj in [600_000_000 + 300 * (tick - config.t0_us + k * 100_000) // 1000 for k in range(2 + late)]
 
 
 def test_latency_is_paid_by_every_call(nvml_child: RunInLab) -> None:  # noqa: F811
@@ -304,11 +311,25 @@ def test_init_fails_as_told_and_on_nonsense(lab_dir: Path, tmp_path: Path, chang
 
 
 def test_the_wall_clock_can_be_stepped(lab_dir: Path) -> None:  # noqa: F811
-    steps = clock_step_env(lab_dir, [(0, 3_600_000_000), (mono_us() + 700_000, -7_200_500_000)])
-    code = "import time\nfor _ in range(2):\n print(time.time_ns(), time.monotonic_ns()); time.sleep(1)"
-    out = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **steps}, capture_output=True, text=True, check=True
-    ).stdout
-    offset_us = (time.time_ns() - time.monotonic_ns()) // 1000
-    seen = [(int(utc) - int(mono)) // 1000 - offset_us for utc, mono in map(str.split, out.splitlines())]
-    assert seen == [pytest.approx(3_600_000_000, abs=100_000), pytest.approx(-3_600_500_000, abs=100_000)]
+    code = """
+import sys, time
+def show():
+    # The largest of a few: whoever loses the processor between the two reads sees less.
+    print(max(time.time_ns() - time.monotonic_ns() for _ in range(9)) // 1000, time.monotonic_ns() // 1000)
+show()
+while time.monotonic_ns() // 1000 <= int(sys.argv[1]):
+    time.sleep(0.01)
+show()
+"""
+    for lead_us in (SECOND, 5 * SECOND, 25 * SECOND):
+        step_us = mono_us() + lead_us
+        steps = clock_step_env(lab_dir, [(0, 3_600_000_000), (step_us, -7_200_500_000)])
+        command = [sys.executable, "-c", code, str(step_us)]
+        shown = subprocess.check_output(command, env={**os.environ, **steps}, text=True)
+        (before_us, at_us), (after_us, _) = (map(int, line.split()) for line in shown.splitlines())
+        if at_us < step_us:  # else a busy machine started the child too late
+            break
+    offset_us = max(time.time_ns() - time.monotonic_ns() for _ in range(9)) // 1000
+    assert at_us < step_us
+    assert before_us - offset_us == pytest.approx(3_600_000_000, abs=100_000)
+    assert after_us - offset_us == pytest.approx(-3_600_500_000, abs=100_000)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -70,7 +71,8 @@ def test_every_reading_is_the_closed_form_of_a_recent_millisecond(tmp_path: Path
     with FakePowercap(tmp_path, PACKAGES) as tree:
         kept = [os.open(tree.path(i) / "energy_uj", os.O_RDONLY) for i in range(len(PACKAGES))]
         reads = []
-        for _ in range(40):
+        until = time.monotonic() + 60
+        while len({value for i, *_, value in reads if i == 0}) <= 20 and time.monotonic() < until:
             time.sleep(0.011)
             for i, fd in enumerate(kept):
                 before = mono_us()
@@ -78,9 +80,11 @@ def test_every_reading_is_the_closed_form_of_a_recent_millisecond(tmp_path: Path
                 reads += [(i, before, mono_us(), value) for value in (by_name, by_descriptor)]
         for fd in kept:
             os.close(fd)
-    assert all(value in grid(tree, i, before, after, 200_000) for i, before, after, value in reads)
-    prompt = sum(value in grid(tree, i, before, after, 5_000) for i, before, after, value in reads)
-    assert prompt > len(reads) / 2
+    # The writer is late where the machine is busy, and never always.
+    prompt = [value in grid(tree, i, before, after, 5_000) for i, before, after, value in reads]
+    late = [read for read, is_prompt in zip(reads, prompt, strict=True) if not is_prompt]
+    assert all(value in grid(tree, i, before, after, 2_000_000) for i, before, after, value in late)
+    assert any(prompt)
     assert len({value for i, *_, value in reads if i == 0}) > 20
 
 
@@ -99,20 +103,26 @@ def test_a_counter_wraps_at_its_range() -> None:
 
 
 def test_a_small_range_wraps_and_unwraps(tmp_path: Path) -> None:
-    zone = Zone("package-0", (Const(50.0),), range_uj=5_000_000, offset_uj=4_900_000)
+    # 50 W wrap a range of 500 J every ten seconds: no reader is so slow that it misses one.
+    zone = Zone("package-0", (Const(50.0),), range_uj=500_000_000)
+    zone = replace(zone, offset_uj=zone.range_uj - 20_000_000)
+    late_us = 2_000_000  # of a writer on a busy machine
     with FakePowercap(tmp_path, (zone,)) as tree:
         start_us, last = mono_us(), read_uj(tree.path(0))
+        started_us = mono_us()
         total = wraps = 0
-        while mono_us() < start_us + 500_000:
+        until = time.monotonic() + 60
+        while not wraps and time.monotonic() < until:
             time.sleep(0.01)
-            value = read_uj(tree.path(0))
+            end_us, value = mono_us(), read_uj(tree.path(0))
+            ended_us = mono_us()
             wraps += value < last
             total += (value - last) % zone.range_uj
             last = value
             assert 0 <= value < zone.range_uj
-        end_us = mono_us()
-    assert wraps >= 1
-    assert total / 1e6 == pytest.approx(tree.true_energy_j(0, start_us, end_us), abs=50 * 0.1)
+    assert wraps == 1
+    least_j = tree.true_energy_j(0, started_us, max(started_us, end_us - late_us))
+    assert least_j <= total / 1e6 <= tree.true_energy_j(0, start_us - late_us, ended_us)
 
 
 def test_counters_can_stick_and_restart() -> None:

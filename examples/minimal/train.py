@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--batch", type=int, default=96, help="lines a step")
+    parser.add_argument("--batch", type=int, default=96, help="lines in each step")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, required=True)

@@ -42,9 +42,9 @@ def cmd(
 ) -> None:
     """Run the protocol's conformance vectors: inputs with the answers they must have.
 
-    CMD reads one JSON object a line, {"id", "op", "input"}, and answers each with one line: {"id", "output"},
-    {"id", "error"} where it refuses the input, or {"id", "unsupported": true}. Exit code 0: all pass, 1: some
-    do not, 2: they cannot be run.
+    CMD reads a JSON object in each line, {"id", "op", "input"}, and answers each with one line: {"id",
+    "output"}, {"id", "error"} where it refuses the input, or {"id", "unsupported": true}. Exit code 0: all
+    pass, 1: some do not, 2: they cannot be run.
     """
     if as_server:
         if command or families or identifiers:
@@ -108,7 +108,7 @@ def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 
 def as_text(outcomes: Sequence[Outcome], command: str | None) -> list[str]:
-    """The result for people: a line a family, then every failure, then the operations not offered."""
+    """The result for people: a line for each family, then every failure, then the operations not offered."""
     from harness.conformance.runner import show
 
     lines = []

@@ -20,7 +20,7 @@ import click
     "--lock",
     "lock_path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Another assets' lock than the kit's own.",
+    help="Use this lock of assets, not the kit's own.",
 )
 def cmd(target: str, profile: str, dry_run: bool, cache: Path | None, lock_path: Path | None) -> None:
     """Fetch exactly what TARGET needs: the name of a reproduction (table2, sweeps, ...) or of one asset.

@@ -44,7 +44,7 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
 
 
 def summary(result: ImportResult) -> list[str]:
-    """What was imported, one line a stage, and what to look at next."""
+    """What was imported, one line for each stage, and what to look at next."""
     from harness.accounting import UNATTRIBUTED
 
     stages = [row for row in result.stages if row["stage"] != UNATTRIBUTED]

@@ -1,4 +1,4 @@
-"""`kit lock [TARGET]`: resolve the revisions of models and data anew."""
+"""`kit lock [TARGET]`: look up the revisions of models and data again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
     "--lock",
     "lock_path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Another assets' lock than the kit's own.",
+    help="Use this lock of assets, not the kit's own.",
 )
 def cmd(target: str | None, write: bool, lock_path: Path | None) -> None:
     """Resolve what TARGET needs (everything if left out) from the main branch of each repository.

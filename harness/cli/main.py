@@ -1,4 +1,4 @@
-"""The command `kit`: a table of subcommands, each imported only when it is called, and one place for errors.
+"""The command `kit`: subcommands by purpose, each imported only when it is called, and one place for errors.
 
 Exit codes: 0 fine, 1 findings or a failed stage, 2 input that cannot be read, wrong usage or a fault of the
 kit, 130 interrupted, 141 the reader of the output went away (as a shell reports SIGPIPE).
@@ -33,32 +33,54 @@ class Entry(NamedTuple):
     """One line, no full stop needed."""
 
 
-COMMANDS: dict[str, Entry] = {
-    "audit": Entry("harness.cli.audit:cmd", "Run a pipeline stage by stage and log its energy."),
-    "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
-    "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
-    "explain": Entry("harness.cli.explain:cmd", "Say what a finding of validate means and what to do."),
-    "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
-    "factors": Entry("harness.cli.factors:cmd", "Show grid intensities and PUE values with their sources."),
-    "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
-    "fetch": Entry("harness.cli.fetch:cmd", "Get the models and data of a reproduction, before measuring."),
-    "lock": Entry("harness.cli.lock:cmd", "Resolve the revisions of models and data anew."),
-    "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
-    "reproduce": Entry("harness.cli.reproduce:cmd", "Run the paper's experiments and compare the tables."),
-    "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
-    "health": Entry("harness.cli.health:cmd", "Check that this installation or image is whole."),
-    "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
-    "conformance": Entry(
-        "harness.cli.conformance:cmd", "Run the protocol's test vectors against the kit or another program."
-    ),
+GROUPS: dict[str, dict[str, Entry]] = {
+    "Measure": {
+        "audit": Entry("harness.cli.audit:cmd", "Run a pipeline stage by stage and log its energy."),
+        "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
+        "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
+        "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
+    },
+    "Look": {
+        "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
+        "factors": Entry(
+            "harness.cli.factors:cmd", "Show grid intensities and PUE values with their sources."
+        ),
+    },
+    "Check": {
+        "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
+        "explain": Entry("harness.cli.explain:cmd", "Say what a finding of validate means and what to do."),
+    },
+    "Reproduce": {
+        "reproduce": Entry(
+            "harness.cli.reproduce:cmd", "Run the paper's experiments and compare the tables."
+        ),
+    },
+    "Set up": {
+        "doctor": Entry("harness.cli.doctor:cmd", "Say what can be measured here and how to fix the rest."),
+        "fetch": Entry(
+            "harness.cli.fetch:cmd", "Get the models and data of a reproduction, before measuring."
+        ),
+    },
+    "For maintainers": {
+        "schema": Entry("harness.cli.schema:cmd", "Print the JSON Schema of a file format."),
+        "conformance": Entry(
+            "harness.cli.conformance:cmd", "Run the test vectors against the kit or another program."
+        ),
+        "lock": Entry("harness.cli.lock:cmd", "Look up the revisions of models and data again."),
+        "health": Entry("harness.cli.health:cmd", "Check that this installation or image is whole."),
+    },
 }
+"""What a person wants -> the commands for it, in the order of `kit --help`."""
+
+COMMANDS: dict[str, Entry] = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+"""Every command by name."""
 
 
 class LazyGroup(click.Group):
     """A click group that knows its commands by name and imports one only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of `COMMANDS`, which follows the way of the data."""
+        """Names in the order of `GROUPS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -86,9 +108,11 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table, so that the help needs no import."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        """List the commands by group from the table, so that the help needs no import."""
+        width = max(map(len, COMMANDS))
+        for title, entries in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), entry.help) for name, entry in entries.items()])
 
 
 def _guess(name: str) -> str:

@@ -35,9 +35,7 @@ TARGETS = ("table2", "table3", "sweeps", "all")
     "--size", "sizes", multiple=True, metavar="SIZE", help="Only students of this size (repeatable)."
 )
 @click.option("--yes", is_flag=True, help="Do not ask, however long it takes.")
-@click.option(
-    "--resume", is_flag=True, help="Go on with what is in the folder; always so, with or without this."
-)
+@click.option("--resume", is_flag=True, help="Go on with what is in the folder; without this the same.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take; run nothing.")
 @cpu_option
 @verbose_option
@@ -147,7 +145,7 @@ def _estimate(seconds: float, joules: float) -> str:
     from harness.cli.console import duration
 
     if not seconds:
-        return "everything is there already; the tables are made anew"
+        return "everything is there already; the tables are made again"
     energy = quantity(joules, "J") if joules < 3.6e6 else f"{joules / 3.6e6:.1f} kWh"
     return f"about {duration(seconds)} and {energy} (a guess, from earlier runs or published values)"
 

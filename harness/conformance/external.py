@@ -1,4 +1,4 @@
-"""Another implementation as a process: one JSON object a line on its standard input, one a line back."""
+"""Another implementation as a process: a JSON object in each line of its standard input and output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class External:
     """Speaks to one command; a context manager.
 
     A command that never gives one proper answer cannot be tested at all and raises. One that dies, falls
-    silent or prints rubbish later has failed that vector and is started anew for the next.
+    silent or prints rubbish later has failed that vector and is started again for the next.
 
     Args:
         command: as typed in a shell; run without one.

@@ -17,7 +17,7 @@ _RESULTS = ("valid", "invalid", "acceptable")
 
 
 def vector_files(version: str | None = None) -> list[Path]:
-    """Files of vectors, one a family, by name.
+    """Files of vectors, one for each family, by name.
 
     Raises:
         KitError: There are none.

@@ -190,7 +190,7 @@ def read_manifest(directory: Path) -> dict[str, ShardRecord]:
             raise KitError(
                 f"is no shard record: {error}",
                 where=f"{path}:{number}",
-                fix="delete the line and run teacher_logits again: it makes that shard anew",
+                fix="delete the line and run teacher_logits again: it makes that shard again",
             ) from None
         result[record.name] = record
     return result
@@ -199,7 +199,7 @@ def read_manifest(directory: Path) -> dict[str, ShardRecord]:
 def record_shard(directory: Path, record: ShardRecord) -> None:
     """Put a finished shard into the manifest, which a reader sees with or without it, never torn.
 
-    The whole file is written anew, sorted, under a lock: its bytes then depend neither on how many workers
+    The whole file is written again, sorted, under a lock: its bytes then depend neither on how many workers
     there were nor on who finished first.
     """
     with locked(directory / LOCK):

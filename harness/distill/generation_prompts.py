@@ -30,7 +30,7 @@ class Question:
 
     Attributes:
         id: Of the example it comes from.
-        task: Likewise.
+        task: Of that example.
         messages: A user turn, after a system turn where there is one.
         token_ids: Up to where the assistant is to speak.
         answer: What a checker compares with; None where the example has none or goes on after its first

@@ -209,7 +209,7 @@ class CacheReader:
                 "; ".join(damaged),
                 where=self.directory.name,
                 expected="shards as the manifest describes them",
-                fix="run teacher_logits again: it makes damaged shards anew",
+                fix="run teacher_logits again: it makes damaged shards again",
             )
 
     def verify_keys(self, ids: Sequence[str]) -> None:

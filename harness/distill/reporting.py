@@ -62,7 +62,7 @@ def report_eval_items(
 
     Args:
         named: benchmark, metric and, where they are not "student" and "none", subject and filter.
-        scores: One an item; None where none could be read.
+        scores: One for each item; None where none could be read.
         item_sha256: Digest of each item as asked, or none at all.
     """
     for first in range(0, len(scores), _ITEMS_A_LINE):

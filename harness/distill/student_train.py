@@ -5,7 +5,7 @@
 Synthetic-data SFT is `sft` on the data set made from the teacher's answers. Output:
 
     OUT/config.json      the resolved configuration
-    OUT/metrics.jsonl    one line an optimizer step or evaluation
+    OUT/metrics.jsonl    one line for each optimizer step or evaluation
     OUT/checkpoint/      the best model: a Hugging Face folder
     OUT/summary.json     how it ended; its presence says that the stage is complete
     OUT/state/           while training: what a rerun after a kill goes on from

@@ -1,6 +1,6 @@
 """The synthetic set on disk: every answer in a table, the kept ones as examples, and what they came from.
 
-synthetic.parquet   one row a prompt, kept or dropped and why; the recipe in its footer
+synthetic.parquet   one row for each prompt, kept or dropped and why; the recipe in its footer
 examples.jsonl      kept answers in the Examples format
 meta.json           recipe, counts, and the digest of examples.jsonl
 """

@@ -20,8 +20,8 @@ class TrainOptions:
         accumulation: Micro-batches of an optimizer step.
         clip_norm: Bound on the gradient's norm; 0 for none.
         eval_every_steps: Optimizer steps between evaluations; 0 leaves the one at the end.
-        early_stop_eps: See `EarlyStop`, and
-        patience: likewise.
+        early_stop_eps: See `EarlyStop`.
+        patience: See `EarlyStop`.
         alpha: Weight of the cross-entropy; 1 is SFT.
         temperature: T of the KL term.
         tail: How the teacher's missing mass is read.
@@ -56,7 +56,7 @@ class Counters:
         epoch: Epoch the next step draws from, and
         batch: its first micro-batch there.
         trained: Label tokens that entered the loss for the first time.
-        label_tokens: Label tokens that entered the loss, every epoch anew.
+        label_tokens: Label tokens that entered the loss, counted in every epoch.
         processed: Real tokens through the model in training steps.
         positions: Positions through the model in training steps.
         eval_label_tokens: Label tokens scored in evaluations.

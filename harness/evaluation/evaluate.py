@@ -4,7 +4,7 @@
 
     OUT/config.json     the resolved configuration
     OUT/items/          the items asked, where they are generated
-    OUT/answers.jsonl   one line an item: what was asked for, what came, its score
+    OUT/answers.jsonl   one line for each item: what was asked for, what came, its score
     OUT/results.json    scores, held-out loss, tokens, and Q against the teacher where its results are given;
                         its presence says that the evaluation is complete
 

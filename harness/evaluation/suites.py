@@ -94,17 +94,17 @@ class Score:
 
     Attributes:
         name: The benchmark's.
-        metric: Likewise.
+        metric: The benchmark's, as its adapter names it.
         score: Mean over the items scored.
         unit: Of score and stderr.
         n_items: Items there are.
         n_scored: Items that got a score.
         stderr: Standard error of the mean; None for fewer than two items.
         items_sha256: Names the items (`harness.journal.scores.items_digest`).
-        items: One an item, in the benchmark's order.
+        items: One for each item, in the benchmark's order.
         harness: Program that scored.
         harness_version: Its version.
-        answers: One row an item: id, response, expected, score.
+        answers: One row for each item: id, response, expected, score.
     """
 
     name: str

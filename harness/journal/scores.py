@@ -1,7 +1,7 @@
 """Scores that a stage reports: checked against tables `evals` and `eval_items` before they enter the journal.
 
-A stage says `{"eval": {...columns...}}` once a benchmark, metric and filter, and its items' scores in one or
-more `{"eval_items": {subject, benchmark, metric, filter, first, scores: [...], item_sha256: [...]}}`.
+A stage says `{"eval": {...columns...}}` once for each benchmark, metric and filter, and its items' scores in
+one or more `{"eval_items": {subject, benchmark, metric, filter, first, scores: [...], item_sha256: [...]}}`.
 Everything here is a name, a number or a digest: no prompt and no answer has a place.
 """
 
@@ -47,8 +47,8 @@ class Items:
     Attributes:
         key: subject, benchmark, metric, filter.
         first: Number of the first item; None follows on what came before.
-        scores: One an item, None where none could be read.
-        item_sha256: One an item, or empty.
+        scores: One for each item, None where none could be read.
+        item_sha256: One for each item, or empty.
     """
 
     key: Key

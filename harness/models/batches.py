@@ -69,7 +69,7 @@ class Batch:
 
 
 class Batcher:
-    """Epochs of micro-batches over a split, every example exactly once an epoch.
+    """Epochs of micro-batches over a split, every example exactly once in each.
 
     Args:
         dataset: The split.

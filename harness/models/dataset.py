@@ -274,7 +274,7 @@ class TokenDataset:
         return (self.example(index) for index in range(len(self)))
 
     def digest(self) -> str:
-        """The split's digest, computed anew from the rows; equals meta["split_digests"][split]."""
+        """The split's digest, computed from the rows; equals meta["split_digests"][split]."""
         result = hashlib.sha256()
         for example in self:
             hash_example(result, example)

@@ -95,8 +95,8 @@ def varlen_attention(
     Args:
         module: The attention layer; not looked at.
         query: [1, heads, N, head size].
-        key: [1, key heads, N, head size], and
-        value: likewise.
+        key: [1, key heads, N, head size].
+        value: [1, key heads, N, head size].
         attention_mask: Not used.
         scaling: Factor on the scores; 1/sqrt(head size) by default.
         cu_seq_lens_q: int32 [segments + 1], where segments begin and the last one ends.

@@ -34,7 +34,7 @@ class Against:
         name: of the other run.
         run_id: of the other run.
         ours: energy of this run, inherited energy included.
-        theirs: likewise.
+        theirs: energy of the other run, inherited energy included.
         even: N* of this run's teacher with the other run as direct training.
         moved: the same if both students' energies were known to `STUDENT_REL` only.
         serving: T*, the tokens to be served until what this run cost more has paid; None when not asked for.

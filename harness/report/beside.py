@@ -25,7 +25,7 @@ class SuiteScores:
 
     Attributes:
         student: rows of evals, by name of the benchmark.
-        teacher: likewise; empty where nothing was compared.
+        teacher: the same for the teacher; empty where nothing was compared.
         quality: Q over all benchmarks of either side; None without a teacher, or of held-out losses. A
             teacher at the lowest score there can be counts as one at its floor: the log holds no other.
     """

@@ -75,7 +75,7 @@ def _region(factors: Sequence[GridFactor], console: Console) -> None:
 
 
 def print_list(rows: Sequence[GridFactor | Pue], console: Console) -> None:
-    """A line a factor, then whom to credit.
+    """A line for each factor, then whom to credit.
 
     Args:
         rows: factors of either kind, all of one.

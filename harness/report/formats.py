@@ -201,7 +201,7 @@ def to_json(report: RunReport) -> str:
 
 
 def to_csv(report: RunReport) -> str:
-    """One line a stage, unattributed last; empty = unknown."""
+    """One line for each stage, unattributed last; empty = unknown."""
     rows = [stage_dict(line) for line in report.lines]
     if report.unattributed:
         rows.append(stage_dict(report.unattributed))

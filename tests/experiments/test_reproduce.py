@@ -43,7 +43,7 @@ def reproduce(out: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "harness.cli.main", *words],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         check=False,
     )

@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[:middle])
             self.wfile.flush()
             if self.hub.faults.hold is not None:
-                self.hub.faults.hold.wait(30)
+                self.hub.faults.hold.wait(300)
             self.wfile.write(part[middle:])
             self.wfile.flush()
         except OSError:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tests.fetch.conftest import DATA, MODEL, NEW, OLD, asset_of, locked_files
 from tests.fetch.hub import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
+HANGS_S = 300
+"""After this long something hangs, on any machine."""
 SHARD = "model-00001-of-00002.safetensors"
 
 
@@ -52,21 +55,37 @@ def start(hub: Hub, tmp_path: Path, *arguments: str, **environment: str) -> subp
         text=True,
         cwd=tmp_path,
         env=clean | settings | environment,
+        # A shell starts what runs in the background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def run(hub: Hub, tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
     process = start(hub, tmp_path, *arguments, **environment)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANGS_S)
     return process.returncode, out, err
 
 
 def wait_for(condition: object, what: str) -> None:
     assert callable(condition)
-    until = time.monotonic() + 30
+    until = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < until, f"never happened: {what}"
         time.sleep(0.01)
+
+
+def taken(pid: int) -> Callable[[], bool]:
+    """Whether a process has taken its signals: none is pending, and its main thread sleeps for a while."""
+    seen: list[tuple[str, ...]] = []
+
+    def condition() -> bool:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        seen.append(tuple(status[n] for n in ("SigPnd", "ShdPnd", "State", "voluntary_ctxt_switches")))
+        pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        return not pending and status["State"].startswith("S") and len(seen) > 9 and len(set(seen[-9:])) == 1
+
+    return condition
 
 
 def complete(folder: Path, files: dict[str, bytes]) -> bool:
@@ -135,9 +154,9 @@ def test_an_interrupt_ends_a_fetch_at_once(lock_file: Path, store: Store, hub: H
     process = start(hub, tmp_path, "fetch", "student", "--lock", str(lock_file))
     wait_for(lambda: hub.requests[f"content {SHARD}"], "a file is on its way")
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    wait_for(taken(process.pid), "the interrupt is taken")
     hub.faults.hold.set()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert not (store.root / "assets").exists()
@@ -174,7 +193,7 @@ def test_two_at_once_fetch_everything_once(
     assert WAITING in second.stderr.readline()
     hub.faults.hold.set()
     for process in (first, second):
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=HANGS_S)
         assert process.returncode == 0, err
     assert {path: hub.sent[path] for path in MODEL} == {path: len(body) for path, body in MODEL.items()}
     assert complete(store.files(lock.asset("student")), MODEL)

@@ -110,7 +110,7 @@ def test_an_engine_can_be_ended_before_it_started_and_twice(program: ModuleType,
         engine.stop()
 
 
-def test_podman_writes_its_own_leftover_anew_and_leaves_that_of_others(
+def test_podman_writes_its_own_leftover_again_and_leaves_that_of_others(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("podman", "buildah", "runc"):

@@ -176,7 +176,7 @@ def test_health_refuses_locks_that_are_not_the_recorded_ones(image: Path, option
         assert expected_digest() in str(caught.value)
 
 
-def lock_anew(monkeypatch: pytest.MonkeyPatch, image: Path, text: str) -> None:
+def lock_again(monkeypatch: pytest.MonkeyPatch, image: Path, text: str) -> None:
     """An image that was built with this one lock."""
     (image / "locks" / "base.lock").write_text(text)
     (image / "locks" / "order").write_text("base\n")
@@ -187,16 +187,16 @@ def test_health_compares_installed_packages_with_the_lock(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (image / "locks" / "base.lock").read_text()
-    lock_anew(monkeypatch, image, text)
+    lock_again(monkeypatch, image, text)
     done = CliRunner().invoke(cli, ["health", "--packages"])
     assert done.exit_code == 0, done.output
     changed = text.replace(f"click=={version('click')}", "click==0.0.1") + "no-such-thing==1\n"
-    lock_anew(monkeypatch, image, changed)
+    lock_again(monkeypatch, image, changed)
     with pytest.raises(KitError) as caught:
         CliRunner().invoke(cli, ["health", "--packages"], catch_exceptions=False)
     assert caught.value.exit_code == 1
     assert f"click is {version('click')}, locked 0.0.1; no-such-thing is missing" in str(caught.value)
-    lock_anew(monkeypatch, image, "# nothing\n")
+    lock_again(monkeypatch, image, "# nothing\n")
     with pytest.raises(KitError, match="the lock pins nothing"):
         CliRunner().invoke(cli, ["health", "--packages"], catch_exceptions=False)
 

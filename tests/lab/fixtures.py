@@ -36,13 +36,13 @@ def lab_environ(*additions: Mapping[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def nvml_child(lab_dir: Path) -> RunInLab:
-    """Runs Python code before the fake NVML: `nvml_child(config, code, *args, env={}, timeout=60) -> stdout`.
+    """Runs Python code before the fake NVML: `nvml_child(config, code, *args, env={}) -> stdout`.
 
     The code finds pynvml initialised, as `nvml`, and `handles`, the handle of each device.
     """
 
     def run(
-        config: LabConfig, code: str, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60
+        config: LabConfig, code: str, *args: str, env: Mapping[str, str] | None = None, timeout: float = 300
     ) -> str:
         prelude = "import sys, time, json\nimport pynvml as nvml\nnvml.nvmlInit()\n"
         prelude += (

@@ -118,7 +118,7 @@ def run_program(
     *arguments: str,
     env: Mapping[str, str],
     code_wanted: int | tuple[int, ...] = 0,
-    timeout: float = 90,
+    timeout: float = 600,
     **popen: Any,
 ) -> Sealed:
     """Run a program that meters itself into `out` (its argv[1])."""
@@ -155,7 +155,7 @@ def run_stages(
     return run_program(out, STAGES_PROGRAM, json.dumps(plan), env=extra, **(popen or {}))
 
 
-def kit(*arguments: str | Path, env: Mapping[str, str], timeout: float = 120, **popen: Any) -> Any:
+def kit(*arguments: str | Path, env: Mapping[str, str], timeout: float = 600, **popen: Any) -> Any:
     """Run the command line."""
     return subprocess.run(
         [sys.executable, "-m", "harness.cli.main", *map(str, arguments)],

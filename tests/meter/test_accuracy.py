@@ -30,7 +30,7 @@ from tests.meter.truth import (
 LENGTHS_S = (0.3, 1.05, 0.3, 1.6, 0.32)
 
 SEED = int(os.environ.get("LAB_SEED", secrets.randbits(31)))
-"""Drawn anew each time; set LAB_SEED to play a failure again."""
+"""Drawn each time; set LAB_SEED to play a failure again."""
 
 
 def lab(count: int, salt: int, *counters: Refresh) -> LabConfig:

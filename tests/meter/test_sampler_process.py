@@ -60,10 +60,11 @@ def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
     """
     run = run_program(tmp_path / "run", code, env=environment(config, lab_dir))
     mono = [r["mono_us"] for r in run.rows("power")]
-    grid = [round((m - mono[0]) / 50_000) for m in mono]
-    late = sorted(m - mono[0] - 50_000 * g for m, g in zip(mono, grid, strict=True))
-    # A relative schedule would drift by its own cost a tick: over 60 ticks, by more than this.
-    assert abs(late[len(late) // 2]) < 5_000
+    late_us = [m - mono[0] - 50_000 * round((m - mono[0]) / 50_000) for m in mono]
+    # A relative schedule would drift by its own cost a tick: over 40 ticks, by more than this. A busy machine
+    # delays single samples, so the most prompt ones of the first and of the last third are compared.
+    third = len(late_us) // 3
+    assert abs(min(late_us[-third:]) - min(late_us[:third])) < 4_000
     session = run.manifest["sampling"]["sessions"][0]
     assert session["ticks"] >= 60 - session["missed_ticks"]
     assert session["sampler_cpu_s"] > 0
@@ -114,8 +115,11 @@ def test_calls_of_a_tick_are_few(lab_dir: Path, tmp_path: Path) -> None:
     sys.path.insert(0, sys.argv[3])
     from tests.lab import read_calls
     before = read_calls(Path(sys.argv[2]))
-    time.sleep(3)
-    after = read_calls(Path(sys.argv[2]))
+    def samples(counts):
+        return counts["nvmlDeviceGetTemperature"]
+    until = time.monotonic() + 120
+    while samples(after := read_calls(Path(sys.argv[2]))) < samples(before) + 40 and time.monotonic() < until:
+        time.sleep(0.1)
     client.boundary(share=True)
     started = read_calls(Path(sys.argv[2]))
     client.boundary(share=False)
@@ -152,8 +156,11 @@ def test_boundaries_count_upwards_and_are_shared_within_a_refresh(lab_dir: Path,
     folder.mkdir()
     client = MeterClient(folder, 0, MeterConfig(cpu="none"), lambda *words: None)
     client.start()
-    first = client.boundary(share=True)
-    shared = client.boundary(share=True)
+    for attempt in range(20):  # a busy machine may let a refresh pass between the two
+        first = client.boundary(share=True)
+        shared = client.boundary(share=True)
+        if shared.number == first.number:
+            break
     end = client.boundary(share=False)
     time.sleep(0.25)
     later = client.boundary(share=True)
@@ -170,10 +177,12 @@ def test_without_a_gpu_a_boundary_takes_no_time(tmp_path: Path) -> None:
     client = MeterClient(tmp_path, 0, MeterConfig(cpu="none", devices=()), lambda *words: None)
     client.start()
     try:
-        before = time.monotonic()
+        taken_s = []
         for _ in range(20):
+            before = time.monotonic()
             client.boundary(share=False)
-        assert time.monotonic() - before < 2
+            taken_s.append(time.monotonic() - before)
+        assert min(taken_s) < 0.02  # less than any counter's refresh; a busy machine delays most of them
     finally:
         client.stop()
     assert not list(tmp_path.glob("*.stderr"))

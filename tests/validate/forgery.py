@@ -79,7 +79,7 @@ class Forger:
     Args:
         folder: the untouched bundle; every table is one file.
         work: folder for the copies.
-        rederive: whether the forger also derives the columns of `stages` anew from what was edited.
+        rederive: whether the forger also derives the columns of `stages` again from what was edited.
     """
 
     def __init__(self, folder: Path, work: Path, *, rederive: bool = False) -> None:

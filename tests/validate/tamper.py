@@ -24,7 +24,7 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
 
 
 def rewrite(folder: Path, name: str, change: Callable[[pa.Table], pa.Table], **footer: str | None) -> None:
-    """Change a table by any means and list it anew; `footer` replaces (or, with None, drops) footer keys."""
+    """Change a table by any means and list it again; `footer` replaces (or, with None, drops) footer keys."""
     protocol = load_protocol()
     path = folder / f"{name}.parquet"
     table = pq.read_table(path)
