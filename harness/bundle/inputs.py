@@ -12,7 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.accounting.series import NO_BOUNDARY, CounterSeries, DeviceLimits, PowerSeries, Sampling
+from harness.accounting.series import (
+    NO_BOUNDARY,
+    CounterSeries,
+    DeviceLimits,
+    PowerSeries,
+    Sampling,
+    ZoneSource,
+)
 from harness.bundle.reader import Bundle
 from harness.spec import Protocol
 
@@ -150,6 +157,16 @@ def sampling_rules(protocol: Protocol, manifest: Mapping[str, Any]) -> Sampling:
         gap_factor=protocol.sampling.gap_factor,
         min_samples=protocol.sampling.min_samples,
         disagreement_rel=protocol.tolerances.counter_vs_integral_remark,
+        zone_sources=zone_sources(protocol),
+    )
+
+
+def zone_sources(protocol: Protocol) -> tuple[ZoneSource, ...]:
+    """The protocol's sources of CPU and DRAM energy, the preferred one first."""
+    return tuple(
+        ZoneSource(source.name, source.parts, source.method, source.state != "estimated")
+        for source in protocol.sources_of("cpu", ranked=False)
+        if source.method is not None
     )
 
 

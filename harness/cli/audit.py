@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import cpu_option, cpu_words, verbose_option
+from harness.cli.options import cpu_option, cpu_words, source_option, verbose_option
 
 
 @click.command()
@@ -19,6 +19,7 @@ from harness.cli.options import cpu_option, cpu_words, verbose_option
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
 @click.option("--profile", metavar="NAME", help="Profile of the pipeline file to use.")
 @cpu_option
+@source_option
 @verbose_option
 def cmd(
     pipeline: Path,
@@ -29,6 +30,7 @@ def cmd(
     dry_run: bool,
     profile: str | None,
     cpu: str,
+    sources: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Run the stages of PIPELINE one after another and log the energy of each.
@@ -61,12 +63,19 @@ def cmd(
     if earlier is not None:
         begun = f"a new run begins in {short_path(out)}; to go on with {short_path(earlier)} add --resume"
         console.print(begun, markup=False, highlight=False)
-    words = ["kit", "audit", short_path(pipeline), *_given(profile, cpu, only, from_stage)]
+    words = [
+        "kit",
+        "audit",
+        short_path(pipeline),
+        *_given(profile, only, from_stage),
+        *cpu_words(cpu, sources),
+    ]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     worst = 0
     for plan in plans:
         with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
-            result = run_plan(plan, display, resume_run=resume and holds_run(plan.out_dir), cpu=cpu)
+            go_on = resume and holds_run(plan.out_dir)
+            result = run_plan(plan, display, resume_run=go_on, cpu=cpu, sources=sources)
         display.summary(result)
         worst = max(worst, result.exit_code)
         if result.signal_number is not None:
@@ -74,9 +83,8 @@ def cmd(
     raise click.exceptions.Exit(worst)
 
 
-def _given(profile: str | None, cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
+def _given(profile: str | None, only: tuple[str, ...], from_stage: str | None) -> list[str]:
     """The options that a later call must repeat to mean the same run."""
     words = ["--profile", profile] if profile is not None else []
-    words += cpu_words(cpu)
     words += [word for name in only for word in ("--only", name)]
     return words + (["--from", from_stage] if from_stage is not None else [])

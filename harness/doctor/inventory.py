@@ -147,7 +147,7 @@ def _ask(owner_pid: int) -> dict[str, Any]:
     """The inventory as JSON; runs in the child."""
     import pynvml
 
-    from harness.meter import nvml
+    from harness.meter.sources import nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found: dict[str, Any] = {

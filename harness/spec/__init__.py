@@ -9,11 +9,12 @@ from __future__ import annotations
 from harness.spec.document import DocumentSpec, Problem
 from harness.spec.jsonschema import json_schema
 from harness.spec.load import available_versions, load_protocol, protocol_root
-from harness.spec.model import Column, Protocol, Sampling, StageKind, TableSpec, Tolerances
+from harness.spec.model import Column, PowerSource, Protocol, Sampling, StageKind, TableSpec, Tolerances
 
 __all__ = [
     "Column",
     "DocumentSpec",
+    "PowerSource",
     "Problem",
     "Protocol",
     "Sampling",

@@ -84,6 +84,7 @@ def _load(version: str, root: Path) -> Protocol:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise KitError("tables is not a list of names", where=str(folder / "protocol.yaml"))
     data["tables"] = {name: read_yaml(folder / "tables" / f"{name}.yaml") for name in names}
+    _name_sources(data)
     data["manifest"] = read_yaml(folder / "manifest.yaml")
     for name, table in data["tables"].items():
         if table.get("table") != name:
@@ -96,6 +97,19 @@ def _load(version: str, root: Path) -> Protocol:
         return Protocol.model_validate(data)
     except ValidationError as error:
         raise _explain(error, folder) from None
+
+
+def _name_sources(data: dict[str, Any]) -> None:
+    """Put the sources' names and methods where a column's enum says `$sources` or `$methods.PART`."""
+    words: dict[str, list[str]] = {"$sources": []}
+    for source in data.get("sources") or ():
+        words["$sources"].append(source.get("name"))
+        for part in source.get("parts") or () if source.get("method") else ():
+            words.setdefault(f"$methods.{part}", []).append(source["method"])
+    for table in data["tables"].values():
+        for column in table.get("columns") or ():
+            if isinstance(column.get("enum"), list):
+                column["enum"] = [new for word in column["enum"] for new in words.get(word, [word])]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

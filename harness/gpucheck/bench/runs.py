@@ -66,7 +66,7 @@ def meter_pieces(bench: Bench, name: str, pieces: Sequence[Piece], *, boundary: 
                 bench.load.work(piece.kind, piece.seconds, **piece.shape)
     bundle = Bundle.open(out)
     rows = bundle.table("stages").to_pylist()
-    counters = [row for row in bundle.table("counters").to_pylist() if row["source"] == "nvml"]
+    counters = [row for row in bundle.table("counters").to_pylist() if row["device_id"] is not None]
     return MeteredRun(
         stages=[row for row in rows if row["stage"] != "unattributed"],
         gaps=[row for row in rows if row["stage"] == "unattributed"],

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.meter.clocks import mono_us
-from harness.meter.nvml import GpuSource
+from harness.meter.sources.nvml import GpuSource
 
 Floats = npt.NDArray[np.float64]
 POLL_S = 0.001
@@ -137,7 +137,7 @@ def record(sources: Sequence[GpuSource], seconds: float) -> dict[int, Recording]
             before = mono_us()
             reading = source.read()
             between = mono_us()
-            own["energy"].add(before, between, reading.energy_mj)
+            own["energy"].add(before, between, reading.energy)
             if source.methods["instant"] == "field":  # else it is PowerUsage, which has a column of its own
                 own["instant"].add(before, between, reading.power_mw)
             own["average"].add(before, between, reading.average_mw)
