@@ -89,8 +89,8 @@ def _methods(machine: Machine) -> dict[str, str]:
         gpu = "power_integral"
     for source in load_protocol().sources_of("cpu"):
         found, method = machine.zones.get(source.name), source.method or "absent"
-        if found is None and machine.estimator.error is None:
-            return {"gpu": gpu, "cpu": method, "dram": method}
         if found is not None and found.measures("cpu"):
             return {"gpu": gpu, "cpu": method, "dram": method if found.measures("dram") else "absent"}
+        if source.state == "estimated" and machine.estimator.error is None:
+            return {"gpu": gpu, "cpu": method, "dram": method}
     return {"gpu": gpu, "cpu": "absent", "dram": "absent"}

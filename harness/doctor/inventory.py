@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from harness.meter.helper import package_environ
 
 _TIMEOUT_S = 30.0
 _TICKS = 2
@@ -99,13 +100,6 @@ class Nvml:
     def selected(self) -> tuple[Gpu, ...]:
         """The GPUs the job may use."""
         return tuple(gpu for gpu in self.gpus if gpu.selected)
-
-
-def package_environ(**additions: str) -> dict[str, str]:
-    """This process's environment, with this very package importable in a child."""
-    parent = str(Path(__file__).resolve().parents[2])
-    rest = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{parent}{os.pathsep}{rest}" if rest else parent, **additions}
 
 
 def take_inventory(timeout_s: float = _TIMEOUT_S) -> Nvml:

@@ -6,7 +6,6 @@ permission, no CodeCarbon.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.doctor.inventory import Nvml, package_environ, take_inventory
+from harness.doctor.inventory import Nvml, take_inventory
+from harness.errors import KitError
 from harness.meter.clocks import mono_us, utc_us
-from harness.meter.sources.base import Found, Wanted, Zone, load_source
+from harness.meter.helper import Helper, package_environ
+from harness.meter.sources.base import Found, Wanted, Zone, load_source, own_process
 from harness.meter.sources.rapl import powercap_root
 from harness.spec import load_protocol
 
@@ -198,11 +199,7 @@ def _has_zones(root: Path) -> bool:
 def _zones() -> dict[str, Found]:
     """What every source of CPU energy finds that needs no process of its own."""
     modules = {source.name: load_source(source.name) for source in load_protocol().sources_of("cpu")}
-    return {
-        name: module.discover(Wanted())
-        for name, module in modules.items()
-        if not getattr(module, "OWN_PROCESS", False)
-    }
+    return {name: module.discover(Wanted()) for name, module in modules.items() if not own_process(module)}
 
 
 def _mirrors(probe: Found) -> tuple[str, ...]:
@@ -267,31 +264,13 @@ def _try_estimator() -> Estimator:
             "helper_pids": [],
             "journal": str(Path(folder) / "estimator.jnl"),
         }
-        command = [sys.executable, "-P", "-m", "harness.meter.estimator", json.dumps(config)]
+        helper = Helper("harness.meter.estimator", config, Path(folder) / "estimator.stderr")
         try:
-            # Its standard input ends at once: it greets, finds itself alone and leaves.
-            done = subprocess.run(
-                command,
-                env=package_environ(OMP_NUM_THREADS="1"),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_HELPER_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Estimator(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
-        except OSError as error:
-            return Estimator(version, error=f"it did not start: {error.strerror}")
-    try:
-        answer = json.loads(done.stdout.splitlines()[0])
-    except (IndexError, ValueError):
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Estimator(version, error=f"it did not start: {last[0]}")
-    if "error" in answer:
-        return Estimator(version, error=str(answer["error"]))
-    ready = answer["ready"]
+            ready = helper.wait_ready()
+        except KitError as error:
+            return Estimator(version, error=error.message)
+        finally:
+            helper.close()
     return Estimator(version, cpu_model=ready.get("cpu_model"), tdp_w=ready.get("tdp_w"))
 
 

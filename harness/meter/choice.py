@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.errors import KitError
-from harness.meter.sources.base import Wanted, load_source
+from harness.meter.sources.base import Wanted, load_source, own_process
 from harness.spec import PowerSource, load_protocol
 
 Named = tuple[str, str | None]
@@ -67,7 +67,7 @@ def choose(cpu: str, named: tuple[str, ...] = ()) -> Choice:
     reason = None
     for source in candidates:
         module = load_source(source.name)
-        if getattr(module, "OWN_PROCESS", False):
+        if own_process(module):
             return Choice(devices, zones, source.name, _method(source), cpu_required=cpu != "auto")
         found = module.discover(Wanted(argument=cpu_argument))
         found.close()

@@ -19,6 +19,7 @@ import psutil
 
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
+from harness.meter.child import say
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.process_tree import MeasuredTree
 from harness.meter.sources.base import ESTIMATE, Wanted, load_source
@@ -57,7 +58,7 @@ class Worker:
         }
         self._journal.append_record(greeting)
         self._look(None)
-        self._say({"ready": greeting})
+        say({"ready": greeting}, self._answers)
         buffer = b""
         while True:
             readable, _, _ = select.select([0], [], [], _PERIOD_S)
@@ -82,12 +83,12 @@ class Worker:
         if command["op"] == "stop":
             self._look(None)
             self._journal.close()
-            self._say({"id": command["id"], "stopped": True})
+            say({"id": command["id"], "stopped": True}, self._answers)
             return False
         if command["op"] == "helpers":
             self._tree.add_helpers(command["pids"])
             return True
-        self._say({"id": command["id"], **self._look(int(command["boundary"]))})
+        say({"id": command["id"], **self._look(int(command["boundary"]))}, self._answers)
         return True
 
     def _look(self, boundary: int | None) -> dict[str, Any]:
@@ -106,12 +107,6 @@ class Worker:
         }
         self._journal.append_record(reading)
         return reading
-
-    def _say(self, message: dict[str, Any]) -> None:
-        try:
-            os.write(self._answers, json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except BrokenPipeError:
-            return  # the owner is gone; standard input closes too, which ends the loop
 
 
 def main() -> int:
@@ -132,7 +127,7 @@ def main() -> int:
             worker = Worker(config, answers)
         except (KitError, RuntimeError, psutil.Error) as error:
             message = error.message if isinstance(error, KitError) else str(error)
-            os.write(answers, json.dumps({"error": message}).encode() + b"\n")
+            say({"error": message}, answers)
             return 2
         code = worker.run()
         os.chdir("/")

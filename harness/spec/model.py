@@ -281,9 +281,8 @@ class Protocol(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
-        clauses = [t.clause for t in self.tables.values()] + [
-            k.clause for k in (*self.stage_kinds, *self.sources)
-        ]
+        clauses = [t.clause for t in self.tables.values()] + [k.clause for k in self.stage_kinds]
+        clauses += [source.clause for source in self.sources]
         unknown = sorted(set(clauses) - set(self.clauses))
         if unknown:
             raise ValueError(f"clause without a title: {', '.join(unknown)}")

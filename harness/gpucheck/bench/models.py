@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.doctor.inventory import package_environ, shorten_uuids
+from harness.doctor.inventory import shorten_uuids
 from harness.errors import KitError
 from harness.gpucheck.bench.model import Bench, Expectation, SectionResult, judged
 from harness.gpucheck.bench.runs import billed_s
@@ -24,6 +24,7 @@ from harness.gpucheck.models.figures import (
     Measured,
     figures_of,
 )
+from harness.meter.helper import package_environ
 from harness.planning.cards import find_card
 from harness.planning.cases import Case, card_cases, miniature_cases
 from harness.planning.sums import leave_out, work_of

@@ -13,7 +13,6 @@ import time
 from importlib import import_module, util
 from typing import Any
 
-from harness.doctor.inventory import package_environ
 from harness.errors import KitError
 from harness.gpucheck.bench.model import Bench, Expectation, SectionResult, judged, section
 from harness.gpucheck.bench.models import run_models
@@ -26,6 +25,7 @@ from harness.gpucheck.bench.runs import (
     meter_pieces,
     stage_data,
 )
+from harness.meter.helper import package_environ
 
 _STEADY_KINDS = ("x-matmul", "x-memory", "x-idle")
 _REPEATS = 5

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any, Literal, Protocol
+from importlib import import_module
+from typing import Any, Literal, Protocol, cast
 
 from harness.errors import KitError
 from harness.journal.records import POWER_ROW
@@ -177,7 +177,7 @@ class Device:
         """Let go of it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Zone:
     """A cumulative counter without a device: `label` in the log, and the value after which it wraps to 0.
 
@@ -273,16 +273,19 @@ class Source(Protocol):
         """
 
 
-def load_source(name: str) -> ModuleType:
+def own_process(source: Source) -> bool:
+    """Whether the source is read by a process of its own instead of the sampler."""
+    return bool(getattr(source, "OWN_PROCESS", False))
+
+
+def load_source(name: str) -> Source:
     """The module of a source.
 
     Raises:
         KitError: There is none of that name.
     """
-    from importlib import import_module
-
     try:
-        return import_module(f"harness.meter.sources.{name}")
+        return cast("Source", import_module(f"harness.meter.sources.{name}"))
     except ModuleNotFoundError as error:
         if error.name != f"harness.meter.sources.{name}":
             raise

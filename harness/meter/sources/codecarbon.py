@@ -24,31 +24,24 @@ _TICK_US = 10_000  # resolution of the kernel's CPU times (USER_HZ): 10 ms on ev
 
 
 @dataclass
-class _Sum:
-    """What a model has estimated so far."""
-
-    looked_s: float
-    energy_uj: int = 0
-
-
-@dataclass(frozen=True)
 class EstimatedZone(Zone):
     """One of CodeCarbon's models ("cpu", "ram"), asked for the energy since the last time."""
 
     model: Any = None
-    total: _Sum = field(default_factory=lambda: _Sum(time.time()))
+    energy_uj: int = 0
+    looked_s: float = field(default_factory=time.time)
 
     def value(self) -> int:
         """Energy since the start, uJ."""
         now = time.time()
         # CodeCarbon divides the CPU time by the wall clock's difference; multiplied by the same difference, a
         # step of the wall clock cancels.
-        duration, self.total.looked_s = now - self.total.looked_s, now
+        duration, self.looked_s = now - self.looked_s, now
         _, energy = self.model.measure_power_and_energy(
             duration if self.label == "cpu" else max(0.0, duration)
         )
-        self.total.energy_uj += max(0, round(energy.kWh * 3.6e12))
-        return self.total.energy_uj
+        self.energy_uj += max(0, round(energy.kWh * 3.6e12))
+        return self.energy_uj
 
 
 def discover(wanted: Wanted) -> Found:

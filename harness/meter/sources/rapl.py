@@ -23,7 +23,7 @@ def powercap_root() -> Path:
     return Path(os.environ.get("KIT_POWERCAP_ROOT") or DEFAULT_ROOT)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RaplZone(Zone):
     """One RAPL counter ("package-0", "dram-0", "psys", ...) and its file."""
 
