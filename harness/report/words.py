@@ -54,7 +54,8 @@ def method_words(method: str) -> str:
     """What a report calls a method of measuring; an unknown one is called by its name."""
     for source in load_protocol().sources:
         if source.method == method:
-            return source.words if source.state == "measured" else f"{source.words}, {source.state}"
+            endings = {"measured": "", "estimated": "'s estimate", "simulated": ", simulated"}
+            return source.words + endings[source.state]
     return _METHODS.get(method, method)
 
 

@@ -100,16 +100,21 @@ def _load(version: str, root: Path) -> Protocol:
 
 
 def _name_sources(data: dict[str, Any]) -> None:
-    """Put the sources' names and methods where a column's enum says `$sources` or `$methods.PART`."""
-    words: dict[str, list[str]] = {"$sources": []}
-    for source in data.get("sources") or ():
-        words["$sources"].append(source.get("name"))
-        for part in source.get("parts") or () if source.get("method") else ():
-            words.setdefault(f"$methods.{part}", []).append(source["method"])
+    """Fill in the enum `sources`, and `$methods.PART` in one: the methods of that part's sources."""
+    sources = [source for source in data.get("sources") or () if isinstance(source, dict)]
     for table in data["tables"].values():
         for column in table.get("columns") or ():
-            if isinstance(column.get("enum"), list):
-                column["enum"] = [new for word in column["enum"] for new in words.get(word, [word])]
+            if column.get("enum") == "sources":
+                column["enum"] = [source.get("name") for source in sources]
+            elif isinstance(column.get("enum"), list):
+                column["enum"] = [new for word in column["enum"] for new in _methods(word, sources)]
+
+
+def _methods(word: Any, sources: list[dict[str, Any]]) -> list[Any]:
+    if not isinstance(word, str) or not word.startswith("$methods."):
+        return [word]
+    part = word.removeprefix("$methods.")
+    return [source["method"] for source in sources if part in source["parts"] and source.get("method")]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
