@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from harness.errors import KitError
 from harness.journal.scores import Items, check_together, eval_row, item_messages, items_chunk, items_digest
 from harness.journal.ulid import new_ulid
+from harness.meter.choice import cpu_choices
 from harness.meter.client import MeterConfig
 from harness.meter.clocks import mono_us
 from harness.meter.session import MeterSession, RunInfo
@@ -226,7 +227,8 @@ class Meter:
         period_ms: Sampling period; the protocol's is 500.
         boundary: "tick" waits for the energy counter to move (at most one refresh, ~100 ms, at each end of a
             stage); "interpolate" does not wait and has the wider interval.
-        cpu: "auto" (RAPL, else CodeCarbon's estimate), "rapl", "codecarbon" or "none".
+        cpu: "auto" (a counter such as RAPL, else CodeCarbon's estimate), the name of a source, or "none".
+        sources: Power sources to use, as NAME or NAME:ARGUMENT, such as "scripted:FILE.csv".
         reference_tokens: The declared denominator for J/token.
         labels: Labels for the manifest, such as "pocket".
         region: Grid region, and
@@ -247,6 +249,7 @@ class Meter:
         period_ms: int = 500,
         boundary: str = "tick",
         cpu: str = "auto",
+        sources: tuple[str, ...] = (),
         reference_tokens: int | None = None,
         labels: tuple[str, ...] = (),
         region: str | None = None,
@@ -255,11 +258,11 @@ class Meter:
     ) -> None:
         if boundary not in ("tick", "interpolate"):
             raise KitError(f"boundary={boundary!r}", where="Meter", expected="'tick' or 'interpolate'")
-        if cpu not in ("auto", "rapl", "codecarbon", "none"):
-            raise KitError(f"cpu={cpu!r}", where="Meter", expected="'auto', 'rapl', 'codecarbon' or 'none'")
         methods = load_protocol().method_names
         if method not in methods:
             raise KitError(f"method={method!r}", where="Meter", expected=", ".join(methods))
+        if cpu not in cpu_choices():
+            raise KitError(f"cpu={cpu!r}", where="Meter", expected=f"one of {', '.join(cpu_choices())}")
         if not 1 <= period_ms <= 60_000:
             raise KitError(f"period_ms={period_ms}", where="Meter", expected="1 to 60000 ms")
         self.out = Path(out)
@@ -271,6 +274,7 @@ class Meter:
             boundary_mode=boundary,
             devices=None if devices is None else tuple(str(device) for device in devices),
             cpu=cpu,
+            sources=tuple(sources),
             include_self=True,
         )
         self._info: dict[str, Any] = {

@@ -64,7 +64,7 @@ def _add_counter(session: Session, series: CounterSeries) -> None:
         number, mono = int(series.boundary[i]), int(series.mono_us[i])
         session.mono_us.setdefault(number, mono)
         session.t_us.setdefault(number, int(series.t_us[i]))
-        if series.source != "nvml" or series.device_id is None:
+        if series.device_id is None:
             continue
         power = int(series.power_mw[i])
         session.devices.setdefault(series.device_id, DeviceBoundaries()).readings.setdefault(
@@ -94,11 +94,11 @@ def _add_stage(session: Session, row: Row) -> None:
 def read_sessions(stages: Sequence[Row], counters: Iterable[CounterSeries]) -> dict[SessionKey, Session]:
     """Collect the boundaries of every session from the counters first, then from the stages.
 
-    GPU counters come first because their ticks are the billed edges; a RAPL read at the same boundary is
-    milliseconds off.
+    Counters of devices come first because their ticks are the billed edges; a zone that is read at the same
+    boundary is milliseconds off.
     """
     sessions: dict[SessionKey, Session] = {}
-    for series in sorted(counters, key=lambda s: s.source != "nvml"):
+    for series in sorted(counters, key=lambda s: s.device_id is None):
         if not np.any(series.boundary != NO_BOUNDARY):
             continue
         key = (series.node_id, series.session)

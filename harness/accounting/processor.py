@@ -1,4 +1,4 @@
-"""CPU and DRAM energy of a window: RAPL where it could be read, else CodeCarbon's estimate, else absent."""
+"""CPU and DRAM energy of a window: the best source that was read (RAPL before an estimate), else absent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.accounting.rapl import ZoneMeter
-from harness.accounting.series import NO_BOUNDARY, CounterSeries
+from harness.accounting.series import NO_BOUNDARY, ZONE_SOURCES, CounterSeries, ZoneSource
 
 ESTIMATE_HIGH = 2.0
 """Upper bound of an estimate over its best value.
@@ -35,9 +35,10 @@ ABSENT = PartEnergy(None, None, None, "absent")
 
 
 class _Estimate:
-    """A CodeCarbon component: cumulative microjoules that it thinks were used."""
+    """An estimator's component: cumulative microjoules that it thinks were used."""
 
-    def __init__(self, series: CounterSeries) -> None:
+    def __init__(self, series: CounterSeries, method: str) -> None:
+        self._method = method
         self._mono = series.mono_us[series.valid]
         value = series.value[series.valid]
         # A worker that was restarted counts from zero again; what it had counted is kept.
@@ -54,7 +55,7 @@ class _Estimate:
         energy = int(max(0, high - low)) / 1e6
         lost = np.any((self._restart > times[0]) & (self._restart <= times[1]))
         faults = ("cpu_estimate_restarted",) if lost else ()
-        return PartEnergy(energy, 0.0, ESTIMATE_HIGH * energy, "codecarbon_process", faults)
+        return PartEnergy(energy, 0.0, ESTIMATE_HIGH * energy, self._method, faults)
 
     def _time(self, number: int, fallback_us: int) -> int:
         hits = np.flatnonzero(self._boundary == number) if number != NO_BOUNDARY else np.zeros(0, np.int64)
@@ -64,18 +65,22 @@ class _Estimate:
 class ProcessorMeter:
     """Accounts for CPU and DRAM of one node in one session."""
 
-    def __init__(self, counters: Sequence[CounterSeries]) -> None:
-        rapl = [c for c in counters if c.source == "rapl"]
-        self._rapl = {
-            "cpu": ZoneMeter([c for c in rapl if (c.zone or "").startswith("package")]),
-            "dram": ZoneMeter([c for c in rapl if (c.zone or "").startswith("dram")]),
-        }
-        estimates = {
-            c.zone: _Estimate(c)
-            for c in counters
-            if c.source == "codecarbon" and np.count_nonzero(c.valid) >= 2
-        }
-        self._estimates = {"cpu": estimates.get("cpu"), "dram": estimates.get("ram")}
+    def __init__(
+        self, counters: Sequence[CounterSeries], sources: Sequence[ZoneSource] = ZONE_SOURCES
+    ) -> None:
+        self._meters: dict[str, list[tuple[str, ZoneMeter | _Estimate]]] = {"cpu": [], "dram": []}
+        for source in sources:
+            for part, prefix in source.parts.items():
+                zones = [c for c in counters if c.source == source.name and (c.zone or "").startswith(prefix)]
+                if source.measured:
+                    self._add(part, source, ZoneMeter(zones) if zones else None)
+                else:
+                    readable = [zone for zone in zones if np.count_nonzero(zone.valid) >= 2]
+                    self._add(part, source, _Estimate(readable[0], source.method) if readable else None)
+
+    def _add(self, part: str, source: ZoneSource, meter: ZoneMeter | _Estimate | None) -> None:
+        if meter and part in self._meters:
+            self._meters[part].append((source.method, meter))
 
     def measure(self, part: str, window: tuple[int, int], numbers: tuple[int, int]) -> PartEnergy:
         """Energy of `part` (cpu or dram) between two boundaries.
@@ -85,10 +90,12 @@ class ProcessorMeter:
             window: start and end time, for zones that have no reading at the boundary.
             numbers: the two boundary numbers.
         """
-        zones = self._rapl[part]
-        if zones:
+        for method, zones in self._meters[part]:
+            if isinstance(zones, _Estimate):
+                return zones.energy(*window, *numbers)
             found = zones.energy(*window, *numbers)
             if found is not None:
+                # The words are RAPL's, whose counters wrap, restart and mirror each other.
                 faults = [
                     word
                     for word, holds in (
@@ -100,7 +107,6 @@ class ProcessorMeter:
                     if holds
                 ]
                 return PartEnergy(
-                    found.energy_uj / 1e6, found.low_uj / 1e6, found.high_uj / 1e6, "rapl", tuple(faults)
+                    found.energy_uj / 1e6, found.low_uj / 1e6, found.high_uj / 1e6, method, tuple(faults)
                 )
-        estimate = self._estimates[part]
-        return ABSENT if estimate is None else estimate.energy(*window, *numbers)
+        return ABSENT

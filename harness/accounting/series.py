@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,6 +88,28 @@ class DeviceLimits:
 
 
 @dataclass(frozen=True)
+class ZoneSource:
+    """A source of CPU or DRAM energy, as the protocol declares it.
+
+    Attributes:
+        parts: "cpu" or "dram" -> how the names of the zones begin that are added up to it.
+        method: what the part's method column says.
+        measured: whether its zones count joules; else they hold an estimate.
+    """
+
+    name: str
+    parts: Mapping[str, str]
+    method: str
+    measured: bool = True
+
+
+ZONE_SOURCES = (
+    ZoneSource("rapl", {"cpu": "package", "dram": "dram"}, "rapl"),
+    ZoneSource("codecarbon", {"cpu": "cpu", "dram": "ram"}, "codecarbon_process", measured=False),
+)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Sampling rules of the protocol that the accounting needs.
 
@@ -98,6 +120,7 @@ class Sampling:
         counter_refresh_us: slowest refresh of an energy counter seen on real cards (20-100 ms); how old a
             value can be that was read without waiting for a refresh.
         disagreement_rel: counter and integral further apart than this share are remarked upon.
+        zone_sources: sources of CPU and DRAM energy, the preferred one first.
     """
 
     nominal_period_us: int = 500_000
@@ -105,6 +128,7 @@ class Sampling:
     min_samples: int = 60
     counter_refresh_us: int = 100_000
     disagreement_rel: float = 0.03
+    zone_sources: Sequence[ZoneSource] = ZONE_SOURCES
 
     @property
     def gap_us(self) -> int:

@@ -173,7 +173,9 @@ class Plan:
         stages: list[dict[str, Any]] = []
         totals: list[SessionTotal] = []
         for key, session in self._sessions.items():
-            processor = ProcessorMeter([c for c in self._counters if (c.node_id, c.session) == key])
+            processor = ProcessorMeter(
+                [c for c in self._counters if (c.node_id, c.session) == key], self._sampling.zone_sources
+            )
             for row in self._rows[key]:
                 uid = int(row["stage_uid"])
                 mine = [by_key[(key[0], int(d), key[1])].by_row[uid] for d in row["device_ids"]]
@@ -212,7 +214,8 @@ class Plan:
             out[f"{name}_energy_j_high"] = part.high_j
             out[f"{name}_energy_method"] = part.method
             flags |= set(part.faults)
-        if "codecarbon_process" in (out["cpu_energy_method"], out["dram_energy_method"]):
+        estimates = {source.method for source in self._sampling.zone_sources if not source.measured}
+        if estimates & {out["cpu_energy_method"], out["dram_energy_method"]}:
             flags.add("cpu_estimated")
         out["flags"] = sorted(flags)
         return out

@@ -25,6 +25,7 @@ from harness.journal.records import (
     Frame,
     new_frames,
 )
+from harness.meter.sources.base import ESTIMATE
 
 _EVERY_S = 1.0
 _POWER = {name: index for index, (name, _) in enumerate(POWER_FIELDS)}
@@ -36,7 +37,7 @@ class LiveEnergy:
 
     Attributes:
         joules: GPU, CPU and DRAM as far as they are metered.
-        estimated: Whether a part of it is CodeCarbon's estimate.
+        estimated: Whether a part of it is an estimate.
     """
 
     joules: float
@@ -103,7 +104,7 @@ class JournalEnergy:
                     -1 if power_mw is None else int(power_mw),
                     -1 if counter_mj is None else int(counter_mj),
                 )
-        elif record["type"] == "codecarbon":
+        elif record["type"] == ESTIMATE:
             self._estimated = True
             for part in ("cpu_uj", "ram_uj"):
                 if record[part] is not None:
@@ -136,7 +137,7 @@ def _counted(zones: list[dict[str, Any]]) -> list[tuple[str, int | None] | None]
     """Label and wrap range of the zones that count, by index; None for others and for one shown twice."""
     found: list[tuple[str, int | None] | None] = []
     for zone in zones:
-        counted = str(zone["label"]).startswith(("package", "dram"))
+        counted = zone["part"] in ("cpu", "dram")
         entry = (str(zone["label"]), zone["range"])
         found.append(entry if counted and entry not in found else None)
     return found

@@ -98,6 +98,7 @@ def run_plan(
     *,
     resume_run: bool = False,
     cpu: str = "auto",
+    sources: tuple[str, ...] = (),
     origins: Mapping[str, Origin] | None = None,
     forks: Forks | None = None,
 ) -> RunResult:
@@ -108,7 +109,8 @@ def run_plan(
         progress: Hears what happens.
         resume_run: Go on with the run in `plan.out_dir`: stages that completed with the same command, inputs
             and outputs are not run again; everything that earlier attempts used stays in the log.
-        cpu: How CPU energy is measured, as in `MeterConfig`.
+        cpu: How CPU energy is measured, and
+        sources: which sources are used whatever their rank, as in `MeterConfig`.
         origins: Artifact id to the run that paid for it; the log names it where a stage consumes one.
         forks: Where stages may be forked from; its start is a stage of this run where one is due.
 
@@ -129,7 +131,9 @@ def run_plan(
         if state is not None and remaining.done:
             return RunResult(plan.out_dir)
         prepare(plan)
-        session = MeterSession(plan.out_dir, _info(plan, state), _meter_config(plan, cpu), warn=progress.warn)
+        session = MeterSession(
+            plan.out_dir, _info(plan, state), _meter_config(plan, cpu, sources), warn=progress.warn
+        )
         runner = _Runner(plan, session, progress, stop, remaining, origins or {}, forks)
         finished = False
         try:
@@ -161,7 +165,7 @@ def _info(plan: RunPlan, state: resume.RunState | None) -> RunInfo:
     )
 
 
-def _meter_config(plan: RunPlan, cpu: str) -> MeterConfig:
+def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterConfig:
     if isinstance(plan.devices, str):
         devices: tuple[str, ...] | None = () if plan.devices == "none" else None
     else:
@@ -171,6 +175,7 @@ def _meter_config(plan: RunPlan, cpu: str) -> MeterConfig:
         boundary_mode=plan.sampling.boundary,
         devices=devices,
         cpu=cpu,
+        sources=sources,
         include_self=False,
     )
 

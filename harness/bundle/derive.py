@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from harness.accounting import CounterSeries, Plan
-from harness.accounting.series import DeviceLimits, Sampling
+from harness.accounting.series import DeviceLimits, Sampling, ZoneSource
 from harness.accounting.stages import DevicePart, SessionTotal
 from harness.bundle.reader import Bundle
 from harness.bundle.series import ACCOUNTED, POWER_KEY, PowerRows, counter_series, power_pieces
@@ -144,6 +144,16 @@ def sampling_rules(protocol: Protocol, manifest: Mapping[str, Any]) -> Sampling:
         gap_factor=protocol.sampling.gap_factor,
         min_samples=protocol.sampling.min_samples,
         disagreement_rel=protocol.tolerances.counter_vs_integral_remark,
+        zone_sources=zone_sources(protocol),
+    )
+
+
+def zone_sources(protocol: Protocol) -> tuple[ZoneSource, ...]:
+    """The protocol's sources of CPU and DRAM energy, the preferred one first."""
+    return tuple(
+        ZoneSource(source.name, source.parts, source.method, source.state != "estimated")
+        for source in protocol.sources_of("cpu", ranked=False)
+        if source.method is not None
     )
 
 

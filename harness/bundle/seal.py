@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.commit import DECISION, MANIFEST
@@ -175,7 +176,9 @@ def _write(
     writer.write_table("artifacts", artifacts)
     writer.write_table("evals", evals)
     writer.write_table("eval_items", items)
-    writer.write_manifest({**manifest, **_boundary_states(stages, manifest)})
+    table = counters.filter(pc.is_valid(counters["device_id"]))
+    devices = set(table["source"].unique().to_pylist())
+    writer.write_manifest({**manifest, **_boundary_states(stages, manifest, devices, protocol)})
 
 
 def _complete_lost_sessions(journals: JournalRun) -> None:
@@ -231,18 +234,28 @@ def _unique(artifacts: list[dict[str, Any]], stage_uids: set[int]) -> list[dict[
     return list(found.values())
 
 
-def _boundary_states(stages: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, Any]:
-    """What the joules cover, and the labels that follow from it."""
-    methods = {
-        part: {row[f"{part}_energy_method"] for row in stages} - {"absent"} for part in ("gpu", "cpu", "dram")
-    }
+def _boundary_states(
+    stages: list[dict[str, Any]], manifest: dict[str, Any], devices: set[str], protocol: Protocol
+) -> dict[str, Any]:
+    """What the joules cover, and the labels that follow from it.
+
+    Args:
+        stages: Rows of stages.
+        manifest: The manifest so far.
+        devices: Sources of the devices' counters.
+        protocol: Says which sources and methods are estimates.
+    """
     states = {
-        part: "absent" if not found else "estimated" if "codecarbon_process" in found else "measured"
-        for part, found in methods.items()
+        part: protocol.state_of(
+            (row[f"{part}_energy_method"] for row in stages), devices if part == "gpu" else ()
+        )
+        for part in ("gpu", "cpu", "dram")
     }
     labels = set(manifest["labels"]) - {"cpu_estimated", "no_gpu"}
     if states["cpu"] == "estimated":
         labels.add("cpu_estimated")
     if states["gpu"] == "absent":
         labels.add("no_gpu")
+    if "simulated" in states.values():
+        labels.add("simulated")
     return {"boundary": states, "labels": sorted(labels)}

@@ -12,39 +12,42 @@ from harness.bundle.privacy import scrub
 from harness.bundle.stage_rows import NODE, boundaries_of
 from harness.journal.reading import JournalRun
 from harness.journal.scores import KEY
-from harness.meter.rapl import UPDATE_US
+from harness.meter.sources.base import ESTIMATE
 from harness.spec import Protocol
 
 _NAMES = (*KEY, "suite", "benchmark_version", "judge_id", "harness", "harness_version")
+_ZONE_UNCERTAINTY_US = 1_000
 _STALE_COUNTER_US = 100_000
 """How old a counter value may be that was read without waiting for a tick: one refresh of a slow card."""
 
 
 def counter_rows(journals: JournalRun, protocol: Protocol) -> pa.Table:
-    """The counters: GPU counters at boundaries, RAPL zones at every tick, CodeCarbon's running estimate."""
+    """The counters: those of devices at boundaries, zones at every tick, a running estimate."""
     schema = protocol.arrow_schema("counters")
-    rows = _gpu_rows(journals) + _estimate_rows(journals)
-    tables = [pa.Table.from_pylist(rows, schema=schema), *_zone_tables(journals, schema)]
+    rows = _device_rows(journals, protocol) + _estimate_rows(journals, protocol)
+    tables = [pa.Table.from_pylist(rows, schema=schema), *_zone_tables(journals, protocol)]
     table = pa.concat_tables(tables)
     return sorted_rows(table, protocol.tables["counters"].sort)
 
 
-def _gpu_rows(journals: JournalRun) -> list[dict[str, Any]]:
-    rows = []
+def _device_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, Any]]:
+    sources, rows = journals.device_sources(), []
     for record in journals.of_type("boundary"):
         offset_us = record["t_us"] - record["mono_us"]
         for reading in record["readings"]:
+            source = protocol.source(sources[(reading["device_id"], record["session"])])
             rows.append(
                 {
                     "node_id": NODE,
-                    "source": "nvml",
+                    "source": source.name,
                     "device_id": reading["device_id"],
                     "session": record["session"],
                     "t_us": reading["mono_us"] + offset_us,
                     "mono_us": reading["mono_us"],
                     "uncertainty_us": reading["uncertainty_us"],
                     "value": reading["value"],
-                    "unit": "mJ",
+                    "unit": source.unit,
+                    "range": None,
                     "boundary": record["boundary"],
                     "method": reading["method"],
                     "power_mw": reading["power_mw"],
@@ -53,9 +56,10 @@ def _gpu_rows(journals: JournalRun) -> list[dict[str, Any]]:
     return rows
 
 
-def _estimate_rows(journals: JournalRun) -> list[dict[str, Any]]:
+def _estimate_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, Any]]:
     rows = []
-    for record in journals.of_type("codecarbon"):
+    for record in journals.of_type(ESTIMATE):
+        source = protocol.source(record.get("source", ESTIMATE))
         for zone in ("cpu", "ram"):
             value = record[f"{zone}_uj"]
             if value is None:
@@ -63,14 +67,16 @@ def _estimate_rows(journals: JournalRun) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "node_id": NODE,
-                    "source": "codecarbon",
+                    "source": source.name,
+                    "device_id": None,
                     "zone": zone,
                     "session": record["session"],
                     "t_us": record["t_us"],
                     "mono_us": record["mono_us"],
                     "uncertainty_us": record["uncertainty_us"],
                     "value": value,
-                    "unit": "uJ",
+                    "unit": source.unit,
+                    "range": None,
                     "boundary": record["boundary"],
                     "method": "sample" if record["boundary"] is None else "immediate",
                 }
@@ -78,19 +84,21 @@ def _estimate_rows(journals: JournalRun) -> list[dict[str, Any]]:
     return rows
 
 
-def _zone_tables(journals: JournalRun, schema: pa.Schema) -> list[pa.Table]:
-    uncertainty = next((r["zone_uncertainty_us"] for r in journals.of_type("boundary")), 1_000)
+def _zone_tables(journals: JournalRun, protocol: Protocol) -> list[pa.Table]:
+    schema = protocol.arrow_schema("counters")
+    uncertainty = next((r["zone_uncertainty_us"] for r in journals.of_type("boundary")), _ZONE_UNCERTAINTY_US)
     tables = []
     for (label, session), rows in journals.zone_rows():
         count = len(rows)
         at_boundary = rows["boundary"] >= 0
+        source = protocol.source(journals.zone_sources[label])
 
         def constant(value: Any, name: str, count: int = count) -> pa.Array:
             return pa.array([value], schema.field(name).type).take(pa.array(np.zeros(count, np.int32)))
 
         columns = {
             "node_id": constant(NODE, "node_id"),
-            "source": constant("rapl", "source"),
+            "source": constant(source.name, "source"),
             "device_id": constant(None, "device_id"),
             "zone": constant(label, "zone"),
             "session": constant(session, "session"),
@@ -98,7 +106,7 @@ def _zone_tables(journals: JournalRun, schema: pa.Schema) -> list[pa.Table]:
             "mono_us": pa.array(np.ascontiguousarray(rows["mono_us"])),
             "uncertainty_us": constant(uncertainty, "uncertainty_us"),
             "value": pa.array(np.ascontiguousarray(rows["value"]), pa.int64(), mask=rows["value"] < 0),
-            "unit": constant("uJ", "unit"),
+            "unit": constant(source.unit, "unit"),
             "range": constant(journals.zone_ranges.get(label), "range"),
             "boundary": pa.array(np.ascontiguousarray(rows["boundary"]), pa.int32(), mask=~at_boundary),
             "method": pa.array(np.where(at_boundary, "immediate", "sample").tolist(), pa.string()),
@@ -141,7 +149,7 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
                 "power_mw": int(last["power_mw"]) if last["power_mw"] >= 0 else None,
             }
         )
-    estimates = [r for r in journals.of_type("codecarbon") if r["session"] == session]
+    estimates = [r for r in journals.of_type(ESTIMATE) if r["session"] == session]
     times = [r["mono_us"] for r in readings] + [r["mono_us"] for r in estimates[-1:]]
     times += [int(rows["mono_us"][-1]) for (_, s), rows in journals.zone_rows() if s == session]
     times += [r["mono_us"] for r in journals.records if r["session"] == session]
@@ -163,7 +171,7 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
             "t_us": end_us + offset_us,
             "readings": readings,
             "compute_pids": {},
-            "zone_uncertainty_us": UPDATE_US,
+            "zone_uncertainty_us": _ZONE_UNCERTAINTY_US,
         }
     ]
     if estimates:

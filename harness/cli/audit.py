@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import cpu_option, cpu_words, verbose_option
+from harness.cli.options import cpu_option, cpu_words, source_option, verbose_option
 
 
 @click.command()
@@ -18,6 +18,7 @@ from harness.cli.options import cpu_option, cpu_words, verbose_option
 @click.option("--from", "from_stage", metavar="STAGE", help="Begin with this stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
 @cpu_option
+@source_option
 @verbose_option
 def cmd(
     pipeline: Path,
@@ -27,6 +28,7 @@ def cmd(
     from_stage: str | None,
     dry_run: bool,
     cpu: str,
+    sources: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Run the stages of PIPELINE one after another and log the energy of each.
@@ -57,15 +59,16 @@ def cmd(
     if earlier is not None:
         begun = f"a new run begins in {short_path(out)}; to go on with {short_path(earlier)} add --resume"
         console.print(begun, markup=False, highlight=False)
-    words = ["kit", "audit", short_path(pipeline), *_given(cpu, only, from_stage)]
+    words = ["kit", "audit", short_path(pipeline), *_given(only, from_stage), *cpu_words(cpu, sources)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
-        result = run_plan(plan, display, resume_run=resume and holds_run(plan.out_dir), cpu=cpu)
+        go_on = resume and holds_run(plan.out_dir)
+        result = run_plan(plan, display, resume_run=go_on, cpu=cpu, sources=sources)
     display.summary(result)
     raise click.exceptions.Exit(result.exit_code)
 
 
-def _given(cpu: str, only: tuple[str, ...], from_stage: str | None) -> list[str]:
+def _given(only: tuple[str, ...], from_stage: str | None) -> list[str]:
     """The options that a later call must repeat to mean the same run."""
-    words = [*cpu_words(cpu), *(word for name in only for word in ("--only", name))]
+    words = [word for name in only for word in ("--only", name)]
     return words + (["--from", from_stage] if from_stage is not None else [])

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from harness.audit.output import Follower
+from harness.spec import load_protocol
 
 if TYPE_CHECKING:
     from harness.audit.attempt import StageLogs, StageResult
@@ -67,16 +68,21 @@ def describe_meter(session: MeterSession) -> list[str]:
             )
             if device["counter_supported"] and device["refresh_us"]:
                 counter += f", refreshed every {device['refresh_us'] / 1000:.0f} ms"
+            if load_protocol().source(device["source"]).state != "measured":
+                counter = f"{load_protocol().source(device['source']).state}; {counter}"
             whole = "; MIG: the whole GPU is metered" if device["mig_instance"] else ""
             lines.append(f"GPU {device['device_id']}: {device['model']} ({counter}{whole})")
     else:
         lines.append(f"GPU: none metered ({greeting['no_gpu_reason']})")
     method = session.client.cpu_method
-    if method == "rapl":
+    source = next((source for source in load_protocol().sources if source.method == method), None)
+    if source is not None and greeting["zones"]:
         zones = ", ".join(zone["label"] for zone in greeting["zones"])
-        lines.append(f"CPU: RAPL ({zones})")
-    elif method == "codecarbon_process":
-        lines.append("CPU: estimated by CodeCarbon from the processes' CPU time (RAPL cannot be read here)")
+        lines.append(f"CPU: {source.words} ({zones})")
+    elif source is not None:
+        lines.append(
+            f"CPU: {source.state} by {source.words} (no counter of a better source can be read here)"
+        )
     else:
         reason = session.client.cpu_absent_reason
         lines.append("CPU: not measured" + (f" ({reason})" if reason else ""))

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-_REQUIREMENTS = ("gpu", "counter", "rapl")
+from harness.cli.options import LateChoice
+
+
+def _requirements() -> list[str]:
+    from harness.doctor.diagnose import requirements
+
+    return requirements()
 
 
 @click.command("doctor")
@@ -16,7 +22,7 @@ _REQUIREMENTS = ("gpu", "counter", "rapl")
 @click.option(
     "--require",
     "required",
-    type=click.Choice(_REQUIREMENTS),
+    type=LateChoice(_requirements),
     multiple=True,
     help="Exit with 1 unless this is there; may be given several times.",
 )

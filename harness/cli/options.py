@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
+
+
+class LateChoice(click.ParamType[str]):
+    """A choice of words that are asked for when they are needed: no command loads the protocol for them."""
+
+    name = "choice"
+
+    def __init__(self, words: Callable[[], list[str]]) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value if it is one of the words."""
+        return str(click.Choice(self._words()).convert(value, param, ctx))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The words, as help shows them."""
+        return f"[{'|'.join(self._words())}]"
+
+
+def _cpu_choices() -> list[str]:
+    from harness.meter.choice import cpu_choices
+
+    return cpu_choices()
+
 
 cpu_option = click.option(
     "--cpu",
-    type=click.Choice(["auto", "rapl", "codecarbon", "none"]),
+    type=LateChoice(_cpu_choices),
     default="auto",
     show_default=True,
-    help="How CPU energy is measured: auto is RAPL where readable, else CodeCarbon's estimate.",
+    help="How CPU energy is measured: auto is a counter where one is readable, else an estimate.",
+)
+source_option = click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME[:ARGUMENT]",
+    help="Use this power source, as in scripted:FILE.csv, which replays a file and is labelled simulated.",
 )
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="Show the output of the stages as it comes."
 )
 
 
-def cpu_words(cpu: str) -> list[str]:
+def cpu_words(cpu: str, sources: tuple[str, ...] = ()) -> list[str]:
     """What a later call must repeat to measure the same way."""
-    return ["--cpu", cpu] if cpu != "auto" else []
+    words = ["--cpu", cpu] if cpu != "auto" else []
+    return words + [word for source in sources for word in ("--source", source)]

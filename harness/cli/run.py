@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import cpu_option
+from harness.cli.options import cpu_option, source_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.meter.client import MeterConfig
     from harness.meter.session import MeterSession
 
 _NOT_FOUND = 127
@@ -40,23 +41,32 @@ _NOT_EXECUTABLE = 126
     "--period-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Sampling period."
 )
 @cpu_option
+@source_option
 def cmd(
-    command: tuple[str, ...], out: Path | None, name: str | None, kind: str, period_ms: int, cpu: str
+    command: tuple[str, ...],
+    out: Path | None,
+    name: str | None,
+    kind: str,
+    period_ms: int,
+    cpu: str,
+    sources: tuple[str, ...],
 ) -> None:
     """Run COMMAND in the foreground and print where its joules went, on standard error.
 
     The exit code is the command's own.
     """
+    from harness.meter.client import MeterConfig
     from harness.spec import load_protocol
 
     load_protocol().check_kind(kind, "--kind")
+    config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, sources=sources, include_self=False)
     relay = _Relay()
     with relay.installed():
         if out is not None:
-            code = _run(command, out, name, kind, period_ms, cpu, relay)
+            code = _run(command, out, name, kind, config, relay)
         else:
             with tempfile.TemporaryDirectory(prefix="kit-run-") as folder:
-                code = _run(command, Path(folder) / "run", name, kind, period_ms, cpu, relay)
+                code = _run(command, Path(folder) / "run", name, kind, config, relay)
     raise click.exceptions.Exit(code)
 
 
@@ -101,7 +111,7 @@ def _in_foreground() -> bool:
 
 
 def _run(
-    command: tuple[str, ...], out: Path, name: str | None, kind: str, period_ms: int, cpu: str, relay: _Relay
+    command: tuple[str, ...], out: Path, name: str | None, kind: str, config: MeterConfig, relay: _Relay
 ) -> int:
     from harness.bundle import resume
     from harness.bundle.privacy import scrub
@@ -109,7 +119,6 @@ def _run(
     from harness.cli.console import describe_meter, make_console, show_report
     from harness.container import check_image
     from harness.journal.ulid import new_ulid
-    from harness.meter.client import MeterConfig
     from harness.meter.session import MeterSession, RunInfo
 
     out = out.absolute()  # the command may change its folder
@@ -120,7 +129,6 @@ def _run(
     info = RunInfo(
         run_id=new_ulid(), name=title, pipeline={"command": scrub(shlex.join(command)), "source": "kit run"}
     )
-    config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, include_self=False)
     session = MeterSession(out, info, config, warn=lambda text: console.print(f"kit: {text}", markup=False))
     code = 128 + (relay.number or 0)
     try:

@@ -28,6 +28,7 @@ from harness.spec import load_protocol
 Json = Mapping[str, Any]
 
 NODE = "node-00"
+_DEVICES, _ZONES = "nvml", "rapl"  # the sources that the vectors' readings stand for
 COUNTER_FAULTS = ("counter_boundary_missing", "counter_missing", "counter_reset", "counter_stuck")
 
 
@@ -197,7 +198,7 @@ def _gpu_counters(boundaries: Sequence[Json]) -> list[CounterSeries]:
     for row in boundaries:
         groups.setdefault((row.get("device_id", 0), row.get("session", 0)), []).append(row)
     return [
-        _counter("nvml" if device is not None else "codecarbon", device, None, session, "mJ", None, rows)
+        _counter(_DEVICES if device is not None else _ZONES, device, None, session, "mJ", None, rows)
         for (device, session), rows in groups.items()
     ]
 
@@ -208,7 +209,7 @@ def _zone(zone: Json) -> CounterSeries:
         {"mono_us": mono, "value_mj": value, "boundary": number, "method": "poll"}
         for mono, value, number in zip(zone["mono_us"], zone["value_uj"], numbers, strict=True)
     ]
-    return _counter("rapl", None, zone["zone"], zone.get("session", 0), "uJ", zone.get("range_uj"), rows)
+    return _counter(_ZONES, None, zone["zone"], zone.get("session", 0), "uJ", zone.get("range_uj"), rows)
 
 
 def _counter(

@@ -22,7 +22,7 @@ def rapl(machine: Machine) -> Verdict:
     probe = machine.rapl
     labels = [zone.label for zone in probe.zones]
     data: dict[str, Any] = {"zones": labels, "denied": list(probe.denied)}
-    if probe.has_package:
+    if probe.measures("cpu"):
         watts = {name: round(value, 3) for name, value in package_watts(probe.zones).items()}
         data["watts"] = watts
         denied = f"; denied: {', '.join(probe.denied)}" if probe.denied else ""
@@ -87,7 +87,7 @@ def dram(machine: Machine) -> Verdict:
     zones = [zone.label for zone in machine.rapl.zones if zone.label.startswith("dram")]
     if zones:
         return Verdict("ok", f"RAPL: {', '.join(zones)}", data={"method": "rapl"})
-    if machine.rapl.has_package:
+    if machine.rapl.measures("cpu"):
         return Verdict(
             "info", "no counter on this processor; the column says absent", data={"method": "absent"}
         )
@@ -106,8 +106,10 @@ def codecarbon(machine: Machine) -> Verdict:
     """Whether the estimate would be used, and from what it is made."""
     facts = machine.estimator
     data = {"version": facts.version, "tdp_w": facts.tdp_w, "cpu_model": facts.cpu_model}
-    if machine.rapl.has_package:
-        return Verdict("info", f"{facts.version or 'not installed'}; not used, RAPL is better", data=data)
+    if machine.counted:
+        return Verdict(
+            "info", f"{facts.version or 'not installed'}; not used, a counter is better", data=data
+        )
     if facts.error is not None:
         installed = facts.version is not None
         fix = None if installed else "python3 -m pip install 'codecarbon>=3.3.2,<3.4'"

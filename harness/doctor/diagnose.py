@@ -9,8 +9,7 @@ from typing import Any
 from harness import __version__
 from harness.doctor.checks import Check, run_checks
 from harness.doctor.observe import Machine, observe
-
-REQUIREMENTS = ("gpu", "counter", "rapl")
+from harness.spec import load_protocol
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Diagnosis:
 
     Attributes:
         methods: How a run here gets the energy of "gpu", "cpu" and "dram".
-        required: What was asked for, by `REQUIREMENTS`' names.
+        required: What was asked for, by the names of `requirements`.
         missing: What of it is not there.
     """
 
@@ -50,12 +49,18 @@ class Diagnosis:
         }
 
 
+def requirements() -> list[str]:
+    """What can be required: a GPU's energy, its counter, and each source of measured CPU energy."""
+    measured = [source.name for source in load_protocol().sources_of("cpu") if source.state == "measured"]
+    return ["gpu", "counter", *measured]
+
+
 def diagnose(target: str = "runs", required: Sequence[str] = ()) -> Diagnosis:
     """Look at the machine and judge it.
 
     Args:
         target: The folder that runs are to go to.
-        required: What must be there: "gpu", "counter", "rapl".
+        required: What must be there, of `requirements`.
     """
     return judge(observe(target), required)
 
@@ -63,17 +68,14 @@ def diagnose(target: str = "runs", required: Sequence[str] = ()) -> Diagnosis:
 def judge(machine: Machine, required: Sequence[str] = ()) -> Diagnosis:
     """Judge a machine that was looked at."""
     methods = _methods(machine)
-    have = {
-        "gpu": methods["gpu"] != "absent",
-        "counter": methods["gpu"] == "counter",
-        "rapl": methods["cpu"] == "rapl",
-    }
+    have = {"gpu": methods["gpu"] != "absent", "counter": methods["gpu"] == "counter"}
+    have |= {name: found.measures("cpu") for name, found in machine.zones.items()}
     wanted = tuple(dict.fromkeys(required))
     return Diagnosis(
         checks=tuple(run_checks(machine)),
         methods=methods,
         required=wanted,
-        missing=tuple(name for name in wanted if not have[name]),
+        missing=tuple(name for name in wanted if not have.get(name, False)),
     )
 
 
@@ -85,8 +87,10 @@ def _methods(machine: Machine) -> dict[str, str]:
         gpu = "counter"
     elif chosen and all(card.counter_works() or card.power_works() for card in chosen):
         gpu = "power_integral"
-    estimated = "absent" if machine.estimator.error is not None else "codecarbon_process"
-    if machine.rapl.has_package:
-        memory = any(zone.label.startswith("dram") for zone in machine.rapl.zones)
-        return {"gpu": gpu, "cpu": "rapl", "dram": "rapl" if memory else "absent"}
-    return {"gpu": gpu, "cpu": estimated, "dram": estimated}
+    for source in load_protocol().sources_of("cpu"):
+        found, method = machine.zones.get(source.name), source.method or "absent"
+        if found is not None and found.measures("cpu"):
+            return {"gpu": gpu, "cpu": method, "dram": method if found.measures("dram") else "absent"}
+        if source.state == "estimated" and machine.estimator.error is None:
+            return {"gpu": gpu, "cpu": method, "dram": method}
+    return {"gpu": gpu, "cpu": "absent", "dram": "absent"}

@@ -14,9 +14,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+
+from harness.meter.helper import package_environ
 
 _TIMEOUT_S = 30.0
 _TICKS = 2
@@ -103,13 +104,6 @@ class Nvml:
         return tuple(gpu for gpu in self.gpus if gpu.selected)
 
 
-def package_environ(**additions: str) -> dict[str, str]:
-    """This process's environment, with this very package importable in a child."""
-    parent = str(Path(__file__).resolve().parents[2])
-    rest = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{parent}{os.pathsep}{rest}" if rest else parent, **additions}
-
-
 def run_helper(arguments: Sequence[str], timeout_s: float, **environ: str) -> CompletedProcess[str]:
     """Run this interpreter with our package and no input; what it prints is captured.
 
@@ -159,7 +153,7 @@ def _ask(owner_pid: int) -> dict[str, Any]:
     """The inventory as JSON; runs in the child."""
     import pynvml
 
-    from harness.meter import nvml
+    from harness.meter.sources import nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found: dict[str, Any] = {

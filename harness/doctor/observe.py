@@ -6,19 +6,23 @@ permission, no CodeCarbon.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.doctor.inventory import Nvml, run_helper, take_inventory
+from harness.errors import KitError
 from harness.meter.clocks import mono_us, utc_us
-from harness.meter.rapl import RaplProbe, RaplZone, find_zones, powercap_root
+from harness.meter.helper import Helper
+from harness.meter.sources.base import Found, Wanted, Zone, load_source, own_process
+from harness.meter.sources.rapl import powercap_root
+from harness.spec import load_protocol
 
 _HELPER_TIMEOUT_S = 40.0
 _MIRROR_LOOKS = 3
@@ -77,13 +81,23 @@ class Machine:
     virtual: bool = False
     root: bool = False
     powercap_exists: bool = False
-    rapl: RaplProbe = field(default_factory=lambda: RaplProbe(()))
+    zones: Mapping[str, Found] = field(default_factory=dict)
     rapl_mirrors: tuple[str, ...] = ()
     estimator: EstimatorFacts = field(default_factory=EstimatorFacts)
     scheduling: str | None = None
     clocks: Clocks = field(default_factory=Clocks)
     disk: Disk = field(default_factory=lambda: Disk("runs", None, True))
     cpu_count: int | None = None
+
+    @property
+    def rapl(self) -> Found:
+        """What RAPL shows."""
+        return self.zones.get("rapl", Found())
+
+    @property
+    def counted(self) -> bool:
+        """Whether some source counts the processor's energy here."""
+        return any(found.measures("cpu") for found in self.zones.values())
 
 
 def observe(target: str = "runs") -> Machine:
@@ -95,9 +109,10 @@ def observe(target: str = "runs") -> Machine:
     offset_us, begin_us = utc_us() - mono_us(), mono_us()
     with ThreadPoolExecutor(max_workers=2) as pool:
         asked_nvml = pool.submit(take_inventory)
-        rapl = find_zones()
-        # As `MeterClient` decides: CodeCarbon only where no package counter can be read.
-        asked_estimator = None if rapl.has_package else pool.submit(_try_estimator)
+        zones = _zones()
+        counted = any(found.measures("cpu") for found in zones.values())
+        # As `harness.meter.choice` decides: an estimate only where no counter can be read.
+        asked_estimator = None if counted else pool.submit(_try_estimator)
         root = powercap_root()
         clocks = _look_at_clocks()
         facts = {
@@ -107,8 +122,8 @@ def observe(target: str = "runs") -> Machine:
             "virtual": _virtual(),
             "root": hasattr(os, "geteuid") and os.geteuid() == 0,
             "powercap_exists": _has_zones(root),
-            "rapl": rapl,
-            "rapl_mirrors": _mirrors(rapl),
+            "zones": zones,
+            "rapl_mirrors": _mirrors(zones["rapl"]),
             "scheduling": _scheduling(),
             "disk": _disk(target),
             "cpu_count": os.cpu_count(),
@@ -180,14 +195,20 @@ def _has_zones(root: Path) -> bool:
         return False
 
 
-def _mirrors(probe: RaplProbe) -> tuple[str, ...]:
+def _zones() -> dict[str, Found]:
+    """What every source of CPU energy finds that needs no process of its own."""
+    modules = {source.name: load_source(source.name) for source in load_protocol().sources_of("cpu")}
+    return {name: module.discover(Wanted()) for name, module in modules.items() if not own_process(module)}
+
+
+def _mirrors(probe: Found) -> tuple[str, ...]:
     """Package zones that show the counter of an earlier one; adding them would count it twice."""
     packages = [zone for zone in probe.zones if zone.label.startswith("package")]
     if len(packages) < 2:
         return ()
     looks: list[list[int | None]] = []
     for _ in range(_MIRROR_LOOKS):
-        looks.append([zone.read_uj() for zone in packages])
+        looks.append([zone.read().energy for zone in packages])
         time.sleep(_MIRROR_PAUSE_S)
     copies = []
     for later in range(1, len(packages)):
@@ -204,15 +225,15 @@ def _same(looks: list[list[int | None]], a: int, b: int) -> bool:
     return True
 
 
-def package_watts(zones: tuple[RaplZone, ...], seconds: float = 0.05) -> dict[str, float]:
+def package_watts(zones: Sequence[Zone], seconds: float = 0.05) -> dict[str, float]:
     """Mean power of each zone over a moment, as a sign of life; a zone that wrapped or failed is left out."""
     begin_us = mono_us()
-    first = {zone.label: zone.read_uj() for zone in zones}
+    first = {zone.label: zone.read().energy for zone in zones}
     time.sleep(seconds)
     elapsed_us = mono_us() - begin_us
     watts = {}
     for zone in zones:
-        before, after = first[zone.label], zone.read_uj()
+        before, after = first[zone.label], zone.read().energy
         if before is not None and after is not None and after >= before:
             watts[zone.label] = (after - before) / elapsed_us
     return watts
@@ -234,6 +255,7 @@ def _try_estimator() -> EstimatorFacts:
         return EstimatorFacts(error="the package codecarbon is not installed")
     with tempfile.TemporaryDirectory(prefix="kit-doctor-") as folder:
         config = {
+            "source": "codecarbon",
             "session": 0,
             "owner_pid": os.getpid(),
             "root_pid": os.getpid(),
@@ -241,28 +263,19 @@ def _try_estimator() -> EstimatorFacts:
             "helper_pids": [],
             "journal": str(Path(folder) / "estimator.jnl"),
         }
-        command = ["-m", "harness.meter.codecarbon_worker", json.dumps(config)]
+        helper = Helper("harness.meter.estimator", config, Path(folder) / "estimator.stderr")
         try:
-            # Its standard input ends at once: it greets, finds itself alone and leaves.
-            done = run_helper(command, _HELPER_TIMEOUT_S, OMP_NUM_THREADS="1")
-        except subprocess.TimeoutExpired:
-            return EstimatorFacts(version, error=f"it was not ready within {_HELPER_TIMEOUT_S:.0f} s")
-        except OSError as error:
-            return EstimatorFacts(version, error=f"it did not start: {error.strerror}")
-    try:
-        answer = json.loads(done.stdout.splitlines()[0])
-    except (IndexError, ValueError):
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return EstimatorFacts(version, error=f"it did not start: {last[0]}")
-    if "error" in answer:
-        return EstimatorFacts(version, error=str(answer["error"]))
-    ready = answer["ready"]
+            ready = helper.wait_ready()
+        except KitError as error:
+            return EstimatorFacts(version, error=error.message)
+        finally:
+            helper.close()
     return EstimatorFacts(version, cpu_model=ready.get("cpu_model"), tdp_w=ready.get("tdp_w"))
 
 
 def _scheduling() -> str | None:
     """The scheduling a sampler gets here ("fifo", "nice -10", "normal"), tried out in a child."""
-    code = "from harness.meter.sampler import _raise_priority as ask; print(ask())"
+    code = "from harness.meter.child import raise_priority as ask; print(ask())"
     try:
         done = run_helper(["-c", code], _HELPER_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

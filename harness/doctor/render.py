@@ -6,27 +6,15 @@ import textwrap
 
 from harness.doctor.checks import GROUPS, Check
 from harness.doctor.diagnose import Diagnosis
+from harness.spec import load_protocol
 
 WIDTH = 80
 _MARKS = {"ok": "✓", "warn": "!", "missing": "✗", "info": "·"}
 _PLAIN_MARKS = {"ok": "+", "warn": "!", "missing": "x", "info": "-"}
 _TITLE = 22
-_METHODS = {
-    "gpu": {
-        "counter": "measured, by the energy counter",
-        "power_integral": "measured, by power samples only",
-        "absent": "absent",
-    },
-    "cpu": {
-        "rapl": "measured, by RAPL",
-        "codecarbon_process": "estimated, by CodeCarbon",
-        "absent": "absent",
-    },
-    "dram": {
-        "rapl": "measured, by RAPL",
-        "codecarbon_process": "estimated, by CodeCarbon",
-        "absent": "absent",
-    },
+_GPU_METHODS = {
+    "counter": "measured, by the energy counter",
+    "power_integral": "measured, by power samples only",
 }
 
 
@@ -128,9 +116,12 @@ def _ranges(numbers: list[int]) -> str:
 def _verdict(diagnosis: Diagnosis, marks: dict[str, str]) -> list[str]:
     names = {"gpu": "GPU energy", "cpu": "CPU energy", "dram": "memory energy"}
     lines = ["A run here"]
+    methods = {s.method: f"{s.state}, by {s.words}" for s in load_protocol().sources} | _GPU_METHODS
     for part, method in diagnosis.methods.items():
-        status = "missing" if method == "absent" else "ok" if method in ("counter", "rapl") else "warn"
-        lines.append(f"  {marks[status]} {names[part]:{_TITLE}} {_METHODS[part][method]}")
+        words = methods.get(method, "absent")
+        good = words.startswith("measured") and method != "power_integral"
+        status = "missing" if words == "absent" else "ok" if good else "warn"
+        lines.append(f"  {marks[status]} {names[part]:{_TITLE}} {words}")
     for name in diagnosis.required:
         found = name not in diagnosis.missing
         lines.append(

@@ -21,6 +21,8 @@ from harness.experiments.lineage import Row, energy_of, stage_rows
 from harness.experiments.pipelines import SHARED, Layout, charged_stages
 from harness.experiments.profile import Profile
 from harness.experiments.reproduce import reference_tokens
+from harness.report.words import method_words
+from harness.spec import load_protocol
 
 PARTS = ("preprocess", "teacher", "student_train", "evaluate")
 """What a cell's total is the sum of, in the order of the paper's stage table."""
@@ -44,14 +46,14 @@ class Basis:
     @property
     def estimated(self) -> bool:
         """Whether an estimate is in it."""
-        return any(method.startswith("codecarbon") for m in self.methods.values() for method in m)
+        states = load_protocol().method_states()
+        return any(states.get(method) == "estimated" for m in self.methods.values() for method in m)
 
     @property
     def words(self) -> str:
         """In words, for a table."""
         gpu = f"GPU measured ({', '.join(self.methods['gpu'])})" if self.gpu else "no GPU metered"
-        words = {"rapl": "RAPL", "codecarbon_process": "CodeCarbon's estimate", "absent": "absent"}
-        cpu = ", ".join(words.get(method, method) for method in self.methods["cpu"])
+        cpu = ", ".join(method_words(method) for method in self.methods["cpu"])
         return f"{gpu}; CPU: {cpu}"
 
 

@@ -45,7 +45,7 @@ class MeteredRun:
 
         bundle = Bundle.open(folder)
         rows = bundle.table("stages").to_pylist()
-        counters = [row for row in bundle.table("counters").to_pylist() if row["source"] == "nvml"]
+        counters = [row for row in bundle.table("counters").to_pylist() if row["device_id"] is not None]
         return cls(
             stages=[row for row in rows if row["stage"] != UNATTRIBUTED],
             gaps=[row for row in rows if row["stage"] == UNATTRIBUTED],

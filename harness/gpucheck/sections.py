@@ -13,11 +13,11 @@ import time
 from importlib import import_module, util
 from typing import Any
 
-from harness.doctor.inventory import package_environ
 from harness.errors import KitError
 from harness.gpucheck.check import Bench, Expectation, SectionResult, Sections, judged, percent
 from harness.gpucheck.metered import MeteredRun, Piece, billed_s, half_width_share, mean_w, meter_pieces
 from harness.gpucheck.stage_benches import run_stage_benches
+from harness.meter.helper import package_environ
 
 # Title and bar of each expectation.
 _EXPECTED = {

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.doctor.inventory import package_environ, shorten_uuids
+from harness.doctor.inventory import shorten_uuids
 from harness.errors import KitError
 from harness.gpucheck.check import Bench, Expectation, SectionResult, Table, judged, shown
 from harness.gpucheck.loader import OrderedProgram
 from harness.gpucheck.metered import MeteredRun, billed_s
+from harness.meter.helper import package_environ
 from harness.planning.cards import Card, find_card
 from harness.planning.cases import Case, card_cases, miniature_cases
 from harness.planning.sums import leave_out, memory_of, work_of

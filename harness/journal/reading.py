@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ _SPOOL_BYTES = 32 << 20
 _BATCH_BYTES = 8 << 20
 _PATIENCE_S = 20.0
 
+_UNNAMED = {"device": "nvml", "zone": "rapl"}
+"""Sources of what a journal names no source of."""
+
 PowerKey = tuple[int, int]
 """device_id, session."""
 ZoneKey = tuple[str, int]
@@ -44,17 +48,28 @@ class JournalRun:
         records: JSON records of all journals, in the order of their monotonic time within a session.
         torn: journal file name -> bytes of a frame that was cut off by a kill.
         zone_ranges: wrap range by zone label.
+        zone_sources: source by zone label.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     torn: dict[str, int] = field(default_factory=dict)
     zone_ranges: dict[str, int | None] = field(default_factory=dict)
+    zone_sources: dict[str, str] = field(default_factory=dict)
     _power: dict[PowerKey, IO[bytes]] = field(default_factory=dict)
     _zones: dict[ZoneKey, list[Rows]] = field(default_factory=dict)
 
     def of_type(self, *types: str) -> list[dict[str, Any]]:
         """Records of the given types."""
         return [record for record in self.records if record["type"] in types]
+
+    def device_sources(self) -> dict[PowerKey, str]:
+        """Source of every device and session."""
+        sources = defaultdict(lambda: _UNNAMED["device"])
+        for record in self.of_type("sampler_start"):
+            for device in record["devices"]:
+                key = int(device["device_id"]), int(record["session"])
+                sources[key] = device.get("source", _UNNAMED["device"])
+        return sources
 
     def power_keys(self) -> list[PowerKey]:
         """Every device and session with samples, sorted."""
@@ -69,7 +84,7 @@ class JournalRun:
         return rows[first]
 
     def zone_rows(self) -> Iterator[tuple[ZoneKey, Rows]]:
-        """All readings of each RAPL zone, by time (`ZONE_DTYPE`)."""
+        """All readings of each zone, by time (`ZONE_DTYPE`)."""
         for key in sorted(self._zones):
             rows = np.concatenate(self._zones[key])
             yield key, rows[np.argsort(rows["mono_us"], kind="stable")]
@@ -151,6 +166,9 @@ def _read_one(path: Path, run: JournalRun) -> None:
             if record["type"] == "sampler_start":
                 labels = [zone["label"] for zone in record["zones"]]
                 run.zone_ranges.update({zone["label"]: zone["range"] for zone in record["zones"]})
+                run.zone_sources.update(
+                    {zone["label"]: zone.get("source", _UNNAMED["zone"]) for zone in record["zones"]}
+                )
         elif frame.kind == KIND_POWER:
             power += frame.payload
             if len(power) >= _BATCH_BYTES:

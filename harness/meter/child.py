@@ -1,4 +1,4 @@
-"""What the sampler does about itself as a process: its answers, its CPU time, its place in the schedule."""
+"""What the meter's processes do about themselves: answers, CPU time, a place in the schedule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import resource
 from typing import Any
 
 
-def say(message: dict[str, Any]) -> None:
-    """Answer the owner: one JSON line on standard output."""
+def say(message: dict[str, Any], descriptor: int = 1) -> None:
+    """Answer the owner: one JSON line, on standard output unless that was given away."""
     data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
     try:
         while data:
-            data = data[os.write(1, data) :]
+            data = data[os.write(descriptor, data) :]
     except BrokenPipeError:
         return  # the owner is gone; standard input says so too, and that is where it is handled
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
+from harness.meter.choice import Choice, choose
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper, Lost
-from harness.meter.rapl import find_zones
 
 _ANSWER_TIMEOUT_S = 30.0
 _MAX_RESTARTS = 20
@@ -35,7 +35,8 @@ class MeterConfig:
         period_us: Sampling period; the protocol's is 500,000.
         boundary_mode: "tick" waits for the counter (at most one refresh), "interpolate" does not.
         devices: None follows CUDA_VISIBLE_DEVICES; an empty tuple meters no GPU; else NVML indices and UUIDs.
-        cpu: "auto" (RAPL, else CodeCarbon), "rapl", "codecarbon" or "none".
+        cpu: "auto" (the best source that can be read here), the name of a source, or "none".
+        sources: Sources to use whatever their rank, as NAME or NAME:ARGUMENT.
         include_self: Whether the calling process is itself the measured program (API) or only its children
             are.
     """
@@ -44,6 +45,7 @@ class MeterConfig:
     boundary_mode: str = "tick"
     devices: tuple[str, ...] | None = None
     cpu: str = "auto"
+    sources: tuple[str, ...] = ()
     include_self: bool = True
 
 
@@ -103,7 +105,8 @@ class MeterClient:
         self._group: tuple[int, int] | None = None
         self._sampler: Helper | None = None
         self._estimator: Helper | None = None
-        self._known_gpus: list[list[Any]] | None = None
+        self._known_devices: list[list[Any]] | None = None
+        self._choice: Choice | None = None
         self.greeting: dict[str, Any] = {}
         self.estimator_greeting: dict[str, Any] | None = None
         self.cpu_method = "absent"
@@ -115,39 +118,29 @@ class MeterClient:
         Raises:
             KitError: The chosen devices or CPU method cannot be metered.
         """
-        rapl = self._config.cpu in ("auto", "rapl") and find_zones().has_package
-        if self._config.cpu == "rapl" and not rapl:
-            raise KitError(
-                "no readable RAPL package counter",
-                where="cpu: rapl",
-                expected="readable /sys/class/powercap/intel-rapl:*/energy_uj",
-                fix="kit doctor shows which files are denied and the command that opens them",
-            )
-        self.cpu_method = "rapl" if rapl else "absent"
-        estimate = not rapl and self._config.cpu in ("auto", "codecarbon")
+        choice = self._choice = choose(self._config.cpu, self._config.sources)
+        self.cpu_method, self.cpu_absent_reason = choice.cpu_method, choice.cpu_absent_reason
         with self._lock:
             self._sampler = self._launch("sampler", self._sampler_config())
-            if estimate:
-                self._estimator = self._launch("codecarbon_worker", self._estimator_config())
+            if choice.estimator is not None:
+                self._estimator = self._launch("estimator", self._estimator_config(choice.estimator))
             ready = self._sampler.wait_ready()
-            self.greeting, self._known_gpus = ready["greeting"], ready["gpus"]
+            self.greeting, self._known_devices = ready["greeting"], ready["devices"]
             if self._estimator is not None:
-                self._await_estimator()
+                self._await_estimator(choice)
         threading.Thread(target=self._watch, name="kit-meter-watch", daemon=True).start()
 
-    def _await_estimator(self) -> None:
+    def _await_estimator(self, choice: Choice) -> None:
         assert self._estimator is not None
         try:
             self.estimator_greeting = self._estimator.wait_ready()
         except KitError as error:
-            if self._config.cpu == "codecarbon":
+            if choice.cpu_required:
                 raise
-            self.cpu_absent_reason = error.message
-            self._on_event("x-codecarbon_absent", "warning", {"reason": error.message})
+            self.cpu_method, self.cpu_absent_reason = "absent", error.message
+            self._on_event(f"x-{choice.estimator}_absent", "warning", {"reason": error.message})
             self._estimator.close()
             self._estimator = None
-            return
-        self.cpu_method = "codecarbon_process"
 
     def _launch(self, name: str, config: dict[str, Any]) -> Helper:
         self._serial += 1
@@ -156,21 +149,24 @@ class MeterClient:
         return Helper(f"harness.meter.{name}", config, self._dir / f"{stem}.stderr")
 
     def _sampler_config(self) -> dict[str, Any]:
-        devices = self._config.devices
+        devices, choice = self._config.devices, self._choice
+        assert choice is not None
         return {
             "session": self._session,
             "period_us": self._config.period_us,
             "boundary_mode": self._config.boundary_mode,
             "devices": None if devices is None else list(devices),
-            "known_gpus": self._known_gpus,
-            "rapl": self.cpu_method == "rapl",
+            "device_source": choice.devices,
+            "zone_sources": choice.zones,
+            "known_devices": self._known_devices,
             "owner_pid": os.getpid(),
             "next_boundary": self._next_boundary,
         }
 
-    def _estimator_config(self) -> dict[str, Any]:
+    def _estimator_config(self, source: str) -> dict[str, Any]:
         assert self._sampler is not None
         return {
+            "source": source,
             "session": self._session,
             "owner_pid": os.getpid(),
             "root_pid": os.getpid(),
@@ -269,7 +265,8 @@ class MeterClient:
         assert self._estimator is not None
         self._estimator.close()
         self._estimator = None
-        self._on_event("x-codecarbon_lost", "error", {})
+        assert self._choice is not None
+        self._on_event(f"x-{self._choice.estimator}_lost", "error", {})
         self._warn("the CPU energy estimator died; CPU energy is unknown from here on")
 
     def register_group(self, pgid: int | None, stage_uid: int) -> None:
@@ -354,6 +351,7 @@ class MeterClient:
                     while self._estimator.receive(_ANSWER_TIMEOUT_S).get("id") != -1:
                         pass
                 except Lost:
-                    self._on_event("x-codecarbon_lost", "error", {"at": "stop"})
+                    assert self._choice is not None
+                    self._on_event(f"x-{self._choice.estimator}_lost", "error", {"at": "stop"})
                 self._estimator.close()
                 self._estimator = None

@@ -25,14 +25,13 @@ class Helper:
     """One meter process: JSON lines to its standard input, answers from its standard output."""
 
     def __init__(self, module: str, config: dict[str, Any], log: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"}
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, json.dumps(config)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment,
+                env=package_environ(OMP_NUM_THREADS="1"),
             )
         self._log = log
         self._buffer = b""
@@ -113,8 +112,8 @@ class Helper:
                 self._log.unlink()
 
 
-def _python_path() -> str:
-    """The helper must find this very package, installed or not, whatever the measured program's path is."""
-    package_parent = str(Path(__file__).resolve().parents[2])
+def package_environ(**additions: str) -> dict[str, str]:
+    """This process's environment, with this very package importable in a child, installed or not."""
+    parent = str(Path(__file__).resolve().parents[2])
     rest = os.environ.get("PYTHONPATH")
-    return f"{package_parent}{os.pathsep}{rest}" if rest else package_parent
+    return {**os.environ, "PYTHONPATH": f"{parent}{os.pathsep}{rest}" if rest else parent, **additions}

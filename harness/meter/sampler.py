@@ -21,11 +21,9 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
-from harness.meter import nvml
 from harness.meter.child import cpu_s, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
-from harness.meter.devices import open_gpus, reopen_gpus
-from harness.meter.rapl import UPDATE_US, RaplProbe, find_zones
+from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Device, Found, Reading, Wanted, Zone, load_source
 from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
 from harness.meter.watchers import GpuWatch, LatenessHistogram
 
@@ -46,9 +44,10 @@ class Sampler:
 
     Args:
         config: `journal` (file to create), `session`, `period_us`, `boundary_mode` ("tick" or "interpolate"),
-            `devices` (None = follow CUDA_VISIBLE_DEVICES, [] = none, or a list of indices and UUIDs),
-            `known_gpus` (None, or [device id, UUID] of each device of the sampler that this one replaces),
-            `rapl` (whether to read CPU zones), `owner_pid`, `next_boundary` (first number not used yet).
+            `device_source` (name and argument of the source of devices), `zone_sources` (the same of each
+            source of zones), `devices` (None = those the job may use, [] = none, or a list of numbers and
+            UUIDs), `known_devices` (None, or [device id, UUID] of each device of the sampler that this one
+            replaces), `owner_pid`, `next_boundary` (first number not used yet).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -72,15 +71,19 @@ class Sampler:
         self._look_again_us = 0
         self._look_pause_us = _LOOK_AGAIN_US
         self.next_boundary = int(config["next_boundary"])
-        known = config["known_gpus"]
-        self.opened = open_gpus(config["devices"]) if known is None else reopen_gpus(known)
-        self.gpus = self.opened.gpus
+        name, argument = config["device_source"]
+        wanted = Wanted(config["devices"], config["known_devices"], argument)
+        self.opened: Found = load_source(name).discover(wanted)
+        self.gpus = self.opened.devices
         for index in self.opened.lost:
             self.event("gpu_lost", "error", device_id=index, at_start=True)
         for index in self.opened.unidentified:
             # Not metered: what it used is missing from every stage of a job that uses it.
             self.event("nvml_error", "error", device_id=index, at_start=True, quantity="identity")
-        self.rapl = find_zones() if config["rapl"] else RaplProbe(())
+        found = [load_source(name).discover(Wanted(argument=text)) for name, text in config["zone_sources"]]
+        self.zones: list[Zone] = [zone for one in found for zone in one.zones]
+        self._zones_denied = [label for one in found for label in one.denied]
+        self._zone_uncertainty_us = max([ZONE_UNCERTAINTY_US, *(zone.uncertainty_us for zone in self.zones)])
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
         self._watched = [(gpu, GpuWatch(gpu.index)) for gpu in self.gpus]
 
@@ -104,14 +107,22 @@ class Sampler:
     def start(self) -> dict[str, Any]:
         """Warm up: describe the devices, learn the counters' ticks, sample once. Returns the greeting."""
         scheduling = raise_priority()
-        zones = [{"label": zone.label, "range": zone.range_uj} for zone in self.rapl.zones]
+        zones = [
+            {
+                "label": zone.label,
+                "range": zone.range,
+                "source": zone.measures.source,
+                "part": zone.measures.part,
+            }
+            for zone in self.zones
+        ]
         self._due_us = mono_us() + self.period_us  # nothing is due while the ticks are learned
         for _ in range(_LEARN_ROUNDS):
             self._watch_counters(_LEARN_TICKS)
             now = mono_us()
             if not any(model.fades_at_us(_SHARP_US) <= now for model in self.models.values()):
                 break
-        described = [gpu.describe() for gpu in self.gpus]
+        described = [{**gpu.describe(), "source": gpu.measures.source} for gpu in self.gpus]
         for entry in described:
             entry["refresh_us"] = self.models[entry["device_id"]].period_us
             entry["mig_instance"] = entry["device_id"] in self.opened.mig_devices
@@ -124,10 +135,9 @@ class Sampler:
             "no_gpu_reason": self.opened.reason,
             "doubts": list(self.opened.doubts),
             "zones": zones,
-            "zones_denied": list(self.rapl.denied),
-            "rapl_package": self.rapl.has_package,
-            "driver": nvml.driver_version() if self.gpus else None,
-            "cuda": nvml.cuda_driver_version() if self.gpus else None,
+            "zones_denied": self._zones_denied,
+            "driver": self.opened.facts.get("driver"),
+            "cuda": self.opened.facts.get("cuda"),
             "scheduling": scheduling,
             "period_us": self.period_us,
             "boundary_mode": self.mode,
@@ -184,15 +194,15 @@ class Sampler:
             if reading is None:
                 if watch.is_calm(energy_mj):
                     continue
-                reading = nvml.GpuReading(mono_us(), 0, energy_mj)
+                reading = Reading(mono_us(), 0, energy_mj)
             for kind, severity, detail in watch.notice(reading):
                 self.event(kind, severity, device_id=gpu.index, **detail)
         if rows:
-            self.journal.append_rows(KIND_POWER, rows, flush=not self.rapl.zones)
-        if self.rapl.zones:
+            self.journal.append_rows(KIND_POWER, rows, flush=not self.zones)
+        if self.zones:
             self._read_zones(-1)
 
-    def _tell_limit(self, gpu: nvml.GpuSource) -> None:
+    def _tell_limit(self, gpu: Device) -> None:
         assert gpu.limit_change is not None
         (before_mw, after_mw), gpu.limit_change = gpu.limit_change, None
         limits = {"before_mw": before_mw, "after_mw": after_mw}
@@ -200,10 +210,9 @@ class Sampler:
 
     def _read_zones(self, boundary: int) -> None:
         rows = bytearray()
-        for position, zone in enumerate(self.rapl.zones):
-            before = mono_us()
-            value = zone.read_uj()
-            at = (before + mono_us()) // 2
+        for position, zone in enumerate(self.zones):
+            reading = zone.read()
+            at, value = reading.mono_us, reading.energy
             rows += ZONE_ROW.pack(
                 position,
                 self.session,
@@ -271,7 +280,7 @@ class Sampler:
             ],
             # Slow and locking in a driver: asked for where a stage ends, not before one may begin.
             "compute_pids": {} if share else {str(gpu.index): gpu.compute_pids() for gpu in self.gpus},
-            "zone_uncertainty_us": UPDATE_US,
+            "zone_uncertainty_us": self._zone_uncertainty_us,
         }
         self._read_zones(number)
         self.journal.append_record(record)
@@ -303,11 +312,11 @@ class Sampler:
             for reading in boundary["readings"]
         )
 
-    def _interpolate(self, gpu: nvml.GpuSource) -> Tick:
+    def _interpolate(self, gpu: Device) -> Tick:
         reading = gpu.read()
         return interpolated(gpu, self.models[gpu.index], reading.power_mw, reading.average_mw)
 
-    def _immediate(self, gpu: nvml.GpuSource) -> Tick:
+    def _immediate(self, gpu: Device) -> Tick:
         """The reading of a counter that does not tick or cannot be read."""
         energy_mj = None if gpu.methods["energy"] == "absent" else gpu.read_energy()
         if energy_mj is not None:
@@ -384,6 +393,9 @@ class Sampler:
         self._sample(utc_us() - mono_us())
         self.journal.append_record({**self._stats(), "type": "sampler_end"})
         self.journal.close()
+        self.opened.close()
+        for zone in self.zones:
+            zone.close()
 
     def _owner_lost(self) -> int:
         """The runner was killed: end the stage it left behind, bill it to its end, close the journal."""
@@ -411,9 +423,6 @@ class Sampler:
                 return
 
 
-_raise_priority = raise_priority  # under the name that the probe asks for
-
-
 def main() -> int:
     """Entry point of the sampler process."""
     # The owner decides when measuring ends: Ctrl-C reaches the whole group.
@@ -427,7 +436,7 @@ def main() -> int:
         return 2
     greeting = sampler.start()
     # UUIDs are for the owner's memory only: no file of the run holds one.
-    say({"ready": {"greeting": greeting, "gpus": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
+    say({"ready": {"greeting": greeting, "devices": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
     return sampler.run()
 
 

@@ -36,7 +36,7 @@ _MAX_WINDOW_US = 3_000.0  # an expectation vaguer than this is no better than lo
 
 
 class CounterSource(Protocol):
-    """A device whose energy counter can be read (`GpuSource`, or a stand-in in tests)."""
+    """A device whose energy counter can be read (`sources.base.Device`, or a stand-in in tests)."""
 
     index: int
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.meter.nvml import GpuReading
+from harness.meter.sources.base import Reading
 
 _GPU_IS_LOST = 15  # NVML_ERROR_GPU_IS_LOST
 
@@ -28,7 +28,7 @@ class GpuWatch:
             return False
         return True
 
-    def notice(self, reading: GpuReading) -> list[Notice]:
+    def notice(self, reading: Reading) -> list[Notice]:
         """Events that this reading gives rise to."""
         last_mj = self._energy_mj
         notices: list[Notice] = []
@@ -42,11 +42,11 @@ class GpuWatch:
             code, count = self._failing.pop(quantity)
             detail = {"quantity": quantity, "nvml_code": code, "failed_reads": count, "recovered": True}
             notices.append(("nvml_error", "info", detail))
-        if reading.energy_mj is not None:
-            if last_mj is not None and reading.energy_mj < last_mj:
-                detail = {"before_mj": last_mj, "after_mj": reading.energy_mj}
+        if reading.energy is not None:
+            if last_mj is not None and reading.energy < last_mj:
+                detail = {"before_mj": last_mj, "after_mj": reading.energy}
                 notices.append(("counter_reset", "warning", detail))
-            self._energy_mj = reading.energy_mj
+            self._energy_mj = reading.energy
         return notices
 
 

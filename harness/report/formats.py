@@ -14,7 +14,7 @@ from harness.accounting.figures import J_PER_KWH, duration
 from harness.report.beside import as_dicts
 from harness.report.model import RunReport, StageLine
 from harness.report.terminal import summary_lines
-from harness.report.words import METHODS, notes, stage_notes, title
+from harness.report.words import method_words, notes, stage_notes, title
 from harness.spec.factors import attribution
 
 STAGE_KEYS = (
@@ -261,7 +261,7 @@ def to_markdown(report: RunReport) -> str:
 
 def _with_method(row: Mapping[str, Any], part: str, value: str) -> str:
     method = row.get(f"{part}_energy_method", "absent")
-    return value if method in ("absent", "counter_tick") else f"{value} ({METHODS.get(method, method)})"
+    return value if method in ("absent", "counter_tick") else f"{value} ({method_words(method)})"
 
 
 def _escape(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
@@ -10,7 +10,8 @@ from harness.accounting.figures import J_PER_KWH, duration, encodable, printable
 from harness.report.against import against_lines
 from harness.report.beside import Baseline, score_lines
 from harness.report.model import RunReport, StageLine
-from harness.report.words import METHODS, SAID_ONCE, notes, stage_notes, title
+from harness.report.words import SAID_ONCE, method_words, notes, stage_notes, title
+from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
 
 if TYPE_CHECKING:
@@ -90,8 +91,14 @@ def _cell(row: Any, part: str, size: float) -> str:
         return "-"
     low, high = row.get(f"{part}_energy_j_low"), row.get(f"{part}_energy_j_high")
     bounds = (None, None) if low is None or high is None else (low / size, high / size)
-    mark = "~" if row.get(f"{part}_energy_method") == "codecarbon_process" else ""
+    mark = _mark([row.get(f"{part}_energy_method")])
     return mark + significant(best / size, *bounds)
+
+
+def _mark(methods: Iterable[str | None]) -> str:
+    """A tilde before a figure that no instrument measured."""
+    states = load_protocol().method_states()
+    return "~" if any(states.get(method or "", "measured") != "measured" for method in methods) else ""
 
 
 def _interval_text(energy: Interval | None, size: float = 1.0) -> str:
@@ -184,7 +191,7 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
 
 def _total_cell(report: RunReport, part: str, size: float) -> str:
     total = getattr(report.totals, part)
-    mark = "~" if "codecarbon_process" in total.methods else ""
+    mark = _mark(total.methods)
     return mark + _interval_text(total.interval, size)
 
 
@@ -217,7 +224,7 @@ def _cells(
         count = row[_TOKEN_COLUMNS[denominator]] if denominator else None
         method = str(row["gpu_energy_method" if "gpu" in parts else "cpu_energy_method"])
         cells += [Text(_relative(line.energy)), Text("-" if count is None else _count(count)), Text(value)]
-        cells += [Text(denominator, "dim"), Text(METHODS.get(method, method), "dim")]
+        cells += [Text(denominator, "dim"), Text(method_words(method), "dim")]
     else:
         cells.append(Text(value))
     return cells
@@ -263,7 +270,9 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     found.append(("IT energy", f"{least}{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
         if part.interval is not None:
-            methods = " + ".join(METHODS.get(m, m) for m in part.methods)
+            methods = " + ".join(method_words(m) for m in part.methods)
+            made_up = (report.manifest.get("boundary") or {}).get(name.lower()) == "simulated"
+            methods += " (simulated)" if made_up else ""
             lost = f", {part.unknown_rows} rows without a figure" if part.unknown_rows else ""
             found.append((f"  {name}", f"{_q(part.interval)} by {methods}{lost}"))
     if report.unattributed is not None and report.unattributed.energy is not None:

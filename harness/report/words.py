@@ -10,6 +10,7 @@ from harness.accounting.figures import duration, printable, quantity
 from harness.errors import KitError
 from harness.report.against import against_notes
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
+from harness.spec import load_protocol
 from harness.spec.factors import SCOPES, attribution, region_factors
 
 FLAGS = {
@@ -37,18 +38,25 @@ FLAGS = {
 SAID_ONCE = frozenset({"cpu_estimated", "rapl_mirror"})
 """Flags that hold for the whole run: in the notes, not beside every stage."""
 
-METHODS = {
+_METHODS = {
     "counter_tick": "counter",
     "counter_interpolated": "counter, interpolated",
     "counter_sample": "counter, sampled",
     "counter_split": "counter, bridged",
     "power_integral": "power samples",
     "imported": "imported",
-    "rapl": "RAPL",
-    "codecarbon_process": "estimate",
     "absent": "absent",
     "mixed": "mixed",
 }
+
+
+def method_words(method: str) -> str:
+    """What a report calls a method of measuring; an unknown one is called by its name."""
+    for source in load_protocol().sources:
+        if source.method == method:
+            endings = {"measured": "", "estimated": "'s estimate", "simulated": ", simulated"}
+            return source.words + endings[source.state]
+    return _METHODS.get(method, method)
 
 
 def flag_sentence(flag: str, line: StageLine) -> str:
@@ -130,6 +138,8 @@ def notes(report: RunReport) -> list[str]:
     if report.manifest.get("shared_node"):
         found.append("Somebody else's work ran on the metered devices.")
     labels = report.manifest.get("labels") or []
+    if "simulated" in labels:
+        found.append("Simulated: some signals are made up. Never set it beside a measured figure.")
     shown = [printable(str(label)) for label in labels if label not in ("cpu_estimated", "no_gpu")]
     if shown:
         found.append(f"Labels: {', '.join(shown)}.")

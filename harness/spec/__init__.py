@@ -16,11 +16,12 @@ from harness.spec.load import (
     short_version,
     version_folder,
 )
-from harness.spec.model import Column, Protocol, Sampling, StageKind, TableSpec, Tolerances
+from harness.spec.model import Column, PowerSource, Protocol, Sampling, StageKind, TableSpec, Tolerances
 
 __all__ = [
     "Column",
     "DocumentSpec",
+    "PowerSource",
     "Problem",
     "Protocol",
     "Sampling",

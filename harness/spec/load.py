@@ -147,13 +147,27 @@ def _load(folder: Path) -> Protocol:
 
 
 def _fill_enums(described: dict[str, Any], data: dict[str, Any]) -> None:
-    """An enum that is one word is a list of protocol.yaml by that name; stage kinds admit `x-` words too."""
+    """Fill in the enums that are lists of protocol.yaml.
+
+    An enum that is one word is the list of that name, stage kinds with `x-` words too; `$methods.PART` in one
+    stands for the methods of the sources of that part.
+    """
+    sources = [source for source in data.get("sources") or () if isinstance(source, dict)]
     for entry in described.get("columns") or described.get("fields") or ():
-        name = entry.get("enum")
-        if isinstance(name, str):
-            entry["enum"] = [item.get("name") for item in data.get(name) or ()]
-            if name == "stage_kinds":
+        enum = entry.get("enum")
+        if isinstance(enum, str):
+            entry["enum"] = [item.get("name") for item in data.get(enum) or ()]
+            if enum == "stage_kinds":
                 entry["enum"].append(f"{data.get('extension_prefix')}*")
+        elif isinstance(enum, list):
+            entry["enum"] = [new for word in enum for new in _methods(word, sources)]
+
+
+def _methods(word: Any, sources: list[dict[str, Any]]) -> list[Any]:
+    if not isinstance(word, str) or not word.startswith("$methods."):
+        return [word]
+    part = word.removeprefix("$methods.")
+    return [source["method"] for source in sources if part in source["parts"] and source.get("method")]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

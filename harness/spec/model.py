@@ -7,6 +7,7 @@ here, because the versions before it, which stay readable, lack it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -180,6 +181,40 @@ class Method(Strict):
     teacher: bool = False
 
 
+class PowerSource(Strict):
+    """An instrument, real or not (4.1, 4.3); `harness.meter.sources` has a module of its name.
+
+    Attributes:
+        parts: Part -> how the names of the zones begin that are added up to it; `device` for devices.
+        reads: "counter", "power" or both.
+        unit: Of its counter.
+        method: What the part's method column says; None for a source of devices.
+        rank: The lowest that can be read here is used; None: only where it is asked for by name.
+        words: What a report calls it.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    clause: str
+    parts: dict[str, str]
+    reads: tuple[Literal["counter", "power"], ...]
+    unit: Literal["mJ", "uJ"]
+    state: Literal["measured", "estimated", "simulated"]
+    method: str | None
+    rank: int | None
+    words: str
+    doc: str
+
+    _listed = field_validator("reads", mode="before")(_tuple)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PowerSource:
+        if (self.method is None) != ("device" in self.parts.values()):
+            raise ValueError(f"source {self.name}: a source of zones has a method, one of devices has none")
+        if (self.unit == "uJ") != (self.method is not None):
+            raise ValueError(f"source {self.name}: zones count uJ, devices mJ")
+        return self
+
+
 class Denominator(Strict):
     """A token count that J/token can be given by (4.5); `name` is a column of stages."""
 
@@ -256,6 +291,7 @@ class Protocol(Strict):
     clauses: dict[str, str]
     boundary: Boundary
     stage_kinds: tuple[StageKind, ...]
+    sources: tuple[PowerSource, ...] = ()
     extension_prefix: str
     methods: tuple[Method, ...]
     sampling: Sampling
@@ -266,12 +302,13 @@ class Protocol(Strict):
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 
-    _listed = field_validator("stage_kinds", "methods", "denominators", mode="before")(_tuple)
+    _listed = field_validator("stage_kinds", "sources", "methods", "denominators", mode="before")(_tuple)
     _schemas: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
         clauses = [t.clause for t in self.tables.values()] + [k.clause for k in self.stage_kinds]
+        clauses += [source.clause for source in self.sources]
         unknown = sorted(set(clauses) - set(self.clauses))
         if unknown:
             raise ValueError(f"clause without a title: {', '.join(unknown)}")
@@ -338,6 +375,44 @@ class Protocol(Strict):
     def taught_methods(self) -> tuple[str, ...]:
         """Names of the methods that use a teacher's output."""
         return tuple(method.name for method in self.methods if method.teacher)
+
+    def source(self, name: str, *, part: str | None = None) -> PowerSource:
+        """The source called `name`.
+
+        Raises:
+            KitError: There is none, or it does not measure `part`.
+        """
+        fitting = {s.name: s for s in self.sources if part is None or part in s.parts}
+        if name not in fitting:
+            raise KitError(
+                f"{name!r} is no source" + (f" of {part} energy" if part else ""),
+                where="sources",
+                expected=f"one of {', '.join(fitting)}",
+            )
+        return fitting[name]
+
+    def sources_of(self, part: str, *, ranked: bool = True) -> tuple[PowerSource, ...]:
+        """The sources of a part, the preferred one first; with `ranked` only those used unasked."""
+        found = [s for s in self.sources if part in s.parts and (s.rank is not None or not ranked)]
+        return tuple(sorted(found, key=lambda s: (s.rank is None, s.rank or 0)))
+
+    def method_states(self) -> dict[str, str]:
+        """Method of CPU or DRAM energy -> "measured", "estimated" or "simulated"."""
+        return {s.method: s.state for s in self.sources if s.method is not None}
+
+    def state_of(self, methods: Iterable[str], sources: Iterable[str] = ()) -> str:
+        """State of a component in the manifest (1.2): the worst of what its energy came from.
+
+        Args:
+            methods: Values of its method column.
+            sources: Values of counters.source, for devices.
+        """
+        found = set(methods) - {"absent"}
+        if not found:
+            return "absent"
+        states = {self.method_states().get(method, "measured") for method in found}
+        states |= {source.state for source in self.sources if source.name in set(sources)}
+        return next(state for state in ("simulated", "estimated", "measured") if state in states)
 
     def arrow_schema(self, name: str) -> pa.Schema:
         """Arrow schema of a table: nullable flags, `unit` and `PARQUET:field_id` as field metadata."""

@@ -43,7 +43,11 @@ def protocol_text(text: str, protocol: Protocol) -> str:
     Raises:
         KeyError: A part has a name that nothing generates.
     """
-    parts = {"stage_kinds": _stage_kinds(protocol), "comparability": _comparability(protocol)}
+    parts = {
+        "stage_kinds": _stage_kinds(protocol),
+        "sources": _sources(protocol),
+        "comparability": _comparability(protocol),
+    }
     return _BLOCK.sub(lambda match: match[1] + parts[match[2]] + match[4], text)
 
 
@@ -77,6 +81,16 @@ def _stage_kinds(protocol: Protocol) -> str:
     ]
     head = "| kind | what it is | what is inside | properties |"
     return "\n".join(["", head, "|---|---|---|---|", *rows, "", ""])
+
+
+def _sources(protocol: Protocol) -> str:
+    rows = [
+        f"| `{s.name}` | {', '.join(s.parts)} | {' and '.join(s.reads)} | {s.unit} | {s.state} | "
+        f"{'' if s.rank is None else s.rank} | {s.doc} |"
+        for s in protocol.sources
+    ]
+    head = "| source | parts | reads | counter in | state | rank | what it is |"
+    return "\n".join(["", head, "|---|---|---|---|---|---|---|", *rows, "", ""])
 
 
 def _comparability(protocol: Protocol) -> str:

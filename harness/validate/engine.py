@@ -288,7 +288,7 @@ def _watch(ctx: Context) -> Watch:
     """What to look for in the power series, from the boundaries and the idle stages."""
     marks: dict[SeriesKey, list[Mark]] = defaultdict(list)
     for row in ctx.boundary_rows:
-        if row["source"] == "nvml" and row["device_id"] is not None and row["value"] is not None:
+        if row["device_id"] is not None and row["value"] is not None:
             key = SeriesKey(row["node_id"], row["device_id"], row["session"])
             marks[key].append(Mark(row["boundary"], row["mono_us"], row["value"]))
     idle: dict[SeriesKey, list[tuple[int, int]]] = defaultdict(list)

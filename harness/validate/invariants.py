@@ -161,7 +161,7 @@ def counters_rise(ctx: Context) -> Iterator[Hit]:
             )
     last: dict[tuple[object, ...], dict[str, Any]] = {}
     for row in ctx.boundary_rows:
-        if row["source"] != "nvml" or row["value"] is None:
+        if row["device_id"] is None or row["value"] is None:
             continue
         key = row["node_id"], row["device_id"], row["session"]
         before = last.get(key)

@@ -141,6 +141,11 @@ def boundaries_between_samples(ctx: Context) -> Iterator[Hit]:
 @rule("E312")
 def zones_rise_slowly(ctx: Context) -> Iterator[Hit]:
     """No counter is negative, and no package or dram zone counts faster than any of them could draw."""
+    measured = {
+        source.name: tuple(source.parts[part] for part in ("cpu", "dram") if part in source.parts)
+        for source in ctx.protocol.sources
+        if source.method is not None and source.state == "measured"
+    }
     for series in ctx.facts.counters:
         name = f"{series.source} {series.zone or f'device {series.device_id}'}, session {series.session}"
         good = series.valid
@@ -150,7 +155,7 @@ def zones_rise_slowly(ctx: Context) -> Iterator[Hit]:
             observed = f"{name}: {int(values[negative[0]])} {series.unit}"
             yield Hit(COUNTERS, observed, "0 or more", (), None, int(negative.size))
         # psys is the whole platform, accelerators included, and enters no energy.
-        one_zone = series.source == "rapl" and (series.zone or "").startswith(("package", "dram"))
+        one_zone = (series.zone or "").startswith(measured.get(series.source, "\0"))
         if not one_zone or values.shape[0] < 2:
             continue
         step, span = np.diff(values), np.diff(times) + ZONE_REFRESH_US

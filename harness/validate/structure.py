@@ -237,7 +237,7 @@ def windows_are_boundaries(ctx: Context) -> Iterator[Hit]:
     times = {
         (r["node_id"], r["session"], r["device_id"], r["boundary"]): (r["mono_us"], r["t_us"])
         for r in ctx.boundary_rows
-        if r["source"] == "nvml"
+        if r["device_id"] is not None
     }
     slack = ctx.protocol.tolerances.clock_step_error_us
     for number, row in enumerate(ctx.stages):
@@ -281,12 +281,11 @@ def status_agrees(ctx: Context) -> Iterator[Hit]:
 @rule("W223")
 def boundary_agrees(ctx: Context) -> Iterator[Hit]:
     """The boundary set of the manifest is what the stages' methods say."""
+    devices = {row["source"] for row in ctx.boundary_rows if row["device_id"] is not None}
     for part in ("gpu", "cpu", "dram"):
         methods = {row[f"{part}_energy_method"] for _, row in _recorded(ctx)}
         stated = ctx.manifest["boundary"][part]
-        held = "absent"
-        if methods - {"absent"}:
-            held = "estimated" if "codecarbon_process" in methods else "measured"
+        held = ctx.protocol.state_of(methods, devices if part == "gpu" else ())
         imported = "imported" in methods and stated != "absent"
         if ctx.stages and stated != held and not imported:
             yield Hit("manifest.json", f"boundary.{part} = {stated}", f"{held}, by the methods of the stages")

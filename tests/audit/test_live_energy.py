@@ -37,10 +37,12 @@ def journal(tmp_path: Path) -> JournalWriter:
 def test_counters_grow_wrap_and_are_reset(tmp_path: Path, journal: JournalWriter) -> None:
     energy = JournalEnergy(tmp_path, 0)
     assert energy.read() is None
-    labels = ["package-0", "core-0", "dram-0", "psys", "package-0"]
-    journal.append_record(
-        {"type": "sampler_start", "zones": [{"label": label, "range": 50_000_000} for label in labels]}
-    )
+    parts = {"package-0": "cpu", "core-0": "core", "dram-0": "dram", "psys": "machine"}
+    zones = [
+        {"label": label, "range": 50_000_000, "part": part}
+        for label, part in [*parts.items(), ("package-0", "cpu")]
+    ]
+    journal.append_record({"type": "sampler_start", "zones": zones})
     assert energy.read() is None
     journal.append_rows(KIND_POWER, power(0, 1 * SECOND, 1, 7_000_000) + power(1, 1 * SECOND, 1, 500))
     journal.append_rows(KIND_ZONE, b"".join(zone(index, 49_000_000) for index in range(5)))

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.meter.codecarbon_worker import MeasuredTree
 from harness.meter.foreign import foreign_pids
-from harness.meter.rapl import find_zones
+from harness.meter.process_tree import MeasuredTree
+from harness.meter.sources.rapl import find_zones
 from tests.lab import Const, FakePowercap, Ramp, Sine, Zone, mono_us, obey_file_modes
 from tests.lab.fixtures import ROOT
 from tests.meter.runs import Sealed, environment, kit, run_program, write_pipeline
@@ -36,9 +36,9 @@ def test_zones_of_both_layouts_are_found_once(tmp_path: Path) -> None:
     found = find_zones(FakePowercap(tmp_path / "powercap", ZONES).root)
     labels = [zone.label for zone in found.zones]
     assert sorted(labels) == ["core-0", "dram-0", "dram-1", "package-0", "package-1", "psys"]
-    ranges = {zone.label: zone.range_uj for zone in found.zones}
+    ranges = {zone.label: zone.range for zone in found.zones}
     assert ranges["dram-0"] == 20_000_000 and ranges["dram-1"] == 9_000_000
-    assert found.has_package and not found.denied
+    assert found.measures("cpu") and not found.denied
     # A container often mounts the nested directories without the links beside them.
     for link in (tmp_path / "powercap").iterdir():
         if link.is_symlink():
@@ -56,7 +56,7 @@ def test_a_flat_layout_is_read_too(tmp_path: Path) -> None:
         (tmp_path / name / "name").write_text(label + "\n")
         (tmp_path / name / "energy_uj").write_text("17\n")
     found = find_zones(tmp_path)
-    assert [(zone.label, zone.range_uj, zone.read_uj()) for zone in found.zones] == [
+    assert [(zone.label, zone.range, zone.value()) for zone in found.zones] == [
         ("package-0", None, 17),
         ("dram-0", None, 17),
         ("package-1", None, 17),
@@ -70,14 +70,14 @@ def test_nothing_there_is_nothing_found(tmp_path: Path) -> None:
     (tmp_path / "intel-rapl:0" / "name").write_text("package-0\n")
     assert find_zones(tmp_path).denied == ("package-0",)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("garbage\n")
-    assert not find_zones(tmp_path).has_package
+    assert not find_zones(tmp_path).measures("cpu")
 
 
 def test_denied_zones_are_named(tmp_path: Path) -> None:
     with FakePowercap(tmp_path / "powercap", ZONES[:3]) as cpu:
         cpu.deny("dram")
         code = (
-            "import json\nfrom harness.meter.rapl import find_zones\nfound = find_zones()\n"
+            "import json\nfrom harness.meter.sources.rapl import find_zones\nfound = find_zones()\n"
             "print(json.dumps([[z.label for z in found.zones], list(found.denied)]))"
         )
         env = {**os.environ, **cpu.env(), "PYTHONPATH": str(ROOT)}

@@ -119,7 +119,7 @@ def test_no_gpu_at_all() -> None:
 MIG_UUID = "MIG-11111111-2222-4333-8444-555555555555"
 CODE = """
 import os
-from harness.meter.nvml import choose_gpus
+from harness.meter.sources.nvml import choose_gpus
 found = []
 for value in json.loads(sys.argv[1]):
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from harness.doctor.inventory import module_power_mw
 from harness.meter.clocks import mono_us
-from harness.meter.nvml import GpuSource
+from harness.meter.sources.nvml import GpuSource
 
 Floats = npt.NDArray[np.float64]
 POLL_S = 0.001
@@ -110,7 +110,7 @@ def record(sources: Sequence[GpuSource], seconds: float) -> dict[int, Recording]
             after = mono_us()
             module_mw = module_power_mw(source.handle) if source.index in has_module else None
             for name, begin, end, value in (
-                ("energy", before, between, reading.energy_mj),
+                ("energy", before, between, reading.energy),
                 ("instant", before, between, instant_mw),
                 ("average", before, between, reading.average_mw),
                 ("usage", between, after, usage_mw),

@@ -13,10 +13,10 @@ from harness.errors import KitError
 from harness.gpucheck.loader import Load, start_torch
 from harness.gpucheck.probe.analyse import HONESTY, DeviceProbe, Observed, analyse
 from harness.gpucheck.probe.record import Recording, record
-from harness.meter import nvml
+from harness.meter.child import raise_priority
 from harness.meter.clocks import mono_us
 from harness.meter.foreign import foreign_pids
-from harness.meter.sampler import _raise_priority
+from harness.meter.sources import nvml
 from harness.meter.ticks import Tick, TickModel, watch_ticks
 
 _TICK_SHARE, _IDLE_SHARE, _CONTEXT_SHARE = 0.15, 0.2, 0.05
@@ -84,7 +84,7 @@ def run_probe(
                 raise
             reason = error.message.removeprefix("no load can be made: ")
     with program or nullcontext():
-        scheduling = _raise_priority()
+        scheduling = raise_priority()
         processes = {source.index: _processes(source) for source in sources}
         say(f"counter ticks ({seconds * _TICK_SHARE:.0f} s)")
         ticks = _ticks(sources, seconds * _TICK_SHARE)

@@ -1,9 +1,9 @@
 """CPU and memory energy from RAPL through the powercap files of Linux.
 
 The sampler reads every zone at every tick and stores the counters as read: they wrap after 65-262 kJ, and a
-    total of
-packages cannot be unwrapped any more. Which zones are added up is the reader's business (packages and memory;
-never `psys` or `core`, which contain or are contained in a package).
+total of packages cannot be unwrapped any more. They are renewed about every millisecond. Which zones are
+added up is the reader's business (packages and memory; never `psys` or `core`, which contain or are contained
+in a package).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.meter.sources.base import Found, Measure, Wanted, Zone
+
+_PARTS = {"package": "cpu", "dram": "dram", "psys": "machine"}
 DEFAULT_ROOT = Path("/sys/class/powercap")
-UPDATE_US = 1_000
-"""RAPL counters are renewed about every millisecond: the uncertainty of a reading in time."""
 
 
 def powercap_root() -> Path:
@@ -22,16 +23,14 @@ def powercap_root() -> Path:
     return Path(os.environ.get("KIT_POWERCAP_ROOT") or DEFAULT_ROOT)
 
 
-@dataclass(frozen=True)
-class RaplZone:
-    """One RAPL counter: its name in the log ("package-0", "dram-0", "psys", ...), file, wrap range (uJ)."""
+@dataclass
+class RaplZone(Zone):
+    """One RAPL counter ("package-0", "dram-0", "psys", ...) and its file."""
 
-    label: str
-    energy_file: Path
-    range_uj: int | None
+    energy_file: Path = Path()
 
-    def read_uj(self) -> int | None:
-        """The counter now, None when it cannot be read."""
+    def value(self) -> int | None:
+        """The counter in uJ, None when it cannot be read."""
         try:
             handle = os.open(self.energy_file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -45,26 +44,22 @@ class RaplZone:
         return int(text) if text.isdigit() else None
 
 
-@dataclass(frozen=True)
-class RaplProbe:
-    """The readable zones, and what stood in the way of the others."""
-
-    zones: tuple[RaplZone, ...]
-    denied: tuple[str, ...] = ()
-
-    @property
-    def has_package(self) -> bool:
-        """Whether CPU energy can be measured: at least one package zone is readable."""
-        return any(zone.label.startswith("package") for zone in self.zones)
+def discover(wanted: Wanted) -> Found:
+    """All `intel-rapl` zones that can be read; one package at least, or the processor is not measured."""
+    found = find_zones()
+    if not found.measures("cpu"):
+        found.reason = "no readable RAPL package counter"
+        found.expected = "readable /sys/class/powercap/intel-rapl:*/energy_uj"
+    return found
 
 
-def find_zones(root: Path | None = None) -> RaplProbe:
+def find_zones(root: Path | None = None) -> Found:
     """All `intel-rapl` zones (AMD's too: the kernel files them under that name) under the powercap root.
 
     `intel-rapl-mmio` shows a package a second time and is left out.
     """
     root = root or powercap_root()
-    zones: list[RaplZone] = []
+    zones: list[Zone] = []
     denied: list[str] = []
     for folder in _zone_folders(root):
         name = _read(folder / "name")
@@ -75,12 +70,19 @@ def find_zones(root: Path | None = None) -> RaplProbe:
         if label in denied or label in {zone.label for zone in zones}:
             continue
         text = _read(folder / "max_energy_range_uj")
-        zone = RaplZone(label, energy_file, int(text) if text and text.isdigit() else None)
-        if zone.read_uj() is None:
+        wraps_at = int(text) if text and text.isdigit() else None
+        zone = RaplZone(label, wraps_at, _measure(label), energy_file=energy_file)
+        if zone.value() is None:
             denied.append(label)
         else:
             zones.append(zone)
-    return RaplProbe(tuple(zones), tuple(denied))
+    return Found(zones=zones, denied=tuple(denied))
+
+
+def _measure(label: str) -> Measure:
+    """A label says whose energy it is; core and uncore lie inside their package."""
+    scope = label.split("-")[0]
+    return Measure("rapl", _PARTS.get(scope, scope), "uJ", scope, ("counter",), "measured", f"rapl {label}")
 
 
 def _zone_folders(root: Path) -> list[Path]:

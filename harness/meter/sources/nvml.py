@@ -16,9 +16,11 @@ from typing import Any
 
 import pynvml
 
+from harness.errors import KitError
 from harness.journal.records import POWER_ROW
 from harness.meter.clocks import mono_us
 from harness.meter.nvml_calls import MISSING, UNKNOWN_TYPE, FieldQuery, Gauges
+from harness.meter.sources.base import Device, Found, Measure, Reading, Wanted
 from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
 
 FIELD_ENERGY = 83  # NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, mJ since the driver was loaded
@@ -49,31 +51,11 @@ def cuda_driver_version() -> str | None:
     return None if version is None else f"{version // 1000}.{version % 1000 // 10}"
 
 
-@dataclass(slots=True)
-class GpuReading:
-    """One field query: raw values, None for each that failed, and NVML's reasons (None: nothing failed)."""
-
-    mono_us: int
-    read_us: int
-    energy_mj: int | None = None
-    power_mw: int | None = None
-    average_mw: int | None = None
-    errors: dict[str, int] | None = None
-
-    def fail(self, quantity: str, code: int) -> None:
-        """Note that a quantity could not be read, and why."""
-        if self.errors is None:
-            self.errors = {}
-        self.errors[quantity] = code
-
-
-class GpuSource:
+class GpuSource(Device):
     """One metered GPU.
 
     Attributes:
         methods: How each quantity is read: "field", "call" (an older NVML function) or "absent".
-        limit_change: Power limit before and after, mW, when a sample found it changed; whoever tells of it
-            sets it back to None.
     """
 
     def __init__(self, index: int, handle: Any = None) -> None:
@@ -87,9 +69,17 @@ class GpuSource:
         self._all_fields = True
         self._limit_mw = MISSING
         self._known_limit_mw = MISSING
-        self.limit_change: tuple[int, int] | None = None
         self._ticks = 0
         self._settle_methods()
+        self.measures = Measure(
+            source="nvml",
+            part="gpu",
+            unit="mJ",
+            scope="board",  # what NVML means by scope GPU; superchips count the module
+            reads=("counter", "power") if self.methods["energy"] != "absent" else ("power",),
+            state="measured",
+            shared_scale=f"nvml {index}",
+        )
 
     def _settle_methods(self) -> None:
         """Decide per quantity how this card gives it, allowing for the odd failing read."""
@@ -97,7 +87,7 @@ class GpuSource:
         for _ in range(5):
             reading = self.read()
             for name, value in (
-                ("energy", reading.energy_mj),
+                ("energy", reading.energy),
                 ("instant", reading.power_mw),
                 ("average", reading.average_mw),
             ):
@@ -124,31 +114,31 @@ class GpuSource:
                 self.methods[name] = "call" if works else "absent"
         self._all_fields = set(self.methods.values()) == {"field"}
 
-    def read(self) -> GpuReading:
+    def read(self) -> Reading:
         """Counter and powers in one NVML call, plus the older call for what is no field of this card."""
         before = mono_us()
         flat = self._fields.read() if "field" in self.methods.values() else None
         reading = self._reading(before, flat)
         if self.methods["energy"] == "call":
-            reading.energy_mj = self._call(reading, "energy", pynvml.nvmlDeviceGetTotalEnergyConsumption)
+            reading.energy = self._call(reading, "energy", pynvml.nvmlDeviceGetTotalEnergyConsumption)
         if self.methods["instant"] == "call":
             reading.power_mw = _power(self._call(reading, "instant", pynvml.nvmlDeviceGetPowerUsage))
         after = mono_us()
         reading.mono_us, reading.read_us = (before + after) // 2, after - before
         return reading
 
-    def _reading(self, at_us: int, flat: tuple[int, ...] | None) -> GpuReading:
+    def _reading(self, at_us: int, flat: tuple[int, ...] | None) -> Reading:
         """What a field query says; failures are noted."""
-        reading = GpuReading(at_us, 0)
+        reading = Reading(at_us, 0)
         if flat is None:
             return reading
         energy_code, energy, power_code, power, average_code, average = flat
-        reading.energy_mj = energy if self._settle(reading, "energy", energy_code) else None
+        reading.energy = energy if self._settle(reading, "energy", energy_code) else None
         reading.power_mw = _power(power if self._settle(reading, "instant", power_code) else None)
         reading.average_mw = _power(average if self._settle(reading, "average", average_code) else None)
         return reading
 
-    def _settle(self, reading: GpuReading, quantity: str, code: int) -> bool:
+    def _settle(self, reading: Reading, quantity: str, code: int) -> bool:
         """Whether a field's value counts; a failure is noted unless the quantity is read in another way."""
         if self.methods[quantity] != "field":
             return False
@@ -164,24 +154,15 @@ class GpuSource:
         code, energy = self._energy_field.read()
         return None if code else energy
 
-    def _call(self, reading: GpuReading, name: str, function: Callable[[Any], int]) -> int | None:
+    def _call(self, reading: Reading, name: str, function: Callable[[Any], int]) -> int | None:
         try:
             return int(function(self.handle))
         except pynvml.NVMLError as error:
             reading.fail(name, error.value)
             return None
 
-    def sample(self, session: int, wall_offset_us: int) -> tuple[bytes, int, GpuReading | None]:
-        """One power row packed for the journal, and what it says.
-
-        Args:
-            session: The session's number.
-            wall_offset_us: UTC minus CLOCK_MONOTONIC, us.
-
-        Returns:
-            The row, the counter in mJ, and the reading in full where anything about it is out of the
-            ordinary.
-        """
+    def sample(self, session: int, wall_offset_us: int) -> tuple[bytes, int, Reading | None]:
+        """As `Device.sample`; the reading is left out where nothing about it is out of the ordinary."""
         if self._ticks % _SLOW_EVERY == 0:
             self._read_limit()
         self._ticks += 1
@@ -212,20 +193,8 @@ class GpuSource:
             reading.mono_us, reading.read_us = (before + after) // 2000, (after - before) // 1000
         else:
             reading = self.read()
-        energy, power, average = reading.energy_mj, reading.power_mw, reading.average_mw
-        row = POWER_ROW.pack(
-            self.index,
-            session,
-            reading.mono_us + wall_offset_us,
-            reading.mono_us,
-            MISSING if power is None else power,
-            MISSING if average is None else average,
-            MISSING if energy is None else energy,
-            *self._gauges.read(),
-            self._limit_mw,
-            reading.read_us,
-        )
-        return row, MISSING if energy is None else energy, reading
+        row = self.pack(reading, session, wall_offset_us, self._gauges.read(), self._limit_mw)
+        return row, MISSING if reading.energy is None else reading.energy, reading
 
     def _read_limit(self) -> None:
         limit_mw = _try(partial(pynvml.nvmlDeviceGetPowerManagementLimit, self.handle))
@@ -246,8 +215,7 @@ class GpuSource:
         handle = self.handle
         mig = _try(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
         persistence = _try(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
-        return {
-            "device_id": self.index,
+        return super().describe() | {
             "vendor": "nvidia",
             "model": _text(lambda: pynvml.nvmlDeviceGetName(handle)) or "unknown",
             "mem_mib": _try(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) >> 20),
@@ -257,13 +225,60 @@ class GpuSource:
             ),
             "mig": None if mig is None else bool(mig),
             "persistence": None if persistence is None else bool(persistence),
-            "counter_supported": self.methods["energy"] != "absent",
-            "instant_supported": self.methods["instant"] == "field",
-            "average_supported": self.methods["average"] == "field",
-            "power_method": self.methods["instant"],
-            "counter_method": self.methods["energy"],
-            "counter_scope": "board",  # what NVML means by scope GPU; superchips count the module
         }
+
+
+def discover(wanted: Wanted) -> Found:
+    """Open the GPUs asked for, in the order CUDA numbers them.
+
+    Raises:
+        KitError: A listed device is not there.
+    """
+    if wanted.devices == [] or wanted.known == []:
+        return Found(reason="not asked for (devices: none)")
+    reason = nvml_unavailable()
+    if wanted.known is not None:
+        found = _reopen(wanted.known, reason)
+    elif reason is not None:
+        if wanted.devices:
+            raise KitError(
+                f"devices {', '.join(wanted.devices)} were asked for, but NVML fails: {reason}",
+                where="devices",
+                fix="kit doctor",
+            )
+        found = Found(reason=reason)
+    else:
+        found = _open(wanted.devices)
+    if found.devices:
+        found.facts = {"driver": driver_version(), "cuda": cuda_driver_version()}
+    return found
+
+
+def _open(devices: list[str] | None) -> Found:
+    survey = survey_gpus()
+    selection = choose_gpus(devices, survey)
+    doubts = selection.doubts + (("gpu_lost",) if survey.lost else ())
+    return Found(
+        devices=[GpuSource(index) for index in selection.indices],
+        reason=None if selection.indices else "no GPU is visible (CUDA_VISIBLE_DEVICES)",
+        doubts=doubts + (("gpu_unidentified",) if survey.unidentified else ()),
+        mig_devices=selection.mig_indices,
+        lost=survey.lost,
+        unidentified=survey.unidentified,
+    )
+
+
+def _reopen(known: list[list[Any]], reason: str | None) -> Found:
+    """The devices of the sampler that this one replaces, under their numbers; one may be lost by now."""
+    found, lost = Found(reason=reason), []
+    for device_id, uuid in known:
+        handle = None if reason else _try(partial(pynvml.nvmlDeviceGetHandleByUUID, str(uuid)))
+        if handle is None:
+            lost.append(int(device_id))
+        else:
+            found.devices.append(GpuSource(int(device_id), handle))
+    found.lost = tuple(lost)
+    return found
 
 
 @dataclass(frozen=True)
@@ -300,12 +315,6 @@ def survey_gpus() -> Survey:
         name = _text(partial(pynvml.nvmlDeviceGetName, handle)) or ""
         gpus.append(GpuIdentity(index, uuid, pci, name, tuple(_mig_uuids(handle))))
     return Survey(tuple(gpus), tuple(lost), tuple(unidentified))
-
-
-def open_by_uuid(index: int, uuid: str) -> GpuSource | None:
-    """The GPU with this UUID under the number it had before; None when NVML does not show it any more."""
-    handle = _try(lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid))
-    return None if handle is None else GpuSource(index, handle)
 
 
 def choose_gpus(devices: list[str] | None, survey: Survey | None = None) -> Selection:
