@@ -1,6 +1,6 @@
 """Builds the image: `make image` with the CUDA build of torch, `make image-cpu` with the CPU build.
 
-Uses docker where a daemon answers, else buildah. What the image is told about itself (revision, versions, the
+Uses docker where a daemon answers, else buildah. What the image knows of itself (revision, versions, the
 digest of its locks) is worked out here, so that `docker build .` by hand gives the same image without labels.
 
 The CPU build of torch is not in the registry that the build sees. Its wheel comes in through the folder

@@ -118,8 +118,8 @@ def student_sensitivity(
 
     Args:
         teacher: as in `break_even`; its best value counts.
-        baseline_student: likewise.
-        distilled_student: likewise.
+        baseline_student: as in `break_even`, and
+        distilled_student: as there; their best values count.
         rel: relative half-width given to both students, such as 0.03.
     """
     if teacher is None or baseline_student is None or distilled_student is None:

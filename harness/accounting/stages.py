@@ -111,7 +111,7 @@ class Plan:
     """Which window of which device has to be accounted for, worked out before any sample is read.
 
     Args:
-        stage_rows: rows of `stages`; recorded columns count, `unattributed` rows are made anew.
+        stage_rows: rows of `stages`; recorded columns count, `unattributed` rows are made again.
         counters: every series of `counters`.
         sampling: rules of the protocol, with the run's own nominal period.
         limits: device_id -> what is known of the device.
@@ -287,7 +287,7 @@ def derive_stages(
     """Rows of `stages` with every derived column, `unattributed` rows included, sorted by stage_uid.
 
     Args:
-        stage_rows: recorded columns of each stage attempt; `unattributed` rows among them are made anew.
+        stage_rows: recorded columns of each stage attempt; `unattributed` rows among them are made again.
         power_series: one (node, device, session) at a time; only one is held at once.
         counters: every series of `counters`.
         sampling: rules of the protocol, with the run's own nominal period.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.accounting.boundaries import UNATTRIBUTED, Row
-from harness.accounting.figures import J_PER_KWH
 from harness.accounting.interval import Interval
 from harness.accounting.interval import total as interval_total
+from harness.accounting.rounding import J_PER_KWH
 from harness.accounting.stages import SessionTotal
 
 DENOMINATORS = {

@@ -59,7 +59,7 @@ def derive(
     One thread takes rows, others account for the series that are complete; what is held is a series a thread.
 
     Args:
-        stages: Rows of `stages`; recorded columns count, `unattributed` rows are made anew.
+        stages: Rows of `stages`; recorded columns count, `unattributed` rows are made again.
         counters: Rows of `counters`.
         power: Rows of `power` in key order.
         sampling: Rules of the protocol with the period of the run.

@@ -54,7 +54,7 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
         raise KitError(
             f"is cut short: {size} bytes, and no Parquet footer at the end",
             where=str(path),
-            fix="copy it again; if the original is cut as well, seal the run anew with: kit recover DIR",
+            fix="copy it again; if the original is cut as well, seal the run again with: kit recover DIR",
         )
     with decoding(path):
         file = pq.ParquetFile(path, read_dictionary=list(dictionaries), page_checksum_verification=True)

@@ -214,7 +214,7 @@ def _table_of(path: str) -> str:
 
 
 def _expect_names(file: pq.ParquetFile, path: Path, names: Sequence[str]) -> None:
-    there = set(file.schema_arrow.names)  # made anew at every call
+    there = set(file.schema_arrow.names)  # a new list at every call
     lost = [name for name in names if name not in there]
     if lost:
         raise KitError(f"column {lost[0]!r} is missing", where=str(path))

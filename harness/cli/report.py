@@ -64,7 +64,7 @@ def cmd(
     """
     from dataclasses import replace
 
-    from harness.report.against import against as set_against
+    from harness.report.comparison import against as set_against
     from harness.report.model import Options, build
 
     if serving and against is None:

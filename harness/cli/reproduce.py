@@ -63,7 +63,7 @@ def cmd(
 
     console = make_console()
     if profile == "auto":
-        from harness.experiments.machine import choose_profile
+        from harness.experiments.fitting_profile import choose_profile
 
         choice = choose_profile()
         profile, why = choice.profile, f" (auto: {choice.why})"
@@ -141,7 +141,7 @@ def _command(request: Request, profile: str) -> str:
 
 
 def _estimate(seconds: float, joules: float) -> str:
-    from harness.accounting.figures import quantity
+    from harness.accounting.rounding import quantity
     from harness.cli.console import duration
 
     if not seconds:

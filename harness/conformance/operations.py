@@ -1,7 +1,7 @@
 """Every operation of the vectors by name, as this kit does it.
 
 Each is an adapter: it lays a vector's input out as the meter, the accounting, the bundle, the report or the
-protocol reader take it, calls the kit's own function and names the figures. What several functions of the kit
+protocol reader take it, calls the kit's own function and names the results. What several functions of the kit
 give is put together here, in sums and ratios; how anything is integrated, unwrapped or counted is not.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.conformance import documents, figures, readings
+from harness.conformance import documents, readings, results
 from harness.errors import KitError
 
 Operation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -23,18 +23,18 @@ OPERATIONS: dict[str, Operation] = {
     "account": readings.account,
     "clock_steps": readings.clock_steps,
     "last_snapshot": readings.last_snapshot,
-    "totals": figures.totals,
-    "joules_per_token": figures.joules_per_token,
-    "convert": figures.convert_units,
-    "amortize": figures.amortize,
-    "break_even": figures.break_even,
-    "serving_break_even": figures.serving_break_even,
-    "quality": figures.quality,
-    "check_score": figures.check_score,
-    "above_idle": figures.above_idle,
-    "facility": figures.facility,
-    "inherited_energy": figures.inherited_energy,
-    "pareto": figures.pareto,
+    "totals": results.totals,
+    "joules_per_token": results.joules_per_token,
+    "convert": results.convert_units,
+    "amortize": results.amortize,
+    "break_even": results.break_even,
+    "serving_break_even": results.serving_break_even,
+    "quality": results.quality,
+    "check_score": results.check_score,
+    "above_idle": results.above_idle,
+    "facility": results.facility,
+    "inherited_energy": results.inherited_energy,
+    "pareto": results.pareto,
     "canonical_json": documents.canonical_json,
     "logical_digest": documents.logical_digest,
     "key_order": documents.key_order,

@@ -290,7 +290,7 @@ def map_shard(path: Path, spec: CacheSpec) -> dict[str, npt.NDArray[Any]]:
             f"is damaged: {error}",
             where=path.name,
             expected="a shard as teacher_logits writes it",
-            fix="run teacher_logits again: it makes damaged shards anew",
+            fix="run teacher_logits again: it makes damaged shards again",
         ) from None
     return result
 

@@ -229,8 +229,8 @@ class Trainer:
         counters.label_tokens += labels
         counters.processed += processed
         counters.positions += positions
-        # Tokens of steps that an earlier attempt reported and lost again are processed anew, not trained
-        # anew.
+        # Tokens of steps that an earlier attempt reported and lost again are processed again, not trained
+        # again.
         known = counters.step + 1 <= self._reported_step
         report_tokens(trained=0 if known else first_time, processed=processed, positions=positions)
         self._last["loss"] = value

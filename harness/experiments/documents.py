@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import Interval
-from harness.accounting.figures import J_PER_KWH, break_even_text, plus_minus, significant
+from harness.accounting.rounding import J_PER_KWH, break_even_text, plus_minus, significant
 from harness.errors import KitError
 from harness.experiments.comparison import remarks
 from harness.experiments.frontier import draw, frontier

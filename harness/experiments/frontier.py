@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.accounting import Interval, ParetoPoint, pareto_frontier
-from harness.accounting.figures import J_PER_KWH, significant
+from harness.accounting.rounding import J_PER_KWH, significant
 from harness.errors import KitError
 from harness.experiments.grid import REGIME_WORDS
 from harness.experiments.results import CellResult, Results

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from harness.accounting import BreakEven, Interval, break_even
-from harness.accounting.figures import J_PER_KWH
 from harness.accounting.interval import total
+from harness.accounting.rounding import J_PER_KWH
 from harness.accounting.totals import per_token
 from harness.errors import KitError
 from harness.spec import load_protocol

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.accounting import BreakEven
-from harness.accounting.figures import J_PER_KWH, break_even_text
+from harness.accounting.rounding import J_PER_KWH, break_even_text
 from harness.experiments.comparison import remarks
 from harness.experiments.documents import NOT_AVAILABLE, figure, frontier_words, number, quality_text
 from harness.experiments.grid import REGIME_WORDS

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.accounting import Interval
-from harness.accounting.figures import J_PER_KWH
+from harness.accounting.rounding import J_PER_KWH
 from harness.experiments.comparison import remarks
 from harness.experiments.frontier import frontier
 from harness.experiments.grid import load_grid, sweep_cells

@@ -13,7 +13,7 @@ Named = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class SourceChoice:
     """What the meter's processes are to read.
 
     Attributes:
@@ -38,7 +38,7 @@ def cpu_choices() -> list[str]:
     return ["auto", *(source.name for source in load_protocol().sources_of("cpu", ranked=False)), "none"]
 
 
-def choose(cpu: str, named: tuple[str, ...] = ()) -> Choice:
+def choose(cpu: str, named: tuple[str, ...] = ()) -> SourceChoice:
     """Choose sources.
 
     Args:
@@ -62,17 +62,17 @@ def choose(cpu: str, named: tuple[str, ...] = ()) -> Choice:
         else:
             zones.append((name, argument or None))
     if cpu == "none":
-        return Choice(devices, zones)
+        return SourceChoice(devices, zones)
     candidates = protocol.sources_of("cpu") if cpu == "auto" else [protocol.source(cpu, part="cpu")]
     reason = None
     for source in candidates:
         module = load_source(source.name)
         if own_process(module):
-            return Choice(devices, zones, source.name, _method(source), cpu_required=cpu != "auto")
+            return SourceChoice(devices, zones, source.name, _method(source), cpu_required=cpu != "auto")
         found = module.discover(Wanted(argument=cpu_argument))
         found.close()
         if found.measures("cpu"):
-            return Choice(devices, [*zones, (source.name, cpu_argument)], None, _method(source))
+            return SourceChoice(devices, [*zones, (source.name, cpu_argument)], None, _method(source))
         reason = found.reason
         if cpu != "auto":
             raise KitError(
@@ -81,7 +81,7 @@ def choose(cpu: str, named: tuple[str, ...] = ()) -> Choice:
                 expected=found.expected,
                 fix="kit doctor shows what can be measured here, and what would change that",
             )
-    return Choice(devices, zones, cpu_absent_reason=reason)
+    return SourceChoice(devices, zones, cpu_absent_reason=reason)
 
 
 def _method(source: PowerSource) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
-from harness.meter.choice import Choice, choose
+from harness.meter.choice import SourceChoice, choose
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper, Lost
 
@@ -50,7 +50,7 @@ class MeterConfig:
 
 
 @dataclass(frozen=True)
-class Boundary:
+class TakenBoundary:
     """A stage boundary as the meter took it: its number in the log and where each device was cut."""
 
     number: int
@@ -106,7 +106,7 @@ class MeterClient:
         self._sampler: Helper | None = None
         self._estimator: Helper | None = None
         self._known_devices: list[list[Any]] | None = None
-        self._choice: Choice | None = None
+        self._choice: SourceChoice | None = None
         self.greeting: dict[str, Any] = {}
         self.estimator_greeting: dict[str, Any] | None = None
         self.cpu_method = "absent"
@@ -130,7 +130,7 @@ class MeterClient:
                 self._await_estimator(choice)
         threading.Thread(target=self._watch, name="kit-meter-watch", daemon=True).start()
 
-    def _await_estimator(self, choice: Choice) -> None:
+    def _await_estimator(self, choice: SourceChoice) -> None:
         assert self._estimator is not None
         try:
             self.estimator_greeting = self._estimator.wait_ready()
@@ -179,7 +179,7 @@ class MeterClient:
         """Process id of the sampler."""
         return None if self._sampler is None else self._sampler.process.pid
 
-    def boundary(self, share: bool) -> Boundary:
+    def boundary(self, share: bool) -> TakenBoundary:
         """Take a stage boundary.
 
         Args:
@@ -202,7 +202,7 @@ class MeterClient:
                 finally:
                     estimate = self._receive_estimator(number) if asked else None
                 break
-            return Boundary(
+            return TakenBoundary(
                 number=int(taken["boundary"]),
                 mono_us=int(taken["mono_us"]),
                 device_us={int(r["device_id"]): int(r["mono_us"]) for r in taken["readings"]},

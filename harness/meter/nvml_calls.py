@@ -1,6 +1,6 @@
 """The reads of every tick, through the library that pynvml loaded, without allocating anything.
 
-pynvml builds its structures anew at each call; at 8 GPUs and 2 Hz after a cold cache that alone would use up
+pynvml builds new structures at each call; at 8 GPUs and 2 Hz after a cold cache that alone would use up
 the sampler's budget of 0.1 % of a core. Everything that is not called at every tick goes through pynvml's
 functions. Each call returns NVML's own codes instead of raising.
 """

@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
 from harness.journal.scores import KEY, Items, Scoreboard
-from harness.meter.client import Boundary, MeterClient, MeterConfig, Warn
+from harness.meter.client import MeterClient, MeterConfig, TakenBoundary, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
 from harness.meter.foreign import foreign_pids
 from harness.spec import current_version
@@ -59,14 +59,14 @@ class OpenStage:
     name: str
     kind: str
     attempt: int
-    start: Boundary
+    start: TakenBoundary
     work_start_us: int
     tokens: dict[str, int] = field(default_factory=dict)
     scores: Scoreboard = field(default_factory=Scoreboard)
     consumed: list[str] = field(default_factory=list)
     produced: list[str] = field(default_factory=list)
     dirty: bool = False
-    finish: Boundary | None = None
+    finish: TakenBoundary | None = None
 
 
 class MeterSession:
@@ -86,7 +86,7 @@ class MeterSession:
         self.info = info
         self.session = info.first_session
         self.stage: OpenStage | None = None
-        self.boundaries: list[Boundary] = []
+        self.boundaries: list[TakenBoundary] = []
         self._next_uid = info.first_stage_uid
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -282,7 +282,7 @@ class MeterSession:
 
     def end(
         self, status: str, *, exit_code: int | None = None, work_end_us: int | None = None, **extra: Any
-    ) -> Boundary:
+    ) -> TakenBoundary:
         """Take the ending boundary of the running stage, unless `cut` did, and write it down.
 
         Args:
@@ -323,7 +323,7 @@ class MeterSession:
         )
         return finish
 
-    def _notice_foreign(self, stage_uid: int, boundary: Boundary) -> None:
+    def _notice_foreign(self, stage_uid: int, boundary: TakenBoundary) -> None:
         for device_id, pids in boundary.compute_pids.items():
             foreign = foreign_pids(pids)
             if foreign:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from harness.accounting.figures import encodable
+from harness.accounting.rounding import encodable
 from harness.spec.factors import SCOPES, GridFactor, Pue, attribution, regions
 
 if TYPE_CHECKING:

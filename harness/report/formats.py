@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.accounting import BreakEven, Interval
-from harness.accounting.figures import J_PER_KWH, duration
-from harness.report.beside import as_dicts
+from harness.accounting.rounding import J_PER_KWH, duration
 from harness.report.model import RunReport, StageLine
+from harness.report.scores import as_dicts
 from harness.report.terminal import summary_lines
 from harness.report.words import method_words, notes, stage_notes, title
 from harness.spec.factors import attribution

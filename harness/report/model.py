@@ -28,8 +28,8 @@ from harness.accounting.totals import (
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived, derive_bundle
 from harness.errors import KitError
-from harness.report.against import Against
-from harness.report.beside import Baseline, SuiteScores, idle_baseline, suite_scores
+from harness.report.comparison import Against
+from harness.report.scores import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key

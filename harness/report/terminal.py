@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
-from harness.accounting.figures import J_PER_KWH, duration, encodable, printable, quantity, significant
-from harness.report.against import against_lines
-from harness.report.beside import Baseline, score_lines
+from harness.accounting.rounding import J_PER_KWH, duration, encodable, printable, quantity, significant
+from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
+from harness.report.scores import Baseline, score_lines
 from harness.report.words import SAID_ONCE, method_words, notes, stage_notes, title
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES

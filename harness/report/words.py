@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from harness.accounting.figures import duration, printable, quantity
+from harness.accounting.rounding import duration, printable, quantity
 from harness.errors import KitError
-from harness.report.against import against_notes
+from harness.report.comparison import against_notes
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.spec import load_protocol
 from harness.spec.factors import SCOPES, attribution, region_factors

@@ -16,7 +16,7 @@ from harness.spec.load import (
     short_version,
     version_folder,
 )
-from harness.spec.model import Column, PowerSource, Protocol, Sampling, StageKind, TableSpec, Tolerances
+from harness.spec.model import Column, PowerSource, Protocol, SamplingRules, StageKind, TableSpec, Tolerances
 
 __all__ = [
     "Column",
@@ -24,7 +24,7 @@ __all__ = [
     "PowerSource",
     "Problem",
     "Protocol",
-    "Sampling",
+    "SamplingRules",
     "StageKind",
     "TableSpec",
     "Tolerances",

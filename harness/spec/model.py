@@ -222,7 +222,7 @@ class Denominator(Strict):
     doc: str
 
 
-class Boundary(Strict):
+class SystemBoundary(Strict):
     """What the joules cover (1.1, 1.2)."""
 
     energy: Literal["it_joules"]
@@ -232,7 +232,7 @@ class Boundary(Strict):
     _listed = field_validator("components", "states", mode="before")(_tuple)
 
 
-class Sampling(Strict):
+class SamplingRules(Strict):
     """Clause 3."""
 
     nominal_period_us: int = Field(gt=0)
@@ -275,7 +275,7 @@ class Container(Strict):
     _listed = field_validator("footer_keys", mode="before")(_tuple)
 
 
-class Comparability(Strict):
+class ComparabilityRules(Strict):
     """What two results must share to be ranked together (9)."""
 
     key: tuple[str, ...]
@@ -289,16 +289,16 @@ class Protocol(Strict):
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     title: str
     clauses: dict[str, str]
-    boundary: Boundary
+    boundary: SystemBoundary
     stage_kinds: tuple[StageKind, ...]
     sources: tuple[PowerSource, ...] = ()
     extension_prefix: str
     methods: tuple[Method, ...]
-    sampling: Sampling
+    sampling: SamplingRules
     tolerances: Tolerances
     denominators: tuple[Denominator, ...]
     container: Container
-    comparability: Comparability
+    comparability: ComparabilityRules
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 

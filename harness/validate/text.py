@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.accounting.figures import encodable, printable, quantity
+from harness.accounting.rounding import encodable, printable, quantity
 from harness.validate.findings import Comparability, Finding, Report
 
 if TYPE_CHECKING:

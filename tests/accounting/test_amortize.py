@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from harness.accounting import ParetoPoint, pareto_frontier
 from harness.accounting.amortize import break_even, reuse, serving_break_even, student_sensitivity
-from harness.accounting.figures import break_even_text
 from harness.accounting.interval import Interval
+from harness.accounting.rounding import break_even_text
 from harness.accounting.totals import per_token
 
 FIGURE = st.floats(0.0, 100.0).map(lambda x: round(x, 2))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.accounting import totals
-from harness.accounting.figures import duration, plus_minus, quantity, significant
 from harness.accounting.interval import Interval
+from harness.accounting.rounding import duration, plus_minus, quantity, significant
 from harness.accounting.series import DeviceLimits
 from harness.accounting.stages import Plan, Sampling
 from tests.accounting.synthetic import Stage, make_run

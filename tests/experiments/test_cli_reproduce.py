@@ -9,7 +9,7 @@ import pytest
 from harness.cli.main import main
 from harness.doctor import inventory
 from harness.doctor.inventory import GpuFacts
-from harness.experiments.machine import choose_profile
+from harness.experiments.fitting_profile import choose_profile
 
 
 def machine_with(monkeypatch: pytest.MonkeyPatch, *gpus: GpuFacts) -> None:

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from harness.accounting.figures import J_PER_KWH
+from harness.accounting.rounding import J_PER_KWH
 from harness.experiments.paper import (
     REFERENCE_TOKENS,
     paper_root,

@@ -13,9 +13,9 @@ from rich.console import Console
 from harness import Meter
 from harness.accounting.quality import Z95
 from harness.journal.scores import eval_row
-from harness.report.beside import idle_baseline, suite_scores
 from harness.report.formats import to_json
 from harness.report.model import build
+from harness.report.scores import idle_baseline, suite_scores
 from harness.report.terminal import print_report, summary_lines
 
 EXAMPLE = Path(__file__).parents[1] / "protocol" / "examples" / "1.0"

@@ -15,10 +15,10 @@ from harness.accounting import Interval
 from harness.cli.report import cmd
 from harness.errors import KitError
 from harness.journal.scores import eval_row
-from harness.report.against import against
-from harness.report.beside import suite_scores
+from harness.report.comparison import against
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.model import Options, build
+from harness.report.scores import suite_scores
 from harness.report.terminal import bar, print_report, spread
 from tests.accounting.synthetic import DEFAULT, S, Stage, make_run
 from tests.validate.tamper import edit_rows

@@ -423,7 +423,7 @@ def test_a_platform_of_three_kilowatts(tmp_path: Path, zone: str, ids: set[str])
 
 @pytest.mark.parametrize(("gpu", "zone", "rule"), [(True, "package-0", "E312"), (False, "cpu", "W313")])
 def test_one_reading_of_a_cpu_counter(tmp_path: Path, gpu: bool, zone: str, rule: str) -> None:
-    """A forger who also derives everything anew: the reading stands out of its own series."""
+    """A forger who also derives everything again: the reading stands out of its own series."""
     folder = write_full(tmp_path / "run", gpu=gpu)
     forger = Forger(folder, tmp_path / "forged", rederive=True)
     rows = forger.tables["counters"].to_pylist()

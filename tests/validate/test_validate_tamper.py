@@ -77,7 +77,7 @@ def test_figures_know_what_matters(forger: Forger) -> None:
 
 
 def test_a_boundary_value_that_no_sample_can_have_seen(tmp_path: Path) -> None:
-    """Derived columns made anew do not help: the samples around the boundary tell another story."""
+    """Derived columns made to fit do not help: the samples around the boundary tell another story."""
     folder = write_full(tmp_path / "run")
     forger = Forger(folder, tmp_path / "forged", rederive=True)
     rows = forger.tables["counters"].to_pylist()

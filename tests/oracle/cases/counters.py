@@ -71,7 +71,7 @@ def counter() -> Family:
     ]
     last = (5_700_000, 1_160_000)
     total = jump[5] - 10_080_000 + 200_000 + 1_160_000 - jump[6]
-    text = "The driver was loaded anew between 2.5 and 3 s: counter before, counter after, power between."
+    text = "The driver was loaded again between 2.5 and 3 s: counter before, counter after, power between."
     add("reset", text, usual, last, (total, *split), "ResetIgnored", STEADY, jump)
     higher = [value - 9_990_000 if k <= 5 else value for k, value in enumerate(jump)]
     text = "The counter had caught up with its start by the end: the difference is positive and wrong."

@@ -121,7 +121,7 @@ def sessions() -> Family:
     rebooted = Run().boundary(0, 900, 990_000_000).boundary(1, 960, 1_020_000_000)
     rebooted.boundary(0, 15, 100, session=1).boundary(1, 75, 30_000_100, session=1)
     rebooted.stage("a", 0, 1).stage("b", 0, 1, session=1)
-    text = "The counter began anew with the machine: no reset, another session."
+    text = "The counter began again with the machine: no reset, another session."
     add("machine-restarted", text, "FirstSession", rebooted)
     eleven = Run()
     for k in (0, 2, 10):

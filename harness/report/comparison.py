@@ -15,12 +15,12 @@ from harness.accounting import (
     serving_break_even,
 )
 from harness.accounting.amortize import student_sensitivity
-from harness.accounting.figures import break_even_text, printable
-from harness.report.beside import HELD_OUT
+from harness.accounting.rounding import break_even_text, printable
+from harness.report.scores import HELD_OUT
 
 if TYPE_CHECKING:
-    from harness.report.beside import SuiteScores
     from harness.report.model import RunReport
+    from harness.report.scores import SuiteScores
 
 STUDENT_REL = 0.03
 """Relative error of both students at which the sensitivity of N* is shown."""

@@ -135,7 +135,7 @@ def inherited_energy(given: Json) -> Json:
 
 def above_idle(given: Json) -> Json:
     """Mean idle power and the energy above it, as a report shows them."""
-    from harness.report.beside import idle_baseline
+    from harness.report.scores import idle_baseline
 
     rows = [{"session": 0} | row for row in stage_rows(given["stages"])]
     found = idle_baseline(rows, None, load_protocol().kinds("idle"))
