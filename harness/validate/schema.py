@@ -121,9 +121,8 @@ def keys_once(ctx: Context) -> Iterator[Hit]:
         if facts.order and facts.order[1] == "duplicate":
             row = facts.order[0]
             keys = ", ".join(facts.table.key)
-            yield Hit(
-                facts.path, f"rows {row - 1} and {row} have the same {keys}", "one row for each key", (row,)
-            )
+            same = f"rows {row - 1} and {row} have the same {keys}"
+            yield Hit(facts.path, same, "one row for each key", (row,))
 
 
 @rule("E111")
