@@ -13,10 +13,11 @@ from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.spec.factors import SCOPES, attribution, region_factors
 
 FLAGS = {
-    "counter_reset": "the energy counter was reset; the stretch around it is bridged by power samples",
+    "counter_reset": "the energy counter fell, or rose by more than can be drawn; that stretch is bridged by power samples",
+    "counter_glitch": "readings of the energy counter that cannot be true were left out",
     "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
     "counter_missing": "no energy counter, energy is the integral of power samples",
-    "counter_disagrees": "counter and power integral differ by {disagreement}; one of them is wrong",
+    "counter_disagrees": "counter and power integral differ by {disagreement}; the interval covers both",
     "counter_boundary_missing": "the counter could not be read at a boundary; its value is interpolated",
     "gpu_unmeasured": "a GPU gave neither counter nor power; the energy is unknown, not zero",
     "gap": "{gap} without samples ({in_gaps} by interpolation)",

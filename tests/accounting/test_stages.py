@@ -204,6 +204,8 @@ def test_a_counter_that_lies_is_flagged():
     named = by_name(run.derive())
     assert "counter_disagrees" in named["train"]["flags"]
     assert named["train"]["gpu_counter_vs_integral"] == pytest.approx(-0.43, abs=0.01)
+    truth = by_name(make_run(devices=1).derive())["train"]["gpu_energy_j"]
+    assert named["train"]["gpu_energy_j_low"] <= truth <= named["train"]["gpu_energy_j_high"]
 
 
 def test_short_stages_say_so():
