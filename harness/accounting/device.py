@@ -11,6 +11,8 @@ import numpy as np
 
 from harness.accounting.boundaries import DeviceBoundaries
 from harness.accounting.counter import (
+    GPU_MAX_W,
+    LIMIT_FACTOR,
     CounterEnergy,
     CounterReading,
     CounterTicks,
@@ -100,6 +102,10 @@ class DeviceMeter:
         zero = series.power_valid & (series.power_mw <= 0)
         self._zeros = series.mono_us[zero]
         self._valid = series.power_valid & ~zero if self._zeros.size else series.power_valid
+        most_mw = LIMIT_FACTOR * limits.max_mw if limits.max_mw else GPU_MAX_W * 1000
+        excess = self._valid & (series.power_mw > most_mw)
+        self._excesses = series.mono_us[excess]
+        self._valid = self._valid & ~excess if self._excesses.size else self._valid
         observed = float(series.power_mw[self._valid].max()) if self._valid.any() else 0.0
         self._max_mw = max(observed, float(limits.max_mw or 0))
         self._ticks: CounterTicks = find_faults(
@@ -278,6 +284,9 @@ class DeviceMeter:
         lo, hi = np.searchsorted(self._zeros, [self._readings[n].mono_us for n in (start, end)])
         if hi > lo:
             found.append("zero_power_readings")
+        lo, hi = np.searchsorted(self._excesses, [self._readings[n].mono_us for n in (start, end)])
+        if hi > lo:
+            found.append("excess_power_readings")
         return found
 
 

@@ -45,6 +45,7 @@ DERIVED_FLAGS = frozenset(
         "gap",
         "short_stage",
         "zero_power_readings",
+        "excess_power_readings",
         "cpu_estimated",
         "cpu_estimate_restarted",
         "rapl_wrap_ambiguous",

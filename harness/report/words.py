@@ -13,7 +13,7 @@ from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.spec.factors import SCOPES, attribution, region_factors
 
 FLAGS = {
-    "counter_reset": "the energy counter fell, or rose by more than can be drawn; that stretch is bridged by power samples",
+    "counter_reset": "the energy counter was reset or jumped; that stretch is bridged by power samples",
     "counter_glitch": "readings of the energy counter that cannot be true were left out",
     "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
     "counter_missing": "no energy counter, energy is the integral of power samples",
@@ -23,6 +23,7 @@ FLAGS = {
     "gap": "{gap} without samples ({in_gaps} by interpolation)",
     "short_stage": "only {samples} samples; the power integral is a poor cross-check",
     "zero_power_readings": "readings of 0 mW were taken for failed reads",
+    "excess_power_readings": "power readings above 1.25 times the limit were taken for failed reads",
     "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
     "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
     "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",
