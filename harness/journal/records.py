@@ -94,8 +94,8 @@ class JournalWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o644)
         with suppress(OSError):  # some network file systems have no locks
-            # Says that this journal is being written, and goes with the process, however that ends. A lock of this
-            # one opening: closing another of the same process does not take it away.
+            # Says that this journal is being written, and goes with the process, however that ends. It belongs
+            # to this opening: closing another one of the same process does not take it away.
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         self._pending = bytearray(MAGIC)
         self.error: str | None = None
