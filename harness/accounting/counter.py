@@ -2,7 +2,9 @@
 
 The counter is the best instrument there is: the difference of two readings holds whatever happened between
 them, sampled or not. What can go wrong is detected and bridged by the power integral: a reset (the value
-falls), a counter that stands still while power flows, a boundary at which the counter could not be read.
+falls), a jump (it rises by more than the device can draw), a counter that stands still while power flows, a
+boundary at which the counter could not be read. One reading between two that agree with each other, and with
+neither of which it agrees, is a glitch and left out.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ STUCK_US = 2_000_000
 
 STUCK_J = 2.0
 """... while at least this much energy flowed has stopped counting (1 W for two seconds)."""
+
+GPU_MAX_W = 5_000.0
+"""More than any device draws; the bound where its power limit is unknown."""
+
+LIMIT_FACTOR = 1.25
+"""Of its power limit a device draws no more, over a refresh of its counter or longer."""
 
 METHOD_RANK = {
     "counter_tick": 0,
@@ -77,14 +85,36 @@ class CounterTicks:
     Attributes:
         mono_us: (n,) times.
         value_mj: (n,) mJ as read.
-        resets: (start_us, end_us) between which the value fell.
+        resets: (start_us, end_us) between which the value fell, or rose by more than can have been drawn.
         stuck: (start_us, end_us) in which the counter stood still though power flowed; end None = to the end.
+        glitches: times of readings that were left out.
+        most_mw: what the device cannot exceed, and
+        refresh_us: how old a reading can be.
     """
 
     mono_us: Int64
     value_mj: Int64
     resets: tuple[tuple[int, int], ...] = ()
     stuck: tuple[tuple[int, int | None], ...] = ()
+    glitches: tuple[int, ...] = ()
+    most_mw: float = GPU_MAX_W * 1000
+    refresh_us: int = 100_000
+
+    def can_rise(self, span_us: int, rise_mj: float, slack_mj: float = 0.0) -> bool:
+        """Whether the device can have moved its counter by so much in so much time."""
+        return -slack_mj <= rise_mj <= (span_us + self.refresh_us) * self.most_mw * NJ * 1000 + slack_mj
+
+    def fits(self, reading: CounterReading, slack_mj: float) -> bool:
+        """Whether a boundary's value can lie between the readings around it, where those agree."""
+        i = int(np.searchsorted(self.mono_us, reading.mono_us, side="left"))
+        j = int(np.searchsorted(self.mono_us, reading.mono_us, side="right"))
+        if reading.value_mj is None or i < 1 or j >= self.mono_us.shape[0]:
+            return True
+        (t0, v0), (t1, v1) = ((int(self.mono_us[k]), int(self.value_mj[k])) for k in (i - 1, j))
+        return (
+            self.can_rise(reading.mono_us - t0, reading.value_mj - v0, slack_mj)
+            and self.can_rise(t1 - reading.mono_us, v1 - reading.value_mj, slack_mj)
+        ) or not self.can_rise(t1 - t0, v1 - v0)
 
     def broken(self, start_us: int, end_us: int) -> bool:
         """Whether a reset or a standstill touches the window."""
@@ -108,7 +138,8 @@ class CounterEnergy:
         gap: what unmeasured time adds.
         gap_is_bound: `gap` is a bound, not a 95 % interval: around a fault of the counter, or where too much
             is missing.
-        resets: falls of the counter that were bridged.
+        resets: falls and jumps of the counter that were bridged.
+        glitches: boundaries whose value was none.
         stuck: standstills that were bridged.
         method: as in `stages.gpu_energy_method`.
     """
@@ -118,6 +149,7 @@ class CounterEnergy:
     gap: Spread = NOTHING
     resets: int = 0
     stuck: int = 0
+    glitches: int = 0
     method: str = "absent"
     gap_is_bound: bool = True
 
@@ -142,22 +174,45 @@ def worst_method(methods: Sequence[str]) -> str:
     return max(methods, key=lambda m: METHOD_RANK[m], default="absent")
 
 
-def find_faults(mono_us: Int64, value_mj: Int64, valid: Bools, bridge: Bridge) -> CounterTicks:
-    """Keep the valid readings and find resets and standstills in them.
+def find_faults(
+    mono_us: Int64,
+    value_mj: Int64,
+    valid: Bools,
+    bridge: Bridge,
+    *,
+    limit_mw: float | None = None,
+    refresh_us: int = 100_000,
+) -> CounterTicks:
+    """Keep the readings that can be true and find resets, jumps and standstills in them.
 
     Args:
         mono_us: (n,) times, increasing.
         value_mj: (n,) readings, mJ.
         valid: (n,) false where the counter could not be read.
         bridge: power integral of the same device; tells a standstill from a device without power.
+        limit_mw: the device's power limit; None if unknown.
+        refresh_us: of the counter.
     """
     if not valid.all():
         mono_us, value_mj = mono_us[valid], value_mj[valid]
+    most_mw = LIMIT_FACTOR * limit_mw if limit_mw else GPU_MAX_W * 1000
+
+    def possible(distance: int) -> Bools:
+        rise = value_mj[distance:] - value_mj[:-distance]
+        span = mono_us[distance:] - mono_us[:-distance] + refresh_us
+        return (rise >= 0) & (rise <= span * (most_mw * NJ * 1000))
+
+    glitches: tuple[int, ...] = ()
+    if mono_us.shape[0] > 2 and not (step_can := possible(1)).all():
+        lone = np.zeros(mono_us.shape[0], dtype=np.bool_)
+        lone[1:-1] = ~(step_can[:-1] & step_can[1:]) & possible(2)
+        glitches = tuple(int(t) for t in mono_us[lone])
+        mono_us, value_mj = mono_us[~lone], value_mj[~lone]
     if mono_us.shape[0] < 2:
-        return CounterTicks(mono_us, value_mj)
-    step = np.diff(value_mj)
-    resets = tuple((int(mono_us[i]), int(mono_us[i + 1])) for i in np.flatnonzero(step < 0))
-    return CounterTicks(mono_us, value_mj, resets, _standstills(mono_us, value_mj, step == 0, bridge))
+        return CounterTicks(mono_us, value_mj, (), (), glitches, most_mw, refresh_us)
+    resets = tuple((int(mono_us[i]), int(mono_us[i + 1])) for i in np.flatnonzero(~possible(1)))
+    stuck = _standstills(mono_us, value_mj, np.diff(value_mj) == 0, bridge)
+    return CounterTicks(mono_us, value_mj, resets, stuck, glitches, most_mw, refresh_us)
 
 
 def _standstills(
@@ -260,6 +315,12 @@ def counter_energy(
     """
     if end.mono_us < start.mono_us:
         raise ValueError(f"boundaries in the wrong order: {start.mono_us} > {end.mono_us}")
+    read = start, end
+    start, end = (
+        _without_glitch(reading, ticks, 1000 * _most_j(reading, power, refresh_us))
+        for reading, power in zip(read, power_mw, strict=True)
+    )
+    glitches = sum(a.value_mj != b.value_mj for a, b in zip(read, (start, end), strict=True))
     first, first_error = resolve(start, ticks, power_mw[0], rough[0], refresh_us)
     last, last_error = resolve(end, ticks, power_mw[1], rough[1], refresh_us)
     boundary = window_error(first_error, last_error, COUNTER_STEP_J)
@@ -269,11 +330,19 @@ def counter_energy(
         if "interpolated" in (first.method, last.method):
             slack_mj += 1000 * _most_j(first, power_mw[0], refresh_us)
             slack_mj += 1000 * _most_j(last, power_mw[1], refresh_us)
-        if difference >= -slack_mj and not ticks.broken(start.mono_us, end.mono_us):
+        possible = ticks.can_rise(end.mono_us - start.mono_us, difference, slack_mj)
+        if possible and not ticks.broken(start.mono_us, end.mono_us):
             # Interpolated ends of a very short stage can cross by less than their own error: no energy, not a
             # reset.
-            return CounterEnergy(max(0, difference), boundary, method=_method(first, last))
-    return _pieces(first, last, ticks, (bridge, hole_bridge or bridge), boundary, refresh_us)
+            method = _method(first, last)
+            return CounterEnergy(max(0, difference), boundary, glitches=glitches, method=method)
+    found = _pieces(first, last, ticks, (bridge, hole_bridge or bridge), boundary, refresh_us)
+    return replace(found, glitches=glitches)
+
+
+def _without_glitch(reading: CounterReading, ticks: CounterTicks, slack_mj: float) -> CounterReading:
+    """A boundary whose value cannot be is one that was not read."""
+    return reading if ticks.fits(reading, slack_mj) else replace(reading, value_mj=None)
 
 
 def _method(first: CounterReading, last: CounterReading) -> str:
@@ -328,13 +397,14 @@ def _pieces(
     was_stuck = False
     for (t0, v0), (t1, v1) in pairwise(knots):
         standing = ticks.is_stuck(t0, t1)
-        if v1 >= v0 and not standing:
+        broken = not ticks.can_rise(t1 - t0, v1 - v0)
+        if not broken and not standing:
             energy_mj += v1 - v0
         elif holes and holes[-1][1] == t0:
             holes[-1] = (holes[-1][0], t1)
         else:
             holes.append((t0, t1))
-        resets += v1 < v0
+        resets += broken
         stuck += standing and not was_stuck
         was_stuck = standing
     if knots[-1][0] < last.mono_us:
@@ -356,4 +426,4 @@ def _pieces(
         # Of a hole without any gap in it the sampling error is all there is.
         gap = gap.linear(part.gap_bound).linear(Spread(part.sampling_j, part.sampling_j))
     method = "counter_split" if resets or stuck else "counter_sample"
-    return CounterEnergy(energy_mj, boundary, gap, resets, stuck, method)
+    return CounterEnergy(energy_mj, boundary, gap, resets, stuck, method=method)

@@ -11,6 +11,8 @@ import numpy as np
 
 from harness.accounting.boundaries import DeviceBoundaries
 from harness.accounting.counter import (
+    GPU_MAX_W,
+    LIMIT_FACTOR,
     CounterEnergy,
     CounterReading,
     CounterTicks,
@@ -49,6 +51,7 @@ class DeviceEnergy:
         gap: what unmeasured time adds.
         random: statistical part of the whole interval.
         bound: part of it that is a bound and comes on top.
+        doubt: what reaches to the power integral where it contradicts the counter; comes on top too.
         faults: flags, one word each.
     """
 
@@ -60,6 +63,7 @@ class DeviceEnergy:
     gap: Spread
     random: Spread
     bound: Spread
+    doubt: Spread
     faults: tuple[str, ...]
 
     @property
@@ -67,14 +71,14 @@ class DeviceEnergy:
         """Lower end of the 95 % interval, never below zero."""
         if self.energy_mj is None:
             return None
-        return max(0.0, self.energy_mj / 1000 - self.random.low_j - self.bound.low_j)
+        return max(0.0, self.energy_mj / 1000 - self.random.low_j - self.bound.low_j - self.doubt.low_j)
 
     @property
     def high_j(self) -> float | None:
         """Upper end of the 95 % interval."""
         if self.energy_mj is None:
             return None
-        return self.energy_mj / 1000 + self.random.high_j + self.bound.high_j
+        return self.energy_mj / 1000 + self.random.high_j + self.bound.high_j + self.doubt.high_j
 
 
 class DeviceMeter:
@@ -98,10 +102,19 @@ class DeviceMeter:
         zero = series.power_valid & (series.power_mw <= 0)
         self._zeros = series.mono_us[zero]
         self._valid = series.power_valid & ~zero if self._zeros.size else series.power_valid
+        most_mw = LIMIT_FACTOR * limits.max_mw if limits.max_mw else GPU_MAX_W * 1000
+        excess = self._valid & (series.power_mw > most_mw)
+        self._excesses = series.mono_us[excess]
+        self._valid = self._valid & ~excess if self._excesses.size else self._valid
         observed = float(series.power_mw[self._valid].max()) if self._valid.any() else 0.0
         self._max_mw = max(observed, float(limits.max_mw or 0))
         self._ticks: CounterTicks = find_faults(
-            series.mono_us, series.counter_mj, series.counter_valid, self.integral
+            series.mono_us,
+            series.counter_mj,
+            series.counter_valid,
+            self.integral,
+            limit_mw=limits.max_mw,
+            refresh_us=sampling.counter_refresh_us,
         )
         self._order = boundaries.ordered()
         self._place = {number: i for i, number in enumerate(self._order)}
@@ -185,6 +198,7 @@ class DeviceMeter:
             gap=whole.gap,
             random=whole.random,
             bound=whole.bound,
+            doubt=self._doubt(whole, energy, integral, start, end),
             faults=tuple(faults),
         )
 
@@ -197,9 +211,8 @@ class DeviceMeter:
         if len(known) < len(parts):
             return None, NOTHING, NOTHING
         start, end = self._order[0], self._order[-1]
-        whole, method = self._whole(self._links, start, end)
-        whole = self._with_lag(whole, method, self._readings[start], self._readings[end])
-        return sum(known), whole.random, whole.bound
+        whole = self.measure(start, end)
+        return whole.energy_mj, whole.random, whole.bound.linear(whole.doubt)
 
     def _whole(self, links: Sequence[CounterEnergy], start: int, end: int) -> tuple[CounterEnergy, str]:
         """A window measured as one, for its interval, and the method of its energy, the sum of its links."""
@@ -213,6 +226,30 @@ class DeviceMeter:
         if method != "power_integral" or self._limits.instant:
             return whole
         return replace(whole, boundary=self._of_means(whole.boundary, first, last))
+
+    def _disagrees(self, whole: CounterEnergy, energy_mj: int | None, integral: PowerIntegral) -> bool:
+        """Whether counter and integral are further apart than chance explains."""
+        if whole.method == "power_integral" or energy_mj is None or not integral.energy_j:
+            return False
+        # Twice what either is known to.
+        doubt_j = 2.0 * (whole.boundary.half_j + integral.sampling_j)
+        doubt_j += integral.gap_high_j - integral.gap_low_j
+        allowed = max(self._sampling.disagreement_rel * integral.energy_j, doubt_j)
+        return abs(energy_mj / 1000 - integral.energy_j) > allowed
+
+    def _doubt(
+        self, whole: CounterEnergy, energy_mj: int | None, integral: PowerIntegral, start: int, end: int
+    ) -> Spread:
+        """What reaches to a contradicting integral: of the window, or of the pieces it is the sum of."""
+        mine = _reach(energy_mj, integral) if self._disagrees(whole, energy_mj, integral) else NOTHING
+        pieces = NOTHING
+        inner = self._order[self._place[start] : self._place[end] + 1]
+        for a, b in pairwise(inner) if len(inner) > 2 else ():
+            link = self._links[self._place[a]]
+            part = self.integral(self._readings[a].mono_us, self._readings[b].mono_us)
+            if self._disagrees(link, link.energy_mj, part):
+                pieces = pieces.linear(_reach(link.energy_mj, part))
+        return Spread(max(mine.low_j, pieces.low_j), max(mine.high_j, pieces.high_j))
 
     def _by_time(self, start: int, end: int) -> tuple[int, int]:
         return (start, end) if self._place[start] <= self._place[end] else (end, start)
@@ -237,16 +274,26 @@ class DeviceMeter:
             found.append("counter_missing")
         elif any(self._readings[n].value_mj is None for n in (start, end)):
             found.append("counter_boundary_missing")
-        if whole.method != "power_integral" and integral.energy_j:
-            # Twice what either is known to: a remark is for what chance does not explain.
-            doubt_j = 2.0 * (whole.boundary.half_j + integral.sampling_j)
-            doubt_j += integral.gap_high_j - integral.gap_low_j
-            allowed = max(self._sampling.disagreement_rel * integral.energy_j, doubt_j)
-            if abs(energy_mj / 1000 - integral.energy_j) > allowed:
-                found.append("counter_disagrees")
+        lo, hi = np.searchsorted(self._ticks.glitches, [self._readings[n].mono_us for n in (start, end)])
+        if hi > lo or any(link.glitches for link in links):
+            found.append("counter_glitch")
+        if self._disagrees(whole, energy_mj, integral):
+            found.append("counter_disagrees")
         if integral.gap_us:
             found.append("gap")
         lo, hi = np.searchsorted(self._zeros, [self._readings[n].mono_us for n in (start, end)])
         if hi > lo:
             found.append("zero_power_readings")
+        lo, hi = np.searchsorted(self._excesses, [self._readings[n].mono_us for n in (start, end)])
+        if hi > lo:
+            found.append("excess_power_readings")
         return found
+
+
+def _reach(energy_mj: int | None, integral: PowerIntegral) -> Spread:
+    """From a counter's energy to the far end of a power integral that contradicts it: either may be wrong."""
+    if energy_mj is None or integral.energy_j is None:
+        return NOTHING
+    apart = integral.energy_j - energy_mj / 1000
+    known = integral.gap_bound.linear(Spread(integral.sampling_j, integral.sampling_j))
+    return Spread(max(0.0, known.low_j - apart), 0.0) if apart < 0 else Spread(0.0, apart + known.high_j)

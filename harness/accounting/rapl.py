@@ -21,7 +21,7 @@ from harness.accounting.error_model import (
     stale_error,
     window_error,
 )
-from harness.accounting.series import NO_BOUNDARY, CounterSeries, Int64
+from harness.accounting.series import NO_BOUNDARY, Bools, CounterSeries, Int64
 
 ZONE_MAX_W = 1000.0
 """More than any CPU package or memory domain draws; the bound by which a second, unseen wrap is possible."""
@@ -38,13 +38,13 @@ ZONE_RESOLUTION_UJ = 61
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """A cumulative counter without its wraps, its failed reads taken out.
+    """A cumulative counter without its wraps, failed reads and glitches taken out.
 
     Attributes:
         mono_us: (n,) times.
         cumulative: (n,) energy since the first reading, in the counter's unit, never falling.
         wraps: wraps undone.
-        resets: falls too large to be a wrap, bridged by the mean rate of the rest.
+        resets: falls too large to be a wrap and rises that no zone draws, bridged by the mean rate of others.
         ambiguous: (m,) index i of steps (i, i + 1) in which one more wrap would have gone unseen.
         ambiguous_extra: (m,) energy those unseen wraps would add at most.
         bridged: (k,) index i of steps that were bridged over a reset.
@@ -72,27 +72,31 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
         wrap_range: the counter wraps past this value; None = never, so that any fall is a reset.
         max_w: power the zone cannot exceed, watts (= uJ per us).
     """
+
+    def steps(distance: int) -> tuple[Int64, Bools]:
+        """Energy from reading to reading, a wrap undone, and whether the zone can have drawn it."""
+        rise = value[distance:] - value[:-distance]
+        if wrap_range is not None:
+            rise = np.where(rise < 0, rise + wrap_range, rise)
+        span = mono_us[distance:] - mono_us[:-distance] + ZONE_REFRESH_US
+        # A wrap that would need more power than the zone can draw is no wrap: the counter was reset.
+        return rise, (rise >= 0) & (rise <= span * max_w)
+
+    _, can = steps(1)
+    if value.shape[0] > 2 and not can.all():
+        # A reading that agrees with neither neighbour, while those agree with each other.
+        glitch = np.zeros(value.shape[0], dtype=np.bool_)
+        glitch[1:-1] = ~(can[:-1] & can[1:]) & steps(2)[1]
+        mono_us, value = mono_us[~glitch], value[~glitch]
     dt = np.diff(mono_us)
-    step = np.diff(value)
-    falls = np.flatnonzero(step < 0)
-    bridged = np.zeros(0, dtype=np.int64)
-    wraps = 0
-    if falls.size:
-        limit = dt[falls] * max_w + max_w * ZONE_REFRESH_US
-        if wrap_range is None:
-            bridged = falls
-        else:
-            undone = step[falls] + wrap_range
-            # A wrap that would need more power than the zone can draw is no wrap: the counter was reset.
-            bridged = falls[(undone > limit) | (undone < 0)]
-            step[falls] = undone
-            wraps = int(falls.size - bridged.size)
-        if bridged.size:
-            good = np.ones(step.shape[0], dtype=np.bool_)
-            good[bridged] = False
-            span = int(dt[good].sum())
-            rate = float(step[good].sum()) / span if span else 0.0
-            step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
+    step, can = steps(1)
+    falls = np.diff(value) < 0
+    bridged = np.flatnonzero(~can)
+    wraps = int(np.count_nonzero(falls & can))
+    if bridged.size:
+        span = int(dt[can].sum())
+        rate = float(step[can].sum()) / span if span else 0.0
+        step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
     ambiguous = extra = np.zeros(0, dtype=np.int64)
     if wrap_range and dt.size and float(dt.max()) * max_w > wrap_range:
         room = dt * max_w - step

@@ -39,11 +39,13 @@ DERIVED_FLAGS = frozenset(
         "counter_stuck",
         "counter_missing",
         "counter_disagrees",
+        "counter_glitch",
         "counter_boundary_missing",
         "gpu_unmeasured",
         "gap",
         "short_stage",
         "zero_power_readings",
+        "excess_power_readings",
         "cpu_estimated",
         "cpu_estimate_restarted",
         "rapl_wrap_ambiguous",
@@ -253,7 +255,7 @@ def _gpu_columns(devices: Sequence[DeviceEnergy]) -> dict[str, Any]:
         "gap_us": sum(d.integral.gap_us for d in devices),
     }
     if best is not None:
-        whole = joint([d.random for d in devices], [d.bound for d in devices])
+        whole = joint([d.random for d in devices], [d.bound.linear(d.doubt) for d in devices])
         out["gpu_energy_j_low"] = max(0.0, best - whole.low_j)
         out["gpu_energy_j_high"] = best + whole.high_j
         out["gpu_energy_boundary_j"] = joint([d.boundary for d in devices]).half_j

@@ -39,11 +39,15 @@ from harness.journal.reading import (
 )
 from harness.spec import Protocol, current_version, load_protocol, short_version
 
+DAMAGED = ".damaged"
+"""What a journal is called beside its bundle if not all of it could be read: nobody removes it."""
+
 
 def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
     """Turn the journals of a run folder into its bundle, together with what was sealed there before.
 
     The journals are removed once the bundle is in place; a crash before that leaves them to be sealed again.
+    One that was damaged is kept beside the bundle.
 
     Args:
         run_dir: The run folder.
@@ -90,7 +94,10 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir),
             fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
         ) from None
-    _remove(files)
+    damaged = [file for file in files if file.name in journals.damaged]
+    _remove([file for file in files if file not in damaged])
+    for file in damaged:
+        file.rename(file.with_name(file.name + DAMAGED))
     _remove_folder(run_dir)
     return run_dir
 

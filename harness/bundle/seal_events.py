@@ -76,7 +76,9 @@ def event_rows(
                 "detail": canonical_json(scrub_value(storable(detail))).decode() if detail else None,
             }
         )
-    for name, torn in sorted(journals.torn.items()):
+    unread = [(name, "torn_bytes", size) for name, size in sorted(journals.torn.items())]
+    unread += [(name, "damaged_bytes", size) for name, size in sorted(journals.damaged.items())]
+    for name, what, size in unread:
         last = journals.records[-1]
         rows.append(
             {
@@ -87,8 +89,8 @@ def event_rows(
                 "kind": "journal_error",
                 "stage_uid": None,
                 "device_id": None,
-                "severity": "warning",
-                "detail": canonical_json({"torn_bytes": torn}).decode(),
+                "severity": "warning" if what == "torn_bytes" else "error",
+                "detail": canonical_json({what: size}).decode(),
             }
         )
     return rows

@@ -14,11 +14,12 @@ def cmd(run_dir: Path) -> None:
 
     For a run whose process was killed or whose machine went down. Stages without a recorded end become
     `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
+    Exits 1 if a part of a journal was damaged: the rest is sealed, the journal is kept.
     """
     from harness.accounting import UNATTRIBUTED
     from harness.audit.late_reports import take_late_reports
     from harness.bundle.reader import Bundle
-    from harness.bundle.seal import recover
+    from harness.bundle.seal import DAMAGED, recover
     from harness.journal.reading import journal_files
 
     waiting = len(journal_files(run_dir))
@@ -32,4 +33,10 @@ def cmd(run_dir: Path) -> None:
     for row in rows:
         click.echo(f"  {row['name']} attempt {row['attempt']}: {row['status']}")
     click.echo(f"{run_dir}: {waiting} journals sealed, {len(rows)} stages, {bundle.rows('power')} samples")
+    kept = sorted((run_dir / "journal").glob(f"*{DAMAGED}"))
+    if kept:
+        names = ", ".join(str(path.relative_to(run_dir)) for path in kept)
+        click.echo(f"parts of the journal were damaged and are missing; kept: {names}", err=True)
     click.echo(f"next: kit report {run_dir}   or go on with: kit audit PIPELINE --out {run_dir} --resume")
+    if kept:
+        raise SystemExit(1)

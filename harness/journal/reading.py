@@ -21,7 +21,7 @@ from harness.journal.records import (
     ZONE_FIELDS,
     is_being_written,
     read_journal,
-    torn_bytes,
+    unread_bytes,
 )
 
 POWER_DTYPE = np.dtype(list(POWER_FIELDS))
@@ -29,6 +29,8 @@ ZONE_DTYPE = np.dtype(list(ZONE_FIELDS))
 _SPOOL_BYTES = 32 << 20
 _BATCH_BYTES = 8 << 20
 _PATIENCE_S = 20.0
+RUNNER_JOURNAL = "-000-runner.jnl"
+"""End of the name of the journal that the owner of a run writes."""
 
 _UNNAMED = {"device": "nvml", "zone": "rapl"}
 """Sources of what a journal names no source of."""
@@ -47,12 +49,14 @@ class JournalRun:
     Attributes:
         records: JSON records of all journals, in the order of their monotonic time within a session.
         torn: journal file name -> bytes of a frame that was cut off by a kill.
+        damaged: journal file name -> bytes before its last whole frame that cannot be read.
         zone_ranges: wrap range by zone label.
         zone_sources: source by zone label.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     torn: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
     zone_ranges: dict[str, int | None] = field(default_factory=dict)
     zone_sources: dict[str, str] = field(default_factory=dict)
     _power: dict[PowerKey, IO[bytes]] = field(default_factory=dict)
@@ -125,13 +129,15 @@ def await_writers(run_dir: Path, patience_s: float = _PATIENCE_S) -> None:
     A sampler whose runner was killed needs up to ten seconds to end the stage and take the last boundary.
 
     Raises:
-        KitError: Somebody still does: the run is going on.
+        KitError: Somebody still does: the run is going on. At once where that is its owner.
     """
     until = time.monotonic() + patience_s
-    while any(is_being_written(path) for path in journal_files(run_dir)):
-        if time.monotonic() > until:
+    while writing := [path for path in journal_files(run_dir) if is_being_written(path)]:
+        owners = [path for path in writing if path.name.endswith(RUNNER_JOURNAL)]
+        if owners or time.monotonic() > until:
+            who = f"process {_owner_pid(owners[0])}" if owners else "its meter"
             raise KitError(
-                "this run is still going on: its meter is writing",
+                f"this run is still going on: {who} is writing",
                 where=str(run_dir),
                 expected="a run that has ended",
                 fix="wait for it to end, or end it with Ctrl-C in its terminal",
@@ -139,14 +145,22 @@ def await_writers(run_dir: Path, patience_s: float = _PATIENCE_S) -> None:
         time.sleep(0.1)
 
 
+def _owner_pid(path: Path) -> int | str:
+    """The process that owns a run, from its journal."""
+    pids = (frame.record.get("pid") for frame in read_journal(path) if frame.record.get("type") == "run")
+    return next((pid for pid in pids if pid), "unknown")
+
+
 def read_journals(run_dir: Path) -> JournalRun:
-    """Read every unsealed journal of a run folder. Torn ends are left out and reported."""
+    """Read every unsealed journal of a run folder. What cannot be read is left out and reported."""
     run = JournalRun()
     for path in journal_files(run_dir):
         _read_one(path, run)
-        torn = torn_bytes(path)
-        if torn:
-            run.torn[path.name] = torn
+        unread = unread_bytes(path)
+        if unread.torn:
+            run.torn[path.name] = unread.torn
+        if unread.damaged:
+            run.damaged[path.name] = unread.damaged
     run.records.sort(key=lambda record: (record.get("session", 0), record.get("mono_us", 0)))
     return run
 

@@ -2,7 +2,8 @@
 
 A journal file is `KITJNL1\\n` followed by frames `<u32 length><u32 crc32><u8 kind><payload>` (little-endian,
 length counts the payload). One process writes one file. A frame that was cut off by a kill can only be the
-last one; the reader stops there and says how many bytes it left.
+last one. Where a disk damaged one, the reader goes on at the next whole frame; either way it says how many
+bytes it left out.
 
 Power rows are packed structs rather than JSON: at 8 GPUs and 2 Hz a day is 1.4 million of them.
 """
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import KitError
 
@@ -30,6 +31,8 @@ KIND_POWER = 2
 KIND_ZONE = 3
 
 _HEADER = struct.Struct("<IIB")
+_FLOCK = struct.Struct("hhqqi4x")
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _MAX_PAYLOAD = 1 << 24
 _MAX_PENDING_BYTES = 64 << 20
 _CLOSE_PATIENCE_S = 10.0
@@ -64,6 +67,8 @@ ZONE_FIELDS: tuple[tuple[str, str], ...] = (
 )
 """A CPU energy reading; `zone_index` points into the zone list that the same journal declared, -1 = none."""
 
+_ROW_BYTES = {KIND_POWER: POWER_ROW.size, KIND_ZONE: ZONE_ROW.size}
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -89,8 +94,9 @@ class JournalWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o644)
         with suppress(OSError):  # some network file systems have no locks
-            # Says that this journal is being written; goes with the process, however that ends.
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Says that this journal is being written; goes with the process, however that ends. It belongs
+            # to this opening: closing another one of the same process does not take it away.
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         self._pending = bytearray(MAGIC)
         self.error: str | None = None
         self.dropped_frames = 0
@@ -170,57 +176,107 @@ class JournalWriter:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether another process has this journal open for writing."""
+    """Whether another process has this journal open for writing; false where locks are not known."""
     try:
         with path.open("r+b") as stream:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            kind = _FLOCK.unpack(fcntl.fcntl(stream, fcntl.F_OFD_GETLK, _WHOLE_FILE))[0]
     except OSError:
         return False  # gone, or no locks here: whoever reads it will see
-    return False
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def read_journal(path: Path) -> Iterator[Frame]:
-    """All whole frames of a journal, in order; a torn or damaged tail ends the iteration.
+    """All whole frames of a journal, in order; what lies between them is left out.
 
-    Use `torn_bytes` to learn how much was left behind.
+    Use `unread_bytes` to learn how much that is.
     """
-    for frame, _ in _frames(path):
+    for frame, _, _ in _frames(path):
         yield frame
 
 
 def new_frames(path: Path, position: int = 0) -> tuple[list[Frame], int]:
     """The whole frames after a position, and the position after them: to follow a journal as it grows."""
     frames = []
-    for frame, end in _frames(path, position):
+    for frame, _, end in _frames(path, position):
         frames.append(frame)
         position = end
     return frames, position
 
 
-def torn_bytes(path: Path) -> int:
-    """Bytes at the end of the file that do not form whole frames."""
-    with path.open("rb") as stream:
-        end = len(MAGIC) if stream.read(len(MAGIC)) == MAGIC else 0
-    for _, position in _frames(path):
-        end = position
-    return path.stat().st_size - end
+@dataclass(frozen=True)
+class Unread:
+    """Bytes of a journal that form no whole frame.
+
+    Attributes:
+        damaged: Before the last whole frame: once written and lost since.
+        torn: Behind it: a frame that was cut off while it was written, or damage too.
+    """
+
+    damaged: int
+    torn: int
 
 
-def _frames(path: Path, position: int = 0) -> Iterator[tuple[Frame, int]]:
+def unread_bytes(path: Path) -> Unread:
+    """What a reader leaves out of a journal."""
     with path.open("rb") as stream:
-        if stream.read(len(MAGIC)) != MAGIC:
-            return
-        position = max(position, len(MAGIC))
-        stream.seek(position)
-        while len(header := stream.read(_HEADER.size)) == _HEADER.size:
-            length, checksum, kind = _HEADER.unpack(header)
-            if length > _MAX_PAYLOAD:
-                return
-            payload = stream.read(length)
-            if len(payload) < length or zlib.crc32(payload, kind) != checksum:
-                return
-            position += _HEADER.size + length
-            record = json.loads(payload) if kind == KIND_JSON else {}
-            yield Frame(kind, payload, record), position
+        last = len(MAGIC) if stream.read(len(MAGIC)) == MAGIC else 0
+    damaged = 0
+    for _, start, end in _frames(path):
+        damaged += start - last
+        last = end
+    return Unread(damaged, path.stat().st_size - last)
+
+
+def _frames(path: Path, position: int = 0) -> Iterator[tuple[Frame, int, int]]:
+    """Whole frames with the positions of their begin and end."""
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC)) == MAGIC:
+            position = max(position, len(MAGIC))
+        while True:
+            frame, end = _frame_at(stream, position)
+            if frame is None:
+                found = _next_frame(stream, position + 1)
+                if found is None:
+                    return
+                position = found
+                continue
+            yield frame, position, end
+            position = end
+
+
+def _frame_at(stream: BinaryIO, position: int) -> tuple[Frame | None, int]:
+    """The frame that begins there, and where it ends; None if none does."""
+    stream.seek(position)
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None, position
+    length, checksum, kind = _HEADER.unpack(header)
+    if length > _MAX_PAYLOAD:
+        return None, position
+    payload = stream.read(length)
+    if len(payload) < length or zlib.crc32(payload, kind) != checksum:
+        return None, position
+    record = json.loads(payload) if kind == KIND_JSON else {}
+    return Frame(kind, payload, record), position + _HEADER.size + length
+
+
+def _next_frame(stream: BinaryIO, position: int) -> int | None:
+    """Where the next whole frame begins, at `position` or behind it."""
+    stream.seek(position)
+    rest = stream.read()
+    for at in range(len(rest) - _HEADER.size):
+        kind = rest[at + _HEADER.size - 1]
+        if kind not in _ROW_BYTES and kind != KIND_JSON:
+            continue
+        length, checksum, _ = _HEADER.unpack_from(rest, at)
+        begin = at + _HEADER.size
+        # The form first: a checksum over megabytes at every position would take hours.
+        if not 0 < length <= min(_MAX_PAYLOAD, len(rest) - begin):
+            continue
+        if kind == KIND_JSON:
+            fits = rest[begin] == ord("{") and rest[begin + length - 1] == ord("}")
+        else:
+            fits = length % _ROW_BYTES[kind] == 0
+        if fits and zlib.crc32(rest[begin : begin + length], kind) == checksum:
+            return position + at
+    return None

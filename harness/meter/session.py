@@ -115,6 +115,7 @@ class MeterSession:
                 {
                     "type": "run",
                     "run_id": info.run_id,
+                    "pid": os.getpid(),
                     "session": self.session,
                     "name": info.name,
                     "method": info.method,

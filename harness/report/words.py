@@ -14,15 +14,17 @@ from harness.spec import load_protocol
 from harness.spec.factors import SCOPES, attribution, region_factors
 
 FLAGS = {
-    "counter_reset": "the energy counter was reset; the stretch around it is bridged by power samples",
+    "counter_reset": "the energy counter was reset or jumped; that stretch is bridged by power samples",
+    "counter_glitch": "readings of the energy counter that cannot be true were left out",
     "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
     "counter_missing": "no energy counter, energy is the integral of power samples",
-    "counter_disagrees": "counter and power integral differ by {disagreement}; one of them is wrong",
+    "counter_disagrees": "counter and power integral differ by {disagreement}; the interval covers both",
     "counter_boundary_missing": "the counter could not be read at a boundary; its value is interpolated",
     "gpu_unmeasured": "a GPU gave neither counter nor power; the energy is unknown, not zero",
     "gap": "{gap} without samples ({in_gaps} by interpolation)",
     "short_stage": "only {samples} samples; the power integral is a poor cross-check",
     "zero_power_readings": "readings of 0 mW were taken for failed reads",
+    "excess_power_readings": "power readings above 1.25 times the limit were taken for failed reads",
     "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
     "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
     "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",

@@ -241,3 +241,58 @@ def test_whatever_the_counter_says_energy_is_never_negative(values, first, last,
     assert got.energy_mj is not None
     assert got.energy_mj >= 0
     assert min(got.boundary.low_j, got.boundary.high_j, got.gap.low_j, got.gap.high_j) >= 0
+
+
+FLAT = np.arange(0, 60 * SECOND + 1, SECOND // 2)
+LIMIT_MW = 700_000.0
+
+
+def _damaged(kind: str, at: int) -> np.ndarray:
+    """A counter at a constant 300 W with one fault at reading `at`."""
+    v = 1_000_000_000 + FLAT * 3 // 10
+    if kind == "low":
+        v[at] = 200_000
+    elif kind == "high":
+        v[at] += 999_000_000
+    elif kind == "jump":
+        v[at:] += 22_543_283_000
+    elif kind == "small jump":
+        v[at:] += 700_000  # 700 J within half a second, on a card of 700 W
+    elif kind == "reset":
+        v[at:] -= v[at]
+    return v
+
+
+@pytest.mark.parametrize("at", [1, 2, 60, 118, 119])
+@pytest.mark.parametrize("kind", ["low", "high", "jump", "small jump", "reset"])
+def test_a_reading_that_cannot_be_moves_no_energy(kind: str, at: int) -> None:
+    v = _damaged(kind, at)
+    bridge = power_bridge(FLAT, np.full(FLAT.shape, 300_000))
+    ticks = find_faults(FLAT, v, np.ones(FLAT.shape, bool), bridge, limit_mw=LIMIT_MW)
+    got = counter_energy(reading(0, int(v[0])), reading(60 * SECOND, int(v[-1])), ticks, bridge=bridge)
+    assert got.energy_j == pytest.approx(18_000, abs=0.01)
+    assert bool(ticks.glitches) == (kind in ("low", "high"))
+    assert got.resets == (kind not in ("low", "high"))
+    # The bounds of half a second that was bridged; nothing of it otherwise.
+    width = got.boundary.low_j + got.gap.low_j + got.boundary.high_j + got.gap.high_j
+    assert width < (360 if got.resets else 0.1)
+
+
+@pytest.mark.parametrize("bad", [200_000, 5_000_000_000])
+def test_a_boundary_that_cannot_be_was_not_read(bad: int) -> None:
+    v = 1_000_000_000 + FLAT * 3 // 10
+    bridge = power_bridge(FLAT, np.full(FLAT.shape, 300_000))
+    ticks = find_faults(FLAT, v, np.ones(FLAT.shape, bool), bridge, limit_mw=LIMIT_MW)
+    ends = reading(10 * SECOND + 1, int(v[20])), reading(40 * SECOND + 1, int(v[80]))
+    for start, end in ((reading(10 * SECOND + 1, bad), ends[1]), (ends[0], reading(40 * SECOND + 1, bad))):
+        got = counter_energy(start, end, ticks, bridge=bridge, power_mw=(300_000, 300_000))
+        assert (got.glitches, got.resets, got.method) == (1, 0, "counter_sample")
+        assert got.energy_j == pytest.approx(9_000, abs=0.001)
+
+
+def test_without_a_limit_a_jump_is_what_no_device_draws() -> None:
+    bridge = power_bridge(FLAT, np.full(FLAT.shape, 300_000))
+    v = _damaged("jump", 60)
+    ticks = find_faults(FLAT, v, np.ones(FLAT.shape, bool), bridge)
+    got = counter_energy(reading(0, int(v[0])), reading(60 * SECOND, int(v[-1])), ticks, bridge=bridge)
+    assert got.energy_j == pytest.approx(18_000, abs=0.01) and got.resets == 1

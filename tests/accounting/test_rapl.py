@@ -64,6 +64,20 @@ def test_a_fall_no_wrap_can_explain_is_a_reset():
     assert got.cumulative[-1] == pytest.approx(100 * GRID[1999], rel=1e-9)
 
 
+@pytest.mark.parametrize("wrap_range", [RANGE, None])
+@pytest.mark.parametrize(("kind", "resets"), [("low", 0), ("high", 0), ("step", 1)])
+def test_a_reading_that_cannot_be_moves_no_energy(kind: str, resets: int, wrap_range: int | None) -> None:
+    t = GRID[:2000]
+    v = 100 * t + 10_000_000_000
+    if kind == "step":
+        v[1000:] += 64_852_000_000
+    else:
+        v[1000] = 5 if kind == "low" else v[1000] + 64_852_000_000
+    got = unwrap(t, v if wrap_range is None else v % wrap_range, wrap_range)
+    assert got.resets == resets
+    assert got.cumulative[-1] == pytest.approx(100 * (t[-1] - t[0]), rel=1e-9)
+
+
 def test_a_silence_longer_than_a_wrap_can_take_is_ambiguous():
     t = np.concatenate((GRID[:100], GRID[:100] + 200 * 10**6))
     meter = ZoneMeter([zone(t, (150 * t) % RANGE)])

@@ -204,6 +204,21 @@ def test_a_counter_that_lies_is_flagged():
     named = by_name(run.derive())
     assert "counter_disagrees" in named["train"]["flags"]
     assert named["train"]["gpu_counter_vs_integral"] == pytest.approx(-0.43, abs=0.01)
+    truth = by_name(make_run(devices=1).derive())["train"]["gpu_energy_j"]
+    assert named["train"]["gpu_energy_j_low"] <= truth <= named["train"]["gpu_energy_j_high"]
+
+
+def test_a_power_spike_moves_no_energy_where_power_is_all_there_is():
+    run = make_run(devices=1)
+    run.counters.clear()
+    run.power["energy_counter_mj_valid"][:] = False
+    plain = by_name(run.derive())["train"]
+    inside = np.flatnonzero(run.power["mono_us"] > plain["mono_start_us"])[10]
+    run.power["power_mw"][inside] = 65_000_000
+    hit = by_name(run.derive())["train"]
+    assert plain["gpu_energy_method"] == hit["gpu_energy_method"] == "power_integral"
+    assert hit["gpu_energy_j"] == pytest.approx(plain["gpu_energy_j"], rel=1e-9)
+    assert "excess_power_readings" in hit["flags"] and "excess_power_readings" not in plain["flags"]
 
 
 def test_short_stages_say_so():
