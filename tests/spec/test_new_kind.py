@@ -57,7 +57,7 @@ def test_run_meter_and_pipeline_know_it(root: Path, tmp_path: Path) -> None:
     missing = [f.id for f in validate(tmp_path / "audit").findings if f.id == "E215"]
     assert missing == ([] if "quantize" in teacher else ["E215"])
     assert [f for f in validate(tmp_path / "meter").findings if f.severity == "error"] == []
-    schema = json.loads(kit(root, "schema"))["$defs"]["Stage"]["properties"]["kind"]
+    schema = json.loads(kit(root, "schema"))["$defs"]["StageFields"]["properties"]["kind"]
     assert "quantize" in str(schema)
 
 
