@@ -5,8 +5,8 @@ gets all benchmarks of a suite that are its own at once, so that it can load and
 
     score(benchmarks, subject) -> one Score a benchmark
 
-To add a suite: `register(Suite(...))`. To add a kind of benchmark: a module with such a function, named in
-ADAPTERS.
+To add a suite: a file in `protocol/*/suites`. To add a kind of benchmark: a module with such a function,
+named in ADAPTERS.
 """
 
 from __future__ import annotations
@@ -122,32 +122,40 @@ class Score:
 
 
 ADAPTERS = {"lm-eval": "harness.evaluation.lm_eval_tasks"}
-_SUITES: dict[str, Suite] = {}
 
 
-def register(suite: Suite) -> Suite:
-    """Make a suite known by its name.
+def suite_named(name: str, version: str | None = None) -> Suite:
+    """A suite of the protocol by its name.
+
+    Args:
+        name: As in `protocol/*/suites/NAME.yaml`.
+        version: Of the protocol; the current one by default.
 
     Raises:
-        ValueError: The name is taken, or the suite names a benchmark twice or an unknown adapter.
+        KitError: There is none, or its file is not one.
     """
+    from harness.spec import version_folder
+    from harness.spec.load import read_yaml
+
+    folder = version_folder(version) / "suites"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise KitError(f"no evaluation suite {name!r}", expected=f"one of {', '.join(known)}")
+    path = folder / f"{name}.yaml"
+    data = read_yaml(path)
+    try:
+        suite = Suite(
+            data.pop("suite"), data.pop("doc"), tuple(Benchmark(**b) for b in data.pop("benchmarks"))
+        )
+    except (KeyError, TypeError) as error:
+        raise KitError(f"is no suite: {error}", where=str(path), expected="suite, doc, benchmarks") from None
     names = [benchmark.name for benchmark in suite.benchmarks]
     unknown = {benchmark.adapter for benchmark in suite.benchmarks} - set(ADAPTERS)
-    if suite.name in _SUITES or not names or len(set(names)) < len(names) or unknown:
-        raise ValueError(f"suite {suite.name!r} with benchmarks {names} and unknown adapters {unknown}")
-    _SUITES[suite.name] = suite
+    if data or suite.name != name or not names or len(set(names)) < len(names) or unknown:
+        odd = f"unknown adapters {sorted(unknown)}, other keys {sorted(data)}"
+        found = f"suite {suite.name!r}, benchmarks {names}, {odd}"
+        raise KitError(found, where=str(path), expected=f"suite: {name}, each benchmark once, known adapters")
     return suite
-
-
-def suite_named(name: str) -> Suite:
-    """A suite by its name.
-
-    Raises:
-        KitError: There is none.
-    """
-    if name not in _SUITES:
-        raise KitError(f"no evaluation suite {name!r}", expected=f"one of {', '.join(sorted(_SUITES))}")
-    return _SUITES[name]
 
 
 def score_suite(suite: Suite, subject: Subject) -> list[Score]:
@@ -174,15 +182,3 @@ def score_suite(suite: Suite, subject: Subject) -> list[Score]:
             )
         results.append(result)
     return results
-
-
-POCKET = register(
-    Suite(
-        "pocket",
-        "The three pocket task families, held-out problems, greedy answers compared exactly.",
-        tuple(
-            Benchmark(f"pocket_{family}", "lm-eval", "exact_match", options={"family": family})
-            for family in ("instructions", "arithmetic", "programs")
-        ),
-    )
-)

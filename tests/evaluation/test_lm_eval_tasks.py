@@ -19,10 +19,12 @@ from harness.errors import KitError
 from harness.evaluation import lm_eval_model
 from harness.evaluation.lm_eval_model import CountedModel
 from harness.evaluation.lm_eval_tasks import TASKS, score
-from harness.evaluation.suites import POCKET, Subject, score_suite
+from harness.evaluation.suites import Subject, score_suite, suite_named
 from harness.models.generation import TokenWork
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
+
+POCKET = suite_named("pocket")
 
 torch.set_num_threads(1)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 
 from harness.errors import KitError
 from harness.evaluation import suites
-from harness.evaluation.suites import Benchmark, Score, Subject, Suite, register, score_suite, suite_named
+from harness.evaluation.suites import Benchmark, Score, Subject, Suite, score_suite, suite_named
 from harness.models.generation import TokenWork
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = Benchmark("one", "stub", "accuracy", "percent")
 TWO = Benchmark("two", "stub", "accuracy", "percent")
 OTHER = Benchmark("other", "stub-2", "wins", "rating_1_10")
@@ -32,7 +34,7 @@ def subject(tmp_path: Path) -> Subject:
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Two adapters, found as any other; `answers` says what they give back."""
     answers: dict[str, Any] = {"calls": []}
 
@@ -45,13 +47,21 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         module.score = score  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(suites.ADAPTERS, name, module.__name__)
-    monkeypatch.setattr(suites, "_SUITES", {})
+    root = tmp_path / "protocol"
+    shutil.copytree(ROOT / "protocol", root)
+    monkeypatch.setenv("KIT_PROTOCOL_ROOT", str(root))
     return answers
 
 
-def test_a_suite_of_another_adapter_plugs_in(stub: dict[str, Any], subject: Subject) -> None:
-    suite = register(Suite("mine", "for the test", (ONE, OTHER, TWO)))
-    assert suite_named("mine") is suite
+def write_suite(tmp_path: Path, name: str, listed: list[Benchmark], **more: object) -> None:
+    document = {"suite": name, "doc": "for the test", "benchmarks": [vars(one) for one in listed], **more}
+    (tmp_path / f"protocol/1.0/suites/{name}.yaml").write_text(json.dumps(document))
+
+
+def test_a_suite_of_another_adapter_plugs_in(stub: dict[str, Any], subject: Subject, tmp_path: Path) -> None:
+    write_suite(tmp_path, "mine", [ONE, OTHER, TWO])
+    suite = suite_named("mine")
+    assert suite == Suite("mine", "for the test", (ONE, OTHER, TWO))
     scores = score_suite(suite, subject)
     assert [score.name for score in scores] == ["one", "other", "two"]
     # Those of one adapter come together.
@@ -60,16 +70,23 @@ def test_a_suite_of_another_adapter_plugs_in(stub: dict[str, Any], subject: Subj
         suite_named("theirs")
 
 
-def test_a_suite_that_cannot_be_meant_is_refused(stub: dict[str, Any]) -> None:
-    register(Suite("mine", "", (ONE,)))
-    for wrong in (
-        Suite("mine", "", (TWO,)),
-        Suite("twice", "", (ONE, ONE)),
-        Suite("none", "", ()),
-        Suite("unknown", "", (dataclasses.replace(ONE, adapter="nobody"),)),
-    ):
-        with pytest.raises(ValueError, match="suite"):
-            register(wrong)
+@pytest.mark.parametrize(
+    ("benchmarks", "more"),
+    [
+        ([ONE], {"suite": "theirs"}),
+        ([ONE, ONE], {}),
+        ([], {}),
+        ([Benchmark("one", "nobody", "accuracy")], {}),
+        ([ONE], {"bench": 1}),
+        ([ONE], {"benchmarks": [{"name": "one"}]}),
+    ],
+)
+def test_a_suite_that_cannot_be_meant_is_refused(
+    stub: dict[str, Any], tmp_path: Path, benchmarks: list[Benchmark], more: dict[str, Any]
+) -> None:
+    write_suite(tmp_path, "mine", benchmarks, **more)
+    with pytest.raises(KitError, match="suite"):
+        suite_named("mine")
 
 
 @pytest.mark.parametrize("bad", [result(TWO, n_scored=0), result(TWO, math.nan), result(ONE)])
@@ -84,4 +101,4 @@ def test_the_registry_and_q_need_no_torch() -> None:
         "import sys, harness.evaluation.suites;"
         "assert not {'torch', 'transformers', 'lm_eval', 'numpy'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -69,8 +69,8 @@ def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
         if e["kind"] == "gap"
     ]
     missed = sum(ticks for at_us, ticks in gaps if at_us > mono[0])
-    # A busy machine delays single samples, and says which it missed. A relative schedule would lose its own cost
-    # at every tick: over 300 ticks, several of them.
+    # A busy machine delays single samples, and says which it missed. A relative schedule would lose its own
+    # cost at every tick: over 300 ticks, several of them.
     assert len(mono) - 1 + missed == pytest.approx((mono[-1] - mono[0]) / 20_000, abs=2.5)
     assert session["ticks"] >= 290 - session["missed_ticks"]
     assert session["sampler_cpu_s"] > 0
