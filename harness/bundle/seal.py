@@ -152,7 +152,8 @@ def _write(
     _complete_lost_sessions(journals)
     boundaries = boundaries_of(journals.records)
     clocks = {int(record["session"]): str(record["clock_id"]) for record in journals.of_type("run")}
-    rows = stage_rows(journals.records, boundaries, clocks, run["reference_tokens"])
+    denominator, flags = run["reference_tokens"], protocol.event_flags
+    rows = stage_rows(journals.records, boundaries, clocks, denominator, flags)
     counters = counter_rows(journals, protocol)
     known = {int(row["stage_uid"]) for row in rows}
     first_event = 0 if earlier is None else len(earlier.table("events", ["event_id"]))

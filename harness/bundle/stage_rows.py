@@ -47,6 +47,7 @@ def stage_rows(
     boundaries: Mapping[tuple[int, int], BoundaryTimes],
     clock_ids: Mapping[int, str],
     token_denominator: int | None,
+    event_flags: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Recorded columns of every stage that began.
 
@@ -59,6 +60,7 @@ def stage_rows(
         boundaries: All boundaries, made ones included.
         clock_ids: Clock id of each session.
         token_denominator: The run's declared reference denominator.
+        event_flags: Kind of event to the flag it puts on a stage.
     """
     ends = {record["stage_uid"]: record for record in records if record["type"] == "stage_end"}
     tokens: dict[int, dict[str, int]] = {}
@@ -72,7 +74,7 @@ def stage_rows(
         elif record["type"] == "artifact":
             artifacts.setdefault((record["stage_uid"], record["role"]), []).append(record["artifact_id"])
         elif record["type"] == "event" and record.get("stage_uid") is not None:
-            flag = _EVENT_FLAGS.get(record["kind"])
+            flag = event_flags.get(record["kind"])
             if flag:
                 flags.setdefault(record["stage_uid"], set()).add(flag)
         elif record["type"] == "sampler_start":
@@ -81,7 +83,7 @@ def stage_rows(
             metered.setdefault(record["session"], set()).update(
                 int(device["device_id"]) for device in record["devices"]
             )
-    noticed = _noticed_events(records)
+    noticed = _noticed_events(records, event_flags)
     rows = []
     for record in records:
         if record["type"] != "stage_start":
@@ -104,7 +106,7 @@ def stage_rows(
         starts = [first.devices.get(device, first.mono_us) for device in devices]
         finishes = [last.devices.get(device, last.mono_us) for device in devices]
         if not (set(devices) == set(first.devices) == set(last.devices)):
-            recorded.add(_EVENT_FLAGS["gpu_lost"])
+            recorded.add("gpu_lost")
         if split & set(devices):
             recorded.add("mig")
         window = (min([*starts, first.mono_us]), max([*finishes, last.mono_us]))
@@ -146,31 +148,16 @@ def stage_rows(
     return rows
 
 
-def _noticed_events(records: Iterable[Record]) -> list[tuple[int, int, str]]:
+def _noticed_events(records: Iterable[Record], event_flags: Mapping[str, str]) -> list[tuple[int, int, str]]:
     """(session, time, flag) of what the sampler noticed: it knows the time but no stage."""
     return [
-        (record["session"], record["mono_us"], _EVENT_FLAGS[record["kind"]])
+        (record["session"], record["mono_us"], event_flags[record["kind"]])
         for record in records
         if record["type"] == "event"
         and record.get("stage_uid") is None
-        and record["kind"] in _EVENT_FLAGS
+        and record["kind"] in event_flags
         and not (record.get("detail") or {}).get("recovered")
     ]
 
 
 _TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
-
-_EVENT_FLAGS = {
-    "foreign_process": "shared_gpu",
-    "runner_lost": "runner_lost",
-    "sampler_lost": "sampler_restarted",
-    "x-timeout": "timeout",
-    "x-left_processes": "left_processes",
-    "x-bad_report": "bad_report",
-    "x-codecarbon_lost": "cpu_estimate_lost",
-    "clock_step": "clock_step",
-    "gpu_lost": "gpu_lost",
-    "nvml_error": "nvml_errors",
-    "disk_full": "journal_delayed",
-}
-"""Events that put a flag on the stage they fell into."""

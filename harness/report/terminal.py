@@ -10,7 +10,7 @@ from harness.accounting.rounding import J_PER_KWH, duration, encodable, printabl
 from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
-from harness.report.words import SAID_ONCE, method_words, notes, stage_notes, title
+from harness.report.words import method_words, notes, said_once, stage_notes, title
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
 
@@ -215,7 +215,7 @@ def _cells(
     shown = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
     if wide and row["stage"] not in (row["name"], UNATTRIBUTED):
         shown.append(f" {printable(row['stage'])}", "dim")
-    if set(row["flags"]) - SAID_ONCE:
+    if any(not said_once(flag) for flag in row["flags"]):
         shown.append(" *", "yellow")
     value, denominator = _per_token(line)
     cells = [shown, Text(duration(line.duration_us)), Text("")]

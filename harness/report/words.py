@@ -13,33 +13,6 @@ from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.spec import load_protocol
 from harness.spec.factors import SCOPES, attribution, region_factors
 
-FLAGS = {
-    "counter_reset": "the energy counter was reset or jumped; that stretch is bridged by power samples",
-    "counter_glitch": "readings of the energy counter that cannot be true were left out",
-    "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
-    "counter_missing": "no energy counter, energy is the integral of power samples",
-    "counter_disagrees": "counter and power integral differ by {disagreement}; the interval covers both",
-    "counter_boundary_missing": "the counter could not be read at a boundary; its value is interpolated",
-    "gpu_unmeasured": "a GPU gave neither counter nor power; the energy is unknown, not zero",
-    "gap": "{gap} without samples ({in_gaps} by interpolation)",
-    "short_stage": "only {samples} samples; the power integral is a poor cross-check",
-    "zero_power_readings": "readings of 0 mW were taken for failed reads",
-    "excess_power_readings": "power readings above 1.25 times the limit were taken for failed reads",
-    "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
-    "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
-    "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",
-    "rapl_reset": "a RAPL counter was reset; the stretch is bridged by its mean rate",
-    "rapl_mirror": "two RAPL packages show one counter, which is counted once",
-    "rapl_zone_missing": "a RAPL zone could not be read and is left out",
-    "outside_device_list": "devices idle or used by nobody while a stage ran on others",
-    "shared_gpu": "another process used a metered GPU; its energy is in the figure",
-    "throttled": "the GPU was throttled",
-    "mig": "the GPU is split (MIG); power is that of the whole card",
-}
-
-SAID_ONCE = frozenset({"cpu_estimated", "rapl_mirror"})
-"""Flags that hold for the whole run: in the notes, not beside every stage."""
-
 _METHODS = {
     "counter_tick": "counter",
     "counter_interpolated": "counter, interpolated",
@@ -61,14 +34,25 @@ def method_words(method: str) -> str:
     return _METHODS.get(method, method)
 
 
+def said_once(flag: str) -> bool:
+    """Whether a flag holds for the whole run: it stands in the notes, not beside every stage."""
+    known = load_protocol().flag_named(flag)
+    return known is not None and known.whole_run
+
+
+def _flag_words(flag: str) -> str:
+    known = load_protocol().flag_named(flag)
+    return flag if known is None else known.words
+
+
 def flag_sentence(flag: str, line: StageLine) -> str:
     """One flag of one stage in words; an unknown word is shown as it is."""
     row = line.row
-    pattern = FLAGS.get(flag)
-    if pattern is None:
+    known = load_protocol().flag_named(flag)
+    if known is None:
         return printable(flag.replace("_", " "))
     relative = row.get("gpu_counter_vs_integral")
-    return pattern.format(
+    return known.words.format(
         gap=duration(int(row.get("gap_us") or 0)),
         in_gaps=quantity(row.get("energy_in_gaps_j"), "J"),
         samples=row.get("samples", 0),
@@ -81,7 +65,7 @@ def stage_notes(report: RunReport) -> Iterator[tuple[str, list[str]]]:
     lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
     grouped: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
-        sentences = tuple(flag_sentence(f, line) for f in line.row["flags"] if f not in SAID_ONCE)
+        sentences = tuple(flag_sentence(f, line) for f in line.row["flags"] if not said_once(f))
         if sentences:
             grouped.setdefault(sentences, []).append(printable(title(line)))
     for sentences, names in grouped.items():
@@ -122,9 +106,9 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
-        found.append(f"CPU and DRAM: {FLAGS['cpu_estimated']}. Never rank it beside a measured figure.")
+        found.append(f"CPU and DRAM: {_flag_words('cpu_estimated')}. Never rank it beside a measured figure.")
     if "rapl_mirror" in flags:
-        found.append(f"{FLAGS['rapl_mirror'].capitalize()}.")
+        found.append(f"{_flag_words('rapl_mirror').capitalize()}.")
     failed = failed_energy(report)
     if failed is not None:
         energy = quantity(failed.best, "J", failed.low, failed.high)

@@ -215,6 +215,23 @@ class PowerSource(Strict):
         return self
 
 
+class Flag(Strict):
+    """A doubt about a row of stages.
+
+    Attributes:
+        words: In a sentence, with `{gap}` and its like where the row's own numbers stand.
+        derived: It follows from raw rows.
+        event: Kind of event that puts it on the stage it falls into.
+        whole_run: It holds for the run; a report says it once.
+    """
+
+    name: str
+    words: str
+    derived: bool = False
+    event: str | None = None
+    whole_run: bool = False
+
+
 class Denominator(Strict):
     """A token count that J/token can be given by (4.5); `name` is a column of stages."""
 
@@ -297,12 +314,15 @@ class Protocol(Strict):
     sampling: SamplingRules
     tolerances: Tolerances
     denominators: tuple[Denominator, ...]
+    flags: tuple[Flag, ...] = ()
     container: Container
     comparability: ComparabilityRules
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 
-    _listed = field_validator("stage_kinds", "sources", "methods", "denominators", mode="before")(_tuple)
+    _listed = field_validator("stage_kinds", "sources", "methods", "denominators", "flags", mode="before")(
+        _tuple
+    )
     _schemas: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -365,6 +385,15 @@ class Protocol(Strict):
         if name in self.kind_names:
             fix = "that one is written by the kit itself"
         raise KitError(f"{name!r} is not a stage kind", where=where, expected=expected, fix=fix)
+
+    def flag_named(self, name: str) -> Flag | None:
+        """A flag by its name; None for a word of somebody's own."""
+        return next((flag for flag in self.flags if flag.name == name), None)
+
+    @property
+    def event_flags(self) -> dict[str, str]:
+        """Kind of event to the flag it puts on the stage it falls into."""
+        return {flag.event: flag.name for flag in self.flags if flag.event is not None}
 
     @property
     def method_names(self) -> tuple[str, ...]:

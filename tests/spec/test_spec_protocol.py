@@ -185,3 +185,9 @@ def test_the_protocol_is_found_inside_an_installed_package(
     shutil.rmtree(package / "_protocol")
     with pytest.raises(KitError, match="missing from this installation"):
         load.protocol_root()
+
+
+def test_the_accounting_derives_the_flags_that_the_protocol_says_it_does() -> None:
+    from harness.accounting.stages import DERIVED_FLAGS
+
+    assert {flag.name for flag in load_protocol().flags if flag.derived} == DERIVED_FLAGS
