@@ -265,7 +265,7 @@ class Meter:
             raise KitError(f"cpu={cpu!r}", where="Meter", expected=f"one of {', '.join(cpu_choices())}")
         if not 1 <= period_ms <= 60_000:
             raise KitError(f"period_ms={period_ms}", where="Meter", expected="1 to 60000 ms")
-        self.out = Path(out)
+        self.out = Path(out).absolute()  # the program may change its folder
         self._resume = resume
         self._session: MeterSession | None = None
         self._attempts: dict[str, int] = {}
@@ -278,7 +278,7 @@ class Meter:
             include_self=True,
         )
         self._info: dict[str, Any] = {
-            "name": name or self.out.name or "meter",
+            "name": name or Path(out).name or "meter",
             "method": method,
             "labels": tuple(labels),
             "reference_tokens": reference_tokens,

@@ -98,12 +98,13 @@ def stage_rows(
             continue  # torn off before its boundary reached the disk: less than a second old
         first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
         # A device that is missing at an end was lost: what it used still belongs here, known or not.
-        devices = sorted({*first.devices, *last.devices, *metered.get(session, ())})
+        all_devices = {*first.devices, *last.devices, *metered.get(session, ())}
+        devices = sorted(all_devices & set(record.get("devices", all_devices)))
         given = end["tokens"] if end is not None else tokens.get(uid, {})
         recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
         starts = [first.devices.get(device, first.mono_us) for device in devices]
         finishes = [last.devices.get(device, last.mono_us) for device in devices]
-        if not (set(devices) == set(first.devices) == set(last.devices)):
+        if not set(devices) <= set(first.devices) & set(last.devices):
             recorded.add(_EVENT_FLAGS["gpu_lost"])
         if split & set(devices):
             recorded.add("mig")

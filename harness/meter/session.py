@@ -136,6 +136,9 @@ class MeterSession:
         except BaseException:
             self._abandon()
             raise
+        self.nothing_measured = self.client.measures_nothing()
+        if self.nothing_measured is not None:
+            warn(self.nothing_measured)
         self._record(
             {
                 "type": "cpu_method",
@@ -184,9 +187,23 @@ class MeterSession:
         self.event(kind, "info", **words, **({"report": detail} if detail else {}))
 
     def begin(
-        self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None
+        self,
+        name: str,
+        kind: str,
+        *,
+        attempt: int = 1,
+        command_sha256: str | None = None,
+        devices: list[int] | None = None,
     ) -> OpenStage:
         """Take the starting boundary of a stage and write it down.
+
+        Args:
+            name: Its name.
+            kind: Its kind.
+            attempt: Number of the attempt, from 1.
+            command_sha256: Fingerprint of its command.
+            devices: Devices it can use, all that are metered by default; what the others draw meanwhile is
+                unattributed.
 
         Raises:
             KitError: A stage is running already: the protocol wants them disjoint.
@@ -212,6 +229,7 @@ class MeterSession:
                 "boundary": start.number,
                 "boundary_us": start.mono_us,
                 "device_us": start.device_us,
+                **({} if devices is None else {"devices": devices}),
                 "work_start_us": stage.work_start_us,
                 "mono_us": mono_us(),
                 "t_us": utc_us(),
