@@ -260,7 +260,7 @@ class StageContext(ContextDecorator):
         session = self._meter._session
         if session is None:
             sink = self._meter._file_sink()
-            sink.event("substage_begin", {"name": self._name, "kind": self._kind})
+            sink.event("substage_begin", {"name": self._name, "kind": self._kind, "mono_us": mono_us()})
             return Stage(self._name, self._kind, sink)
         opened = session.begin(self._name, self._kind, attempt=self._meter._attempt(self._name))
         energy = partial(self._meter._energy_of, opened.uid, self._name)
@@ -276,7 +276,8 @@ class StageContext(ContextDecorator):
         if kind is None or issubclass(kind, Exception):
             synchronize_devices(quiet=kind is not None)
         if session is None:
-            self._meter._file_sink().event("substage_end", {"name": self._name, "status": status})
+            detail = {"name": self._name, "status": status, "mono_us": mono_us()}
+            self._meter._file_sink().event("substage_end", detail)
         elif session.owned():
             session.end(status, work_end_us=mono_us())
 
