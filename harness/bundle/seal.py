@@ -216,9 +216,12 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
         session, number = int(start["session"]), int(start["boundary"])
         if (session, number) not in taken:
             continue  # its boundary never reached the disk
-        if start["stage_uid"] in ended or any(s == session and n > number for s, n in taken):
+        if start["stage_uid"] in ended or any(
+            s == session and n > number and not at.moment for (s, n), at in taken.items()
+        ):
             continue
-        journals.records += last_sample_boundaries(journals, session, number)
+        if start.get("parent_uid") is None:
+            journals.records += last_sample_boundaries(journals, session, number)
 
 
 def _power_batches(

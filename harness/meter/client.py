@@ -248,6 +248,31 @@ class MeterClient:
                 process_cpu_s=None if estimate is None else float(estimate["process_cpu_s"]),
             )
 
+    def moment(self, at_us: int) -> TakenBoundary:
+        """A boundary at a moment that has passed: what the counters showed there lies between two samples."""
+        with self._lock:
+            number = self._next_boundary
+            self._next_boundary += 1
+            if self._sampler is not None:
+                with contextlib.suppress(Lost):  # a new one is told the next number when it starts
+                    self._sampler.send({"op": "numbered", "next": self._next_boundary})
+        devices = [int(device["device_id"]) for device in self.greeting["devices"]]
+        unread = {"mono_us": at_us, "uncertainty_us": 0, "value": None, "power_mw": None}
+        self._on_record(
+            {
+                "type": "boundary",
+                "boundary": number,
+                "session": self._session,
+                "mono_us": at_us,
+                "t_us": utc_us() - (mono_us() - at_us),
+                "moment": True,
+                "readings": [{"device_id": device, "method": "interpolated", **unread} for device in devices],
+                "compute_pids": {},
+                "zone_uncertainty_us": 0,
+            }
+        )
+        return TakenBoundary(number, at_us, dict.fromkeys(devices, at_us))
+
     def _take(self, number: int, share: bool) -> dict[str, Any]:
         if self._sampler is not None:
             return self._ask_sampler({"op": "boundary", "boundary": number, "share": share})

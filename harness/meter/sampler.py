@@ -386,6 +386,8 @@ class Sampler:
         elif operation == "group":
             group = command["pgid"]
             self.group = None if group is None else (int(group), int(command["stage_uid"]))
+        elif operation == "numbered":
+            self.next_boundary = max(self.next_boundary, int(command["next"]))
         elif operation == "stop":
             self._finish()
             say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
