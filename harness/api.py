@@ -4,9 +4,11 @@
     with Meter(out="runs/mine") as meter:
         with meter.stage("student_train") as stage:
             stage.add_tokens(trained=512, processed=1024, positions=1024)
+        print(stage.energy.total)
 
 Under `kit audit` the program is itself a stage that is being measured: then nothing is metered a second time,
-and tokens and events go to the file named in KIT_EVENTS.
+and its stages, tokens and events go to the file named in KIT_EVENTS. Its stages are children of the one that is
+measured, at the moments stamped here.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import KitError
 from harness.journal.scores import Items, check_together, eval_row, item_messages, items_chunk, items_digest
@@ -27,6 +32,9 @@ from harness.meter.client import MeterConfig
 from harness.meter.clocks import mono_us
 from harness.meter.session import MeterSession, RunInfo
 from harness.spec import load_protocol
+
+if TYPE_CHECKING:
+    from harness.accounting.interval import Interval
 
 
 class _Sink(Protocol):
@@ -39,13 +47,67 @@ class _Sink(Protocol):
     def scores(self, row: dict[str, Any], items: Items | None) -> None: ...
 
 
+@dataclass(frozen=True)
+class StageEnergy:
+    """What a stage used, in joules with 95 % intervals (`best`, `low`, `high`); None where it is unknown.
+
+    Attributes:
+        seconds: Length of the window that is billed.
+        total: GPU, CPU and DRAM as far as they are measured; None where that of a GPU is unknown.
+    """
+
+    name: str
+    kind: str
+    attempt: int
+    status: str
+    seconds: float
+    gpu: Interval | None
+    cpu: Interval | None
+    dram: Interval | None
+    total: Interval | None
+
+
+def _stage_energy(row: dict[str, Any]) -> StageEnergy:
+    """A row of `stages`."""
+    from harness.accounting.interval import Interval
+    from harness.accounting.totals import lower_bound, row_energy
+
+    parts: dict[str, Interval | None] = {}
+    for part in ("gpu", "cpu", "dram"):
+        best, low, high = (row[f"{part}_energy_j{end}"] for end in ("", "_low", "_high"))
+        parts[part] = None if best is None else Interval(best, min(best, low), max(best, high))
+    return StageEnergy(
+        row["name"],
+        row["stage"],
+        row["attempt"],
+        row["status"],
+        (row["mono_end_us"] - row["mono_start_us"]) / 1e6,
+        **parts,
+        total=None if lower_bound(row) else row_energy(row),
+    )
+
+
 class Stage:
     """A running stage; what `Meter.stage` yields."""
 
-    def __init__(self, name: str, kind: str, sink: _Sink) -> None:
+    def __init__(
+        self, name: str, kind: str, sink: _Sink, energy: Callable[[], StageEnergy | None] = lambda: None
+    ) -> None:
         self.name = name
         self.kind = kind
         self._sink = sink
+        self._energy = energy
+
+    @property
+    def energy(self) -> StageEnergy | None:
+        """What the stage used, once it has ended; None under `kit audit`, whose log has it.
+
+        It is the figure that is sealed, but that the sealed one knows the samples of half a second more.
+
+        Raises:
+            KitError: The stage is still running.
+        """
+        return self._energy()
 
     def add_tokens(
         self,
@@ -183,8 +245,11 @@ def _require_owner(session: MeterSession) -> None:
         )
 
 
-class StageContext:
-    """The `with` block of one stage: device work is waited for and the boundary taken at both ends."""
+class StageContext(ContextDecorator):
+    """The `with` block of one stage: device work is waited for and the boundary taken at both ends.
+
+    As a decorator it makes a stage of every call of a function: `@meter.stage("evaluate")`.
+    """
 
     def __init__(self, meter: Meter, name: str, kind: str) -> None:
         self._meter = meter
@@ -196,10 +261,11 @@ class StageContext:
         session = self._meter._session
         if session is None:
             sink = self._meter._file_sink()
-            sink.event("substage_begin", {"name": self._name, "kind": self._kind})
+            sink.event("substage_begin", {"name": self._name, "kind": self._kind, "mono_us": mono_us()})
             return Stage(self._name, self._kind, sink)
-        session.begin(self._name, self._kind, attempt=self._meter._attempt(self._name))
-        return Stage(self._name, self._kind, _SessionSink(session))
+        opened = session.begin(self._name, self._kind, attempt=self._meter._attempt(self._name))
+        energy = partial(self._meter._energy_of, opened.uid, self._name)
+        return Stage(self._name, self._kind, _SessionSink(session), energy)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -211,7 +277,8 @@ class StageContext:
         if kind is None or issubclass(kind, Exception):
             synchronize_devices(quiet=kind is not None)
         if session is None:
-            self._meter._file_sink().event("substage_end", {"name": self._name, "status": status})
+            detail = {"name": self._name, "status": status, "mono_us": mono_us()}
+            self._meter._file_sink().event("substage_end", detail)
         elif session.owned():
             session.end(status, work_end_us=mono_us())
 
@@ -265,7 +332,7 @@ class Meter:
             raise KitError(f"cpu={cpu!r}", where="Meter", expected=f"one of {', '.join(cpu_choices())}")
         if not 1 <= period_ms <= 60_000:
             raise KitError(f"period_ms={period_ms}", where="Meter", expected="1 to 60000 ms")
-        self.out = Path(out)
+        self.out = Path(out).absolute()  # the program may change its folder
         self._resume = resume
         self._session: MeterSession | None = None
         self._attempts: dict[str, int] = {}
@@ -278,7 +345,7 @@ class Meter:
             include_self=True,
         )
         self._info: dict[str, Any] = {
-            "name": name or self.out.name or "meter",
+            "name": name or Path(out).name or "meter",
             "method": method,
             "labels": tuple(labels),
             "reference_tokens": reference_tokens,
@@ -333,6 +400,36 @@ class Meter:
             KitError: `kind` is not a stage kind.
         """
         return StageContext(self, name, load_protocol().check_kind(kind or name, f"stage {name!r}"))
+
+    def summary(self) -> list[StageEnergy]:
+        """What each stage that has ended used, and what lies between them (`unattributed`).
+
+        Until the meter is closed these are the stages since it was started, then those of the whole run.
+        Empty under `kit audit`, whose log has them.
+        """
+        return [_stage_energy(row) for row in self._rows()]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if self._session is not None:
+            from harness.bundle.seal import rows_so_far
+
+            return rows_so_far(self.out)
+        if self._events_file is not None:
+            return []
+        from harness.bundle.reader import Bundle
+
+        rows: list[dict[str, Any]] = Bundle.open(self.out).table("stages").to_pylist()
+        return rows
+
+    def _energy_of(self, uid: int, name: str) -> StageEnergy:
+        for row in self._rows():
+            if row["stage_uid"] == uid:
+                return _stage_energy(row)
+        raise KitError(
+            "its energy is known once it has ended",
+            where=f"stage {name!r}",
+            fix="read stage.energy after the with block",
+        )
 
     def close(self, status: str = "complete") -> Path | None:
         """Stop metering and seal the bundle; returns the run folder (None under `kit audit` or in a fork)."""

@@ -154,7 +154,11 @@ class StageAttempt:
             consumed = [(path, self._digests.artifact(path)) for path in stage.inputs.values()]
             self._watcher.started(stage, self._number, logs)
             opened = self._session.begin(
-                stage.name, stage.kind, attempt=self._number, command_sha256=stage.fingerprint
+                stage.name,
+                stage.kind,
+                attempt=self._number,
+                command_sha256=stage.fingerprint,
+                devices=self._session.client.visible_devices({**os.environ, **stage.env}),
             )
             for path, artifact in consumed:
                 self._record_artifact(opened, "consumed", path, artifact)

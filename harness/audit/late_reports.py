@@ -31,7 +31,7 @@ def take_late_reports(run_dir: Path) -> None:
     run = read_journals(run_dir)
     ended = {record["stage_uid"] for record in run.of_type("stage_end")}
     for start in run.of_type("stage_start"):
-        if start["stage_uid"] in ended:
+        if start["stage_uid"] in ended or start.get("parent_uid") is not None:
             continue
         mine = [record for record in run.records if record["session"] == start["session"]]
         known: dict[str, int] = {}

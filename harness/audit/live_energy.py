@@ -95,7 +95,7 @@ class JournalEnergy:
     def _take_record(self, path: Path, record: Mapping[str, Any]) -> None:
         if record["type"] == "sampler_start":
             self._zones[path] = _counted(record["zones"])
-        elif record["type"] == "boundary":
+        elif record["type"] == "boundary" and not record.get("moment"):
             for reading in record["readings"]:
                 power_mw, counter_mj = reading["power_mw"], reading["value"]
                 self._take_gpu(

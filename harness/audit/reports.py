@@ -14,6 +14,7 @@ from harness.audit.output import printable
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
 from harness.journal.scores import Items, eval_row, items_chunk
+from harness.spec import load_protocol
 
 if TYPE_CHECKING:
     from harness.meter.session import MeterSession
@@ -26,6 +27,7 @@ _SEEN_BYTES = 256
 _PROBLEMS_LOGGED = 20
 _PROBLEMS_SHOWN = 3
 _EVENTS_LOGGED = 100_000
+_PART_BEGINS, _PART_ENDS = "substage_begin", "substage_end"
 
 
 @dataclass
@@ -207,12 +209,29 @@ class Intake:
                     self._session.add_eval_items(report.items)
             except KitError as error:
                 problem = error.message
-            if report.event is not None:
+            if report.event in (_PART_BEGINS, _PART_ENDS):
+                try:
+                    self._take_part(report)
+                except (KitError, KeyError, TypeError, ValueError) as error:
+                    problem = error.message if isinstance(error, KitError) else "a part of a stage is odd"
+            elif report.event is not None:
                 self._events += 1
                 if self._events <= _EVENTS_LOGGED:
                     self._session.report_event(report.event, report.detail)
             if problem is not None:
                 self._refuse(problem, "a report line could not be used")
+
+    def _take_part(self, report: StageReport) -> None:
+        """A Meter inside the stage began or ended a stage of its own: a child of the one that is running."""
+        name, at_us = scrub(printable(str(report.detail["name"]), 80)), int(report.detail["mono_us"])
+        if report.event == _PART_BEGINS:
+            kind = load_protocol().check_kind(str(report.detail["kind"]), f"stage {name!r}")
+            self._session.begin_child(name, kind, at_us)
+        else:
+            status = str(report.detail["status"])
+            if status not in ("completed", "failed", "interrupted"):
+                raise KitError(f"{name!r} ends as {printable(status)}")
+            self._session.end_child(name, status, at_us)
 
     def _refuse(self, problem: str, what: str) -> None:
         self._problems += 1

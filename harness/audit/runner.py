@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from harness.audit.remaining import Chooser, RemainingStages, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
 from harness.journal.ulid import new_ulid
-from harness.meter.client import MeterConfig
+from harness.meter.client import MeterConfig, visibility
 from harness.meter.session import MeterSession, RunInfo
 
 
@@ -42,19 +43,21 @@ class RunResult:
         failed: Name of the stage that stopped it, None when all completed.
         signal_number: The signal that stopped it, None otherwise.
         ran: How many stages and waits were run; 0 when a resumed run was complete.
+        nothing_measured: In words, why nothing was measured, where that was not asked for.
     """
 
     run_dir: Path
     failed: str | None = None
     signal_number: int | None = None
     ran: int = 0
+    nothing_measured: str | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 fine, 1 a stage failed, 128 + signal when stopped by one."""
+        """0 fine, 1 a stage failed or nothing was measured, 128 + signal when stopped by one."""
         if self.signal_number is not None:
             return 128 + self.signal_number
-        return 0 if self.failed is None else 1
+        return 0 if self.failed is None and self.nothing_measured is None else 1
 
 
 class _Stop:
@@ -146,7 +149,7 @@ def run_plan(
             remaining.digests.save()
             seal(plan.out_dir)
     stopped_by = stop.number if not finished else None
-    return RunResult(plan.out_dir, runner.failed, stopped_by, runner.ran)
+    return RunResult(plan.out_dir, runner.failed, stopped_by, runner.ran, session.nothing_measured)
 
 
 def _info(plan: RunPlan, state: resume.RunState | None) -> RunInfo:
@@ -176,6 +179,7 @@ def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterCon
         devices=devices,
         cpu=cpu,
         sources=sources,
+        visible=tuple(dict.fromkeys(visibility({**os.environ, **stage.env}) for stage in plan.stages)),
         include_self=False,
     )
 

@@ -68,16 +68,18 @@ def continue_run(run_dir: Path) -> RunState | None:
     if not holds_run(run_dir):
         return None
     from harness.accounting import UNATTRIBUTED
+    from harness.accounting.totals import roots
     from harness.bundle.reader import Bundle
     from harness.bundle.seal import recover
 
     recover(run_dir)
     bundle = Bundle.open(run_dir)
     columns = ["stage_uid", "name", "stage", "attempt", "status", "command_sha256", "produces", "consumes"]
+    columns.append("parent_uid")
     rows = [row for row in bundle.table("stages", columns).to_pylist() if row["stage"] != UNATTRIBUTED]
     attempts: dict[str, int] = {}
     finished: dict[str, FinishedStage] = {}
-    for row in sorted(rows, key=lambda row: row["stage_uid"]):
+    for row in sorted(roots(rows), key=lambda row: row["stage_uid"]):
         attempts[row["name"]] = max(attempts.get(row["name"], 0), row["attempt"])
         finished.pop(row["name"], None)
         if row["status"] == "completed":

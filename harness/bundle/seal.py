@@ -102,6 +102,26 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
     return run_dir
 
 
+def rows_so_far(run_dir: Path) -> list[dict[str, Any]]:
+    """Rows of `stages` for the ended stages of an open session, derived as sealing would."""
+    journals = read_journals(run_dir)
+    ended = {record["stage_uid"] for record in journals.of_type("stage_end")}
+    records = [r for r in journals.records if r["type"] != "stage_start" or r["stage_uid"] in ended]
+    protocol, run = _protocol_of(journals, None), journals.of_type("run")[-1]
+    clocks = {int(run["session"]): str(run["clock_id"])}
+    rows = stage_rows(records, boundaries_of(records), clocks, run["reference_tokens"])
+    devices = {d["device_id"]: d for start in journals.of_type("sampler_start") for d in start["devices"]}
+    known = {
+        "sampling": {"nominal_period_us": run["period_us"]},
+        "hardware": {"devices": list(devices.values())},
+    }
+    limits = device_limits(known, event_rows(journals, 0))
+    power = _power_batches(journals, None, protocol)
+    return derive(
+        rows, counter_rows(journals, protocol), power, sampling_rules(protocol, known), limits
+    ).stages
+
+
 def _remove(journals: list[Path]) -> None:
     """Remove journals that the bundle holds; one that cannot be removed is known as sealed."""
     with contextlib.suppress(OSError):
@@ -197,9 +217,12 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
         session, number = int(start["session"]), int(start["boundary"])
         if (session, number) not in taken:
             continue  # its boundary never reached the disk
-        if start["stage_uid"] in ended or any(s == session and n > number for s, n in taken):
+        if start["stage_uid"] in ended or any(
+            s == session and n > number and not at.moment for (s, n), at in taken.items()
+        ):
             continue
-        journals.records += last_sample_boundaries(journals, session, number)
+        if start.get("parent_uid") is None:
+            journals.records += last_sample_boundaries(journals, session, number)
 
 
 def _power_batches(

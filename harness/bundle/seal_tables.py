@@ -25,6 +25,7 @@ def counter_rows(journals: JournalRun, protocol: Protocol) -> pa.Table:
     """The counters: those of devices at boundaries, zones at every tick, a running estimate."""
     schema = protocol.arrow_schema("counters")
     rows = _device_rows(journals, protocol) + _estimate_rows(journals, protocol)
+    rows += _moment_rows(journals, protocol)
     tables = [pa.Table.from_pylist(rows, schema=schema), *_zone_tables(journals, protocol)]
     table = pa.concat_tables(tables)
     return sorted_rows(table, protocol.tables["counters"].sort)
@@ -116,6 +117,57 @@ def _zone_tables(journals: JournalRun, protocol: Protocol) -> list[pa.Table]:
     return tables
 
 
+def _moment_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, Any]]:
+    """What zones and estimates showed where a part of a stage began or ended: between the looks around it."""
+    moments = [record for record in journals.of_type("boundary") if record.get("moment")]
+    if not moments:
+        return []
+    looks: list[tuple[str, str, int, Any, Any]] = []
+    for (label, session), rows in journals.zone_rows():
+        read = rows[rows["value"] >= 0]
+        looks.append((journals.zone_sources[label], label, session, read["mono_us"], read["value"]))
+    for zone in ("cpu", "ram"):
+        for session in sorted({int(moment["session"]) for moment in moments}):
+            found = [
+                r
+                for r in journals.of_type(ESTIMATE)
+                if r["session"] == session and r[f"{zone}_uj"] is not None
+            ]
+            if found:
+                times, values = ([r[name] for r in found] for name in ("mono_us", f"{zone}_uj"))
+                source = found[0].get("source", ESTIMATE)
+                looks.append((source, zone, session, np.array(times), np.array(values)))
+    made = []
+    for moment in moments:
+        for source, zone, session, times, values in looks:
+            place = int(np.searchsorted(times, moment["mono_us"]))
+            if session != moment["session"] or not 0 < place < len(times):
+                continue
+            (before, after), (low, high) = times[place - 1 : place + 1], values[place - 1 : place + 1]
+            if high < low or moment["mono_us"] == after:
+                continue  # a wrap or a restart: nothing stands between them
+            share = (moment["mono_us"] - before) / (after - before)
+            made.append(
+                {
+                    "node_id": NODE,
+                    "source": source,
+                    "device_id": None,
+                    "zone": zone,
+                    "session": session,
+                    "t_us": moment["t_us"],
+                    "mono_us": moment["mono_us"],
+                    "uncertainty_us": int(max(moment["mono_us"] - before, after - moment["mono_us"])),
+                    "value": round(low + share * (high - low)),
+                    "unit": protocol.source(source).unit,
+                    "range": journals.zone_ranges.get(zone),
+                    "boundary": moment["boundary"],
+                    "method": "interpolated",
+                    "power_mw": None,
+                }
+            )
+    return made
+
+
 def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> list[dict[str, Any]]:
     """A boundary from the last readings of a session that was killed whole, with the uncertainty it deserves.
 
@@ -128,8 +180,9 @@ def last_sample_boundaries(journals: JournalRun, session: int, after: int) -> li
         Journal records: the boundary and, beside it, the last CPU estimate; nothing when there are no
         readings after the last boundary.
     """
-    number = after + 1
-    began = boundaries_of(journals.records)[(session, after)]
+    taken = boundaries_of(journals.records)
+    number = max(n for s, n in taken if s == session) + 1
+    began = taken[(session, after)]
     readings: list[dict[str, Any]] = []
     for device, in_session in journals.power_keys():
         if in_session != session:

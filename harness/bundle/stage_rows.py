@@ -14,11 +14,16 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BoundaryTimes:
-    """Where a boundary lies: its own time, UTC, and the cut of each device."""
+    """Where a boundary lies: its own time, UTC, and the cut of each device.
+
+    Attributes:
+        moment: Whether it only bounds a part of a stage.
+    """
 
     mono_us: int
     t_us: int
     devices: dict[int, int] = field(default_factory=dict)
+    moment: bool = False
 
 
 def boundaries_of(records: Iterable[Record]) -> dict[tuple[int, int], BoundaryTimes]:
@@ -32,7 +37,7 @@ def boundaries_of(records: Iterable[Record]) -> dict[tuple[int, int], BoundaryTi
         if record["type"] == "boundary":
             devices = {int(r["device_id"]): int(r["mono_us"]) for r in record["readings"]}
             found[(record["session"], record["boundary"])] = BoundaryTimes(
-                record["mono_us"], record["t_us"], devices
+                record["mono_us"], record["t_us"], devices, record.get("moment", False)
             )
         elif record["type"] in ("stage_start", "stage_end") and "boundary_us" in record:
             devices = {int(device): int(at_us) for device, at_us in record["device_us"].items()}
@@ -94,18 +99,21 @@ def stage_rows(
         if end is not None:
             end_number = end["boundary"]
         else:
-            later = [n for (s, n) in boundaries if s == session and n > start_number]
+            later = [
+                n for (s, n), at in boundaries.items() if s == session and n > start_number and not at.moment
+            ]
             end_number = min(later, default=start_number)
         if (session, start_number) not in boundaries or (session, end_number) not in boundaries:
             continue  # torn off before its boundary reached the disk: less than a second old
         first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
         # A device that is missing at an end was lost: what it used still belongs here, known or not.
-        devices = sorted({*first.devices, *last.devices, *metered.get(session, ())})
+        all_devices = {*first.devices, *last.devices, *metered.get(session, ())}
+        devices = sorted(all_devices & set(record.get("devices", all_devices)))
         given = end["tokens"] if end is not None else tokens.get(uid, {})
         recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
         starts = [first.devices.get(device, first.mono_us) for device in devices]
         finishes = [last.devices.get(device, last.mono_us) for device in devices]
-        if not (set(devices) == set(first.devices) == set(last.devices)):
+        if not set(devices) <= set(first.devices) & set(last.devices):
             recorded.add("gpu_lost")
         if split & set(devices):
             recorded.add("mig")
@@ -117,7 +125,7 @@ def stage_rows(
                 "stage_uid": uid,
                 "name": record["name"],
                 "stage": record["stage"],
-                "parent_uid": None,
+                "parent_uid": record.get("parent_uid"),
                 "attempt": record["attempt"],
                 "status": end["status"] if end is not None else "interrupted",
                 "node_id": NODE,

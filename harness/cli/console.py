@@ -232,6 +232,10 @@ class RunDisplay:
         if result.exit_code == 0:
             self._line(f"next: kit validate {folder}", indent=0)
             return
+        if result.signal_number is None and result.failed is None:
+            self._line(f"[red]✗[/] {escape(result.nothing_measured or '')}", indent=0)
+            self._line("next: kit doctor, or ask for it with --cpu none", indent=0)
+            return
         what = "stopped" if result.signal_number else f"stage {result.failed} failed"
         self._line(f"{escape(what)}; what was measured is kept, output in {folder}/logs", indent=0)
         self._line(f"go on: {escape(self._resume_command)}", indent=0)

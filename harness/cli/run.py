@@ -53,7 +53,7 @@ def cmd(
 ) -> None:
     """Run COMMAND in the foreground and print where its joules went, on standard error.
 
-    The exit code is the command's own.
+    The exit code is the command's own; 1 where it succeeded and nothing was measured.
     """
     from harness.meter.client import MeterConfig
     from harness.spec import load_protocol
@@ -143,7 +143,7 @@ def _run(
     for line in describe_meter(session):
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
     show_report(out, file=sys.stderr)
-    return code
+    return code or int(session.nothing_measured is not None)
 
 
 def _metered(command: tuple[str, ...], session: MeterSession, relay: _Relay, console: Console) -> int:

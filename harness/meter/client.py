@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from harness.errors import KitError
 from harness.meter.choice import SourceChoice, choose
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper, Lost
+from harness.meter.sources.base import with_full_path
 
 _ANSWER_TIMEOUT_S = 30.0
 _MAX_RESTARTS = 20
@@ -37,6 +38,8 @@ class MeterConfig:
         devices: None follows CUDA_VISIBLE_DEVICES; an empty tuple meters no GPU; else NVML indices and UUIDs.
         cpu: "auto" (the best source that can be read here), the name of a source, or "none".
         sources: Sources to use whatever their rank, as NAME or NAME:ARGUMENT.
+        visible: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER of each environment that stages run in, where
+            `devices` is None; none given: the calling process's own.
         include_self: Whether the calling process is itself the measured program (API) or only its children
             are.
     """
@@ -46,7 +49,12 @@ class MeterConfig:
     devices: tuple[str, ...] | None = None
     cpu: str = "auto"
     sources: tuple[str, ...] = ()
+    visible: tuple[tuple[str | None, str | None], ...] = ()
     include_self: bool = True
+
+    def __post_init__(self) -> None:
+        """Files are those of the folder that the caller is in now."""
+        object.__setattr__(self, "sources", tuple(map(with_full_path, self.sources)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class TakenBoundary:
     def window_start_us(self) -> int:
         """The first cut of this boundary."""
         return min(self.device_us.values(), default=self.mono_us)
+
+
+def visibility(env: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """What decides which GPUs a process with this environment can use."""
+    return env.get("CUDA_VISIBLE_DEVICES"), env.get("CUDA_DEVICE_ORDER")
 
 
 class MeterClient:
@@ -90,7 +103,7 @@ class MeterClient:
         warn: Warn = lambda text: None,
         on_record: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
-        self._dir = journal_dir
+        self._dir = journal_dir.absolute()  # a helper may work in another folder
         self._session = session
         self._config = config
         self._on_event = on_event
@@ -107,6 +120,7 @@ class MeterClient:
         self._estimator: Helper | None = None
         self._known_devices: list[list[Any]] | None = None
         self._choice: SourceChoice | None = None
+        self._visible: list[list[int]] | None = None
         self.greeting: dict[str, Any] = {}
         self.estimator_greeting: dict[str, Any] | None = None
         self.cpu_method = "absent"
@@ -126,6 +140,9 @@ class MeterClient:
                 self._estimator = self._launch("estimator", self._estimator_config(choice.estimator))
             ready = self._sampler.wait_ready()
             self.greeting, self._known_devices = ready["greeting"], ready["devices"]
+            self._visible = ready["visible"]
+            if ready["broken"]:
+                self._tell_absent(choice.devices[0], self.greeting["no_gpu_reason"])
             if self._estimator is not None:
                 self._await_estimator(choice)
         threading.Thread(target=self._watch, name="kit-meter-watch", daemon=True).start()
@@ -138,9 +155,29 @@ class MeterClient:
             if choice.cpu_required:
                 raise
             self.cpu_method, self.cpu_absent_reason = "absent", error.message
-            self._on_event(f"x-{choice.estimator}_absent", "warning", {"reason": error.message})
+            self._tell_absent(str(choice.estimator), error.message)
             self._estimator.close()
             self._estimator = None
+
+    def _tell_absent(self, source: str, reason: str) -> None:
+        """A source that was expected did not start: the run goes on without it, and everyone is told."""
+        self._on_event("source_absent", "warning", {"source": source, "reason": reason})
+        self._warn(f"{source} did not start, what it measures is missing: {reason}")
+
+    def measures_nothing(self) -> str | None:
+        """In words, why nothing at all is measured; None where something is, or where that was asked for."""
+        if self._config.cpu == "none" or self._config.devices == ():
+            return None
+        if self.greeting["devices"] or self.greeting["zones"] or self._estimator is not None:
+            return None
+        cpu = self.cpu_absent_reason or "no source"
+        return f"nothing is measured. GPU: {self.greeting['no_gpu_reason']}. CPU: {cpu}"
+
+    def visible_devices(self, env: Mapping[str, str]) -> list[int] | None:
+        """Numbers of the metered devices that a process with this environment can use; None for all."""
+        if self._visible is None:
+            return None
+        return self._visible[self._config.visible.index(visibility(env))]
 
     def _launch(self, name: str, config: dict[str, Any]) -> Helper:
         self._serial += 1
@@ -159,6 +196,7 @@ class MeterClient:
             "device_source": choice.devices,
             "zone_sources": choice.zones,
             "known_devices": self._known_devices,
+            "visible": [list(pair) for pair in self._config.visible] or None,
             "owner_pid": os.getpid(),
             "next_boundary": self._next_boundary,
         }
@@ -209,6 +247,31 @@ class MeterClient:
                 compute_pids={int(k): v for k, v in taken["compute_pids"].items() if v is not None},
                 process_cpu_s=None if estimate is None else float(estimate["process_cpu_s"]),
             )
+
+    def moment(self, at_us: int) -> TakenBoundary:
+        """A boundary at a moment that has passed: what the counters showed there lies between two samples."""
+        with self._lock:
+            number = self._next_boundary
+            self._next_boundary += 1
+            if self._sampler is not None:
+                with contextlib.suppress(Lost):  # a new one is told the next number when it starts
+                    self._sampler.send({"op": "numbered", "next": self._next_boundary})
+        devices = [int(device["device_id"]) for device in self.greeting["devices"]]
+        unread = {"mono_us": at_us, "uncertainty_us": 0, "value": None, "power_mw": None}
+        self._on_record(
+            {
+                "type": "boundary",
+                "boundary": number,
+                "session": self._session,
+                "mono_us": at_us,
+                "t_us": utc_us() - (mono_us() - at_us),
+                "moment": True,
+                "readings": [{"device_id": device, "method": "interpolated", **unread} for device in devices],
+                "compute_pids": {},
+                "zone_uncertainty_us": 0,
+            }
+        )
+        return TakenBoundary(number, at_us, dict.fromkeys(devices, at_us))
 
     def _take(self, number: int, share: bool) -> dict[str, Any]:
         if self._sampler is not None:

@@ -25,7 +25,7 @@ from harness.meter.child import cpu_s, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
 from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Device, Found, Reading, Wanted, Zone, load_source
 from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
-from harness.meter.watchers import GpuWatch, LatenessHistogram
+from harness.meter.watchers import GpuWatch, LatenessHistogram, ZoneWatch
 
 VERSION = "1"
 _LEARN_TICKS = 5
@@ -47,7 +47,7 @@ class Sampler:
             `device_source` (name and argument of the source of devices), `zone_sources` (the same of each
             source of zones), `devices` (None = those the job may use, [] = none, or a list of numbers and
             UUIDs), `known_devices` (None, or [device id, UUID] of each device of the sampler that this one
-            replaces), `owner_pid`, `next_boundary` (first number not used yet).
+            replaces), `visible` (see `Wanted`), `owner_pid`, `next_boundary` (first number not used yet).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Sampler:
         self._look_pause_us = _LOOK_AGAIN_US
         self.next_boundary = int(config["next_boundary"])
         name, argument = config["device_source"]
-        wanted = Wanted(config["devices"], config["known_devices"], argument)
+        wanted = Wanted(config["devices"], config["known_devices"], config["visible"], argument)
         self.opened: Found = load_source(name).discover(wanted)
         self.gpus = self.opened.devices
         for index in self.opened.lost:
@@ -82,6 +82,7 @@ class Sampler:
             self.event("nvml_error", "error", device_id=index, at_start=True, quantity="identity")
         found = [load_source(name).discover(Wanted(argument=text)) for name, text in config["zone_sources"]]
         self.zones: list[Zone] = [zone for one in found for zone in one.zones]
+        self._zone_watches = [ZoneWatch(zone) for zone in self.zones]
         self._zones_denied = [label for one in found for label in one.denied]
         self._zone_uncertainty_us = max([ZONE_UNCERTAINTY_US, *(zone.uncertainty_us for zone in self.zones)])
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
@@ -213,6 +214,9 @@ class Sampler:
         for position, zone in enumerate(self.zones):
             reading = zone.read()
             at, value = reading.mono_us, reading.energy
+            reset = None if value is None else self._zone_watches[position].notice(at, value)
+            if reset is not None:
+                self.event("counter_reset", "warning", at_us=at, **reset)
             rows += ZONE_ROW.pack(
                 position,
                 self.session,
@@ -382,6 +386,8 @@ class Sampler:
         elif operation == "group":
             group = command["pgid"]
             self.group = None if group is None else (int(group), int(command["stage_uid"]))
+        elif operation == "numbered":
+            self.next_boundary = max(self.next_boundary, int(command["next"]))
         elif operation == "stop":
             self._finish()
             say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
@@ -436,7 +442,9 @@ def main() -> int:
         return 2
     greeting = sampler.start()
     # UUIDs are for the owner's memory only: no file of the run holds one.
-    say({"ready": {"greeting": greeting, "devices": [[gpu.index, gpu.uuid] for gpu in sampler.gpus]}})
+    opened, known = sampler.opened, [[gpu.index, gpu.uuid] for gpu in sampler.gpus]
+    ready = {"greeting": greeting, "devices": known, "visible": opened.visible, "broken": opened.broken}
+    say({"ready": ready})
     return sampler.run()
 
 

@@ -65,8 +65,19 @@ class OpenStage:
     scores: Scoreboard = field(default_factory=Scoreboard)
     consumed: list[str] = field(default_factory=list)
     produced: list[str] = field(default_factory=list)
+    devices: list[int] | None = None
     dirty: bool = False
     finish: TakenBoundary | None = None
+
+
+@dataclass
+class OpenChild:
+    """A part of the running stage that its program named."""
+
+    uid: int
+    name: str
+    begun_us: int
+    tokens: dict[str, int] = field(default_factory=dict)
 
 
 class MeterSession:
@@ -87,6 +98,8 @@ class MeterSession:
         self.session = info.first_session
         self.stage: OpenStage | None = None
         self.boundaries: list[TakenBoundary] = []
+        self._children: list[OpenChild] = []
+        self._child_attempts: dict[tuple[int, str, str], int] = {}
         self._next_uid = info.first_stage_uid
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -136,6 +149,9 @@ class MeterSession:
         except BaseException:
             self._abandon()
             raise
+        self.nothing_measured = self.client.measures_nothing()
+        if self.nothing_measured is not None:
+            warn(self.nothing_measured)
         self._record(
             {
                 "type": "cpu_method",
@@ -184,9 +200,23 @@ class MeterSession:
         self.event(kind, "info", **words, **({"report": detail} if detail else {}))
 
     def begin(
-        self, name: str, kind: str, *, attempt: int = 1, command_sha256: str | None = None
+        self,
+        name: str,
+        kind: str,
+        *,
+        attempt: int = 1,
+        command_sha256: str | None = None,
+        devices: list[int] | None = None,
     ) -> OpenStage:
         """Take the starting boundary of a stage and write it down.
+
+        Args:
+            name: Its name.
+            kind: Its kind.
+            attempt: Number of the attempt, from 1.
+            command_sha256: Fingerprint of its command.
+            devices: Devices it can use, all that are metered by default; what the others draw meanwhile is
+                unattributed.
 
         Raises:
             KitError: A stage is running already: the protocol wants them disjoint.
@@ -199,7 +229,7 @@ class MeterSession:
             )
         start = self.client.boundary(share=True)
         self.boundaries.append(start)
-        stage = OpenStage(self._next_uid, name, kind, attempt, start, mono_us())
+        stage = OpenStage(self._next_uid, name, kind, attempt, start, mono_us(), devices=devices)
         self._next_uid += 1
         self._record(
             {
@@ -212,6 +242,7 @@ class MeterSession:
                 "boundary": start.number,
                 "boundary_us": start.mono_us,
                 "device_us": start.device_us,
+                **({} if devices is None else {"devices": devices}),
                 "work_start_us": stage.work_start_us,
                 "mono_us": mono_us(),
                 "t_us": utc_us(),
@@ -232,8 +263,72 @@ class MeterSession:
         for column, count in counts.items():
             if stage.tokens.get(column, 0) + count > _MAX_TOKENS:
                 raise KitError(f"{column} would exceed {_MAX_TOKENS}: {count} more tokens cannot be")
-            stage.tokens[column] = stage.tokens.get(column, 0) + count
+            for counts_of in (stage, *self._children):
+                counts_of.tokens[column] = counts_of.tokens.get(column, 0) + count
         stage.dirty = True
+
+    def begin_child(self, name: str, kind: str, at_us: int) -> None:
+        """A part of the running stage began at a moment that its own program stamped.
+
+        Raises:
+            KitError: No stage is running, or the moment does not lie in it.
+        """
+        stage = self.stage
+        last_us = self._children[-1].begun_us if self._children else 0
+        until_us = mono_us() if stage is None or stage.finish is None else stage.finish.window_start_us()
+        if stage is None or not max(stage.work_start_us, last_us) <= at_us <= until_us:
+            raise KitError(f"{name!r} begins at {at_us}, outside the running stage")
+        parent = self._children[-1].uid if self._children else stage.uid
+        attempt = self._child_attempts.get((parent, name, kind), 0) + 1
+        self._child_attempts[(parent, name, kind)] = attempt
+        child = OpenChild(self._next_uid, name, at_us)
+        self._next_uid += 1
+        start = self.client.moment(at_us)
+        self._record(
+            {
+                "type": "stage_start",
+                "session": self.session,
+                "stage_uid": child.uid,
+                "parent_uid": parent,
+                "name": name,
+                "stage": kind,
+                "attempt": attempt,
+                "boundary": start.number,
+                **({} if stage.devices is None else {"devices": stage.devices}),
+                "work_start_us": at_us,
+                "mono_us": mono_us(),
+                "t_us": utc_us(),
+                "command_sha256": None,
+            }
+        )
+        self._children.append(child)
+
+    def end_child(self, name: str, status: str, at_us: int) -> None:
+        """The innermost part of the running stage ended at a moment that its own program stamped.
+
+        Raises:
+            KitError: No such part is open, or the moment does not lie in it.
+        """
+        child = self._children[-1] if self._children else None
+        if child is None or child.name != name or not child.begun_us < at_us <= mono_us():
+            raise KitError(f"{name!r} ends at {at_us} and is not what is running")
+        finish = self.client.moment(at_us)
+        self._children.pop()
+        self._record(
+            {
+                "type": "stage_end",
+                "session": self.session,
+                "stage_uid": child.uid,
+                "boundary": finish.number,
+                "work_end_us": at_us,
+                "mono_us": mono_us(),
+                "t_us": utc_us(),
+                "status": status,
+                "exit_code": None,
+                "process_cpu_s": None,
+                "tokens": child.tokens,
+            }
+        )
 
     def add_eval(self, row: dict[str, Any]) -> None:
         """Record a score of the running stage, a row that `harness.journal.scores.eval_row` checked.
@@ -295,6 +390,9 @@ class MeterSession:
         stage = self.stage
         assert stage is not None
         work_end_us = work_end_us or mono_us()
+        while self._children:  # its program ended without a word about them
+            child = self._children[-1]
+            self.end_child(child.name, "interrupted", max(work_end_us, child.begun_us + 1))
         self.cut()
         finish = stage.finish
         assert finish is not None

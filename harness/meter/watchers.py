@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.meter.sources.base import Reading
+from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Reading, Zone
+
+ZONE_MAX_W = 1000.0
+"""As in `harness.accounting.rapl`, which the sampler process is too light to import; a test compares."""
 
 _GPU_IS_LOST = 15  # NVML_ERROR_GPU_IS_LOST
 
@@ -48,6 +51,26 @@ class GpuWatch:
                 notices.append(("counter_reset", "warning", detail))
             self._energy_mj = reading.energy
         return notices
+
+
+class ZoneWatch:
+    """Notices a counter of a zone that starts again, by the rule that the reader of the log applies."""
+
+    def __init__(self, zone: Zone) -> None:
+        self._zone = zone
+        self._last: tuple[int, int] | None = None
+
+    def notice(self, mono_us: int, value: int) -> dict[str, Any] | None:
+        """Detail of a reset; None for a step that the zone can have drawn, or a wrap."""
+        last, self._last = self._last, (mono_us, value)
+        if last is None:
+            return None
+        step = value - last[1]
+        if step < 0 and self._zone.range is not None:
+            step += self._zone.range
+        if 0 <= step <= (mono_us - last[0] + ZONE_UNCERTAINTY_US) * ZONE_MAX_W:
+            return None
+        return {"zone": self._zone.label, "before": last[1], "after": value}
 
 
 class LatenessHistogram:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -104,6 +105,11 @@ def notes(report: RunReport) -> list[str]:
     if others:
         verb = "was" if len(others) == 1 else "were"
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
+    for event in report.events:
+        if event["kind"] == "source_absent":
+            detail = json.loads(event["detail"] or "{}")
+            source, reason = (printable(str(detail.get(name, "unknown"))) for name in ("source", "reason"))
+            found.append(f"{source} did not start, what it measures is missing: {reason}")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
         found.append(f"CPU and DRAM: {_flag_words('cpu_estimated')}. Never rank it beside a measured figure.")

@@ -6,6 +6,7 @@ Three files hold the rules: this one power, counters and sampling, `authenticity
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ STAGES = "stages.parquet"
 POWER = "power.parquet"
 COUNTERS = "counters.parquet"
 
+SOURCE_ABSENT = "source_absent"
 RESTARTS = ("counter_reset", "sampler_lost", "x-codecarbon_lost", "gpu_lost")
 RESTART_FLAGS = frozenset({"counter_reset", "rapl_reset", "cpu_estimate_restarted"})
 
@@ -175,6 +177,16 @@ def restarts_recorded(ctx: Context) -> Iterator[Hit]:
         if found and row["session"] not in explained:
             observed = f"{ctx.named(row)}: {', '.join(found)}"
             yield Hit(STAGES, observed, f"an event such as {RESTARTS[0]}", (number,), row["gpu_energy_j"])
+
+
+@rule("W314")
+def sources_started(ctx: Context) -> Iterator[Hit]:
+    """Every source that was expected started."""
+    for number, event in enumerate(ctx.events):
+        if event["kind"] == SOURCE_ABSENT:
+            source = json.loads(event["detail"] or "{}").get("source", "a source")
+            observed = f"session {event['session']}: {source} did not start"
+            yield Hit("events.parquet", observed, "its readings", (number,))
 
 
 @rule("W306")

@@ -14,8 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.accounting import rapl
+from harness.meter import watchers
 from harness.meter.foreign import foreign_pids
 from harness.meter.process_tree import MeasuredTree
+from harness.meter.sources.base import ZONE_UNCERTAINTY_US
 from harness.meter.sources.rapl import find_zones
 from tests.lab import Const, FakePowercap, Ramp, Sine, Zone, mono_us, obey_file_modes
 from tests.lab.fixtures import ROOT
@@ -131,6 +134,31 @@ def test_a_range_that_may_wrap_unseen_is_flagged(tmp_path: Path) -> None:
     with FakePowercap(tmp_path / "powercap", zones) as cpu:
         run = run_program(tmp_path / "run", RAPL_STAGES, env=environment(None, tmp_path, cpu.env()))
     assert "rapl_wrap_ambiguous" in run.stages[1]["flags"]
+
+
+def test_a_zone_without_a_readable_range_that_wraps_is_on_record(tmp_path: Path) -> None:
+    zones = [Zone("package-0", (Const(60.0),), range_uj=120_000_000, offset_uj=30_000_000)]
+    with FakePowercap(tmp_path / "powercap", zones) as cpu:
+        (cpu.path(0) / "max_energy_range_uj").unlink()
+        env = environment(None, tmp_path, cpu.env())
+        run = run_program(tmp_path / "run", RAPL_STAGES, env=env)
+    assert {event["detail"]["zone"] for event in run.events("counter_reset")} == {"package-0"}
+    flagged = [row for row in run.all_stages if "rapl_reset" in row["flags"]]
+    assert flagged
+    for row in flagged:
+        truth_j = cpu.true_energy_j(0, row["mono_start_us"], row["mono_end_us"])
+        assert row["cpu_energy_j_low"] <= truth_j <= row["cpu_energy_j_high"]
+    verdict = json.loads(kit("validate", "--format", "json", run.folder, env=env).stdout)
+    assert verdict["valid"] and "W313" not in {finding["id"] for finding in verdict["findings"]}
+
+
+def test_the_sampler_knows_a_reset_as_the_reader_does(tmp_path: Path) -> None:
+    assert (watchers.ZONE_MAX_W, ZONE_UNCERTAINTY_US) == (rapl.ZONE_MAX_W, rapl.ZONE_REFRESH_US)
+    watch = watchers.ZoneWatch(find_zones(FakePowercap(tmp_path, [Zone("package-0")]).root).zones[0])
+    readings = (262_143_000_000, 10_000_000, 5_000_000, 64_857_000_000, 64_858_000_000)
+    noticed = [watch.notice(second * 1_000_000, value) for second, value in enumerate(readings)]
+    assert [detail is not None for detail in noticed] == [False, False, True, True, False]
+    assert noticed[2] == {"zone": "package-0", "before": 10_000_000, "after": 5_000_000}
 
 
 def test_rapl_was_asked_for_but_is_not_there(tmp_path: Path) -> None:

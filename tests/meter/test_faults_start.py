@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.lab import LabConfig, LabDevice, fails
+from tests.lab.fixtures import ROOT
 from tests.meter.runs import Sealed, environment, kit, run_program, write_pipeline
 
 GARBAGE = r"""
@@ -48,6 +52,66 @@ def test_a_machine_without_nvml_meters_no_gpu_and_says_so(tmp_path: Path) -> Non
     assert "no_gpu" in run.manifest["labels"]
     assert run.stages[0]["gpu_energy_j"] is None
     assert run.stages[0]["gpu_energy_method"] == run.stages[0]["cpu_energy_method"] == "absent"
+
+
+NOTHING = """
+import sys
+from harness import Meter
+with Meter(out=sys.argv[1]) as meter, meter.stage("evaluate"):
+    pass
+"""
+
+
+def without_codecarbon(folder: Path) -> dict[str, str]:
+    """Of a process for which CodeCarbon cannot be imported, on a machine without RAPL."""
+    package = folder / "broken" / "codecarbon"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('codecarbon is broken here')\n")
+    path = f"{package.parent}{os.pathsep}{ROOT}"
+    return {"PYTHONPATH": path, "KIT_POWERCAP_ROOT": str(folder / "none")}
+
+
+def test_a_source_that_does_not_start_is_said_everywhere(lab_dir: Path, tmp_path: Path) -> None:
+    env = environment(LabConfig(), lab_dir, without_codecarbon(tmp_path))
+    out = tmp_path / "run"
+    done = kit("run", "--out", out, "--", "sleep", "0.6", env=env)
+    said = "codecarbon did not start, what it measures is missing: codecarbon is broken here"
+    assert done.returncode == 0 and said in done.stderr, done.stderr
+    (event,) = Sealed(out).events("source_absent")
+    assert event["detail"] == {"source": "codecarbon", "reason": "codecarbon is broken here"}
+    assert "codecarbon did not start" in kit("report", out, env=env).stdout
+    assert "W314" in kit("validate", out, env=env).stdout
+
+
+def test_a_driver_that_fails_is_said_and_a_machine_without_one_is_not(lab_dir: Path, tmp_path: Path) -> None:
+    for name, config, count in (("broken", LabConfig(init_error=18), 1), ("none", None, 0)):
+        env = environment(config, lab_dir, without_codecarbon(tmp_path / name))
+        out = tmp_path / name / "run"
+        run = run_program(out, NOTHING.replace("(out", "(cpu='none', out"), env=env)
+        assert len(run.events("source_absent")) == count
+
+
+def test_nothing_measured_is_no_success_unless_it_was_asked_for(tmp_path: Path) -> None:
+    env = environment(None, tmp_path, without_codecarbon(tmp_path))
+    pipeline = write_pipeline(tmp_path, [{"command": "true"}])
+    asked = write_pipeline(tmp_path / "asked", [{"command": "true"}], devices="none")
+    runs = [
+        kit("run", "--out", tmp_path / "one", "--", "true", env=env),
+        kit("audit", pipeline, "--out", tmp_path / "two", env=env),
+        kit("run", "--cpu", "none", "--", "true", env=env),
+        kit("audit", asked, "--out", tmp_path / "three", env=env),
+    ]
+    assert [run.returncode for run in runs] == [1, 1, 0, 0], [run.stderr for run in runs]
+    assert ["nothing is measured" in run.stderr for run in runs] == [True, True, False, False]
+    assert kit("run", "--", "sh", "-c", "exit 7", env=env).returncode == 7
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING, str(tmp_path / "four")],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "kit: nothing is measured" in done.stderr
 
 
 def test_devices_that_were_asked_for_must_be_there(lab_dir: Path, tmp_path: Path) -> None:

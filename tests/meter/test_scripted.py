@@ -10,7 +10,7 @@ import pytest
 from harness.errors import KitError
 from harness.meter.sources.base import Wanted
 from harness.meter.sources.scripted import discover
-from tests.meter.runs import Sealed, environment, kit
+from tests.meter.runs import Sealed, environment, kit, run_program
 
 HEAD = "time_s,device,power_mw,energy_mj\n"
 
@@ -49,6 +49,23 @@ def test_a_run_of_it_has_the_files_joules_and_says_so(lab_dir: Path, tmp_path: P
     labels = {label["id"] for label in verdict["comparability"]["labels"]}
     assert {"C401", "C408"} <= labels and not verdict["comparability"]["rankable"]
     assert verdict["valid"] and not verdict["findings"]
+
+
+def test_a_relative_file_is_the_one_of_the_folder_where_the_meter_was_made(tmp_path: Path) -> None:
+    script(tmp_path)
+    code = """
+    import os, time
+    from pathlib import Path
+    from harness import Meter
+    meter = Meter(out="mine", cpu="none", sources=("scripted:load.csv",))
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+    with meter, meter.stage("evaluate"):
+        time.sleep(0.5)
+    """
+    run_program(Path("unused"), code, env=environment(None, tmp_path), cwd=str(tmp_path))
+    (stage,) = Sealed(tmp_path / "mine").stages
+    assert len(stage["device_energy_j"]) == 2 and not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_sampler_that_takes_over_goes_on_where_the_other_was(tmp_path: Path) -> None:

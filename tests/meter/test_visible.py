@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 
 from harness.errors import KitError
 from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
-from tests.lab import LabConfig, LabDevice, Mig
+from tests.lab import Const, LabConfig, LabDevice, Mig
 from tests.lab.fixtures import RunInLab
+from tests.meter.runs import Sealed, environment, kit, write_pipeline
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -128,6 +131,47 @@ for value in json.loads(sys.argv[1]):
     found.append(choose_gpus(None).indices)
 print(json.dumps(found))
 """
+
+
+def test_a_stage_is_measured_on_the_card_that_its_own_environment_shows(
+    lab_dir: Path, tmp_path: Path
+) -> None:
+    watts = (100.0, 200.0, 300.0)
+    config = LabConfig(tuple(LabDevice(waves=(Const(power),)) for power in watts))
+    stages = [
+        {"name": "both", "command": "sleep 0.4"},
+        {"name": "second", "command": "sleep 0.4", "env": {"CUDA_VISIBLE_DEVICES": "1"}},
+        {"name": "none", "command": "sleep 0.4", "env": {"CUDA_VISIBLE_DEVICES": ""}},
+    ]
+    seen = {"CUDA_VISIBLE_DEVICES": "1,0"}
+    pipeline = write_pipeline(tmp_path, stages, env=seen)
+    env = environment(config, lab_dir)
+    done = kit("audit", pipeline, "--cpu", "none", "--out", tmp_path / "run", env=env)
+    assert done.returncode == 0, done.stderr
+    run = Sealed(tmp_path / "run")
+    assert {d["device_id"] for d in run.manifest["hardware"]["devices"]} == {0, 1}, "nobody uses the third"
+    assert [row["device_ids"] for row in run.stages] == [[0, 1], [1], []]
+    assert run.stage("second")["device_energy_j"] == [pytest.approx(80.0, rel=0.6)]
+    for row in run.all_stages:
+        for device, start, end, joules in zip(
+            *(row[name] for name in ("device_ids", "device_start_us", "device_end_us", "device_energy_j")),
+            strict=True,
+        ):
+            assert joules == pytest.approx(watts[device] * (end - start) / 1e6, abs=0.5)
+    for device in (0, 1):
+        # What a card draws while a stage runs on another is in no stage, and in the total all the same.
+        spans = [
+            (row["device_start_us"][place], row["device_end_us"][place])
+            for row in run.all_stages
+            for place, at in enumerate(row["device_ids"])
+            if at == device
+        ]
+        spans.sort()
+        assert all(before[1] == after[0] for before, after in pairwise(spans))
+    assert kit("validate", tmp_path / "run", env=env).returncode == 0
+    listed = write_pipeline(tmp_path / "listed", stages[1:2], devices=[0])
+    kit("audit", listed, "--cpu", "none", "--out", tmp_path / "two", env=env)
+    assert Sealed(tmp_path / "two").stages[0]["device_ids"] == [0], "an explicit list is what is metered"
 
 
 def test_through_pynvml(nvml_child: RunInLab) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from harness.errors import KitError
@@ -213,12 +214,15 @@ class Wanted:
     Attributes:
         devices: None: those the job may use; []: none; else numbers or names of devices.
         known: (number, UUID) of each device of the sampler that this one replaces; None at a start.
+        visible: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER of each environment that will use devices; where
+            `devices` is None, those that any of them shows are opened. None: this process's own.
         argument: What follows the source's name in `--source NAME:ARGUMENT`.
         tree: For a source with a process of its own: whose CPU time counts.
     """
 
     devices: list[str] | None = None
     known: list[list[Any]] | None = None
+    visible: list[list[str | None]] | None = None
     argument: str | None = None
     tree: Any = None
 
@@ -229,8 +233,10 @@ class Found:
 
     Attributes:
         reason: Why there is nothing, with what was expected instead.
+        broken: Whether the instrument is there and does not work, of which a person must be told.
         doubts: What is doubtful about the choice, one word each.
         denied: Zones that are there and may not be read.
+        visible: Numbers of the devices that each environment of `Wanted.visible` shows; None: not told apart.
         mig_devices: Numbers of devices chosen by a share of theirs; the whole is measured.
         lost: Numbers of devices that do not answer any more.
         unidentified: Numbers of devices that cannot be told apart, and so are not read.
@@ -241,8 +247,10 @@ class Found:
     zones: list[Zone] = field(default_factory=list)
     reason: str | None = None
     expected: str | None = None
+    broken: bool = False
     doubts: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
+    visible: list[list[int]] | None = None
     mig_devices: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
     unidentified: tuple[int, ...] = ()
@@ -271,6 +279,14 @@ class Source(Protocol):
         Raises:
             KitError: What was asked for by name is not there.
         """
+
+
+def with_full_path(named: str) -> str:
+    """NAME:ARGUMENT with a file's absolute path: a program may change its folder before the meter starts."""
+    name, _, argument = named.partition(":")
+    if argument and getattr(load_source(name), "ARGUMENT_IS_FILE", False):
+        return f"{name}:{Path(argument).absolute()}"
+    return named
 
 
 def own_process(source: Source) -> bool:

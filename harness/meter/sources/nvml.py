@@ -28,6 +28,11 @@ FIELD_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE, mW over 1 s on Ampere and late
 FIELD_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, mW
 _SLOW_EVERY = 20  # power limit and MIG mode are read every 20th tick: they change by hand only
 _MAX_POWER_MW = 1 << 30
+_NO_NVIDIA = {
+    str(pynvml.NVMLError(code))
+    for code in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+}
+"""Why NVML does not start on a machine without an NVIDIA GPU."""
 _ANSWERED_ZERO = -1  # stands for a code where a field answered, but with a power of 0
 
 
@@ -75,7 +80,7 @@ class GpuSource(Device):
             source="nvml",
             part="gpu",
             unit="mJ",
-            scope="board",  # what NVML means by scope GPU; superchips count the module
+            scope="unknown",  # board, module or die: only a measurement tells (kit doctor --probe)
             reads=("counter", "power") if self.methods["energy"] != "absent" else ("power",),
             state="measured",
             shared_scale=f"nvml {index}",
@@ -246,23 +251,33 @@ def discover(wanted: Wanted) -> Found:
                 where="devices",
                 fix="kit doctor",
             )
-        found = Found(reason=reason)
+        found = Found(reason=reason, broken=reason not in _NO_NVIDIA)
     else:
-        found = _open(wanted.devices)
+        found = _open(wanted.devices, wanted.visible)
     if found.devices:
         found.facts = {"driver": driver_version(), "cuda": cuda_driver_version()}
     return found
 
 
-def _open(devices: list[str] | None) -> Found:
+def _open(devices: list[str] | None, environments: list[list[str | None]] | None) -> Found:
+    """The devices of a list, or else those that any of the environments shows."""
     survey = survey_gpus()
-    selection = choose_gpus(devices, survey)
-    doubts = selection.doubts + (("gpu_lost",) if survey.lost else ())
+    if devices is not None or environments is None:
+        selections = [choose_gpus(devices, survey)]
+    else:
+        selections = [select_visible(list(survey.gpus), *environment) for environment in environments]
+    indices = dict.fromkeys(index for one in selections for index in one.indices)
+    doubts = dict.fromkeys(doubt for one in selections for doubt in one.doubts)
     return Found(
-        devices=[GpuSource(index) for index in selection.indices],
-        reason=None if selection.indices else "no GPU is visible (CUDA_VISIBLE_DEVICES)",
-        doubts=doubts + (("gpu_unidentified",) if survey.unidentified else ()),
-        mig_devices=selection.mig_indices,
+        devices=[GpuSource(index) for index in indices],
+        visible=[list(one.indices) for one in selections] if devices is None and environments else None,
+        reason=None if indices else "no GPU is visible (CUDA_VISIBLE_DEVICES)",
+        doubts=(
+            *doubts,
+            *(["gpu_lost"] if survey.lost else []),
+            *(["gpu_unidentified"] if survey.unidentified else []),
+        ),
+        mig_devices=tuple(dict.fromkeys(index for one in selections for index in one.mig_indices)),
         lost=survey.lost,
         unidentified=survey.unidentified,
     )

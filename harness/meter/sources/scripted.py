@@ -17,6 +17,7 @@ from harness.errors import KitError
 from harness.meter.clocks import mono_us
 from harness.meter.sources.base import Device, Found, Measure, Reading, Wanted
 
+ARGUMENT_IS_FILE = True
 _COLUMNS = ("time_s", "device", "power_mw", "energy_mj")
 _ENDED = 1  # stands for an instrument's code where the script holds no value
 
