@@ -49,7 +49,9 @@ def cmd(
 ) -> None:
     """Check the bundle in DIR against the protocol; its files are not touched.
 
-    Where DIR is no bundle, each bundle below it is checked. Every finding is shown, with the rows it concerns, the joules at stake and one fix. Several bundles are
+    Where DIR is no bundle, each bundle below it is checked.
+
+    Every finding is shown, with the rows it concerns, the joules at stake and one fix. Several bundles are
     also held against each other: readings that two of them share, energy that one says another paid.
     Exit code 0: all hold, 1: one does not, 2: there is no bundle to read.
     """
