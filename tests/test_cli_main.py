@@ -64,6 +64,22 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
     assert not modules & HEAVY
 
 
+@pytest.mark.parametrize("command", ["validate", "report"])
+def test_reading_a_bundle_needs_no_pandas(command: str) -> None:
+    bundle = ROOT / "tests" / "protocol" / "examples" / "1.0"
+    code = (
+        "from harness.cli.main import main\n"
+        f"try: main([{command!r}, {str(bundle)!r}])\n"
+        "except SystemExit: pass"
+    )
+    modules, out = loaded_after(code)
+    assert out
+    assert "pyarrow" in modules
+    assert "pandas" not in modules
+    later = "\nimport pandas; assert pandas.DataFrame"
+    assert "pandas" in loaded_after(code + later)[0]
+
+
 def test_importing_the_package_loads_nothing_at_all() -> None:
     modules, _ = loaded_after("import harness, harness.cli, harness.errors")
     assert not modules & (HEAVY | {"click"})

@@ -43,6 +43,34 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
         click.echo(line)
 
 
+@cmd.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the bundle."
+)
+@click.option("--name", help="Name of the run; the file's by default.")
+@click.option(
+    "--utc-offset",
+    "utc_offset_h",
+    metavar="HOURS",
+    type=click.FloatRange(-14, 14),
+    default=0.0,
+    show_default=True,
+    help="Hours by which the file's clock was ahead of UTC.",
+)
+def codecarbon(path: Path, out: Path, name: str | None, utc_offset_h: float) -> None:
+    """Import an emissions.csv of CodeCarbon 2.x or 3.x.
+
+    Each run of a tracker becomes a stage with its totals. Only the last row of a run counts, because
+    each holds all energy since the start; a PUE in the figures is taken out.
+    """
+    from harness.interop.codecarbon import import_codecarbon
+
+    result = import_codecarbon(path, out, name=name, utc_offset_h=utc_offset_h)
+    for line in summary(result):
+        click.echo(line)
+
+
 def summary(result: ImportResult) -> list[str]:
     """What was imported, one line for each stage, and what to look at next."""
     from harness.accounting import UNATTRIBUTED

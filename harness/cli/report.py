@@ -64,6 +64,9 @@ def cmd(
     """
     from dataclasses import replace
 
+    from harness.cli.quick_start import without_pandas
+
+    without_pandas()
     from harness.report.comparison import against as set_against
     from harness.report.model import Options, build
 

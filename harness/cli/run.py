@@ -55,9 +55,11 @@ def cmd(
 
     The exit code is the command's own; 1 where it succeeded and nothing was measured.
     """
+    from harness.cli.quick_start import without_pandas
     from harness.meter.client import MeterConfig
     from harness.spec import load_protocol
 
+    without_pandas()
     load_protocol().check_kind(kind, "--kind")
     config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, sources=sources, include_self=False)
     relay = _Relay()

@@ -49,19 +49,38 @@ def cmd(
 ) -> None:
     """Check the bundle in DIR against the protocol; its files are not touched.
 
+    Where DIR is no bundle, each bundle below it is checked.
+
     Every finding is shown, with the rows it concerns, the joules at stake and one fix. Several bundles are
     also held against each other: readings that two of them share, energy that one says another paid.
     Exit code 0: all hold, 1: one does not, 2: there is no bundle to read.
     """
+    from harness.cli.quick_start import without_pandas
+
+    without_pandas()
     from harness.validate import validate_many
     from harness.validate.registry import load_rules
     from harness.validate.waivers import load_waivers
 
     rules = load_rules(protocol)
     waivers = () if waiver_file is None else load_waivers(waiver_file, rules)
-    reports = validate_many(folders, range(level + 1), protocol=protocol, waivers=waivers)
-    _show(reports, [str(folder) for folder in folders], form, rules)
+    bundles = [bundle for folder in folders for bundle in _bundles(folder)]
+    reports = validate_many(bundles, range(level + 1), protocol=protocol, waivers=waivers)
+    _show(reports, [str(bundle) for bundle in bundles], form, rules)
     raise SystemExit(max(report.exit_code for report in reports))
+
+
+def _bundles(folder: Path) -> list[Path]:
+    """The run folders below a folder, sealed or not; the folder itself where it is one, or has none."""
+    import os
+
+    found = []
+    for path, names, files in os.walk(folder):
+        if "manifest.json" in files or "journal" in names:
+            found.append(Path(path))
+            names.clear()  # what lies inside a run belongs to it
+        names.sort()
+    return found or [folder]
 
 
 def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: Mapping[str, Rule]) -> None:

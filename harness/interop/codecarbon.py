@@ -1,17 +1,41 @@
-"""Reads emissions.csv of CodeCarbon 2.x and 3.x; columns are found by name."""
+"""CodeCarbon's emissions.csv (2.x and 3.x): its rows, and `import_codecarbon`, which makes a bundle of them.
+
+Columns are found by name. CodeCarbon adds a row at each flush() and at stop(), each with the figures since
+start(): only the last row of a run counts. It multiplies energies by its PUE where one is set; an IT energy
+is kept here.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness.bundle import scrub
 from harness.errors import KitError
-from harness.interop.imported import LoggedGpu
+from harness.interop.bounds import bound_codecarbon_total, bound_estimate
+from harness.interop.imported import (
+    J_PER_KWH,
+    Doubt,
+    ImportedRun,
+    ImportedStage,
+    LoggedGpu,
+    Machines,
+    StatedEnergy,
+    error,
+    info,
+    seconds_to_us,
+    warning,
+)
 from harness.interop.log_files import FIX_ROW, Fields, read_text
+from harness.interop.naming import guess_kind, safe_name
+from harness.interop.write import ImportResult, refuse_used, sampling_of, write_bundle
+from harness.spec import load_protocol
 
 EMISSIONS_NAME = re.compile(r"emissions\w*\.csv(_\d+)?(\.bak)?")
 """Names of the file and of the copies that CodeCarbon makes of it."""
@@ -20,9 +44,18 @@ _COUNTED_MODEL = re.compile(r"(\d+) x (.+)")
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One row of emissions.csv (energies in kWh, `ended_local` without a time zone)."""
+    """A row of emissions.csv: a run from its start to the row's time.
+
+    Attributes:
+        run_id: CodeCarbon's own; None in a row that has none.
+        ended_local: Time of the row, mostly without a time zone.
+        cpu_kwh: IT energy of the CPU, kWh; as `gpu_kwh`, `ram_kwh` and `total_kwh`.
+        pue: What the file's energies were divided by to get there; None where nothing was.
+        rows: Rows of the run in the file, this one being the last.
+    """
 
     project: str
+    run_id: str | None
     ended_local: str
     duration_s: float | None
     cpu_kwh: float | None
@@ -34,28 +67,72 @@ class Emission:
     cpu_model: str | None
     gpu_count: int | None
     gpu_model: str | None
+    pue: float | None = None
+    rows: int = 1
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal in rows of one run, in copies of the file too."""
+        return (self.run_id,) if self.run_id else (self.project, self.ended_local, self.duration_s)
 
     @property
     def ended_if_utc_s(self) -> float | None:
-        """`ended_local` read as if it were UTC, unix seconds; None if it is no time."""
+        """`ended_local` in its own time zone, in UTC where it names none, unix seconds; None if it is no
+        time."""
         try:
-            return datetime.fromisoformat(self.ended_local).replace(tzinfo=UTC).timestamp()
+            ended = datetime.fromisoformat(self.ended_local)
         except ValueError:
             return None
+        return (ended if ended.tzinfo else ended.replace(tzinfo=UTC)).timestamp()
+
+    @property
+    def zoned(self) -> bool:
+        """Whether `ended_local` names its time zone."""
+        return self.ended_if_utc_s is not None and datetime.fromisoformat(self.ended_local).tzinfo is not None
 
     @property
     def gpus(self) -> tuple[LoggedGpu, ...]:
-        """Cards from CodeCarbon's text, such as "1 x NVIDIA H100 80GB HBM3"."""
+        """Cards, from a text such as "1 x NVIDIA H100 80GB HBM3" or from the count; empty without a GPU."""
         match = _COUNTED_MODEL.fullmatch(self.gpu_model or "")
-        return tuple(LoggedGpu(index, match[2]) for index in range(min(int(match[1]), 64))) if match else ()
+        count, model = (int(match[1]), match[2]) if match else (self.gpu_count or 0, self.gpu_model)
+        return tuple(LoggedGpu(index, model) for index in range(max(0, min(count, 64))))
+
+    @property
+    def without_gpu(self) -> bool:
+        """Whether the tracker found no GPU, so that its 0 kWh stand for none."""
+        return not self.gpu_kwh and not self.gpu_model and not self.gpu_count
+
+
+def last_of_each_run(emissions: Iterable[Emission]) -> list[Emission]:
+    """The longest row of each run, in the order in which the runs appear.
+
+    Raises:
+        KitError: A later row of a run has less energy: then the rows do not add up to what this reader takes
+            them for.
+    """
+    found: dict[tuple[object, ...], Emission] = {}
+    for row in emissions:
+        known = found.setdefault(row.key, row)
+        if known is row or (known.duration_s, known.total_kwh) == (row.duration_s, row.total_kwh):
+            continue
+        first, last = sorted((known, row), key=lambda one: one.duration_s or 0.0)
+        if (last.total_kwh or 0.0) < 0.999 * (first.total_kwh or 0.0):
+            raise KitError(
+                f"run {row.run_id} has {first.total_kwh} kWh after {first.duration_s} s "
+                f"and {last.total_kwh} kWh after {last.duration_s} s",
+                expected="rows of one run_id that go on counting",
+                fix="keep the row of that run that holds its whole energy, and import again",
+            )
+        found[row.key] = replace(last, rows=known.rows + 1)
+    return list(found.values())
 
 
 def read_emissions(path: Path) -> tuple[Emission, ...]:
-    """The rows of an emissions.csv or of one of its copies.
+    """The runs of an emissions.csv or of one of its copies.
 
     Raises:
-        KitError: The header is not CodeCarbon's, or a row has another number of cells or an unreadable
-        number.
+        KitError: The header is not CodeCarbon's, or a row has another number of cells, no time, an unreadable
+            number, or less energy than an earlier row of its run.
     """
     rows = csv.reader(io.StringIO(read_text(path, expected="a CSV file", fix=FIX_ROW), newline=""))
     try:
@@ -81,20 +158,152 @@ def read_emissions(path: Path) -> tuple[Emission, ...]:
             expected = f"{len(header)} cells as in the header"
             raise KitError(f"{len(cells)} cells", where=where, expected=expected, fix=FIX_ROW)
         row = Fields(dict(zip(header, cells, strict=True)), where, FIX_ROW)
-        emissions.append(
-            Emission(
-                project=row.text("project_name") or "",
-                ended_local=row.text("timestamp") or "",
-                duration_s=row.number("duration"),
-                cpu_kwh=row.number("cpu_energy"),
-                gpu_kwh=row.number("gpu_energy"),
-                ram_kwh=row.number("ram_energy"),
-                total_kwh=row.number("energy_consumed"),
-                version=row.text("codecarbon_version"),
-                tracking_mode=row.text("tracking_mode"),
-                cpu_model=row.text("cpu_model"),
-                gpu_count=row.count("gpu_count"),
-                gpu_model=row.text("gpu_model"),
-            )
+        emissions.append(_emission(row, where))
+    return tuple(last_of_each_run(emissions))
+
+
+def _emission(row: Fields, where: str) -> Emission:
+    parts = {name: row.number(f"{name}_energy", minimum=0.0) for name in ("cpu", "gpu", "ram")}
+    total, pue = row.number("energy_consumed", minimum=0.0), row.number("pue")
+    found = Emission(
+        project=row.text("project_name") or "",
+        run_id=row.text("run_id"),
+        ended_local=row.text("timestamp") or "",
+        duration_s=row.number("duration"),
+        cpu_kwh=parts["cpu"],
+        gpu_kwh=parts["gpu"],
+        ram_kwh=parts["ram"],
+        total_kwh=total,
+        version=row.text("codecarbon_version"),
+        tracking_mode=row.text("tracking_mode"),
+        cpu_model=row.text("cpu_model"),
+        gpu_count=row.count("gpu_count"),
+        gpu_model=row.text("gpu_model"),
+    )
+    if found.ended_if_utc_s is None:
+        raise KitError(
+            f"timestamp is {found.ended_local!r}",
+            where=where,
+            expected="a time such as 2026-01-25T23:01:40",
+            fix="restore the row; its cells may belong to other columns than the header's",
         )
-    return tuple(emissions)
+    if pue is None or pue == 1 or not total:
+        return found
+    # Releases differ: where the parts add up to the total they hold the PUE, else the total has it on top.
+    whole = math.isclose(sum(value or 0.0 for value in parts.values()), total, rel_tol=0.01)
+    if pue < 1:
+        raise KitError(f"pue is {pue:g}", where=where, expected="a PUE of at least 1", fix=FIX_ROW)
+    if whole:
+        parts = {name: None if value is None else value / pue for name, value in parts.items()}
+    return replace(
+        found,
+        cpu_kwh=parts["cpu"],
+        gpu_kwh=parts["gpu"],
+        ram_kwh=parts["ram"],
+        total_kwh=total / pue,
+        pue=pue,
+    )
+
+
+def import_codecarbon(
+    path: Path, out: Path, *, name: str | None = None, utc_offset_h: float = 0.0
+) -> ImportResult:
+    """Turn an emissions.csv into a bundle: each run of a tracker is a stage.
+
+    Args:
+        path: The file.
+        out: Folder of the bundle; must be empty or absent.
+        name: Name of the run in the manifest; the file's by default.
+        utc_offset_h: Hours by which the times that name no zone are ahead of UTC.
+
+    Raises:
+        KitError: The file cannot be read, holds no run with a duration, or `out` holds something already.
+    """
+    refuse_used(out)
+    runs = read_emissions(path)
+    machines = Machines()
+    timed = [run for run in runs if run.duration_s and run.duration_s > 0]
+    if not timed:
+        raise KitError(
+            "holds no run with a duration",
+            where=str(path),
+            expected="rows below the header of an emissions.csv",
+        )
+    stages = sorted(
+        (_stage(run, machines, utc_offset_h) for run in timed),
+        key=lambda stage: (stage.start_us, stage.end_us),
+    )
+    versions = sorted({run.version for run in runs if run.version})
+    protocol = load_protocol()
+    imported = ImportedRun(
+        source="CodeCarbon",
+        sampler=f"CodeCarbon {', '.join(versions)}".strip(),
+        scheduling="thread of the measured process",
+        method="other",
+        stages=stages,
+        devices=machines.devices,
+        unplaced=tuple(
+            warning("record_without_time", stage=safe_name(run.project), recorded_kwh=run.total_kwh)
+            for run in runs
+            if run not in timed
+        ),
+    )
+    return write_bundle(
+        imported, out, safe_name(scrub(name or path.resolve().stem)), sampling_of(protocol, []), protocol
+    )
+
+
+def _stage(run: Emission, machines: Machines, utc_offset_h: float) -> ImportedStage:
+    """One run as a stage, with what is doubtful about it."""
+    ended_s, duration_s = run.ended_if_utc_s, run.duration_s
+    assert ended_s is not None
+    assert duration_s
+    doubts = [*emission_doubts(run), warning("tokens_unknown", recorded_tokens=None)]
+    if not run.zoned:
+        ended_s -= 3600 * utc_offset_h
+        doubts += [] if utc_offset_h else [warning("time_zone_unknown", assumed="UTC")]
+    kind, evidence = guess_kind([run.project])
+    doubts.append(warning("kind_guessed", evidence=evidence and safe_name(evidence)))
+    key = repr((run.cpu_model, run.gpu_model, run.gpu_count))
+    node_id, devices = machines.place(key, run.gpus, tuple(gpu.index for gpu in run.gpus))
+    gpu = None
+    if run.gpu_kwh:
+        doubts.append(warning("gpu_from_codecarbon", codecarbon_gpu_kwh=run.gpu_kwh))
+        gpu = bound_codecarbon_total(run.gpu_kwh * J_PER_KWH, duration_s)
+    elif not run.without_gpu:
+        doubts.append(error("gpu_unknown", recorded_gpu_energy_j=run.gpu_kwh))
+    if run.cpu_kwh:
+        doubts.append(info("cpu_from_codecarbon", mean_w=run.cpu_kwh * J_PER_KWH / duration_s))
+        doubts += [warning("cpu_of_whole_node", tracking_mode="machine")] * (run.tracking_mode == "machine")
+    end_us = seconds_to_us(ended_s)
+    return ImportedStage(
+        name=safe_name(run.project or "codecarbon"),
+        kind=kind,
+        status="completed",
+        node_id=node_id,
+        devices=devices,
+        start_us=end_us - seconds_to_us(duration_s),
+        end_us=end_us,
+        gpu=gpu,
+        cpu=_estimate(run.cpu_kwh),
+        dram=_estimate(run.ram_kwh),
+        doubts=tuple(doubts),
+    )
+
+
+def _estimate(kwh: float | None) -> StatedEnergy | None:
+    return bound_estimate(kwh * J_PER_KWH) if kwh else None
+
+
+def emission_doubts(run: Emission) -> list[Doubt]:
+    """What is doubtful about a row by itself, whoever imports it."""
+    doubts = [info("codecarbon_version", version=run.version, tracking_mode=run.tracking_mode)]
+    parts = sum(value or 0.0 for value in (run.cpu_kwh, run.gpu_kwh, run.ram_kwh))
+    if run.total_kwh and not math.isclose(parts, run.total_kwh, rel_tol=0.01):
+        doubts.append(warning("parts_differ_from_total", parts_kwh=parts, total_kwh=run.total_kwh))
+    if run.rows > 1:
+        # The last row may be a flush of a run that went on: then what came after it is in no row.
+        doubts.append(info("codecarbon_flushed", rows=run.rows))
+    if run.pue is not None:
+        doubts.append(info("pue_removed", pue=run.pue))
+    return doubts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -265,3 +265,27 @@ class ImportedRun:
     copies: int = 0
     unplaced: tuple[Doubt, ...] = ()
     ignored_files: int = 0
+
+
+def with_overlaps(stages: Sequence[ImportedStage]) -> list[ImportedStage]:
+    """The stages, with a doubt on each that shares a device and more than a second with another.
+
+    Two meters that ran at once saw the same card, or the log does not tell two cards apart: then joules may
+    be in both stages.
+    """
+    shared_us = [0] * len(stages)
+    for number, stage in enumerate(stages):
+        for other, before in enumerate(stages[:number]):
+            common = set(stage.devices) & set(before.devices) or not (stage.devices or before.devices)
+            both_us = min(stage.end_us, before.end_us) - max(stage.start_us, before.start_us)
+            if stage.node_id == before.node_id and common and both_us > US_PER_S:
+                shared_us[number], shared_us[other] = (
+                    max(shared_us[number], both_us),
+                    max(shared_us[other], both_us),
+                )
+    return [
+        replace(stage, doubts=(*stage.doubts, warning("overlaps_another", longest_s=both_us / US_PER_S)))
+        if both_us
+        else stage
+        for stage, both_us in zip(stages, shared_us, strict=True)
+    ]

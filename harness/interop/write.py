@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from harness import __version__
 from harness.accounting import Sampling
 from harness.bundle import BundleWriter, scrub_value
 from harness.errors import KitError
-from harness.interop.imported import US_PER_S, ImportedRun, ImportedStage
+from harness.interop.imported import US_PER_S, ImportedRun, ImportedStage, with_overlaps
 from harness.interop.naming import safe_name
 from harness.interop.tables import build_tables
 from harness.journal.ulid import ulid_of
@@ -85,6 +85,7 @@ def write_bundle(
         sampling: Rules with the period of the logs.
         protocol: Protocol of the bundle.
     """
+    run = replace(run, stages=with_overlaps(run.stages))
     tables = build_tables(run, sampling, protocol)
     run_id = _run_id(run)
     writer = BundleWriter(out, protocol, run_id=run_id)

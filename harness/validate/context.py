@@ -103,6 +103,8 @@ class Context:
     def item_sums(self) -> dict[tuple[Any, ...], dict[str, Any]]:
         """Key of evals -> items, scored, mean, min, max and stddev (population) of its rows in eval_items."""
         table = self.bundle.table("eval_items", [*EVAL_KEY, "item", "score"])
+        if not table.num_rows:  # grouping loads half of pyarrow
+            return {}
         kinds = ("count", "mean", "min", "max", "stddev")
         sums = table.group_by(list(EVAL_KEY)).aggregate([("item", "count"), *(("score", k) for k in kinds)])
         return {

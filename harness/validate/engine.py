@@ -61,6 +61,8 @@ ELSEWHERE = {NOT_EVALUATED, UNUSED_WAIVER, COPIED, UNPAID}
 """Rules that are no function of one bundle."""
 
 _MOST_HITS = 1000
+_FEW_ROWS = 50_000
+"""Rows below which a second thread costs more than it saves."""
 
 
 def validate(
@@ -241,7 +243,8 @@ def _scan(ctx: Context, threads: int) -> None:
         ctx.files.append(facts)
         jobs += [(facts.rows, job) for job in work]
     jobs.sort(key=lambda item: -item[0])
-    with ThreadPoolExecutor(threads) as pool:
+    many = sum(facts.rows for facts in ctx.files) > _FEW_ROWS
+    with ThreadPoolExecutor(threads if many else 1) as pool:
         list(pool.map(lambda item: item[1](), jobs))
 
 

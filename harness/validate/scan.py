@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from harness.bundle.digest import ColumnDigest, table_digest, type_name
 from harness.bundle.files import file_sha256, footer, open_parquet, read_groups
@@ -140,17 +142,17 @@ def scan_file(
     facts.unknown = [name for name in stored if name not in known]
     # No reader may require what may vanish in a minor version, or is no longer written (6.5).
     facts.absent = [c.name for c in table.columns if c.name not in stored and c.stability == "stable"]
-    strings = [c.name for c in table.columns if c.type == "string"]
+    opened = _Opened(full, [c.name for c in table.columns if c.type == "string"], groups)
     for column in table.columns:
         if column.name not in stored:
             continue
         found = stored[column.name]
         widened = newer and (column.type, found) in WIDENINGS
         facts.columns[column.name] = ColumnFacts(column.name, found, found if widened else column.type)
-        job = _column_job(facts.columns[column.name], column, full, groups, strings)
+        job = _column_job(facts.columns[column.name], column, opened)
         jobs.append(_guarded(facts, job))
     if not facts.absent:
-        jobs.append(_guarded(facts, lambda: _check_order(facts, full, groups, strings)))
+        jobs.append(_guarded(facts, lambda: _check_order(facts, opened)))
     return facts, jobs
 
 
@@ -166,22 +168,28 @@ def _guarded(facts: FileFacts, job: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _batches(full: Path, groups: int, names: list[str], strings: list[str]) -> Iterator[tuple[int, pa.Table]]:
-    file = open_parquet(full, dictionaries=[name for name in strings if name in names])
-    row = 0
-    for group in range(groups):
-        table = read_groups(file, full, [group], names)
-        yield row, table
-        row += table.num_rows
+class _Opened(local):
+    """One file as each thread opens it, once: a small one costs more to open than to read."""
+
+    def __init__(self, path: Path, strings: list[str], groups: int) -> None:
+        self._path, self._strings, self._groups = path, strings, groups
+        self._file: pq.ParquetFile | None = None
+
+    def batches(self, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """First row and rows of each row group."""
+        self._file = self._file or open_parquet(self._path, dictionaries=self._strings)
+        row = 0
+        for group in range(self._groups):
+            table = read_groups(self._file, self._path, [group], names)
+            yield row, table
+            row += table.num_rows
 
 
-def _column_job(
-    facts: ColumnFacts, column: Column, full: Path, groups: int, strings: list[str]
-) -> Callable[[], None]:
+def _column_job(facts: ColumnFacts, column: Column, opened: _Opened) -> Callable[[], None]:
     def run() -> None:
         same_type = facts.found_type == facts.wanted_type
         digest = ColumnDigest(column.name, facts.found_type) if same_type else None
-        for row, table in _batches(full, groups, [column.name], strings):
+        for row, table in opened.batches([column.name]):
             array = table.column(0)
             if array.null_count and not column.nullable:
                 facts.nulls += array.null_count
@@ -217,11 +225,11 @@ def _check_words(facts: ColumnFacts, column: Column, array: pa.ChunkedArray, row
         row += len(chunk)
 
 
-def _check_order(facts: FileFacts, full: Path, groups: int, strings: list[str]) -> None:
+def _check_order(facts: FileFacts, opened: _Opened) -> None:
     wrong = [n for n in facts.table.key if facts.columns[n].found_type != facts.columns[n].wanted_type]
     if wrong:
         return
     order = KeyOrder(facts.table.key)
-    for _, table in _batches(full, groups, list(facts.table.key), strings):
+    for _, table in opened.batches(list(facts.table.key)):
         order.update(table.unify_dictionaries().combine_chunks())
     facts.order = order.problem

@@ -94,12 +94,13 @@ def means_recomputed(ctx: Context) -> Iterator[Hit]:
             continue
         items = ctx.item_sums.get(_key(row))
         if items is not None and items["scored"]:
-            if not math.isclose(row["score"], items["mean"], rel_tol=MEAN_REL, abs_tol=MEAN_REL):
+            slack = max(MEAN_REL, _rounding(row["score"]))
+            if not math.isclose(row["score"], items["mean"], rel_tol=MEAN_REL, abs_tol=slack):
                 observed = f"{_named(row)}: score {row['score']:.6g}"
                 yield Hit(EVALS, observed, f"{items['mean']:.6g}, the mean of its items", (number,))
         elif row["metric"] in BINARY and row["score_unit"] in ("fraction", "percent"):
             right = _share(row) * row["n_scored"]
-            if abs(right - round(right)) > 1e-6 * row["n_scored"]:
+            if abs(_exact_mean(row) - row["score"]) > max(1e-6 * row["score_max"], _rounding(row["score"])):
                 observed = f"{_named(row)}: {right:.6g} of {row['n_scored']} items right"
                 yield Hit(EVALS, observed, "a whole number of items", (number,))
         elif row["stage_uid"] in completed:
@@ -109,6 +110,23 @@ def means_recomputed(ctx: Context) -> Iterator[Hit]:
 
 def _share(row: dict[str, Any]) -> float:
     return float(row["score"] / (100.0 if row["score_unit"] == "percent" else 1.0))
+
+
+def _exact_mean(row: dict[str, Any]) -> float:
+    """The score; of items right or wrong, the whole number of them that is nearest, in the score's unit."""
+    score, n = float(row["score"]), row["n_scored"]
+    if row["metric"] not in BINARY or row["score_unit"] not in ("fraction", "percent") or n < 1:
+        return score
+    return float(score / _share(row) * round(_share(row) * n) / n) if score else 0.0
+
+
+def _rounding(value: float) -> float:
+    """Half a unit of the last digit of a value that was rounded to four digits or a few more, else 0."""
+    places = min(4, 3 - math.floor(math.log10(abs(value)))) if value else 4
+    for last in range(places, places + 5):
+        if math.isclose(value, round(value, last), rel_tol=1e-13):
+            return 0.500001 * 10.0**-last
+    return 0.0
 
 
 @rule("E234")
@@ -121,19 +139,20 @@ def errors_recomputed(ctx: Context) -> Iterator[Hit]:
             if stderr is not None and stderr < 0:
                 yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", "0 or more, or null", (number,))
             continue
-        room = max(0.0, (row["score_max"] - row["score"]) * (row["score"] - row["score_min"]))
         # Anything in [low, high] with mean m varies by (high - m)(m - low) at most; right or wrong does.
+        mean, last = _exact_mean(row), _rounding(stderr)
+        room = max(0.0, (row["score_max"] - mean) * (mean - row["score_min"]))
         most = math.sqrt(room / (n - 1))
         if items is not None and items["scored"] == n:
             own = [items["stddev"] / math.sqrt(n), items["stddev"] / math.sqrt(n - 1)]
-            near = any(math.isclose(stderr, x, rel_tol=STDERR_REL, abs_tol=1e-12) for x in own)
+            near = any(math.isclose(stderr, x, rel_tol=STDERR_REL, abs_tol=max(1e-12, last)) for x in own)
             expected = f"{own[1]:.6g}, from its items"
         elif row["metric"] in BINARY:
             own = [math.sqrt(room / n), most]
-            near = any(math.isclose(stderr, x, rel_tol=1e-6, abs_tol=1e-12) for x in own)
+            near = any(math.isclose(stderr, x, rel_tol=1e-6, abs_tol=max(1e-12, last)) for x in own)
             expected = f"{most:.6g} for {n} items right or wrong"
         else:
-            near, expected = 0 <= stderr <= most * 1.000001, f"at most {most:.6g}, by the score's bounds"
+            near, expected = 0 <= stderr <= most * 1.000001 + last, f"at most {most:.6g}, by the score's bounds"
         if not near:
             yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", expected, (number,))
 

@@ -180,7 +180,7 @@ def test_a_codecarbon_row_alone(run: HarnessRun, load: Make) -> None:
     )
     result = load()
     row = only(result)
-    assert (row["status"], row["gpu_energy_method"]) == ("partial", "imported")
+    assert (row["status"], row["gpu_energy_method"]) == ("completed", "imported")
     assert row["gpu_energy_j"] == pytest.approx(720_000.0)
     assert 0.9 * 720_000 < row["gpu_energy_j_low"] < 720_000 < row["gpu_energy_j_high"] < 1.1 * 720_000
     assert {"only_codecarbon", "time_zone_unknown", "tokens_unknown", "gpu_from_codecarbon"} <= set(

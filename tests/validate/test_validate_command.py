@@ -78,6 +78,17 @@ def test_json(bundle: Path) -> None:
     assert [item["folder"] for item in two] == [str(bundle)] * 2
 
 
+def test_each_bundle_of_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a", "deep/b"):
+        shutil.copytree(bundle, tmp_path / "all" / name)
+    (tmp_path / "all" / "unsealed" / "journal").mkdir(parents=True)
+    spoil(tmp_path / "all" / "deep" / "b")
+    done = run(tmp_path / "all", "--format", "json")
+    found = {Path(one["folder"]).name: one["valid"] for one in json.loads(done.output)}
+    assert found == {"a": True, "b": False, "unsealed": False}
+    assert done.exit_code == 2
+
+
 def sarif_of(*args: object) -> dict[str, Any]:
     log: dict[str, Any] = json.loads(run(*args, "--format", "sarif").output)
     schema = json.loads((Path(__file__).parent / "sarif_subset.json").read_text())

@@ -85,6 +85,20 @@ def test_a_share_of_an_item_was_never_right(bundle: Path) -> None:
     assert fired(bundle) == set()
 
 
+def test_a_score_rounded_to_four_digits_holds(bundle: Path) -> None:
+    """20 of 60 is 0.3333, sqrt(p (1 - p) / 59) = 0.06137; a coarser or another figure is none of theirs."""
+    without_items(bundle)
+    for score, stderr, wrong in (
+        (0.3333, 0.0614, set()),
+        (0.333333, 0.06137, set()),
+        (0.333, 0.0614, {"E233"}),
+        (0.3334, 0.0614, {"E233"}),
+        (0.3333, 0.0613, {"E234"}),
+    ):
+        edit_rows(bundle, "evals", lambda rows, a=score, b=stderr: exact(rows).update(score=a, stderr=b))
+        assert fired(bundle) == wrong, (score, stderr)
+
+
 def test_an_error_larger_than_any_items_have(bundle: Path) -> None:
     """A rating of 5.5 on 1 to 10 over 59 judged items varies by 4.5 at most: 4.5 / sqrt(58) = 0.591."""
 

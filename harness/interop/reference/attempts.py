@@ -28,6 +28,7 @@ class StageRun:
         snapshots: Partial records of the same run, by step.
         power: Its samples with times; None when the log keeps only a total.
         start_us: Unix microseconds of the recorded window; `end_us` is its end.
+        codecarbon_only: Nothing of the harness was found beside it: CodeCarbon ran by itself.
         tail_end_us: Last sample after the recorded window of a run that went on until it was killed, or None.
     """
 
@@ -39,6 +40,7 @@ class StageRun:
     power: Samples | None = None
     tail_end_us: int | None = None
     emission: Emission | None = None
+    codecarbon_only: bool = False
     doubts: tuple[Doubt, ...] = ()
 
     @property
@@ -49,8 +51,9 @@ class StageRun:
 
     @property
     def status(self) -> Literal["completed", "partial"]:
-        """`completed` only if the harness itself closed the stage."""
-        return "completed" if self.record is not None and self.record.closed else "partial"
+        """`completed` if the harness closed the stage, or CodeCarbon its run where there is no harness."""
+        closed = self.codecarbon_only or (self.record is not None and self.record.closed)
+        return "completed" if closed else "partial"
 
     @property
     def duration_s(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import KitError
-from harness.interop.codecarbon import Emission
+from harness.interop.codecarbon import Emission, last_of_each_run
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
 from harness.interop.reference.attempts import StageRun, attempts_of
 from harness.interop.reference.power_runs import SPLIT_S
@@ -118,11 +118,11 @@ def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emissi
     The tracker starts up to a few seconds before the stage and stops after it; its clock time has no zone.
     A match shows the zone, in which the rows of no attempt are then placed.
     """
-    # CodeCarbon copies its file to .bak whenever its columns change, and folders are copied: each row once.
-    rows: dict[tuple[str, str, float | None], tuple[Path, Emission]] = {}
+    # CodeCarbon copies its file to .bak whenever its columns change, and folders are copied: each run once.
+    home: dict[tuple[object, ...], Path] = {}
     for run_dir, row in emissions:
-        rows.setdefault((row.project, row.ended_local, row.duration_s), (run_dir, row))
-    unused = list(rows.values())
+        home.setdefault(row.key, run_dir)
+    unused = [(home[row.key], row) for row in last_of_each_run(row for _, row in emissions)]
     matched = []
     offsets: dict[Path, int] = {}
     for attempt in attempts:
@@ -176,5 +176,15 @@ def _emission_attempts(
         if offset is None:
             doubts.append(warning("time_zone_unknown", assumed="UTC"))
         folder = StageFolder(run_dir, row.project or "codecarbon")
-        found.append(StageRun(folder, None, start_us, end_us, emission=row, doubts=tuple(doubts)))
+        found.append(
+            StageRun(
+                folder,
+                None,
+                start_us,
+                end_us,
+                emission=row,
+                codecarbon_only=not attempts,
+                doubts=tuple(doubts),
+            )
+        )
     return found

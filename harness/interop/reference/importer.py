@@ -168,6 +168,8 @@ def _place(attempt: StageRun, machines: Machines) -> tuple[str, tuple[ImportedDe
     # Logs without an environment file may come from any machine: one unknown node for each run directory.
     key = host.key if host is not None else f"unknown {attempt.folder.run_dir}"
     indices = None if attempt.power is None else attempt.power.gpus
+    if attempt.record is None and attempt.power is None and emission is not None and emission.without_gpu:
+        indices = ()
     return *machines.place(key, gpus, indices), number
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.interop.bounds import ESTIMATE_HIGH, bound_codecarbon_total, bound_estimate, bound_recorded_total
+from harness.interop.codecarbon import emission_doubts
 from harness.interop.imported import J_PER_KWH, US_PER_S, Doubt, StatedEnergy, error, info, warning
 from harness.interop.reference.attempts import StageRun
 from harness.interop.reference.identity import Identity
@@ -145,6 +146,8 @@ def _gpu(
     if not energy and emission is not None and emission.gpu_kwh and emission.gpu_kwh > 0:
         doubts.append(warning("gpu_from_codecarbon", codecarbon_gpu_kwh=emission.gpu_kwh))
         return bound_codecarbon_total(emission.gpu_kwh * J_PER_KWH, attempt.duration_s)
+    if record is None and emission is not None and emission.without_gpu:
+        return None
     if not energy or record is None:
         doubts.append(error("gpu_unknown", recorded_gpu_energy_j=energy))
         return None
@@ -170,9 +173,7 @@ def _cpu_and_dram(attempt: StageRun, doubts: list[Doubt]) -> tuple[StatedEnergy 
     record, emission = attempt.record, attempt.emission
     cpu_j = cpu_kwh = ram_kwh = stale = None
     if emission is not None:
-        doubts.append(
-            info("codecarbon_version", version=emission.version, tracking_mode=emission.tracking_mode)
-        )
+        doubts += emission_doubts(emission)
         cpu_kwh, ram_kwh = emission.cpu_kwh, emission.ram_kwh
         cpu_j = None if cpu_kwh is None else cpu_kwh * J_PER_KWH
     if record is not None:
