@@ -132,6 +132,7 @@ def run_plan(
             check_same_run(plan, state)
         remaining = RemainingStages(plan, state, progress)
         if state is not None and remaining.done:
+            resume.mark_complete(plan.out_dir, state.finished)
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(

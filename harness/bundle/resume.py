@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.bundle import commit
+from harness.bundle.canonical import canonical_json
 from harness.errors import KitError
 from harness.journal.reading import journal_files
 
@@ -101,3 +104,19 @@ def continue_run(run_dir: Path) -> RunState | None:
         attempts=attempts,
         finished=finished,
     )
+
+
+def mark_complete(run_dir: Path, finished: Collection[str]) -> None:
+    """Call a recovered run complete: its owner was killed when only the seal was left to do.
+
+    Args:
+        run_dir: A sealed run.
+        finished: Names of the stages whose last attempt completed; nothing is done if one is missing.
+    """
+    from harness.bundle.reader import Bundle
+
+    manifest = Bundle.open(run_dir).manifest
+    wanted = {stage["name"] for stage in manifest["pipeline"].get("stages", [])}
+    if manifest["status"] == "recovered" and wanted <= set(finished):
+        commit.decide(run_dir, canonical_json({**manifest, "status": "complete"}))
+        commit.finish_commit(run_dir)

@@ -21,7 +21,7 @@ from harness.bundle.commit import DECISION, MANIFEST
 from harness.bundle.derive import derive, device_limits, sampling_rules
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
-from harness.bundle.seal_events import event_rows, limit_events, report_events
+from harness.bundle.seal_events import event_rows, limit_events, lost_estimates, report_events
 from harness.bundle.seal_manifest import build_manifest
 from harness.bundle.seal_tables import counter_rows, eval_table, item_table, last_sample_boundaries
 from harness.bundle.series import SeriesKey, power_pieces
@@ -223,6 +223,7 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
             continue
         if start.get("parent_uid") is None:
             journals.records += last_sample_boundaries(journals, session, number)
+    journals.records += lost_estimates(journals)
 
 
 def _power_batches(

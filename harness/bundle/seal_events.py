@@ -16,6 +16,7 @@ from harness.bundle.privacy import scrub_value
 from harness.bundle.reader import Bundle
 from harness.journal.reading import JournalRun, session_of
 from harness.journal.scores import KEY
+from harness.meter.sources.base import ESTIMATE
 
 LIMIT_CHANGE = "power_limit_change"
 TOKEN_EVENT_US = 60_000_000
@@ -141,6 +142,23 @@ def _last_known(earlier: Bundle) -> dict[int, int]:
         if row["kind"] == LIMIT_CHANGE and row["device_id"] in known and row["detail"]:
             known[row["device_id"]] = json.loads(row["detail"])["after_mw"]
     return known
+
+
+def lost_estimates(journals: JournalRun) -> list[dict[str, Any]]:
+    """Event records of estimators that were killed together with the owner of their session."""
+    closed = {record["session"] for record in journals.of_type("session_end")}
+    last = {record["session"]: record for record in journals.of_type(ESTIMATE)}
+    ends = {record["session"]: record for record in journals.of_type("boundary")}
+    return [
+        {
+            "type": "event",
+            "kind": f"x-{record.get('source', ESTIMATE)}_lost",
+            "severity": "error",
+            **{name: record[name] for name in ("session", "mono_us", "t_us")},
+        }
+        for session, record in last.items()
+        if session in ends.keys() - closed and record["mono_us"] < ends[session]["mono_us"]
+    ]
 
 
 def report_events(journals: JournalRun, known: set[int]) -> list[dict[str, Any]]:

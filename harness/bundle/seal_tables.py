@@ -59,11 +59,16 @@ def _device_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, Any
 
 def _estimate_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, Any]]:
     rows = []
-    for record in journals.of_type(ESTIMATE):
+    zones: dict[int, set[str]] = {}
+    records = journals.of_type(ESTIMATE)
+    for record in records:
+        known = {zone for zone in ("cpu", "ram") if record[f"{zone}_uj"] is not None}
+        zones.setdefault(record["session"], set()).update(known)
+    for record in [*records, *_unread_estimates(journals)]:
         source = protocol.source(record.get("source", ESTIMATE))
-        for zone in ("cpu", "ram"):
+        for zone in sorted(zones[record["session"]]):
             value = record[f"{zone}_uj"]
-            if value is None:
+            if value is None and record["boundary"] is None:
                 continue
             rows.append(
                 {
@@ -83,6 +88,25 @@ def _estimate_rows(journals: JournalRun, protocol: Protocol) -> list[dict[str, A
                 }
             )
     return rows
+
+
+def _unread_estimates(journals: JournalRun) -> list[dict[str, Any]]:
+    """A reading without a value at each boundary that the estimator was not asked for.
+
+    The sampler takes the last boundary of a run whose owner was killed; an estimator can die as well.
+    """
+    read = {(r["session"], r["boundary"]) for r in journals.of_type(ESTIMATE)}
+    first = {r["session"]: r for r in reversed(journals.of_type(ESTIMATE))}
+    return [
+        {
+            **first[record["session"]],
+            **{name: record[name] for name in ("boundary", "mono_us", "t_us")},
+            "cpu_uj": None,
+            "ram_uj": None,
+        }
+        for record in journals.of_type("boundary")
+        if record["session"] in first and (record["session"], record["boundary"]) not in read
+    ]
 
 
 def _zone_tables(journals: JournalRun, protocol: Protocol) -> list[pa.Table]:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 from typing import Any
 
 
@@ -17,6 +18,12 @@ def say(message: dict[str, Any], descriptor: int = 1) -> None:
             data = data[os.write(descriptor, data) :]
     except BrokenPipeError:
         return  # the owner is gone; standard input says so too, and that is where it is handled
+
+
+def ignore_signals() -> None:
+    """The owner decides when measuring ends: what a whole group is sent is not for its helpers."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def cpu_s() -> float:

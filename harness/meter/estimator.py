@@ -6,12 +6,13 @@ stage. Run as `python -m harness.meter.estimator CONFIG-JSON`; commands and answ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
-import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import psutil
 
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
-from harness.meter.child import say
+from harness.meter.child import ignore_signals, say
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.process_tree import MeasuredTree
 from harness.meter.sources.base import ESTIMATE, Wanted, load_source
 
 _PERIOD_S = 1.0
+_SAMPLER_ENDS_S = 15.0  # it gives the stage of a lost owner two grace periods of 5 s
 
 
 class Worker:
@@ -38,7 +40,8 @@ class Worker:
         self._session = int(config["session"])
         self._owner_pid = int(config["owner_pid"])
         self._answers = answers
-        helpers = [os.getpid(), *config["helper_pids"]]
+        self._samplers = list(config["helper_pids"])
+        helpers = [os.getpid(), *self._samplers]
         self._tree = MeasuredTree(int(config["root_pid"]), bool(config["include_root"]), helpers)
         self._source = str(config["source"])
         self._found = load_source(self._source).discover(Wanted(tree=self._tree))
@@ -75,9 +78,21 @@ class Worker:
                 if os.getppid() != self._owner_pid:
                     break
                 self._look(None)
-        self._look(None)
+        self._outlive_sampler()
         self._journal.close()
         return 3
+
+    def _outlive_sampler(self) -> None:
+        """The owner was killed: the sampler ends the stage, and what the stage uses until then is its own."""
+        self._tree.root_lost()
+        until = time.monotonic() + _SAMPLER_ENDS_S
+        next_look = 0.0
+        while time.monotonic() < until and any(map(_lives, self._samplers)):
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + _PERIOD_S
+                self._look(None)
+            time.sleep(0.02)
+        self._look(None)
 
     def _obey(self, command: dict[str, Any]) -> bool:
         if command["op"] == "stop":
@@ -86,6 +101,7 @@ class Worker:
             say({"id": command["id"], "stopped": True}, self._answers)
             return False
         if command["op"] == "helpers":
+            self._samplers = command["pids"]
             self._tree.add_helpers(command["pids"])
             return True
         say({"id": command["id"], **self._look(int(command["boundary"]))}, self._answers)
@@ -109,10 +125,15 @@ class Worker:
         return reading
 
 
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def main() -> int:
     """Entry point of the estimator process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     # Nothing that CodeCarbon or its imports print may reach the answers, and no user setting of its may
     # change them.
     answers = os.dup(1)

@@ -24,6 +24,8 @@ class MeasuredTree:
         self._helpers: dict[int, float] = {}  # pid -> CPU seconds when last seen
         self._forgotten_s = 0.0
         self._seen_s = 0.0
+        self._children: dict[int, tuple[psutil.Process, float]] = {}  # as last seen, with their CPU seconds
+        self._orphaned = False
         self.add_helpers(helper_pids)
 
     def add_helpers(self, pids: Iterable[int]) -> None:
@@ -39,6 +41,8 @@ class MeasuredTree:
 
     def cpu_seconds(self) -> float:
         """User + system seconds so far; never falls, also when a process disappears while it is read."""
+        if self._orphaned:
+            return self._orphans_seconds()
         total = 0.0
         try:
             own = self._root.cpu_times()
@@ -55,10 +59,30 @@ class MeasuredTree:
                     self._helpers[pid] = _cpu_time(helper)
             else:
                 total -= self._helpers[pid]  # it ended, and the root's children's time now contains it
-        for child in children.values():
+        self._children = {}
+        for pid, child in children.items():
             with contextlib.suppress(psutil.Error):
-                total += _cpu_time(child)
+                used_s = _cpu_time(child)
+                total += used_s
+                self._children[pid] = child, used_s
         self._seen_s = max(self._seen_s, total + self._forgotten_s)
+        return self._seen_s
+
+    def root_lost(self) -> None:
+        """The root was killed: go on with the processes that were last seen below it."""
+        self._orphaned = True
+        self._forgotten_s = self._seen_s - sum(used_s for _, used_s in self._children.values())
+
+    def _orphans_seconds(self) -> float:
+        living: dict[int, psutil.Process] = {}
+        for pid, (process, _) in self._children.items():
+            with contextlib.suppress(psutil.Error):
+                living |= {pid: process, **{child.pid: child for child in process.children(recursive=True)}}
+        total = self._forgotten_s
+        for process in living.values():
+            with contextlib.suppress(psutil.Error):
+                total += _cpu_time(process)
+        self._seen_s = max(self._seen_s, total)
         return self._seen_s
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
-from harness.meter.child import cpu_s, raise_priority, say
+from harness.meter.child import cpu_s, ignore_signals, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
 from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Device, Found, Reading, Wanted, Zone, load_source
 from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
@@ -431,9 +431,7 @@ class Sampler:
 
 def main() -> int:
     """Entry point of the sampler process."""
-    # The owner decides when measuring ends: Ctrl-C reaches the whole group.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
     try:
         sampler = Sampler(json.loads(sys.argv[1]))

@@ -24,7 +24,7 @@ class Kit:
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
         self.env = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "HOME": str(cwd),
             "TMPDIR": str(cwd / "tmp"),
@@ -38,6 +38,12 @@ class Kit:
         return path
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
+        return self._popen([*KIT, *args], **options)
+
+    def start_python(self, code: str) -> subprocess.Popen[str]:
+        return self._popen([KIT[0], "-c", code])
+
+    def _popen(self, words: list[str], **options: Any) -> subprocess.Popen[str]:
         settings: dict[str, Any] = {
             "cwd": self.cwd,
             "env": self.env,
@@ -47,7 +53,7 @@ class Kit:
             "text": True,
             "errors": "replace",
         }
-        return subprocess.Popen([*KIT, *args], **{**settings, **options})
+        return subprocess.Popen(words, **{**settings, **options})
 
     def run(self, *args: str, code: int = 0, **options: Any) -> tuple[str, str]:
         """Standard output and error of a call, whose exit code must be `code`."""

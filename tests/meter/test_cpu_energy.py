@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -336,6 +337,27 @@ def test_a_helper_that_is_named_late_hides_nothing_of_what_follows() -> None:
     assert tree.cpu_seconds() - before == pytest.approx(0.33, abs=0.12)
     finished(helper)
     assert tree.cpu_seconds() - before == pytest.approx(0.33, abs=0.12)
+
+
+def test_what_a_killed_root_leaves_running_counts_on() -> None:
+    words = f"{sys.executable} -c '{BURN}' 0.2; {sys.executable} -c '{BURN}' 0.6; read end"
+    root = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run(['sh', '-c', {words!r}])"],
+        stdin=subprocess.PIPE,
+    )
+    tree = MeasuredTree(root.pid, include_root=False)
+    until = time.monotonic() + 30
+    while tree.cpu_seconds() < 0.3 and time.monotonic() < until:
+        time.sleep(0.02)
+    root.kill()
+    root.wait()
+    tree.root_lost()
+    shell = next(iter(tree._children))
+    while tree.cpu_seconds() < 0.8 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert tree.cpu_seconds() == pytest.approx(0.85, abs=0.1)
+    os.kill(shell, signal.SIGKILL)
+    root.communicate()
 
 
 def test_the_sum_never_falls() -> None:

@@ -29,6 +29,7 @@ class EstimatedZone(Zone):
 
     model: Any = None
     energy_uj: int = 0
+    watts: float = 0.0
     looked_s: float = field(default_factory=time.time)
 
     def value(self) -> int:
@@ -37,10 +38,14 @@ class EstimatedZone(Zone):
         # CodeCarbon divides the CPU time by the wall clock's difference; multiplied by the same difference, a
         # step of the wall clock cancels.
         duration, self.looked_s = now - self.looked_s, now
-        _, energy = self.model.measure_power_and_energy(
-            duration if self.label == "cpu" else max(0.0, duration)
-        )
-        self.energy_uj += max(0, round(energy.kWh * 3.6e12))
+        if self.label == "cpu":
+            _, energy = self.model.measure_power_and_energy(duration)
+            self.energy_uj += max(0, round(energy.kWh * 3.6e12))
+        else:
+            power, _ = self.model.measure_power_and_energy(0.0)
+            # The model says 0 W of a process that was killed, whose stage is not over yet.
+            self.watts = power.W or self.watts
+            self.energy_uj += round(self.watts * max(0.0, duration) * 1e6)
         return self.energy_uj
 
 
