@@ -16,6 +16,7 @@ from harness.spec.factors import SCOPES, attribution, region_factors
 FLAGS = {
     "counter_reset": "the energy counter was reset or jumped; that stretch is bridged by power samples",
     "counter_glitch": "readings of the energy counter that cannot be true were left out",
+    "counter_late": "the energy counter stood still and then made up for it",
     "counter_stuck": "the energy counter stood still; that time is bridged by power samples",
     "counter_missing": "no energy counter, energy is the integral of power samples",
     "counter_disagrees": "counter and power integral differ by {disagreement}; the interval covers both",
@@ -28,6 +29,9 @@ FLAGS = {
     "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
     "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
     "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",
+    "rapl_boundary_missing": "a RAPL counter could not be read at a boundary; its value is interpolated",
+    "rapl_glitch": "readings of a RAPL counter that cannot be true were left out",
+    "rapl_stuck": "a RAPL counter stood still; what it may have lost is in the interval",
     "rapl_reset": "a RAPL counter was reset; the stretch is bridged by its mean rate",
     "rapl_mirror": "two RAPL packages show one counter, which is counted once",
     "rapl_zone_missing": "a RAPL zone could not be read and is left out",

@@ -430,6 +430,6 @@ def test_one_reading_of_a_cpu_counter(tmp_path: Path, gpu: bool, zone: str, rule
     place = next(i for i, r in enumerate(rows) if r["zone"] == zone and r["boundary"] == 2)
     value = rows[place]["value"]
     outcome = forger.trial(Edit("counters", "value", (place,), "scale", value, value // 4))
-    assert outcome.material == gpu  # an estimate is good to a factor of two
+    assert not outcome.material  # a zone's reading is left out, an estimate is good to a factor of two
     assert rule in outcome.caught
     assert "E203" not in outcome.caught
