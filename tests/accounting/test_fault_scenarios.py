@@ -1,8 +1,8 @@
 """200 seeded faults of two GPUs and a RAPL package, one and two at a time: no figure is silently wrong.
 
 Silently wrong: the truth lies outside the interval by more than one further half-width and by more than 1 %,
-and no flag says so. Left out is what one instrument alone cannot show: a gain of a device without a counter or
-of RAPL, a step that the device could have drawn.
+and no flag says so. Left out is what one instrument cannot show: a gain of RAPL or of a device that has no
+counter, a step that the device could have drawn.
 """
 
 from __future__ import annotations
