@@ -33,11 +33,11 @@ from harness.accounting.series import Bools, Int64
 Bridge = Callable[[int, int], PowerIntegral]
 """Power integral of a window (start_us, end_us) of the same device."""
 
-STUCK_US = 2_000_000
-"""A counter that did not move for this long ..."""
+STUCK_REFRESHES = 2
+"""A counter that did not move for longer than so many refreshes ..."""
 
 STUCK_J = 2.0
-"""... while at least this much energy flowed has stopped counting (1 W for two seconds)."""
+"""... while at least this much energy flowed stands still: whole millijoules cannot hide it."""
 
 GPU_MAX_W = 5_000.0
 """More than any device draws; the bound where its power limit is unknown."""
@@ -86,7 +86,10 @@ class CounterTicks:
         mono_us: (n,) times.
         value_mj: (n,) mJ as read.
         resets: (start_us, end_us) between which the value fell, or rose by more than can have been drawn.
-        stuck: (start_us, end_us) in which the counter stood still though power flowed; end None = to the end.
+        stuck: (start_us, end_us) from the last reading before the counter stood still though power flowed to
+            the first one after, where the rise does not make up for it; end None = to the end.
+        late: (start_us, end_us) of standstills that the rise behind them made up for; their readings after
+            the first are left out.
         glitches: times of readings that were left out.
         most_mw: what the device cannot exceed, and
         refresh_us: how old a reading can be.
@@ -96,6 +99,7 @@ class CounterTicks:
     value_mj: Int64
     resets: tuple[tuple[int, int], ...] = ()
     stuck: tuple[tuple[int, int | None], ...] = ()
+    late: tuple[tuple[int, int], ...] = ()
     glitches: tuple[int, ...] = ()
     most_mw: float = GPU_MAX_W * 1000
     refresh_us: int = 100_000
@@ -104,17 +108,35 @@ class CounterTicks:
         """Whether the device can have moved its counter by so much in so much time."""
         return -slack_mj <= rise_mj <= (span_us + self.refresh_us) * self.most_mw * NJ * 1000 + slack_mj
 
-    def fits(self, reading: CounterReading, slack_mj: float) -> bool:
-        """Whether a boundary's value can lie between the readings around it, where those agree."""
-        i = int(np.searchsorted(self.mono_us, reading.mono_us, side="left"))
-        j = int(np.searchsorted(self.mono_us, reading.mono_us, side="right"))
+    def fits(self, reading: CounterReading, slack_mj: float, bridge: Bridge) -> bool:
+        """Whether a boundary's value can lie between the readings around it, where those agree.
+
+        A value that is still the one before, though energy flowed since, is as old as that. What was read
+        within a refresh of the boundary may be older or newer than its value and says nothing of it.
+        """
+        i = int(np.searchsorted(self.mono_us, reading.mono_us - self.refresh_us, side="left"))
+        j = int(np.searchsorted(self.mono_us, reading.mono_us + self.refresh_us, side="right"))
         if reading.value_mj is None or i < 1 or j >= self.mono_us.shape[0]:
             return True
+        if self._is_old(reading, i - 1, bridge):
+            return False
         (t0, v0), (t1, v1) = ((int(self.mono_us[k]), int(self.value_mj[k])) for k in (i - 1, j))
         return (
             self.can_rise(reading.mono_us - t0, reading.value_mj - v0, slack_mj)
             and self.can_rise(t1 - reading.mono_us, v1 - reading.value_mj, slack_mj)
         ) or not self.can_rise(t1 - t0, v1 - v0)
+
+    def _is_old(self, reading: CounterReading, before: int, bridge: Bridge) -> bool:
+        since = int(self.mono_us[before])
+        if int(self.value_mj[before]) != reading.value_mj:
+            return False
+        if reading.mono_us - since <= STUCK_REFRESHES * self.refresh_us:
+            return False
+        return (bridge(since, reading.mono_us).energy_j or 0.0) >= STUCK_J
+
+    def is_reset(self, t_us: int) -> bool:
+        """Whether the counter fell or jumped between the readings around a time."""
+        return any(a < t_us < b for a, b in self.resets)
 
     def broken(self, start_us: int, end_us: int) -> bool:
         """Whether a reset or a standstill touches the window."""
@@ -204,38 +226,66 @@ def find_faults(
 
     glitches: tuple[int, ...] = ()
     if mono_us.shape[0] > 2 and not (step_can := possible(1)).all():
-        lone = np.zeros(mono_us.shape[0], dtype=np.bool_)
-        lone[1:-1] = ~(step_can[:-1] & step_can[1:]) & possible(2)
+        lone = lone_readings(value_mj, step_can, possible(2))
         glitches = tuple(int(t) for t in mono_us[lone])
         mono_us, value_mj = mono_us[~lone], value_mj[~lone]
+    ticks = CounterTicks(mono_us, value_mj, glitches=glitches, most_mw=most_mw, refresh_us=refresh_us)
     if mono_us.shape[0] < 2:
-        return CounterTicks(mono_us, value_mj, (), (), glitches, most_mw, refresh_us)
+        return ticks
     resets = tuple((int(mono_us[i]), int(mono_us[i + 1])) for i in np.flatnonzero(~possible(1)))
-    stuck = _standstills(mono_us, value_mj, np.diff(value_mj) == 0, bridge)
-    return CounterTicks(mono_us, value_mj, resets, stuck, glitches, most_mw, refresh_us)
+    return _standstills(replace(ticks, resets=resets), np.diff(value_mj) == 0, bridge)
 
 
-def _standstills(
-    mono_us: Int64, value_mj: Int64, same: Bools, bridge: Bridge
-) -> tuple[tuple[int, int | None], ...]:
+def lone_readings(value: Int64, step_can: Bools, over_can: Bools) -> Bools:
+    """Readings that agree with neither neighbour, or that the counter falls to or from, while those agree.
+
+    A rise that is too large beside one that is not is a jump: leaving readings out would only spread it.
+
+    Args:
+        value: (n,) readings.
+        step_can: (n - 1,) whether the device can have gone from each reading to the next.
+        over_can: (n - 2,) the same from each to the next but one.
+
+    Returns:
+        (n,) true where a reading is to be left out.
+    """
+    falls = ~step_can & (np.diff(value) < 0)
+    lone = np.zeros(value.shape[0], dtype=np.bool_)
+    lone[1:-1] = (falls[:-1] | falls[1:] | ~(step_can[:-1] | step_can[1:])) & over_can
+    return lone
+
+
+def _standstills(ticks: CounterTicks, same: Bools, bridge: Bridge) -> CounterTicks:
+    """Find where the counter stood still, and whether it made up for that."""
     if not same.any():
-        return ()
+        return ticks
+    mono_us, value_mj = ticks.mono_us, ticks.value_mj
     edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
-    found: list[tuple[int, int | None]] = []
+    stuck: list[tuple[int, int | None]] = []
+    late: list[tuple[int, int]] = []
+    current = np.ones(mono_us.shape[0], dtype=np.bool_)
     for first, last in zip(edges[::2], edges[1::2], strict=True):
         start, stop = int(mono_us[first]), int(mono_us[last])
-        if stop - start < STUCK_US:
+        if stop - start <= STUCK_REFRESHES * ticks.refresh_us:
             continue
-        has_next = last + 1 < mono_us.shape[0]
-        until = int(mono_us[last + 1]) if has_next else stop
-        flowed = bridge(start, until).energy_j
-        if flowed is None or flowed < STUCK_J:
+        held = bridge(start, stop).energy_j
+        if held is None or held < STUCK_J:
             continue
-        caught_up = int(value_mj[last + 1] - value_mj[last]) / 1000 if has_next else 0.0
+        before = int(mono_us[max(0, first - 1)])
+        if last + 1 >= mono_us.shape[0]:
+            stuck.append((before, None))
+            continue
+        until = int(mono_us[last + 1])
+        missing = (bridge(start, until).energy_j or 0.0) - int(value_mj[last + 1] - value_mj[last]) / 1000
         # A counter that jumps by what flowed meanwhile was only slow to show it: nothing is lost.
-        if caught_up < 0.5 * flowed:
-            found.append((start, until if has_next else None))
-    return tuple(found)
+        if missing > 0.5 * held:
+            stuck.append((before, until))
+        else:
+            late.append((start, until))
+            current[first + 1 : last + 1] = False
+    return replace(
+        ticks, mono_us=mono_us[current], value_mj=value_mj[current], stuck=tuple(stuck), late=tuple(late)
+    )
 
 
 def resolve(
@@ -268,7 +318,7 @@ def resolve(
         return reading, EdgeError()
     t0, t1 = int(ticks.mono_us[i]), int(ticks.mono_us[i + 1])
     v0, v1 = int(ticks.value_mj[i]), int(ticks.value_mj[i + 1])
-    if v1 < v0:
+    if not ticks.can_rise(t1 - t0, v1 - v0):
         return reading, EdgeError()
     value = v0 + (v1 - v0) * (reading.mono_us - t0) // (t1 - t0)
     error = cell_error(
@@ -317,7 +367,7 @@ def counter_energy(
         raise ValueError(f"boundaries in the wrong order: {start.mono_us} > {end.mono_us}")
     read = start, end
     start, end = (
-        _without_glitch(reading, ticks, 1000 * _most_j(reading, power, refresh_us))
+        _without_glitch(reading, ticks, 1000 * _most_j(reading, power, refresh_us), bridge)
         for reading, power in zip(read, power_mw, strict=True)
     )
     glitches = sum(a.value_mj != b.value_mj for a, b in zip(read, (start, end), strict=True))
@@ -340,9 +390,11 @@ def counter_energy(
     return replace(found, glitches=glitches)
 
 
-def _without_glitch(reading: CounterReading, ticks: CounterTicks, slack_mj: float) -> CounterReading:
+def _without_glitch(
+    reading: CounterReading, ticks: CounterTicks, slack_mj: float, bridge: Bridge
+) -> CounterReading:
     """A boundary whose value cannot be is one that was not read."""
-    return reading if ticks.fits(reading, slack_mj) else replace(reading, value_mj=None)
+    return reading if ticks.fits(reading, slack_mj, bridge) else replace(reading, value_mj=None)
 
 
 def _method(first: CounterReading, last: CounterReading) -> str:
@@ -360,6 +412,7 @@ def _pieces(
     """Add up what the counter tells from reading to reading and bridge the rest with the power integral."""
     bridge, hole_bridge = bridges
     knots: list[tuple[int, int]] = []
+    # Closer to a boundary a reading may be older than the boundary's value and seem to fall.
     lo = int(np.searchsorted(ticks.mono_us, first.mono_us + refresh_us, side="right"))
     hi = int(np.searchsorted(ticks.mono_us, last.mono_us - refresh_us, side="left"))
     if first.value_mj is not None:
@@ -393,7 +446,9 @@ def _pieces(
     holes: list[tuple[int, int]] = []
     if knots[0][0] > first.mono_us:
         holes.append((first.mono_us, knots[0][0]))
-    resets = stuck = 0
+    # A boundary that was not read, where the counter fell: power bridges the stretch to the next reading.
+    resets = sum(end.value_mj is None and ticks.is_reset(end.mono_us) for end in (first, last))
+    stuck = 0
     was_stuck = False
     for (t0, v0), (t1, v1) in pairwise(knots):
         standing = ticks.is_stuck(t0, t1)
@@ -411,6 +466,7 @@ def _pieces(
         holes.append((knots[-1][0], last.mono_us))
 
     known_us = (last.mono_us - first.mono_us) - sum(b - a for a, b in holes)
+    known_mj = energy_mj
     gap = NOTHING
     for a, b in holes:
         part = hole_bridge(a, b)
@@ -418,12 +474,12 @@ def _pieces(
             # No power reading in the whole session: the counter's own mean rate is all there is.
             if known_us <= 0:
                 return CounterEnergy(None, resets=resets, stuck=stuck)
-            guess = energy_mj * (b - a) / known_us
+            guess = known_mj * (b - a) / known_us
             energy_mj += round(guess)
             gap = gap.linear(Spread(guess / 1000, guess / 1000))
             continue
         energy_mj += round(part.energy_j * 1000)
         # Of a hole without any gap in it the sampling error is all there is.
         gap = gap.linear(part.gap_bound).linear(Spread(part.sampling_j, part.sampling_j))
-    method = "counter_split" if resets or stuck else "counter_sample"
+    method = "counter_split" if resets or stuck else "counter_sample" if holes else _method(first, last)
     return CounterEnergy(energy_mj, boundary, gap, resets, stuck, method=method)

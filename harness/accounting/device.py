@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.accounting.boundaries import DeviceBoundaries
 from harness.accounting.counter import (
@@ -23,8 +24,10 @@ from harness.accounting.counter import (
 from harness.accounting.error_model import (
     INDEPENDENT,
     NEIGHBOURS,
+    NJ,
     NOTHING,
     RARE_STEPS,
+    Z95,
     EdgeError,
     Roughness,
     Spread,
@@ -32,7 +35,10 @@ from harness.accounting.error_model import (
     window_error,
 )
 from harness.accounting.integral import PowerIntegral, first_valid, integrate_power, last_valid
-from harness.accounting.series import DeviceLimits, PowerSeries, Sampling
+from harness.accounting.series import DeviceLimits, Int64, PowerSeries, Sampling
+
+BLOCK_SAMPLES = 32
+"""Shortest stretch over which counter and integral are compared: a dip that no sample sees is below 3 %."""
 
 AVERAGING_LAG_US = 500_000
 """A trailing mean of one second shows what happened half a second ago."""
@@ -116,6 +122,7 @@ class DeviceMeter:
             limit_mw=limits.max_mw,
             refresh_us=sampling.counter_refresh_us,
         )
+        self._disputes = self._disputed_blocks()
         self._order = boundaries.ordered()
         self._place = {number: i for i, number in enumerate(self._order)}
         self._links = [self._between(a, b) for a, b in pairwise(self._order)]
@@ -132,6 +139,43 @@ class DeviceMeter:
             max_mw=self._max_mw or None,
             period_us=self._sampling.nominal_period_us,
         )
+
+    def _disputed_blocks(self) -> Int64:
+        """(n, 2) stretches between sampler's readings over which counter and integral contradict each other.
+
+        Looked at in blocks of 32, 64, 128 ... readings that overlap by half: a gain that changes, or a step
+        that the device could have drawn, is a small share of a long stage.
+        """
+        t, power = self._series.mono_us[self._valid], self._series.power_mw[self._valid].astype(np.float64)
+        at, value = self._ticks.mono_us, self._ticks.value_mj
+        if t.shape[0] < 2:
+            return np.zeros((0, 2), np.int64)
+        width, change = np.diff(t).astype(np.float64), np.diff(power)
+        unseen = np.where(width > self._sampling.gap_us, width, 0.0)
+
+        def at_readings(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.interp(at, t, np.concatenate(([0.0], np.cumsum(cells))))
+
+        energy = at_readings((power[1:] + power[:-1]) / 2 * width * NJ)
+        variance = at_readings(INDEPENDENT * (change * np.where(unseen > 0, 0.0, width) * NJ) ** 2)
+        blind = at_readings(unseen * self._max_mw * NJ)
+        edge_us = self._sampling.counter_refresh_us + (0 if self._limits.instant else 2 * AVERAGING_LAG_US)
+        found = [np.zeros((0, 2), np.int64)]
+        size = BLOCK_SAMPLES
+        while size < at.shape[0]:
+            first = np.append(np.arange(0, at.shape[0] - 1 - size, size // 2), at.shape[0] - 1 - size)
+            last = first + size
+            by_power = energy[last] - energy[first]
+            spread = Z95 * (1 + 2 / size) * np.sqrt(np.maximum(0.0, variance[last] - variance[first]))
+            doubt = 2 * (spread + edge_us * self._max_mw * NJ) + blind[last] - blind[first]
+            apart = np.abs((value[last] - value[first]) / 1000 - by_power)
+            bad = apart > np.maximum(doubt, self._sampling.disagreement_rel * by_power)
+            stretch = np.stack((at[first[bad]], at[last[bad]]), axis=1)
+            # What is bridged is known to be wrong; what is left of it is not.
+            known = np.array([self._ticks.broken(int(a), int(b)) for a, b in stretch], dtype=np.bool_)
+            found.append(stretch[~known])
+            size *= 2
+        return np.concatenate(found)
 
     def _hole(self, start_us: int, end_us: int) -> PowerIntegral:
         """Power integral around a fault of the counter, bounded as a gap: two samples do not show a step."""
@@ -227,10 +271,19 @@ class DeviceMeter:
             return whole
         return replace(whole, boundary=self._of_means(whole.boundary, first, last))
 
-    def _disagrees(self, whole: CounterEnergy, energy_mj: int | None, integral: PowerIntegral) -> bool:
+    def _in_dispute(self, start: int, end: int) -> bool:
+        """Whether counter and integral contradict each other somewhere in a window."""
+        first, last = (self._readings[number].mono_us for number in (start, end))
+        return bool(np.any((self._disputes[:, 0] < last) & (self._disputes[:, 1] > first)))
+
+    def _disagrees(
+        self, whole: CounterEnergy, energy_mj: int | None, integral: PowerIntegral, ends: tuple[int, int]
+    ) -> bool:
         """Whether counter and integral are further apart than chance explains."""
         if whole.method == "power_integral" or energy_mj is None or not integral.energy_j:
             return False
+        if self._in_dispute(*ends):
+            return True
         # Twice what either is known to.
         doubt_j = 2.0 * (whole.boundary.half_j + integral.sampling_j)
         doubt_j += integral.gap_high_j - integral.gap_low_j
@@ -241,13 +294,17 @@ class DeviceMeter:
         self, whole: CounterEnergy, energy_mj: int | None, integral: PowerIntegral, start: int, end: int
     ) -> Spread:
         """What reaches to a contradicting integral: of the window, or of the pieces it is the sum of."""
-        mine = _reach(energy_mj, integral) if self._disagrees(whole, energy_mj, integral) else NOTHING
+        mine = (
+            _reach(energy_mj, integral)
+            if self._disagrees(whole, energy_mj, integral, (start, end))
+            else NOTHING
+        )
         pieces = NOTHING
         inner = self._order[self._place[start] : self._place[end] + 1]
         for a, b in pairwise(inner) if len(inner) > 2 else ():
             link = self._links[self._place[a]]
             part = self.integral(self._readings[a].mono_us, self._readings[b].mono_us)
-            if self._disagrees(link, link.energy_mj, part):
+            if self._disagrees(link, link.energy_mj, part, (a, b)):
                 pieces = pieces.linear(_reach(link.energy_mj, part))
         return Spread(max(mine.low_j, pieces.low_j), max(mine.high_j, pieces.high_j))
 
@@ -277,7 +334,10 @@ class DeviceMeter:
         lo, hi = np.searchsorted(self._ticks.glitches, [self._readings[n].mono_us for n in (start, end)])
         if hi > lo or any(link.glitches for link in links):
             found.append("counter_glitch")
-        if self._disagrees(whole, energy_mj, integral):
+        first, last = (self._readings[n].mono_us for n in (start, end))
+        if any(a < last and b > first for a, b in self._ticks.late):
+            found.append("counter_late")
+        if self._disagrees(whole, energy_mj, integral, (start, end)):
             found.append("counter_disagrees")
         if integral.gap_us:
             found.append("gap")

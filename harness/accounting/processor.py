@@ -101,6 +101,9 @@ class ProcessorMeter:
                     for word, holds in (
                         ("rapl_wrap_ambiguous", found.ambiguous),
                         ("rapl_reset", found.reset),
+                        ("rapl_glitch", found.glitch),
+                        ("rapl_stuck", found.stuck),
+                        ("rapl_boundary_missing", found.unread),
                         ("rapl_mirror", bool(zones.mirrors)),
                         ("rapl_zone_missing", zones.incomplete),
                     )

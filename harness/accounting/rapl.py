@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.accounting.counter import lone_readings
 from harness.accounting.error_model import (
     CELL_MEAN_FACTOR,
     STEADY,
@@ -32,6 +33,18 @@ ZONE_REFRESH_US = 1_000
 RATE_US = 20 * ZONE_REFRESH_US
 """Shortest distance of two readings whose difference tells a power."""
 
+STILL_US = 100_000
+"""A zone that shows one value for longer stands still: an idle package moves by its unit in a millisecond."""
+
+SLOW_SHARE = 0.25
+"""Where more of the readings repeat the one before, the zone refreshes slowly: it stands still from ..."""
+
+SLOW_STILL_US = 5_000_000
+"""... this time on."""
+
+CAUGHT_UP = 0.75
+"""Of the mean rate: a rise behind a standstill that makes up for so much was late, less was lost."""
+
 ZONE_RESOLUTION_UJ = 61
 """Coarsest energy unit of RAPL (2^-14 J)."""
 
@@ -48,6 +61,8 @@ class Unwrapped:
         ambiguous: (m,) index i of steps (i, i + 1) in which one more wrap would have gone unseen.
         ambiguous_extra: (m,) energy those unseen wraps would add at most.
         bridged: (k,) index i of steps that were bridged over a reset.
+        stuck: (start_us, end_us, lost) of standstills and the energy put in for them.
+        glitches: times of readings that were left out.
     """
 
     mono_us: Int64
@@ -57,6 +72,8 @@ class Unwrapped:
     ambiguous: Int64
     ambiguous_extra: Int64
     bridged: Int64
+    stuck: tuple[tuple[int, int, int], ...] = ()
+    glitches: tuple[int, ...] = ()
 
     def at(self, times: Int64) -> Int64:
         """Cumulative energy at any time, linear between readings and held outside them."""
@@ -83,10 +100,10 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
         return rise, (rise >= 0) & (rise <= span * max_w)
 
     _, can = steps(1)
+    glitches: tuple[int, ...] = ()
     if value.shape[0] > 2 and not can.all():
-        # A reading that agrees with neither neighbour, while those agree with each other.
-        glitch = np.zeros(value.shape[0], dtype=np.bool_)
-        glitch[1:-1] = ~(can[:-1] & can[1:]) & steps(2)[1]
+        glitch = lone_readings(value, can, steps(2)[1])
+        glitches = tuple(int(t) for t in mono_us[glitch])
         mono_us, value = mono_us[~glitch], value[~glitch]
     dt = np.diff(mono_us)
     step, can = steps(1)
@@ -97,6 +114,7 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
         span = int(dt[can].sum())
         rate = float(step[can].sum()) / span if span else 0.0
         step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
+    stuck = _standstills(mono_us, step)
     ambiguous = extra = np.zeros(0, dtype=np.int64)
     if wrap_range and dt.size and float(dt.max()) * max_w > wrap_range:
         room = dt * max_w - step
@@ -104,7 +122,40 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
         extra = (room[ambiguous] // wrap_range).astype(np.int64) * wrap_range
     cumulative = np.zeros(mono_us.shape[0], dtype=np.int64)
     np.cumsum(step, out=cumulative[1:])
-    return Unwrapped(mono_us, cumulative, wraps, int(bridged.size), ambiguous, extra, bridged)
+    return Unwrapped(
+        mono_us, cumulative, wraps, int(bridged.size), ambiguous, extra, bridged, stuck, glitches
+    )
+
+
+def _standstills(mono_us: Int64, step: Int64) -> tuple[tuple[int, int, int], ...]:
+    """Stretches around readings that repeat the one before; the energy lost there is put into `step`.
+
+    The rise behind a standstill either holds what was used meanwhile or not; no second instrument tells.
+    """
+    same = step == 0
+    if not same.any() or same.all():
+        return ()
+    least_us = SLOW_STILL_US if same.mean() > SLOW_SHARE else STILL_US
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
+    moving_us = int(mono_us[-1] - mono_us[0])
+    runs = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        held_us = int(mono_us[last] - mono_us[first])
+        if held_us > least_us:
+            runs.append((int(first), int(last), held_us))
+            moving_us -= held_us
+    rate = int(step.sum()) / moving_us if moving_us > 0 else 0.0
+    found = []
+    for first, last, _ in runs:
+        start, until = int(mono_us[max(0, first - 1)]), int(mono_us[min(last + 1, mono_us.shape[0] - 1)])
+        rise = int(step[last]) if last < step.shape[0] else 0
+        behind_us = until - int(mono_us[first])
+        lost = 0
+        if rise < CAUGHT_UP * rate * behind_us:
+            step[first:last] = np.rint(rate * np.diff(mono_us[first : last + 1])).astype(np.int64)
+            lost = int(step[first:last].sum())
+        found.append((start, until, lost))
+    return tuple(found)
 
 
 def mirrored(zones: Sequence[CounterSeries]) -> list[int]:
@@ -151,13 +202,16 @@ class ZoneEnergy:
     high_uj: float
     ambiguous: bool
     reset: bool
+    glitch: bool = False
+    stuck: bool = False
+    unread: bool = False
 
 
 class ZoneMeter:
     """Answers for the energy of the zones of one kind in one session."""
 
     def __init__(self, zones: Sequence[CounterSeries]) -> None:
-        usable = [z for z in zones if np.count_nonzero(z.valid) >= 2]
+        usable = [z for z in zones if np.unique(z.value[z.valid]).shape[0] >= 2]
         copies = mirrored(usable)
         self.mirrors = [usable[i].zone or "" for i in copies]
         self.incomplete = len(usable) < len(zones)
@@ -181,7 +235,7 @@ class ZoneMeter:
         total = 0
         random: list[Spread] = []
         bounds: list[Spread] = []
-        ambiguous = reset = False
+        ambiguous = reset = glitch = stuck = unread = False
         for zone, curve in self._zones:
             edges = [_edge(zone, start, start_us), _edge(zone, end, end_us)]
             t0, t1 = edges[0][0], max(edges[0][0], edges[1][0])
@@ -210,9 +264,22 @@ class ZoneMeter:
                     reset = True
                     inside = float(np.diff(curve.at(np.array([a, b])))[0])
                     bounds.append(Spread(inside, (b - a) * ZONE_MAX_W))
+            for a, b, lost in curve.stuck:
+                if a < t1 and b > t0:
+                    stuck = True
+                    inside = float(np.diff(curve.at(np.array([max(a, t0), min(b, t1)])))[0])
+                    bounds.append(Spread(inside, (min(b, t1) - max(a, t0)) * ZONE_MAX_W if lost else inside))
+            glitch |= any(t0 <= t <= t1 for t in curve.glitches)
+            for number, t in ((start, t0), (end, t1)):
+                if _unread(zone, number):
+                    unread = True
+                    cell = np.clip(np.searchsorted(curve.mono_us, t), 1, curve.mono_us.shape[0] - 1)
+                    most = float(curve.cumulative[cell] - curve.cumulative[cell - 1])
+                    bounds.append(Spread(most, most))
             total += energy
         spread = joint([Spread(1e6 * s.low_j, 1e6 * s.high_j) for s in random], bounds)
-        return ZoneEnergy(total, max(0.0, total - spread.low_j), total + spread.high_j, ambiguous, reset)
+        low, high = max(0.0, total - spread.low_j), total + spread.high_j
+        return ZoneEnergy(total, low, high, ambiguous, reset, glitch, stuck, unread)
 
 
 def _known(zone: CounterSeries) -> tuple[Int64, Int64]:
@@ -228,6 +295,12 @@ def _edge(zone: CounterSeries, number: int | None, fallback_us: int) -> tuple[in
         for i in np.flatnonzero((zone.boundary == number) & zone.valid):
             return int(zone.mono_us[i]), int(zone.uncertainty_us[i]) or ZONE_REFRESH_US
     return fallback_us, ZONE_REFRESH_US
+
+
+def _unread(zone: CounterSeries, number: int | None) -> bool:
+    """Whether the zone was asked at a boundary and did not answer."""
+    asked = zone.boundary == number if number not in (None, NO_BOUNDARY) else np.zeros(1, np.bool_)
+    return bool(asked.any()) and not bool((asked & zone.valid).any())
 
 
 def _rate(curve: Unwrapped, t: int) -> float:

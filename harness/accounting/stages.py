@@ -40,6 +40,7 @@ DERIVED_FLAGS = frozenset(
         "counter_missing",
         "counter_disagrees",
         "counter_glitch",
+        "counter_late",
         "counter_boundary_missing",
         "gpu_unmeasured",
         "gap",
@@ -49,7 +50,10 @@ DERIVED_FLAGS = frozenset(
         "cpu_estimated",
         "cpu_estimate_restarted",
         "rapl_wrap_ambiguous",
+        "rapl_boundary_missing",
+        "rapl_glitch",
         "rapl_reset",
+        "rapl_stuck",
         "rapl_mirror",
         "rapl_zone_missing",
     }

@@ -29,7 +29,13 @@ Json = Mapping[str, Any]
 
 NODE = "node-00"
 _DEVICES, _ZONES = "nvml", "rapl"  # the sources that the vectors' readings stand for
-COUNTER_FAULTS = ("counter_boundary_missing", "counter_missing", "counter_reset", "counter_stuck")
+COUNTER_FAULTS = (
+    "counter_boundary_missing",
+    "counter_glitch",
+    "counter_missing",
+    "counter_reset",
+    "counter_stuck",
+)
 
 
 def integrate_power(given: Json) -> Json:
@@ -62,7 +68,7 @@ def counter_energy(given: Json) -> Json:
         "energy_j": energy,
         "energy_mj": None if energy is None else round(energy * 1000),
         "method": row["gpu_energy_method"],
-        "faults": [flag for flag in row["flags"] if flag in COUNTER_FAULTS],
+        "faults": [flag for flag in COUNTER_FAULTS if flag in row["flags"]],
     }
 
 
@@ -90,8 +96,13 @@ def account(given: Json) -> Json:
         "it_energy_j": None if totals.it is None else totals.it.best,
         "unattributed_energy_j": None if totals.unattributed is None else totals.unattributed.best,
         "teacher_energy_j": None if totals.teacher is None else totals.teacher.best,
-        "session_energy_mj": [sum(s.gpu_mj.values()) for s in sessions if None not in s.gpu_mj.values()],
+        "session_energy_mj": [_session_mj(session) for session in sessions],
     }
+
+
+def _session_mj(session: SessionTotal) -> int | None:
+    parts = list(session.gpu_mj.values())
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def clock_steps(given: Json) -> Json:

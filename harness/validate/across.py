@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
+from harness.accounting.counter import GPU_MAX_W
 from harness.validate.authenticity import shared
 from harness.validate.context import Context
 from harness.validate.findings import Finding, Hit, Report
@@ -14,6 +15,9 @@ from harness.validate.registry import Rule, finding, load_rules
 
 COPIED = "E324"
 UNPAID = "E229"
+SHARED = "E325"
+ELSEWHERE = (COPIED, SHARED, UNPAID)
+"""Rules that only a neighbour's bundle can break."""
 
 
 def compare(reports: Sequence[Report], contexts: Sequence[Context], levels: Sequence[int]) -> list[Report]:
@@ -35,6 +39,8 @@ def compare(reports: Sequence[Report], contexts: Sequence[Context], levels: Sequ
             hits[b].append((COPIED, hit))
         for hit in _copies(contexts[b], contexts[a]):
             hits[a].append((COPIED, hit))
+        hits[a] += [(SHARED, hit) for hit in _shared_devices(contexts[b], contexts[a])]
+        hits[b] += [(SHARED, hit) for hit in _shared_devices(contexts[a], contexts[b])]
     for i, consumer in enumerate(contexts):
         for j, payer in enumerate(contexts):
             if i != j:
@@ -43,7 +49,7 @@ def compare(reports: Sequence[Report], contexts: Sequence[Context], levels: Sequ
     done = []
     for report, own in zip(reports, hits, strict=True):
         found = list(report.findings)
-        for rule_id in (COPIED, UNPAID):
+        for rule_id in ELSEWHERE:
             if rules[rule_id].level in levels:
                 found += by_file(rules[rule_id], [hit for name, hit in own if name == rule_id])
         done.append(replace(report, findings=tuple(found)))
@@ -69,6 +75,59 @@ def _copies(original: Context, suspect: Context) -> Iterator[Hit]:
                 observed = f"device {own.key.device_id}, session {own.key.session} has {what} of run"
                 observed += f" {original.manifest.get('run_id')}, device {theirs.key.device_id}"
                 yield Hit("power.parquet", observed, "readings of its own")
+
+
+def _shared_devices(other: Context, own: Context) -> Iterator[Hit]:
+    """Stages of `own` on a GPU whose time `other` bills too: one clock, one device, one counter."""
+    if other.recomputed is None or own.recomputed is None:
+        return
+    theirs = list(_spans(other))
+    for number, clock, device, session, start, end in _spans(own):
+        shared = 0
+        for _, their_clock, their_device, their_session, begin, stop in theirs:
+            both = min(end, stop) - max(start, begin)
+            if (clock, device) != (their_clock, their_device) or both <= 0:
+                continue
+            if _one_counter(_values(own, device, session), _values(other, device, their_session)):
+                shared += both
+        if shared:
+            row = own.stages[number]
+            observed = f"{own.named(row)}, device {device}: run {other.manifest.get('run_id')} bills it too"
+            energy = row["gpu_energy_j"]
+            joules = None if energy is None else energy * shared / max(1, end - start)
+            observed += f", for {shared / 1e6:.3f} s"
+            yield Hit("stages.parquet", observed, "one meter a GPU", (number,), joules)
+
+
+Span = tuple[int, str, int, int, int, int]
+
+
+def _spans(ctx: Context) -> Iterator[Span]:
+    """Row, clock, device, session, start and end of what a bundle bills, rows without a parent."""
+    for number, row in enumerate(ctx.stages):
+        if row["parent_uid"] is None and row["gpu_energy_method"] != "imported":
+            spans = zip(row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False)
+            for device, start, end in spans:
+                yield number, row["clock_id"], device, row["session"], start, end
+
+
+def _values(ctx: Context, device: int, session: int) -> list[tuple[int, int]]:
+    """Time and value of a device's counter at boundaries."""
+    rows = [row for row in ctx.boundary_rows if (row["device_id"], row["session"]) == (device, session)]
+    return sorted((row["mono_us"], row["value"]) for row in rows if row["value"] is not None)
+
+
+def _one_counter(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
+    """Whether two lists of readings can be of one counter; two cards may have one number in two containers.
+
+    Between two readings of one list the other's lie between their values, a refresh of 5 kW apart.
+    """
+    slack = int(GPU_MAX_W * 100)
+    for own, other in ((a, b), (b, a)):
+        for (t0, v0), (t1, v1) in pairwise(own):
+            if any(t0 <= t <= t1 and not v0 - slack <= v <= v1 + slack for t, v in other):
+                return False
+    return True
 
 
 def _origins(consumer: Context, payer: Context) -> Iterator[Hit]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived
 from harness.errors import KitError
@@ -138,6 +139,17 @@ class Context:
     def limits_mw(self) -> dict[int, int | None]:
         """Power limit of each device by the manifest."""
         return {d["device_id"]: d.get("power_limit_mw") for d in self.manifest["hardware"]["devices"]}
+
+    @cached_property
+    def most_mw(self) -> dict[int, float]:
+        """More than each device draws: 1.25 times the largest limit that may have been in force."""
+        changed = any(row["kind"] == "power_limit_change" for row in self.events)
+        found: dict[int, float] = {}
+        for device in self.manifest["hardware"]["devices"]:
+            limits = [device.get("power_limit_mw"), device.get("default_power_limit_mw") if changed else None]
+            known = [limit for limit in limits if limit]
+            found[device["device_id"]] = LIMIT_FACTOR * max(known) if known else GPU_MAX_W * 1000
+        return found
 
     @cached_property
     def boundary_rows(self) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ from harness.validate import (
     structure,
     tokens,
 )
-from harness.validate.across import COPIED, UNPAID, by_file, compare
+from harness.validate.across import ELSEWHERE as ACROSS
+from harness.validate.across import by_file, compare
 from harness.validate.comparability import class_digest, class_key, class_text
 from harness.validate.context import Context
 from harness.validate.findings import Comparability, Finding, Hit, Report
@@ -57,7 +58,7 @@ MODULES = (
 
 NOT_EVALUATED = "E299"
 UNUSED_WAIVER = "W399"
-ELSEWHERE = {NOT_EVALUATED, UNUSED_WAIVER, COPIED, UNPAID}
+ELSEWHERE = {NOT_EVALUATED, UNUSED_WAIVER, *ACROSS}
 """Rules that are no function of one bundle."""
 
 _MOST_HITS = 1000

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from harness.accounting import UNATTRIBUTED
+from harness.accounting.counter import GPU_MAX_W
 from harness.accounting.rapl import ZONE_MAX_W, ZONE_REFRESH_US
+from harness.accounting.series import Sampling
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.power_facts import SeriesFacts
@@ -168,6 +170,27 @@ def zones_rise_slowly(ctx: Context) -> Iterator[Hit]:
             yield Hit(COUNTERS, observed, f"at most {ZONE_MAX_W:g} W", (), joules, int(fast.size))
 
 
+@rule("E314")
+def energy_within_limit(ctx: Context) -> Iterator[Hit]:
+    """No device of a stage used more than 1.25 x its power limit x the stage's time and one refresh."""
+    refresh_us = Sampling().counter_refresh_us
+    limits = ctx.most_mw
+    for number, row in enumerate(ctx.stages):
+        spans = zip(row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False)
+        parts = [(f", device {d}", limits.get(d, GPU_MAX_W * 1000), b - a + refresh_us) for d, a, b in spans]
+        energies = row["device_energy_j"]
+        if energies is None or len(energies) != len(parts):
+            most = [mw for _, mw, _ in parts] or [GPU_MAX_W * 1000]
+            length = row["mono_end_us"] - row["mono_start_us"] + refresh_us
+            energies, parts = [row["gpu_energy_j"]], [("", sum(most), length)]
+        for energy, (where, most_mw, length) in zip(energies, parts, strict=True):
+            most_j = most_mw * length * 1e-9
+            if energy is not None and energy > most_j:
+                observed = f"{ctx.named(row)}{where}: {energy:.6g} J"
+                expected = f"at most {most_j:.6g} J, {most_mw / 1000:g} W x {length / 1e6:g} s"
+                yield Hit(STAGES, observed, expected, (number,), energy - most_j)
+
+
 @rule("W313")
 def restarts_recorded(ctx: Context) -> Iterator[Hit]:
     """A counter that starts again has an event that says why."""
@@ -179,7 +202,7 @@ def restarts_recorded(ctx: Context) -> Iterator[Hit]:
             yield Hit(STAGES, observed, f"an event such as {RESTARTS[0]}", (number,), row["gpu_energy_j"])
 
 
-@rule("W314")
+@rule("W315")
 def sources_started(ctx: Context) -> Iterator[Hit]:
     """Every source that was expected started."""
     for number, event in enumerate(ctx.events):

@@ -133,6 +133,26 @@ def stages_disjoint(ctx: Context) -> Iterator[Hit]:
             open_.append((start, end, number))
 
 
+@rule("W240")
+def imported_stages_disjoint(ctx: Context) -> Iterator[Hit]:
+    """Imported stages of one machine share no time, whatever session each was put into (else E214)."""
+    if "imported" not in ctx.manifest["labels"]:
+        return
+    parents = {row["stage_uid"]: row["parent_uid"] for row in ctx.stages}
+    rows = [(row["t_start_us"], row["t_end_us"], number) for number, row in enumerate(ctx.stages)]
+    open_: list[tuple[int, int, int]] = []
+    for start, end, number in sorted(row for row in rows if ctx.stages[row[2]]["stage"] != UNATTRIBUTED):
+        open_ = [item for item in open_ if item[1] > start]
+        for _, other_end, other in open_:
+            a, b = ctx.stages[other], ctx.stages[number]
+            shared = min(end, other_end) - start
+            apart = a["node_id"] == b["node_id"] and a["session"] != b["session"]
+            if shared > 0 and apart and not _related(a["stage_uid"], b["stage_uid"], parents):
+                observed = f"{ctx.named(b)} overlaps {ctx.named(a)} by {shared / 1e6:.3f} s"
+                yield Hit(STAGES, observed, "stages one after another", (other, number))
+        open_.append((start, end, number))
+
+
 def _related(a: int, b: int, parents: dict[int, int | None]) -> bool:
     return a in _ancestors(b, parents) or b in _ancestors(a, parents)
 

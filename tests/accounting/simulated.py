@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -212,8 +212,10 @@ ZONE_UNIT_UJ = 61.03515625
 ZONE_RANGE_UJ = 65_532_610_987
 
 
-def zone_series(trial: Trial) -> CounterSeries:
+def zone_series(trial: Trial, edges: Sequence[int] | None = None) -> CounterSeries:
     """A RAPL package that plays the trial's waveform: read at every sample and at both ends of the window.
+
+    `edges` are boundaries in place of the two ends.
 
     Its refreshes come a millisecond apart with a tenth of jitter, each shows a multiple of the energy unit.
     """
@@ -223,7 +225,8 @@ def zone_series(trial: Trial) -> CounterSeries:
         units = math.floor(trial.energy_uj(min(tick, t)) / ZONE_UNIT_UJ)
         return round(units * ZONE_UNIT_UJ) % ZONE_RANGE_UJ
 
-    rows = [(int(t), NO_BOUNDARY) for t in trial.mono_us] + [(trial.start_us, 0), (trial.end_us, 1)]
+    rows = [(int(t), NO_BOUNDARY) for t in trial.mono_us]
+    rows += [(t, number) for number, t in enumerate(edges or (trial.start_us, trial.end_us))]
     rows.sort()
     times = np.array([t for t, _ in rows], dtype=np.int64)
     return CounterSeries(

@@ -80,7 +80,7 @@ def test_a_source_that_does_not_start_is_said_everywhere(lab_dir: Path, tmp_path
     (event,) = Sealed(out).events("source_absent")
     assert event["detail"] == {"source": "codecarbon", "reason": "codecarbon is broken here"}
     assert "codecarbon did not start" in kit("report", out, env=env).stdout
-    assert "W314" in kit("validate", out, env=env).stdout
+    assert "W315" in kit("validate", out, env=env).stdout
 
 
 def test_a_driver_that_fails_is_said_and_a_machine_without_one_is_not(lab_dir: Path, tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 from tests.oracle.faults import need, wrong
-from tests.oracle.power import Curve, Json, readings, single
+from tests.oracle.power import Curve, Json, most_mw, powered, readings, single
 
 METHODS = [
     "counter_tick",
@@ -23,12 +23,91 @@ METHODS = [
 Tick = tuple[int, int]
 
 
-def placed(t: int, ticks: Sequence[Tick]) -> int | None:
-    """Counter at a boundary that was not read: the line inside the cell of ticks around it, rounded down."""
-    for (t0, v0), (t1, v1) in pairwise(ticks):
-        if t0 <= t <= t1:
-            return v0 + (v1 - v0) * (t - t0) // (t1 - t0)
-    return None
+REFRESH = 100_000
+"""A reading of the sampler may be as old as this."""
+
+Ticks = Sequence[Tick]
+End = tuple[int, int | None]
+
+
+def _lone(can: Callable[[Tick, Tick], bool], before: Tick, tick: Tick, after: Tick) -> bool:
+    """Whether a reading agrees with neither neighbour, or a fall leads to or from it, while those agree."""
+    ways = (before, tick), (tick, after)
+    falls = any(not can(a, b) and b[1] < a[1] for a, b in ways)
+    return (falls or not any(can(a, b) for a, b in ways)) and can(before, after)
+
+
+class Device:
+    """What the sampler read of a device's counter, and what is wrong with it."""
+
+    def __init__(self, ticks: Ticks, power: Curve, most: Fraction) -> None:
+        self.power, self.most = power, most
+        odd = [k for k in range(1, len(ticks) - 1) if self._is_glitch(*ticks[k - 1 : k + 2])]
+        self.glitches = [] if wrong("GlitchBelieved") else [ticks[k][0] for k in odd]
+        self.ticks = [tick for tick in ticks if tick[0] not in self.glitches]
+        self.stuck: list[tuple[int, int]] = []
+        self._standstills()
+
+    def can(self, a: Tick, b: Tick) -> bool:
+        """Whether the device can have moved its counter from one reading to the other."""
+        most = (b[0] - a[0] + REFRESH) * self.most / 10**6
+        return b[1] - a[1] >= 0 and (b[1] - a[1] <= most or wrong("JumpBelieved"))
+
+    def _is_glitch(self, before: Tick, tick: Tick, after: Tick) -> bool:
+        return _lone(self.can, before, tick, after)
+
+    def flowed(self, start: int, end: int) -> Fraction:
+        """Joules by power; none where no sample says so."""
+        return self.power.energy(start, end) if self.power.knots else Fraction(0)
+
+    def _standstills(self) -> None:
+        """Where it stood still for two refreshes while 2 J flowed: stuck, or late and then left out."""
+        runs: list[list[int]] = []
+        for k in range(1, len(self.ticks)):
+            if self.ticks[k][1] == self.ticks[k - 1][1]:
+                if runs and runs[-1][1] == k - 1:
+                    runs[-1][1] = k
+                else:
+                    runs.append([k - 1, k])
+        late: set[int] = set()
+        for first, last in runs if not wrong("StandstillIgnored") else []:
+            (start, value), stop = self.ticks[first], self.ticks[last][0]
+            held = self.flowed(start, stop)
+            if stop - start <= 2 * REFRESH or held < 2:
+                continue
+            before = self.ticks[max(0, first - 1)][0]
+            if last + 1 == len(self.ticks):
+                self.stuck.append((before, 2**62))
+                continue
+            until, caught = self.ticks[last + 1]
+            if self.flowed(start, until) - Fraction(caught - value, 1000) > held / 2:
+                self.stuck.append((before, until))
+            else:
+                late |= set(range(first + 1, last + 1))
+        self.ticks = [tick for k, tick in enumerate(self.ticks) if k not in late]
+
+    def admits(self, end: Tick) -> bool:
+        """Whether a boundary's value lies between readings around it that agree, and is not an old one."""
+        before = [tick for tick in self.ticks if tick[0] < end[0] - REFRESH]
+        after = [tick for tick in self.ticks if tick[0] > end[0] + REFRESH]
+        if not before or not after or wrong("GlitchBelieved"):
+            return True
+        old = end[1] == before[-1][1] and end[0] - before[-1][0] > 2 * REFRESH
+        if old and self.flowed(before[-1][0], end[0]) >= 2:
+            return False
+        return not self._is_glitch(before[-1], end, after[0])
+
+    def placed(self, t: int) -> tuple[int | None, bool]:
+        """Counter at a boundary that was not read, and whether it fell or jumped there.
+
+        The line inside the cell around it, rounded down; none where the counter cannot have taken that way.
+        """
+        for a, b in pairwise(self.ticks):
+            if a[0] <= t <= b[0]:
+                if not self.can(a, b) and not wrong("LineAcrossReset"):
+                    return None, a[0] < t < b[0]
+                return a[1] + (b[1] - a[1]) * (t - a[0]) // (b[0] - a[0]), False
+        return None, False
 
 
 def counter_energy(given: Json) -> Json:
@@ -37,46 +116,65 @@ def counter_energy(given: Json) -> Json:
     need(first["mono_us"] <= last["mono_us"], "boundaries in the wrong order")
     block = given.get("power", {"mono_us": []})
     ticks = [(t, v) for t, v, ok in readings(block, "energy_counter_mj") if ok]
-    power = Curve(readings(block))
-    faults: list[str] = []
-    ends: list[tuple[int, Any]] = []
+    power = Curve(powered(given, block))
+    device = Device(ticks, power, most_mw(given.get("power_limit_mw")))
+    start, stop = first["mono_us"], last["mono_us"]
+    faults, ends, resets = set(), [], 0
     for end in (first, last):
-        value = end["value_mj"]
-        if value is None and wrong("NullAsZero"):
-            value = 0
+        t, value = end["mono_us"], end["value_mj"]
         if value is None:
-            faults = ["counter_boundary_missing"]
-            value = placed(end["mono_us"], ticks)
-        ends.append((end["mono_us"], None if value is None else single(value)))
-    (start, v_start), (stop, v_stop) = ends
-    if v_start is None or v_stop is None:
+            faults.add("counter_boundary_missing")
+            value = 0 if wrong("NullAsZero") else None
+        elif not device.admits((t, value)):
+            faults.add("counter_glitch")
+            value = None
+        sampled = value is None
+        if value is None:
+            value, fell = device.placed(t)
+            resets += fell
+        rank = 2 if sampled else {"tick": 0, "interpolated": 1}.get(end["method"], 2)
+        ends.append((t, None if value is None else single(value), rank))
+    if any(start <= t < stop for t in device.glitches):
+        faults.add("counter_glitch")
+    near = 0 if wrong("NearReadingsUsed") else REFRESH
+    inside = [tick for tick in device.ticks if start + near < tick[0] < stop - near]
+    knots = [(t, v) for t, v, _ in ends[:1] if v is not None] + inside
+    knots += [(t, v) for t, v, _ in ends[1:] if v is not None]
+    if not knots:
+        faults.discard("counter_boundary_missing")
         if not power.knots:
             return _counted(0 if wrong("UnknownAsZero") else None, "absent", [])
         return _counted(round(power.energy(start, stop) * 1000), "power_integral", ["counter_missing"])
-    total, reset, stuck = 0, False, False
-    for (t0, v0), (t1, v1) in pairwise(
-        [ends[0], *(tick for tick in ticks if start < tick[0] < stop), ends[1]]
-    ):
-        stopped = v0 == v1 and power.knots and not wrong("StandstillIgnored") and _stopped(ticks, t0, power)
-        stuck, reset = bool(stuck or stopped), reset or (not stuck and v1 < v0)
-        by_power = stuck or v1 < v0
-        total += round(power.energy(t0, t1) * 1000) if by_power else v1 - v0
-    if wrong("ResetIgnored") and not stuck:
-        total, reset = v_stop - v_start, False
-    methods = {"tick": 0, "interpolated": 1}
-    rank = max(2 if end["value_mj"] is None else methods.get(end["method"], 2) for end in (first, last))
-    faults += ["counter_reset"] * reset + ["counter_stuck"] * stuck
-    return _counted(total, "counter_split" if reset or stuck else METHODS[rank], faults)
-
-
-def _stopped(ticks: Sequence[Tick], since: int, power: Curve) -> bool:
-    """Whether the counter stands still from `since` on, at least 2 s and 2 J, and never catches up."""
-    later = [tick for tick in ticks if tick[0] >= since]
-    same = [t for t, v in later if v == later[0][1]]
-    beyond = [tick for tick in later if tick[1] != later[0][1]]
-    flowed = power.energy(since, beyond[0][0] if beyond else same[-1])
-    caught_up = Fraction(beyond[0][1] - later[0][1], 1000) if beyond else 0
-    return same[-1] - since >= 2_000_000 and flowed >= 2 and caught_up < flowed / 2
+    total: Any = 0
+    stuck = False
+    bridged = [(start, knots[0][0])]
+    for a, b in pairwise(knots):
+        stands = any(x <= Fraction(a[0] + b[0], 2) <= y for x, y in device.stuck)
+        falls = not device.can(a, b)
+        stuck, resets = stuck or stands, resets + falls
+        if not stands and not falls:
+            total += b[1] - a[1]
+        elif bridged[-1][1] == a[0]:
+            bridged[-1] = bridged[-1][0], b[0]
+        else:
+            bridged.append((a[0], b[0]))
+    bridged = [(a, b) for a, b in [*bridged, (knots[-1][0], stop)] if a < b]
+    known = stop - start - sum(b - a for a, b in bridged)
+    if bridged and not power.knots and known <= 0:
+        total = 0 if wrong("UnknownAsZero") else None
+    elif bridged:
+        # Without any power the counter's own mean rate is all there is.
+        rate = total
+        for a, b in bridged:
+            total += round(power.energy(a, b) * 1000 if power.knots else Fraction(rate * (b - a), known))
+    if wrong("ResetIgnored") and not stuck and None not in (ends[0][1], ends[1][1]):
+        total, resets, bridged = ends[1][1] - ends[0][1], 0, []
+    rank = max(rank for _, _, rank in ends) if not bridged else 2
+    faults |= {"counter_reset"} if resets else set()
+    faults |= {"counter_stuck"} if stuck else set()
+    if total is None:
+        return _counted(None, "absent", sorted(faults))
+    return _counted(total, "counter_split" if resets or stuck else METHODS[rank], sorted(faults))
 
 
 def _counted(energy_mj: int | None, method: str, faults: Sequence[str]) -> Json:
@@ -99,6 +197,10 @@ def zone_energy(given: Json) -> Json:
             faults.add("rapl_mirror")
         else:
             zones.append(zone)
+    if not wrong("UnknownAsZero"):
+        moving = [zone for zone in zones if len(set(zone["value_uj"]) - {None}) > 1]
+        faults |= {"rapl_zone_missing"} if 0 < len(moving) < len(zones) else set()
+        zones = moving
     if not zones:
         return {"energy_j": 0 if wrong("UnknownAsZero") else None, "method": "absent", "faults": []}
     if wrong("SumBeforeUnwrap"):
@@ -114,23 +216,65 @@ def _unwrapped(zone: Json, start: int, end: int, faults: set[str]) -> Curve:
     pairs = zip(zone["mono_us"], zone["value_uj"], strict=True)
     rows = [(single(t), single(v or 0)) for t, v in pairs if v is not None or wrong("NullAsZero")]
     wrap = zone["range_uj"]
-    steps: list[tuple[int, int | None]] = []
-    for (t0, v0), (t1, v1) in pairwise(rows):
-        long = t1 - t0
-        step: int | None = v1 - v0
-        if v1 < v0 and not wrong("NoUnwrap"):
-            # More than 1000 W, with a millisecond of slack, is no wrap.
-            undone = -1 if wrap is None else v1 - v0 + wrap
-            fits = 0 <= undone <= (long + 1_000) * 1_000 or (wrap and wrong("FallIsWrap"))
-            step = undone if fits else None
-        if step is not None and wrap and long * 1_000 - step > wrap and t0 < end and t1 > start:
+
+    def way(a: Tick, b: Tick) -> int | None:
+        """Microjoules from reading to reading; None where the zone cannot have drawn so much."""
+        step = b[1] - a[1]
+        if step < 0 and wrong("NoUnwrap"):
+            return step
+        if step < 0 and wrap is not None:
+            step += wrap
+            if wrong("FallIsWrap"):
+                return step
+        if step >= 0 and b[1] >= a[1] and wrong("JumpBelieved"):
+            return step
+        # More than 1000 W, with a millisecond of slack, is no wrap and no work.
+        return step if 0 <= step <= (b[0] - a[0] + 1_000) * 1_000 else None
+
+    def can(a: Tick, b: Tick) -> bool:
+        return way(a, b) is not None
+
+    odd = [k for k in range(1, len(rows) - 1) if _lone(can, *rows[k - 1 : k + 2])]
+    if not wrong("GlitchBelieved") and not wrong("FallIsWrap"):
+        if any(start <= rows[k][0] <= end for k in odd):
+            faults.add("rapl_glitch")
+        rows = [row for k, row in enumerate(rows) if k not in odd]
+    steps: list[tuple[int, Any]] = []
+    for a, b in pairwise(rows):
+        long, step = b[0] - a[0], way(a, b)
+        if step is not None and wrap and long * 1_000 - step > wrap and a[0] < end and b[0] > start:
             faults.add("rapl_wrap_ambiguous")
+        if step is None and b[0] > start and a[0] < end:
+            faults.add("rapl_reset")
         steps.append((long, step))
     good = [(long, step) for long, step in steps if step is not None]
     rate = Fraction(sum(step for _, step in good), sum(long for long, _ in good))
+    steps = [(long, round(rate * long) if step is None else step) for long, step in steps]
+    if not wrong("StandstillIgnored"):
+        _fill(rows, steps, start, end, faults)
     knots: list[tuple[int, Any, bool]] = [(rows[0][0], 0, True)]
-    for (t, _), (long, step) in zip(rows[1:], steps, strict=True):
-        if step is None and t > start and t - long < end:
-            faults.add("rapl_reset")
-        knots.append((t, knots[-1][1] + (rate * long if step is None else step), True))
+    for (t, _), (_, step) in zip(rows[1:], steps, strict=True):
+        knots.append((t, knots[-1][1] + step, True))
     return Curve(knots)
+
+
+def _fill(rows: Ticks, steps: list[tuple[int, Any]], start: int, end: int, faults: set[str]) -> None:
+    """Give standstills of more than 0.1 s the mean rate of the rest, where the rise behind them lacks it."""
+    still = [k for k, (_, step) in enumerate(steps) if step == 0]
+    least = 5_000_000 if 4 * len(still) > len(steps) else 100_000
+    runs: list[list[int]] = []
+    for k in still:
+        if runs and runs[-1][1] == k:
+            runs[-1][1] = k + 1
+        else:
+            runs.append([k, k + 1])
+    runs = [run for run in runs if rows[run[1]][0] - rows[run[0]][0] > least]
+    moving = rows[-1][0] - rows[0][0] - sum(rows[b][0] - rows[a][0] for a, b in runs)
+    rate = Fraction(sum(step for _, step in steps), moving)
+    for first, last in runs:
+        before, until = rows[max(0, first - 1)][0], rows[min(last + 1, len(rows) - 1)][0]
+        rise = steps[last][1] if last < len(steps) else 0
+        if before < end and until > start:
+            faults.add("rapl_stuck")
+        if 4 * rise < 3 * rate * (until - rows[first][0]):
+            steps[first:last] = [(long, round(rate * long)) for long, _ in steps[first:last]]

@@ -51,6 +51,18 @@ def readings(block: Json, name: str = "power_mw", clock: str = "mono_us") -> lis
     return rows
 
 
+def most_mw(limit_mw: int | None) -> Fraction:
+    """More than a device draws: 1.25 times its power limit, 5 kW where none is known."""
+    return Fraction(5 * limit_mw, 4) if limit_mw else Fraction(5_000_000)
+
+
+def powered(given: Json, block: Json, clock: str = "mono_us") -> list[Row]:
+    """Power samples; more than the device can draw is a failed read."""
+    most = most_mw(given.get("power_limit_mw"))
+    rows = readings(block, clock=clock)
+    return [(t, p, ok and (p <= most or wrong("SpikeBelieved"))) for t, p, ok in rows]
+
+
 class Curve:
     """Values by the protocol: linear between readings, held before the first and after the last."""
 
@@ -122,7 +134,7 @@ def integrate_power(given: Json) -> Json:
     need(start <= end, "window ends before it starts")
     start, end = single(start), single(end)
     period = given.get("nominal_period_us", PERIOD)
-    rows = readings(given["power"], clock=clock)
+    rows = powered(given, given["power"], clock)
     curve = Curve(rows)
     missed = _missed(rows, start, end, period)
     if not curve.knots:

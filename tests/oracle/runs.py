@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from tests.oracle.counters import METHODS, counter_energy, zone_energy
 from tests.oracle.energies import add_up
 from tests.oracle.faults import need, wrong
-from tests.oracle.power import Curve, Json, readings
+from tests.oracle.power import Curve, Json, powered
 
 UNATTRIBUTED = {"name": "unattributed", "stage": "unattributed"}
 
@@ -111,14 +112,27 @@ def _device(given: Json, first: Json, last: Json) -> Json:
     key = first["device_id"], first["session"]
     blocks = [block for block in given.get("power", []) if (block["device_id"], block["session"]) == key]
     block = blocks[0] if blocks else {"mono_us": []}
-    found = counter_energy({"start": first, "end": last, "power": block})
-    power = Curve(readings(block))
+    ends = first["mono_us"], last["mono_us"]
+    inner = [b for b in given["boundaries"] if (b["device_id"], b["session"]) == key]
+    inner = [{"method": "tick", **b} for b in inner if ends[0] < b["mono_us"] < ends[1]]
+    cuts = [first, *sorted(inner, key=lambda b: b["mono_us"]), last]
+    found = _joined([counter_energy({"start": a, "end": b, "power": block}) for a, b in pairwise(cuts)])
+    power = Curve(powered({}, block))
     integral = power.energy(first["mono_us"], last["mono_us"]) if power.knots else None
     mj = found["energy_mj"]
     if wrong("IntegralBilled") and integral is not None:
         mj = round(integral * 1000)
     counter = found["energy_j"] if found["method"].startswith("counter") else None
     return {"mj": mj, "counter": counter, "integral": integral, "method": found["method"]}
+
+
+def _joined(links: Sequence[Json]) -> Json:
+    """From boundary to boundary and on: the sum, unknown if a part is, by the worst method."""
+    parts = [link["energy_mj"] for link in links]
+    if None in parts:
+        return {"energy_mj": 0 if wrong("UnknownAsZero") else None, "energy_j": None, "method": "absent"}
+    method = max((link["method"] for link in links), key=METHODS.index)
+    return {"energy_mj": sum(parts), "energy_j": Fraction(sum(parts), 1000), "method": method}
 
 
 def _free(numbers: Sequence[int], stages: Sequence[Json]) -> Iterator[tuple[int, int]]:

@@ -33,9 +33,12 @@ def counter() -> Family:
         flags: str = "",
         power: Sequence[int | None] = (),
         values: Sequence[int | None] = (),
+        limit_mw: int | None = None,
     ) -> None:
         """Both boundaries; energy in mJ, method and fault; power and counter at 13 ticks of 0.5 s."""
         given: dict[str, Any] = {"nominal_period_us": PERIOD, "start": reading(*start), "end": reading(*end)}
+        if limit_mw:
+            given["power_limit_mw"] = limit_mw
         if values:
             given["power"] = {"mono_us": TICKS, "power_mw": power, "energy_counter_mj": values}
         energy, method, fault = answer
@@ -111,6 +114,58 @@ def counter() -> Family:
     answer = (12_280_000 - value, "counter_sample", unread)
     text = "The interpolated value is rounded down."
     add("unread-rounding", text, (1_123_457, None), full, answer, "NullAsZero", STEADY, uneven)
+    # Readings that cannot be: full is 0.2 to 5.7 s at 400 W, 2.2 kJ.
+    clean = (2_200_000, "counter_tick", "counter_glitch")
+    for name, text, k, value in (
+        ("glitch-low", "One reading is nearly nothing, its neighbours agree: left out.", 6, 5),
+        ("glitch-high", "One reading is 999 MJ too high: left out.", 6, CLEAN[6] + 999_000_000_000),
+        ("glitch-beside-boundary", "The reading next to the stage's end is the bad one.", 11, 5),
+    ):
+        values = [value if j == k else one for j, one in enumerate(CLEAN)]
+        add(name, text, usual, full, clean, "GlitchBelieved", STEADY, values)
+    text = "The value read at the boundary is the bad one: as if it had not been read."
+    start = 10_000_000 + 400 * 700
+    answer = (12_280_000 - start, "counter_sample", "counter_glitch")
+    add("glitch-at-start", text, (700_000, 5), full, answer, "GlitchBelieved", STEADY, CLEAN)
+    text = "The boundary shows what the sampler had read 0.4 s and 160 J before: an old value."
+    answer = (11_960_000 - 10_080_000, "counter_sample", "counter_glitch")
+    flags = "GlitchBelieved EdgesCut"
+    add("old-at-end", text, usual, (4_900_000, CLEAN[9]), answer, flags, STEADY, CLEAN)
+    flags = "JumpBelieved ResetIgnored"
+    text = "The counter rose by 22.5 MJ in half a second and stayed there: bridged as a fall is."
+    risen = [value + 22_543_283_000 * (k > 5) for k, value in enumerate(CLEAN)]
+    end = 5_700_000, 12_280_000 + 22_543_283_000
+    add("jump", text, usual, end, (2_200_000, *split), f"{flags} SinglePrecision", STEADY, risen)
+    text = "200 J more in half a second than 1.25 x 700 W x 0.6 s, the most that this device can show."
+    risen = [value + 525_000 * (k > 5) for k, value in enumerate(CLEAN)]
+    end = 5_700_000, 12_280_000 + 525_000
+    add("jump-above-limit", text, usual, end, (2_200_000, *split), flags, STEADY, risen, 700_000)
+    text = "The boundary in the cell of that jump was not read: power to the next reading a refresh away."
+    answer = (400 * 550 + 400 * 2_200, "counter_split", f"{unread} counter_reset")
+    flags, start = "LineAcrossReset JumpBelieved EdgesCut", (2_950_000, None)
+    add("unread-in-jump", text, start, end, answer, flags, STEADY, risen, 700_000)
+    text = "Just what the device can draw, 525 J in 0.6 s: believed; the power integral is the check."
+    risen = [value + 325_000 * (k > 5) for k, value in enumerate(CLEAN)]
+    end = 5_700_000, 12_280_000 + 325_000
+    answer = (2_525_000, "counter_tick", "")
+    add("rise-within-limit", text, usual, end, answer, "", STEADY, risen, 700_000)
+    text = "It stopped 1 s before the stage's end and never made up for it: power from the reading before on."
+    late = [min(value, CLEAN[9]) if k < 12 else CLEAN[9] + 80_000 for k, value in enumerate(CLEAN)]
+    answer = (2_200_000, "counter_split", "counter_stuck")
+    end = 5_700_000, CLEAN[9]
+    add("stopped-before-the-end", text, usual, end, answer, "StandstillIgnored EdgesCut", STEADY, late)
+    text = "The counter fell in the cell in which the boundary was not read: power to the next reading."
+    answer = (400 * 300 + 1_160_000 - jump[6], "counter_split", f"{unread} counter_reset")
+    add("unread-in-fall", text, (2_700_000, None), last, answer, "NullAsZero EdgesCut", STEADY, jump)
+    text = "A counter that stood still and made up for it: a boundary inside lies on the line around that."
+    value = CLEAN[4] + (CLEAN[10] - CLEAN[4]) * 1_500_000 // 3_000_000
+    answer = (12_280_000 - value, "counter_sample", unread)
+    add("unread-in-slow", text, (3_500_000, None), full, answer, "NullAsZero StandstillIgnored", STEADY, slow)
+    text = "The sampler's reading 20 ms after the boundary is older than the boundary's value: no fall."
+    stale = [value - 40_000 * (k == 2) for k, value in enumerate(CLEAN)]
+    start = 980_000, 10_392_000, "interpolated"
+    answer = (12_280_000 - 10_392_000, "counter_interpolated", "")
+    add("older-reading-nearby", text, start, full, answer, "NearReadingsUsed", STEADY, stale)
     # A line from 104 W to 214 W.
     answer = (round((104 + 214) / 2 * 5.5 * 1000), "power_integral", "counter_missing")
     ends = (200_000, None), (5_700_000, None)

@@ -184,6 +184,12 @@ def nulls() -> Family:
         ("every-second", "Every second read failed.", "100 - 300 - 500 - 500", "NullAsZero LeftRiemann"),
         ("zero-milliwatts", "No powered card draws 0 mW: drivers answer so when asked too fast.",
          "300 300 0 300 300", "ZeroIsPower"),
+        ("spike", "65 kW on a device of 700 W: a failed read, its neighbours are joined.",
+         "300 300 65000 300 300", "SpikeBelieved", f"{some} gap_us", {"power_limit_mw": 700_000}),
+        ("spike-without-limit", "Where no limit is known, 5 kW is more than any device draws.",
+         "300 300 5000.001 300 300", "SpikeBelieved"),
+        ("above-limit", "Exactly 1.25 times the limit is a reading: short of that, nothing is left out.",
+         "300 300 875 300 300", "", some, {"power_limit_mw": 700_000}),
         ("zero-and-null", "Both kinds, side by side, still less than a gap apart: no, 1.5 s is one.",
          "250 - 0 250 250", f"ZeroIsPower NullAsZero {GAP}", f"{some} gap_us"),
     ):  # fmt: skip

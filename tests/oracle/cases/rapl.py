@@ -105,6 +105,32 @@ def rapl() -> Family:
     family.add(
         "reset-not-a-wrap", text, window([fell | {"range_uj": RANGE_UJ}]), "NoUnwrap FallIsWrap", answer
     )
+    even = zone("package-0", 10**9)
+    for name, text, k, change, flags, fault in (
+        ("glitch-low", "One reading is nearly nothing: left out, no wrap and no reset.", [4], -10**9,
+         "GlitchBelieved NoUnwrap FallIsWrap", "rapl_glitch"),
+        ("glitch-high", "One reading is 64,852 J too high: left out.", [4], 64_852_000_000,
+         "GlitchBelieved NoUnwrap FallIsWrap", "rapl_glitch"),
+        ("jump", "All readings from 2 s on are 64,852 J higher: more than 1000 W, bridged as a fall is.",
+         range(4, 9), 64_852_000_000, "JumpBelieved SinglePrecision", "rapl_reset"),
+        ("stopped", "It stood still for a second and lost it: the mean rate of the rest, flagged.",
+         range(4, 9), None, "StandstillIgnored", "rapl_stuck"),
+    ):  # fmt: skip
+        values = [value + (change or 0) * (j in k) for j, value in enumerate(even["value_uj"])]
+        if change is None:
+            lost = [200 * PERIOD * min(max(j - 3, 0), 2) for j in range(9)]
+            values = [value - less for value, less in zip(even["value_uj"], lost, strict=True)]
+        answer = {"energy_j": Fraction(600), "method": "rapl", "faults": [fault]}
+        family.add(name, text, window([even | {"value_uj": values}]), flags, answer)
+    slow = list(even["value_uj"])
+    slow[4] = slow[3]
+    text = "One reading shows the value before, the next one all of it: late, nothing lost, flagged."
+    answer = {"energy_j": Fraction(600), "method": "rapl", "faults": ["rapl_stuck"]}
+    family.add("late", text, window([even | {"value_uj": slow}]), "StandstillIgnored", answer)
+    text = "A zone that never moves tells nothing: absent, not zero."
+    answer = {"energy_j": None, "method": "absent", "faults": []}
+    dead = window([zone("package-0", 10**9, [0] * 8)])
+    family.add("never-moves", text, dead, "UnknownAsZero", answer)
     times, values = [0, 400_000_000, 400_500_000], [10_000_000, 14_000_000, 24_000_000]
     slow = {"zone": "package-0", "range_uj": 65_000_000, "mono_us": times, "value_uj": values}
     text = "400 s between reads and a range of 65 J: wraps may have gone unseen. The figure stands, flagged."
