@@ -109,7 +109,7 @@ def rows_so_far(run_dir: Path) -> list[dict[str, Any]]:
     records = [r for r in journals.records if r["type"] != "stage_start" or r["stage_uid"] in ended]
     protocol, run = _protocol_of(journals, None), journals.of_type("run")[-1]
     clocks = {int(run["session"]): str(run["clock_id"])}
-    rows = stage_rows(records, boundaries_of(records), clocks, run["reference_tokens"])
+    rows = stage_rows(records, boundaries_of(records), clocks, run["reference_tokens"], protocol.event_flags)
     devices = {d["device_id"]: d for start in journals.of_type("sampler_start") for d in start["devices"]}
     known = {
         "sampling": {"nominal_period_us": run["period_us"]},
