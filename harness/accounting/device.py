@@ -154,7 +154,7 @@ class DeviceMeter:
         unseen = np.where(width > self._sampling.gap_us, width, 0.0)
 
         def at_readings(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.interp(at, t, np.concatenate(([0.0], np.cumsum(cells))))
+            return np.asarray(np.interp(at, t, np.concatenate(([0.0], np.cumsum(cells)))), np.float64)
 
         energy = at_readings((power[1:] + power[:-1]) / 2 * width * NJ)
         variance = at_readings(INDEPENDENT * (change * np.where(unseen > 0, 0.0, width) * NJ) ** 2)
