@@ -27,7 +27,6 @@ REFRESH = 100_000
 """A reading of the sampler may be as old as this."""
 
 Ticks = Sequence[Tick]
-End = tuple[int, int | None]
 
 
 def _lone(can: Callable[[Tick, Tick], bool], before: Tick, tick: Tick, after: Tick) -> bool:
@@ -119,7 +118,9 @@ def counter_energy(given: Json) -> Json:
     power = Curve(powered(given, block))
     device = Device(ticks, power, most_mw(given.get("power_limit_mw")))
     start, stop = first["mono_us"], last["mono_us"]
-    faults, ends, resets = set(), [], 0
+    faults: set[str] = set()
+    ends: list[tuple[int, Any, int]] = []
+    resets = 0
     for end in (first, last):
         t, value = end["mono_us"], end["value_mj"]
         if value is None:
@@ -165,8 +166,9 @@ def counter_energy(given: Json) -> Json:
     elif bridged:
         # Without any power the counter's own mean rate is all there is.
         rate = total
-        for a, b in bridged:
-            total += round(power.energy(a, b) * 1000 if power.knots else Fraction(rate * (b - a), known))
+        for begin, until in bridged:
+            by_power = power.energy(begin, until) * 1000 if power.knots else None
+            total += round(Fraction(rate * (until - begin), known) if by_power is None else by_power)
     if wrong("ResetIgnored") and not stuck and None not in (ends[0][1], ends[1][1]):
         total, resets, bridged = ends[1][1] - ends[0][1], 0, []
     rank = max(rank for _, _, rank in ends) if not bridged else 2
@@ -215,7 +217,7 @@ def _unwrapped(zone: Json, start: int, end: int, faults: set[str]) -> Curve:
     """Microjoules since the first reading; a fall that is no wrap is bridged at the mean rate of the rest."""
     pairs = zip(zone["mono_us"], zone["value_uj"], strict=True)
     rows = [(single(t), single(v or 0)) for t, v in pairs if v is not None or wrong("NullAsZero")]
-    wrap = zone["range_uj"]
+    wrap: int | None = zone["range_uj"]
 
     def way(a: Tick, b: Tick) -> int | None:
         """Microjoules from reading to reading; None where the zone cannot have drawn so much."""

@@ -120,3 +120,22 @@ def test_status(bundle):
 def test_boundary_set(bundle):
     edit_manifest(bundle, lambda m: m["boundary"].update(cpu="absent"))
     assert fired(bundle) == {"W223"}
+
+
+def test_imported_stages_that_overlap(tmp_path):
+    """Two trackers of one machine, each a session of its own, count the same joules."""
+    folder = make_run(STAGES, end_s=80.0).write(tmp_path / "run")
+    edit_manifest(folder, lambda m: m.update(labels=["imported"]))
+    assert "W240" not in fired(folder)
+    first = {}
+
+    def again(rows):
+        first.update(row(rows, "train"))
+        rows.append({**first, "stage_uid": 50, "name": "train2", "session": 1})
+        rows.sort(key=lambda r: r["stage_uid"])
+
+    edit_rows(folder, "stages", again)
+    found = one(folder, "W240")
+    length = (first["t_end_us"] - first["t_start_us"]) / 1e6
+    assert "train2 (stage_uid 50, session 1) overlaps train" in found.observed
+    assert f"by {length:.3f} s" in found.observed
