@@ -99,13 +99,14 @@ def part_total(rows: Sequence[Row], part: str) -> PartTotal:
     unknown = sum(row.get(name) is None for row in expected)
     if not known:
         return PartTotal(None, None, unknown, ())
-    bounds = interval_total(_row_interval(row, part) for row in known)
+    bounds = interval_total(part_interval(row, part) for row in known)
     energy = units / scale
     interval = Interval(energy, min(energy, bounds.low), max(energy, bounds.high))
     return PartTotal(energy, interval, unknown, tuple(sorted(methods)))
 
 
-def _row_interval(row: Row, part: str) -> Interval:
+def part_interval(row: Row, part: str) -> Interval:
+    """Energy of one component of a row that has it."""
     best = float(row[f"{part}_energy_j"])
     low, high = row.get(f"{part}_energy_j_low"), row.get(f"{part}_energy_j_high")
     return Interval(best, best if low is None else min(best, low), best if high is None else max(best, high))
@@ -113,7 +114,7 @@ def _row_interval(row: Row, part: str) -> Interval:
 
 def row_energy(row: Row) -> Interval | None:
     """GPU + CPU + DRAM of one row, as far as known; None if nothing is."""
-    parts = [_row_interval(row, p) for p in _UNITS_PER_J if row.get(f"{p}_energy_j") is not None]
+    parts = [part_interval(row, p) for p in _UNITS_PER_J if row.get(f"{p}_energy_j") is not None]
     return interval_total(parts) if parts else None
 
 

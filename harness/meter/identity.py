@@ -1,8 +1,8 @@
 """Names by which two bundles know that they measured on one device or machine, and nobody else does.
 
 A name is an HMAC-SHA-256 of the device's UUID, or of the machine's id, under a secret that stays in the
-laboratory's cache folder. Bundles with one name share a scale (4.4); without a secret or an id there is no name,
-and nothing is shared.
+laboratory's cache folder. Bundles with one name share a scale (4.4); without a secret or an id there is no
+name, and nothing is shared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MACHINE = (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id"))
 
 
 def scale_id(*facts: str) -> str | None:
-    """Name of what these facts describe, 32 hexadecimal digits; None where a fact or the secret is missing."""
+    """Name of what these facts describe, 32 hex digits; None where a fact or the secret is missing."""
     secret = _secret() if facts and all(facts) else None
     if secret is None:
         return None
@@ -49,8 +49,8 @@ def _secret() -> bytes | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             made = path.with_name(f".scale.key.{os.getpid()}")
-            with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                stream.write(secrets.token_bytes(_SECRET_BYTES))
+            made.touch(mode=0o600)
+            made.write_bytes(secrets.token_bytes(_SECRET_BYTES))
             try:
                 os.link(made, path)  # the first one wins, whole
             except FileExistsError:
