@@ -120,6 +120,11 @@ def notes(report: RunReport) -> list[str]:
     if others:
         verb = "was" if len(others) == 1 else "were"
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
+    student = [line.row for line in report.lines if line.row["stage"] in report.protocol.kinds("student")]
+    silent = [str(r["name"]) for r in student if r["status"] == "completed" and r["tokens_trained"] is None]
+    if silent and len(silent) < len(student) and "trained" not in report.token_counts:
+        names = printable(", ".join(dict.fromkeys(silent)))
+        found.append(f"J/token of the run is unknown: {names} counted no tokens.")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
         found.append(f"CPU and DRAM: {FLAGS['cpu_estimated']}. Never rank it beside a measured figure.")

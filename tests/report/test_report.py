@@ -313,6 +313,9 @@ def test_no_ratio_is_formed_from_a_lower_bound(tmp_path):
     assert blind.reuse is None and blind.no_reuse == "the energy of a GPU is unknown"
     text = " ".join(text_of(blind).split())
     assert "IT energy at least 29.00 kJ" in text
+    priced = build(tmp_path / "blind", Options(pue=1.2, region="DEU"))
+    text = " ".join(text_of(priced).split())
+    assert "facility energy at least 34.8" in text and "CO2e at least " in text
     assert as_dict(blind)["totals"]["it_energy_is_lower_bound"]
     kd, sft = distilled_and_direct(tmp_path / "rapl", (520, 630), rapl=True)
     found = against(build(kd, Options(reference_tokens=1000)), blind, (0.9, 0.4))
@@ -465,6 +468,16 @@ def test_q_is_compared_within_one_suite_and_judge_and_with_its_error(tmp_path):
     # A held-out loss is of no suite: that only one run has it makes them no less alike.
     loss = scored(kd, 0.7, suite="heldout").scores
     assert not against(replace(good, scores=[*good.scores, *loss]), poor).doubts
+
+
+def test_a_training_stage_without_a_count_leaves_no_joules_per_token(tmp_path):
+    stages = (
+        Stage("a", "student_train", 10, 30, 300, tokens=1000),
+        Stage("b", "student_train", 40, 100, 300),
+    )
+    report = build(make_run(stages, end_s=110, devices=1).write(tmp_path / "run"))
+    assert "trained" not in report.per_token and "trained" in report.lines[0].per_token
+    assert "J/token of the run is unknown: b counted no tokens." in " ".join(text_of(report).split())
 
 
 def test_spread_is_one_figure_or_two():

@@ -78,7 +78,8 @@ def tokens() -> Family:
         ("reference-undeclared", "None declared: no figure.", "reference", run),
         ("not-counted", "Nobody counted: no figure.", "generated", run, "StageTokens"),
         ("null-tokens", "A student's stage that counted nothing: the figure is unknown.", "trained",
-         [_train("100", tokens_trained=None), _train("100", tokens_trained=4_000)], "UncountedSkipped"),
+         [_train("100", tokens_trained=None), _train("100", tokens_trained=4_000)],
+         "UncountedSkipped StageTokens"),
         ("changed-command", "A command was changed and run again: its last tokens, the energy of both.",
          "trained", [_train("100", name="train", attempt=k, command_sha256=f"{k}" * 64, tokens_trained=count)
                      for k, count in ((1, 5_000), (2, 4_000))], "SupersededTokens"),
