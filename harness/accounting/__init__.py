@@ -9,6 +9,8 @@
     device.py     one GPU in one session
     stages.py     recorded columns + raw readings -> derived columns
     totals.py     run totals, J/token, facility energy, CO2e
+    shared_scales.py what stages of a device or machine have in common, at its ends
+    stage_scales.py which of these a stage's energy is a multiple of
     amortize.py   reuse, N* and T*
     quality.py    Q against the teacher's scores
     pareto.py     the frontier, ties told from dominations

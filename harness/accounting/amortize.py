@@ -3,8 +3,8 @@
 
 Pure functions of energies in any one unit. Formulas: arXiv 2605.13981, section on amortisation. Bounds are by
 interval arithmetic: N* and T* are monotone in every energy and every energy stands in them once, so the ends
-of the result are reached at ends of the inputs and hold however the errors depend on each other. A sensor's
-gain that is the same for all energies cancels in both ratios.
+of the result are reached at ends of the inputs and hold however the errors depend on each other. Scales that
+the energies share (`shared_scales`) are taken at the corners of their ranges, so that what is common cancels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Literal
 
 from harness.accounting.interval import Interval
+from harness.accounting.shared_scales import Energy, Scales, alone, at, corners
 
 Case = Literal["finite", "always", "never", "undefined"]
 
@@ -83,7 +84,10 @@ UNDEFINED = BreakEven("undefined", None, None, 0.0, math.inf)
 
 
 def break_even(
-    teacher: Interval | None, baseline_student: Interval | None, distilled_student: Interval | None
+    teacher: Interval | Energy | None,
+    baseline_student: Interval | Energy | None,
+    distilled_student: Interval | Energy | None,
+    scales: Scales | None = None,
 ) -> BreakEven:
     """N* = E_teacher / (E_student_baseline - E_student_distilled), with its interval.
 
@@ -93,14 +97,21 @@ def break_even(
         teacher: energy of the teacher's output; None = unknown.
         baseline_student: training energy of the student without a teacher.
         distilled_student: training energy of the student with it.
+        scales: ranges of the scales that the energies name.
     """
     if teacher is None or baseline_student is None or distilled_student is None:
         return UNDEFINED
-    if min(teacher.best, baseline_student.best, distilled_student.best) < 0:
+    given = [
+        alone(e) if isinstance(e, Interval) else e for e in (teacher, baseline_student, distilled_student)
+    ]
+    paid, base, student = (at(energy, {}).best for energy in given)
+    if min(paid, base, student) < 0:
         return UNDEFINED
-    cost = Interval(teacher.best, max(0.0, teacher.low), teacher.high)
-    exact = _decimal(teacher.best), _decimal(baseline_student.best) - _decimal(distilled_student.best)
-    low, high = _bounds(cost, baseline_student, distilled_student)
+    exact = _decimal(paid), _decimal(base) - _decimal(student)
+    low, high = math.inf, 0.0
+    for cost, reference, own in corners(given, scales or {}):
+        ends = _bounds(Interval(cost.best, max(0.0, cost.low), cost.high), reference, own)
+        low, high = min(low, ends[0]), max(high, ends[1])
     if exact[0] == 0:
         case: Case = "always" if exact[1] >= 0 else "never"
     else:

@@ -99,13 +99,14 @@ def part_total(rows: Sequence[Row], part: str) -> PartTotal:
     unknown = sum(row.get(name) is None for row in expected)
     if not known:
         return PartTotal(None, None, unknown, ())
-    bounds = interval_total(_row_interval(row, part) for row in known)
+    bounds = interval_total(part_interval(row, part) for row in known)
     energy = units / scale
     interval = Interval(energy, min(energy, bounds.low), max(energy, bounds.high))
     return PartTotal(energy, interval, unknown, tuple(sorted(methods)))
 
 
-def _row_interval(row: Row, part: str) -> Interval:
+def part_interval(row: Row, part: str) -> Interval:
+    """Energy of one component of a row that has it."""
     best = float(row[f"{part}_energy_j"])
     low, high = row.get(f"{part}_energy_j_low"), row.get(f"{part}_energy_j_high")
     return Interval(best, best if low is None else min(best, low), best if high is None else max(best, high))
@@ -113,7 +114,7 @@ def _row_interval(row: Row, part: str) -> Interval:
 
 def row_energy(row: Row) -> Interval | None:
     """GPU + CPU + DRAM of one row, as far as known; None if nothing is."""
-    parts = [_row_interval(row, p) for p in _UNITS_PER_J if row.get(f"{p}_energy_j") is not None]
+    parts = [part_interval(row, p) for p in _UNITS_PER_J if row.get(f"{p}_energy_j") is not None]
     return interval_total(parts) if parts else None
 
 
@@ -169,16 +170,26 @@ def per_token(energy: Interval | None, tokens: int | None) -> Interval | None:
 
 
 def tokens(rows: Iterable[Row], denominator: str) -> int | None:
-    """Sum of a named token count over finished stages without a parent; None if none of them knows it.
+    """Sum of a named token count over finished stages without a parent; None unless all of them know it.
 
-    Tokens of failed attempts are trained again by the attempt that succeeds and are not counted twice; the
-    energy of the failure stays in the total.
+    Tokens of failed attempts are trained again by the attempt that succeeds and are not counted twice, nor
+    are those of an attempt whose command was changed and run again; the energy of both stays in the total.
     """
     column = DENOMINATORS[denominator]
+    finished = [row for row in roots(rows) if row["status"] == "completed"]
+    # A command that completed runs again only where it was changed: the later attempt takes its place. Stages
+    # without a command are blocks of a program, which may have one name several times.
+    latest = {(row.get("node_id"), row.get("name")): row for row in sorted(finished, key=_attempt)}
     counts = [
-        row[column] for row in roots(rows) if row.get(column) is not None and row["status"] == "completed"
+        row[column]
+        for row in finished
+        if row.get("command_sha256") is None or latest[row.get("node_id"), row.get("name")] is row
     ]
-    return sum(counts) if counts else None
+    return None if not counts or None in counts else sum(counts)
+
+
+def _attempt(row: Row) -> int:
+    return int(row.get("attempt") or 1)
 
 
 def student_tokens(rows: Iterable[Row], denominator: str, student_kinds: Collection[str]) -> int | None:

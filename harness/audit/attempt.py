@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.audit.artifacts import Artifact, DigestCache
 from harness.audit.forks import Forks
@@ -31,10 +31,14 @@ class Origin:
     Attributes:
         run_id: The run that made it.
         energy_j: What its making cost there; None when it is unknown.
+        kind: Kind of the stage that made it; None when it is unknown.
+        parts: The energy by the scales it shares, as `stage_scales.as_records` has it.
     """
 
     run_id: str
     energy_j: float | None
+    kind: str | None = None
+    parts: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,8 @@ class StageAttempt:
                 artifact_id=artifact.artifact_id,
                 origin_run_id=origin.run_id,
                 origin_energy_j=origin.energy_j,
+                origin_stage=origin.kind,
+                origin_parts=list(origin.parts),
             )
 
 

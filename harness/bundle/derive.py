@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from harness.accounting import CounterSeries, Plan
 from harness.accounting.series import DeviceLimits, Sampling, ZoneSource
+from harness.accounting.stage_scales import Bars, Sharing
 from harness.accounting.stages import DevicePart, SessionTotal
 from harness.bundle.reader import Bundle
 from harness.bundle.series import ACCOUNTED, POWER_KEY, PowerRows, counter_series, power_pieces
@@ -155,6 +156,27 @@ def zone_sources(protocol: Protocol) -> tuple[ZoneSource, ...]:
         for source in protocol.sources_of("cpu", ranked=False)
         if source.method is not None
     )
+
+
+def sharing(bundle: Bundle) -> Sharing:
+    """Which scales the stages of a bundle share, with what other bundles name in the same way (4.4)."""
+    hardware, run = bundle.manifest["hardware"], str(bundle.manifest["run_id"])
+    states = bundle.written.method_states()
+    return Sharing(
+        devices={
+            int(d["device_id"]): d.get("scale_id") or f"{run}/{d['device_id']}" for d in hardware["devices"]
+        },
+        machine=hardware.get("scale_id") or run,
+        estimated={method for method, state in states.items() if state == "estimated"},
+        bars=scale_bars(bundle.written),
+    )
+
+
+def scale_bars(protocol: Protocol) -> Bars:
+    """The protocol's ranges of shared scales."""
+    bars = protocol.tolerances
+    estimate = (bars.estimate_low, bars.estimate_high)
+    return Bars(bars.sensor_rel, estimate, bars.program_rel, bars.estimate_stage_rel)
 
 
 def device_limits(

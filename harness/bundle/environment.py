@@ -12,16 +12,19 @@ from typing import Any
 
 from harness.container import image_digest, image_record, revision_of
 from harness.errors import KitError
+from harness.meter.identity import machine_scale_id
 
 
 def machine_facts() -> dict[str, Any]:
-    """CPU model, logical processors and memory; None where unknown."""
+    """CPU model, logical processors, memory, and the name of its scale; None where unknown."""
     import psutil
 
+    model = _cpu_model()
     return {
-        "cpu_model": _cpu_model(),
+        "cpu_model": model,
         "cpu_count": os.cpu_count(),
         "mem_mib": int(psutil.virtual_memory().total) >> 20,
+        "scale_id": machine_scale_id(model),
     }
 
 

@@ -59,7 +59,7 @@ def build_manifest(
                 {name: devices[device].get(name) for name in _names(protocol, "hardware", "devices")}
                 for device in sorted(devices)
             ],
-            **machine_facts(),
+            **_machine(protocol, earlier),
         },
         "software": {
             "kit_version": __version__,
@@ -79,6 +79,15 @@ def build_manifest(
         "reference_tokens": run["reference_tokens"],
         "shared_node": foreign if devices else None,
     }
+
+
+def _machine(protocol: Protocol, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Facts of the machine; it has no name of its own where an earlier session ran on another one."""
+    names = _names(protocol, "hardware")
+    facts = {name: fact for name, fact in machine_facts().items() if name in names}
+    if earlier is not None and earlier["hardware"].get("scale_id") != facts.get("scale_id"):
+        facts["scale_id"] = None
+    return {name: fact for name, fact in facts.items() if name in names}
 
 
 def _pipeline(pipeline: dict[str, Any], earlier: dict[str, Any] | None) -> object:

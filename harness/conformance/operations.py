@@ -28,6 +28,8 @@ OPERATIONS: dict[str, Operation] = {
     "convert": results.convert_units,
     "amortize": results.amortize,
     "break_even": results.break_even,
+    "shared_ratio": results.shared_ratio,
+    "shared_break_even": results.shared_break_even,
     "serving_break_even": results.serving_break_even,
     "quality": results.quality,
     "check_score": results.check_score,

@@ -15,6 +15,7 @@ from harness.accounting import (
     pareto_frontier,
     reuse,
     run_totals,
+    shared_scales,
 )
 from harness.accounting import amortize as reuses
 from harness.accounting import quality as suites
@@ -74,6 +75,31 @@ def break_even(given: Json) -> Json:
     """N*."""
     names = ("teacher", "baseline_student", "distilled_student")
     return _even(reuses.break_even(*(_interval(given[name]) for name in names)))
+
+
+def shared_ratio(given: Json) -> Json:
+    """One energy over another, where both name the scales they share."""
+    found = shared_scales.ratio(_parts(given["one"]), _parts(given["other"]), _scales(given))
+    if found is None:
+        raise ValueError("nothing is a multiple of no energy")
+    return {"ratio": found.best, "low": found.low, "high": found.high if math.isfinite(found.high) else "inf"}
+
+
+def shared_break_even(given: Json) -> Json:
+    """N* of energies that name the scales they share."""
+    names = ("teacher", "baseline_student", "distilled_student")
+    return _even(reuses.break_even(*(_parts(given[name]) for name in names), _scales(given)))
+
+
+def _scales(given: Json) -> dict[str, tuple[float, float]]:
+    return {name: (float(low), float(high)) for name, (low, high) in given["scales"].items()}
+
+
+def _parts(parts: Sequence[Json]) -> shared_scales.Energy:
+    ends = ("best", "low", "high")
+    return shared_scales.added(
+        {tuple(part["scales"]): Interval(*(float(part[end]) for end in ends))} for part in parts
+    )
 
 
 def serving_break_even(given: Json) -> Json:

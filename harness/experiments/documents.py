@@ -86,6 +86,7 @@ def table2_markdown(results: Results) -> str:
     unit, scale = _unit(results)
     label = _label(results)
     head = ["pipeline", "size", f"E {unit}{label}", f"E {unit}, teacher shared{label}"]
+    head += [f"E over SFT{label}", "E over SFT, published"]
     head += [f"J/token{label}", f"Q{label}"]
     head += [f"N*{label}", "E kWh, published", "J/token, published", "Q, published", "N*, published"]
     lines = []
@@ -99,6 +100,8 @@ def table2_markdown(results: Results) -> str:
                 cell.size.upper(),
                 figure(result.total, scale),
                 figure(result.amortized, scale),
+                times_text(results.relative(result)),
+                number(paper["published_energy_relative_to_sft"], 2),
                 figure(result.per_reference_token, 1.0),
                 quality_text(result),
                 NOT_AVAILABLE if cell.regime == "sft" or even is None else break_even_text(even),
@@ -117,7 +120,8 @@ def table2_markdown(results: Results) -> str:
             *markdown(head, lines),
             "",
             "E charges the teacher's stage in full, as the paper does; in the next column it is divided",
-            f"among the {students} students of this grid. J/token: E",
+            f"among the {students} students of this grid. E over SFT: as a multiple of SFT of the same size;",
+            "what both share, such as an estimate's scale, cancels in it. J/token: E",
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
             "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
             "and, for an estimate, its factor of two; that of Q is 1.96 standard errors of its benchmarks.",
@@ -285,8 +289,16 @@ def frontier_words(results: Results) -> list[str]:
     lines = [f"On the frontier of energy and Q: {best}."]
     ties = [f"{p.name} and {', '.join(p.ties)}" for p in points if p.ties and not p.dominated_by]
     if ties:
-        lines.append(f"Tied with a better one, because their intervals overlap: {'; '.join(ties)}.")
+        lines.append(f"Tied with a better one, because their intervals allow no order: {'; '.join(ties)}.")
     return [*lines, ""]
+
+
+def times_text(times: Interval | None) -> str:
+    """A multiple with its interval."""
+    if times is None:
+        return NOT_AVAILABLE
+    high = f"{times.high:.2f}" if math.isfinite(times.high) else "no end"
+    return f"{times.best:.2f} ({times.low:.2f} to {high})"
 
 
 def quality_text(result: CellResult) -> str:

@@ -1,7 +1,7 @@
 """Energy against quality: which cells no other cell beats in both, and a picture of it.
 
-The comparison is `harness.accounting.pareto`: where the intervals of two cells overlap, in energy or in Q, no
-order can be claimed and the two are a tie.
+The comparison is `harness.accounting.pareto`: where the interval of two energies' ratio holds 1, or those of
+Q overlap, no order can be claimed and the two are a tie.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from harness.accounting import Interval, ParetoPoint, pareto_frontier
 from harness.accounting.rounding import J_PER_KWH, significant
+from harness.accounting.stage_scales import ranges
+from harness.bundle.derive import scale_bars
 from harness.errors import KitError
 from harness.experiments.grid import REGIME_WORDS
-from harness.experiments.results import CellResult, Results
+from harness.experiments.results import PARTS, CellResult, Results
+from harness.spec import load_protocol
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,17 @@ class Point:
 def frontier(results: Sequence[CellResult]) -> list[Point]:
     """The cells that have both figures, by rising energy."""
     known = [
-        (r.cell, r.total, r.quality_interval)
+        (r.cell, r.total, r.quality_interval, r.by_scales(*PARTS))
         for r in results
         if r.total is not None and r.quality_interval is not None
     ]
     known.sort(key=lambda found: (found[1].best, -found[2].best))
-    standings = pareto_frontier([ParetoPoint(cell.name, energy, q) for cell, energy, q in known])
+    points = [ParetoPoint(cell.name, energy, q, scaled) for cell, energy, q, scaled in known]
+    named = [point.scaled for point in points if point.scaled is not None]
+    standings = pareto_frontier(points, ranges(named, scale_bars(load_protocol())))
     return [
         Point(cell.name, cell.regime, cell.size, *_ends(energy), *_ends(q), found.dominated_by, found.ties)
-        for (cell, energy, q), found in zip(known, standings, strict=True)
+        for (cell, energy, q, _), found in zip(known, standings, strict=True)
     ]
 
 

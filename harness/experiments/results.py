@@ -12,12 +12,15 @@ from harness.accounting import UNATTRIBUTED, BreakEven, Interval, break_even
 from harness.accounting.amortize import student_sensitivity
 from harness.accounting.interval import total
 from harness.accounting.quality import Measured, Quality, quality
+from harness.accounting.shared_scales import Energy, Scales, added, alone, ratio
+from harness.accounting.stage_scales import Bars, Sharing, ranges
 from harness.accounting.totals import per_token, roots, row_energy, tokens
 from harness.bundle import Bundle
+from harness.bundle.derive import scale_bars, sharing
 from harness.errors import KitError
 from harness.evaluation.suites import suite_named
 from harness.experiments.grid import Cell
-from harness.experiments.lineage import Row, energy_of, stage_rows
+from harness.experiments.lineage import Row, energy_of, parts_of, stage_rows
 from harness.experiments.pipelines import SHARED, Layout, charged_stages
 from harness.experiments.profile import Profile
 from harness.experiments.reproduce import reference_tokens
@@ -74,6 +77,7 @@ class CellResult:
         heldout_loss: Nats a label token; None where evaluate gives none.
         training: What `student_train` says of itself, without energies.
         basis: What the joules are made of.
+        scaled: Each of `parts` by the scales that it shares with others; a part that is missing shares none.
     """
 
     cell: Cell
@@ -91,6 +95,17 @@ class CellResult:
     heldout_loss: float | None
     training: Mapping[str, Any]
     basis: Basis
+    scaled: Mapping[str, Energy | None] = field(default_factory=dict)
+
+    def by_scales(self, *parts: str) -> Energy | None:
+        """Energy of some parts by the scales they share; None unless all are known."""
+        found = []
+        for part in parts:
+            energy = self.parts[part]
+            if energy is None:
+                return None
+            found.append(self.scaled.get(part) or alone(energy))
+        return added(found)
 
     @property
     def total(self) -> Interval | None:
@@ -138,6 +153,7 @@ class Results:
         uncharged: Stage of the shared run that no cell is charged for -> joules.
         shared_run_id: The run that paid for data and teacher.
         not_forked: Stages in these figures that were not forked, by their logs, in a profile that forks.
+        bars: Ranges of the scales that energies share.
     """
 
     profile: Profile
@@ -147,6 +163,7 @@ class Results:
     uncharged: Mapping[str, Interval | None] = field(default_factory=dict)
     shared_run_id: str = ""
     not_forked: Sequence[str] = ()
+    bars: Bars = field(default_factory=lambda: scale_bars(load_protocol()))
 
     @property
     def deviations(self) -> tuple[str, ...]:
@@ -176,11 +193,24 @@ class Results:
         baseline = self.cell("sft", result.cell.size, result.cell.seed)
         if baseline is None or result.cell.regime == "sft":
             return None
-        teacher, direct = result.parts["teacher"], baseline.parts["student_train"]
-        distilled = result.parts["student_train"]
         if student_rel is not None:
-            return student_sensitivity(teacher, direct, distilled, student_rel)
-        return break_even(teacher, direct, distilled)
+            students = baseline.parts["student_train"], result.parts["student_train"]
+            return student_sensitivity(result.parts["teacher"], *students, student_rel)
+        teacher, distilled = result.by_scales("teacher"), result.by_scales("student_train")
+        direct = baseline.by_scales("student_train")
+        return break_even(teacher, direct, distilled, self.scales(teacher, direct, distilled))
+
+    def relative(self, result: CellResult) -> Interval | None:
+        """E of a cell over that of SFT of the same size, what both share cancelled; None where unknown."""
+        baseline = self.cell("sft", result.cell.size, result.cell.seed)
+        if baseline is None or result.cell.regime == "sft":
+            return None
+        ours, theirs = result.by_scales(*PARTS), baseline.by_scales(*PARTS)
+        return None if ours is None or theirs is None else ratio(ours, theirs, self.scales(ours, theirs))
+
+    def scales(self, *energies: Energy | None) -> Scales:
+        """Ranges of the scales that some energies name."""
+        return ranges([energy for energy in energies if energy is not None], self.bars)
 
 
 def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
@@ -190,7 +220,7 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
         KitError: A bundle or a product is missing.
     """
     shared_run = layout.run(SHARED)
-    shared = stage_rows(shared_run)
+    shared, shared_scales = stage_rows(shared_run), sharing(Bundle.open(shared_run))
     teacher_scores, teacher_loss, teacher = read_scores(layout.product(SHARED, "teacher-scores"))
     reference = reference_tokens(profile, layout)
     charged = {name for cell in cells for names in charged_stages(cell).values() for name in names}
@@ -202,7 +232,7 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
     results = []
     for cell in cells:
         students = len({c.size for c in cells if c.regime == cell.regime and c.variant == cell.variant})
-        results.append(_cell(cell, layout, shared, teacher, reference, students))
+        results.append(_cell(cell, layout, shared, shared_scales, teacher, reference, students))
     run_id = str(Bundle.open(shared_run).manifest["run_id"])
     not_forked: list[str] = []
     if profile.fork_stages:
@@ -226,12 +256,13 @@ def _cell(
     cell: Cell,
     layout: Layout,
     shared: Sequence[Row],
+    shared_scales: Sharing,
     teacher: Mapping[str, Any],
     reference: int,
     students: int,
 ) -> CellResult:
     run = layout.run(cell.name)
-    own = stage_rows(run)
+    own, own_scales = stage_rows(run), sharing(Bundle.open(run))
     charged = charged_stages(cell)
     teacher_names = charged["teacher"]
     parts: dict[str, Interval | None] = {
@@ -240,6 +271,10 @@ def _cell(
         "student_train": energy_of(own, ["student_train"]),
         "evaluate": energy_of(own, ["evaluate"]),
     }
+    scaled: dict[str, Energy | None] = {
+        part: parts_of(shared, charged[part], shared_scales) for part in ("preprocess", "teacher")
+    }
+    scaled |= {part: parts_of(own, [part], own_scales) for part in ("student_train", "evaluate")}
     names = {*charged["preprocess"], *teacher_names}
     rows = [row for row in shared if row["name"] in names]
     rows += [row for row in own if row["stage"] != UNATTRIBUTED]
@@ -262,6 +297,7 @@ def _cell(
         heldout_loss=loss,
         training=_json(layout.product(cell.name, "student/summary.json")),
         basis=_basis(rows),
+        scaled=scaled,
     )
 
 

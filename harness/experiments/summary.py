@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.accounting import BreakEven
+from harness.accounting import BreakEven, Interval
 from harness.accounting.rounding import J_PER_KWH, break_even_text
 from harness.experiments.comparison import remarks
-from harness.experiments.documents import NOT_AVAILABLE, figure, frontier_words, number, quality_text
+from harness.experiments.documents import (
+    NOT_AVAILABLE,
+    figure,
+    frontier_words,
+    number,
+    quality_text,
+    times_text,
+)
 from harness.experiments.grid import REGIME_WORDS
 from harness.experiments.paper import published_break_even
 from harness.experiments.results import Results
@@ -23,8 +30,8 @@ def summary(results: Results) -> list[str]:
     unit, scale = ("J", 1.0) if pocket else ("kWh", 1.0 / J_PER_KWH)
     how = "estimated" if any(result.basis.estimated for result in results.cells) else "measured"
     here = f"{'pocket' if pocket else results.profile.name}, {how} here"
-    rows = [["", "", here, "", "", "published", "", ""]]
-    rows += [["pipeline", "size", f"E {unit}", "Q", "N*", "E kWh", "Q", "N*"]]
+    rows = [["", "", here, "", "", "", "published", "", "", ""]]
+    rows += [["pipeline", "size", f"E {unit}", "/SFT", "Q", "N*", "E kWh", "/SFT", "Q", "N*"]]
     verdicts: Counter[str] = Counter()
     for result in grid_of(results):
         cell = result.cell
@@ -35,16 +42,19 @@ def summary(results: Results) -> list[str]:
                 REGIME_WORDS[cell.regime],
                 cell.size.upper(),
                 figure(result.total, scale),
+                _times(results.relative(result)),
                 quality_text(result),
                 _reuses(results.break_even(result)),
                 number(paper["published_energy_kwh"], 2),
+                number(paper["published_energy_relative_to_sft"], 1),
                 number(paper["published_quality"], 2),
                 _reuses(published_break_even(cell.regime, cell.size)),
             ]
         )
     lines = _aligned(rows)
-    if any(row[4] == _OPEN for row in rows):
-        lines += ["", "N* open: its interval reaches from reuses that pay to reuses that never do."]
+    lines += ["", *_read(results)]
+    if any(row[5] == _OPEN for row in rows):
+        lines += ["N* open: its interval reaches from reuses that pay to reuses that never do."]
     lines += ["", *frontier_words(results)]
     said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     bases = "; ".join(sorted({result.basis.words for result in results.cells}))
@@ -52,6 +62,30 @@ def summary(results: Results) -> list[str]:
     if pocket:
         lines.append("Pocket figures say nothing about OLMo-2 and are not ranked beside measured ones.")
     return [*lines, f"Cell by cell, of {verdicts.total()} figures beside published ones: {said}."]
+
+
+def _times(times: Interval | None) -> str:
+    """A multiple in one decimal, with a mark where it may be 1."""
+    if times is None:
+        return NOT_AVAILABLE
+    return f"{times.best:.1f}" + ("?" if times.low <= 1 <= times.high else "")
+
+
+def _read(results: Results) -> list[str]:
+    """The table in a sentence a pipeline, by its smallest student that was run with SFT beside it."""
+    lines = []
+    for regime in ("kd", "synthetic_sft"):
+        found = [r for r in grid_of(results) if r.cell.regime == regime and results.relative(r) is not None]
+        times = results.relative(found[0]) if found else None
+        if times is None:
+            continue
+        cell = found[0].cell
+        paper = published_record(regime, cell.size)["published_energy_relative_to_sft"]
+        beside = "" if paper is None else f"; published: {paper:.2f}"
+        open_ = ", which may be 1" if times.low <= 1 <= times.high else ""
+        name = f"{REGIME_WORDS[regime]} {cell.size.upper()}"
+        lines.append(f"{name} takes {times_text(times)} times the energy of SFT{open_}{beside}.")
+    return lines
 
 
 def _reuses(even: BreakEven | None) -> str:
@@ -66,8 +100,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other; the first row names groups of columns and takes the room to its right."""
     widths = [max(len(row[k]) for row in rows[1:]) for k in range(len(rows[0]))]
     gaps = ["  "] * len(widths)
-    below = sum(widths[2:5]) + sum(map(len, gaps[3:5]))
-    gaps[5] = " " * max(3, len(rows[0][2]) + 2 - below)
+    below = sum(widths[2:6]) + sum(map(len, gaps[3:6]))
+    gaps[6] = " " * max(3, len(rows[0][2]) + 2 - below)
     starts = [sum(widths[:k]) + sum(map(len, gaps[1 : k + 1])) for k in range(len(widths))]
     first = ""
     for start, words in zip(starts, rows[0], strict=True):

@@ -46,6 +46,7 @@ def cell_record(results: Results, result: CellResult) -> Record:
     }
     record |= _interval("energy_j", result.total)
     record["energy_kwh"] = None if result.total is None else result.total.best / J_PER_KWH
+    record |= _interval("energy_relative_to_sft", results.relative(result))
     record |= _interval("amortized_energy_j", result.amortized)
     for part in PARTS:
         record |= _interval(f"{part}_energy_j", result.parts[part])
@@ -76,7 +77,12 @@ def published_record(regime: str, size: str) -> Record:
     """The published cell; null where no source gives a value."""
     cell = published().get((regime, size))
     even = published_break_even(regime, size)
+    baseline = published().get(("sft", size))
+    relative = None
+    if regime != "sft" and cell and baseline and cell.energy_kwh and baseline.energy_kwh:
+        relative = cell.energy_kwh / baseline.energy_kwh
     return {
+        "published_energy_relative_to_sft": relative,
         "published_energy_kwh": cell.energy_kwh if cell else None,
         "published_energy_j_per_token": cell.energy_j_per_token if cell else None,
         "published_quality": cell.quality if cell else None,

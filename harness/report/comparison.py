@@ -1,7 +1,9 @@
-"""A distilled run against direct training of the same student: N*, T*, how sensitive they are, and ties."""
+"""A distilled run against direct training of the same student: their ratio, N*, T*, and ties."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +16,12 @@ from harness.accounting import (
     pareto_frontier,
     serving_break_even,
 )
-from harness.accounting.amortize import student_sensitivity
+from harness.accounting.amortize import UNDEFINED, student_sensitivity
+from harness.accounting.interval import total
 from harness.accounting.rounding import break_even_text, printable
+from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
+from harness.accounting.stage_scales import ranges
+from harness.bundle.derive import scale_bars
 from harness.report.scores import HELD_OUT
 
 if TYPE_CHECKING:
@@ -24,6 +30,10 @@ if TYPE_CHECKING:
 
 STUDENT_REL = 0.03
 """Relative error of both students at which the sensitivity of N* is shown."""
+
+
+STUDENT_BYTES = 1.5
+"""Checkpoints of one student are alike in size; those of 1B and 7B differ more than this."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +45,27 @@ class Against:
         run_id: of the other run.
         ours: energy of this run, inherited energy included.
         theirs: energy of the other run, inherited energy included.
+        times: `ours` over `theirs`, what both share cancelled; None where one is unknown.
         even: N* of this run's teacher with the other run as direct training.
         moved: the same if both students' energies were known to `STUDENT_REL` only.
         serving: T*, the tokens to be served until what this run cost more has paid; None when not asked for.
         verdict: which run is better in energy, or in energy and Q where both have it, with an interval, of
-            one suite and judge; or a tie.
-        doubts: why the two figures should not be set against each other.
+            one suite and judge; or a tie; None where the two may not be compared.
+        doubts: what a reader must know of the comparison.
+        differences: why the two may not be compared.
     """
 
     name: str
     run_id: str
     ours: Interval | None
     theirs: Interval | None
+    times: Interval | None
     even: BreakEven
     moved: BreakEven
     serving: BreakEven | None
-    verdict: str
+    verdict: str | None
     doubts: Sequence[str] = ()
+    differences: Sequence[str] = ()
 
 
 def against(report: RunReport, other: RunReport, serving: tuple[float, float] | None = None) -> Against:
@@ -62,50 +76,128 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         other: the run that trains directly.
         serving: joules per served token of the other run's model and of this one's, for T*.
     """
-    teacher = _with_inherited(report, report.protocol.kinds("teacher"))
-    direct, distilled = (r.totals.whole_of(*r.protocol.kinds("student")) for r in (other, report))
-    ours, theirs = (_with_inherited(r) for r in (report, other))
+    ours, theirs = _whole(report), _whole(other)
+    teacher = None if ours is None else _teacher(report, other)
+    direct, distilled = (_student(r) for r in (other, report))
+    known = [energy for energy in (ours, theirs, teacher, direct, distilled) if energy is not None]
+    scales = ranges(known, scale_bars(report.protocol))
+    unlike = _differences(report, other)
+    even = moved = UNDEFINED
+    if not unlike:
+        even = break_even(teacher, direct, distilled, scales)
+        moved = student_sensitivity(*(_at_best(e) for e in (teacher, direct, distilled)), STUDENT_REL)
+    extra = None if ours is None or theirs is None else difference(ours, theirs, scales)
     return Against(
         name=printable(str(other.manifest.get("name", ""))),
         run_id=str(other.manifest.get("run_id", "")),
-        ours=ours,
-        theirs=theirs,
-        even=break_even(teacher, direct, distilled),
-        moved=student_sensitivity(teacher, direct, distilled, STUDENT_REL),
-        serving=None if serving is None else _serving(ours, theirs, serving),
-        verdict=_verdict(report, other, ours, theirs),
+        ours=None if ours is None else _stated(report),
+        theirs=None if theirs is None else _stated(other),
+        times=None if ours is None or theirs is None else ratio(ours, theirs, scales),
+        even=even,
+        moved=moved,
+        serving=None if serving is None else serving_break_even(extra, *map(Interval.exact, serving)),
+        verdict=None if unlike else _verdict(report, other, ours, theirs, scales),
         doubts=_doubts(report, other),
+        differences=unlike,
     )
 
 
-def _with_inherited(report: RunReport, kinds: Sequence[str] = ()) -> Interval | None:
-    """Energy of some kinds of stages, or of all, and what others paid for; None unless all is known."""
-    if report.unknown_origins or report.totals.incomplete & set(kinds or report.totals.incomplete):
+def _whole(report: RunReport) -> Energy | None:
+    """Energy of a run and of what others paid for it; None unless all of it is known."""
+    if report.costs is None or report.unknown_origins or report.totals.whole_of() is None:
         return None
-    own = report.totals.whole_of(*kinds)
-    known = [energy for energy in (own, report.inherited) if energy is not None]
-    return known[0] + known[1] if len(known) == 2 else known[0] if known else None
+    return report.costs.whole
 
 
-def _serving(ours: Interval | None, theirs: Interval | None, joules: tuple[float, float]) -> BreakEven:
-    extra = None if ours is None or theirs is None else ours - theirs
-    return serving_break_even(extra, *map(Interval.exact, joules))
+def _stated(report: RunReport) -> Interval:
+    """The same with its interval; a sensor's gain stands beside it, not in it (4.4)."""
+    known = [energy for energy in (report.totals.it, report.inherited) if energy is not None]
+    return total(known)
 
 
-def _verdict(report: RunReport, other: RunReport, ours: Interval | None, theirs: Interval | None) -> str:
+def _student(report: RunReport) -> Energy | None:
+    kinds = report.protocol.kinds("student")
+    if report.costs is None or report.totals.whole_of(*kinds) is None:
+        return None
+    return report.costs.of(kinds)
+
+
+def _teacher(report: RunReport, other: RunReport) -> Energy | None:
+    return (
+        None if report.costs is None else report.costs.teacher(report.protocol.kinds("teacher"), other.costs)
+    )
+
+
+def _at_best(energy: Energy | None) -> Interval | None:
+    return None if energy is None else at(energy, {})
+
+
+def _verdict(
+    report: RunReport, other: RunReport, ours: Energy | None, theirs: Energy | None, scales: Scales
+) -> str:
     if ours is None or theirs is None:
         return "not comparable: an energy is unknown"
     q, what = (Interval.exact(0.0), Interval.exact(0.0)), "energy"
     qualities = _quality(report), _quality(other)
     if qualities[0] is not None and qualities[1] is not None and _no_q(report, other) is None:
         q, what = (qualities[0], qualities[1]), "energy and Q"
-    points = ParetoPoint("this run", ours, q[0]), ParetoPoint("that run", theirs, q[1])
-    for standing in pareto_frontier(points):
+    points = (
+        ParetoPoint("this run", _stated(report), q[0], ours),
+        ParetoPoint("that run", _stated(other), q[1], theirs),
+    )
+    for standing in pareto_frontier(points, scales):
         if standing.dominated_by:
             return f"{standing.dominated_by[0]} is better in {what}"
         if standing.ties:
-            return f"a tie in {what}: the intervals overlap"
+            return f"a tie in {what}: the intervals allow no order"
     return f"neither is better in {what}"
+
+
+def _differences(report: RunReport, other: RunReport) -> list[str]:
+    """Why two runs may not be compared (9), in words; none where they may."""
+    runs = report, other
+    if report.manifest.get("run_id") is not None and report.manifest.get("run_id") == other.manifest.get(
+        "run_id"
+    ):
+        return ["they are one run"]
+    found = []
+    taught = report.protocol.taught_methods
+    methods = [str(r.manifest.get("method")) for r in runs]
+    if methods[0] not in taught or methods[1] in taught:
+        found.append(
+            f"the methods are {methods[0]} here and {methods[1]} there, "
+            "not one with a teacher against one without"
+        )
+    sizes = [r.student_bytes for r in runs]
+    if sizes[0] and sizes[1] and max(sizes[0], sizes[1]) > STUDENT_BYTES * min(sizes[0], sizes[1]):
+        found.append(f"the students' checkpoints have {sizes[0]} bytes here and {sizes[1]} there")
+    counts = [r.token_counts.get("reference") for r in runs]
+    which = "reference"
+    if counts == [None, None]:
+        counts, which = [r.token_counts.get("trained") for r in runs], "trained"
+    if counts[0] != counts[1]:
+        words = ["unknown" if c is None else str(c) for c in counts]
+        found.append(f"{which} tokens are {words[0]} here and {words[1]} there")
+    suites = [sorted(s.suite for s in r.scores if s.suite != HELD_OUT) for r in runs]
+    if suites[0] != suites[1]:
+        words = [printable(", ".join(names)) or "none" for names in suites]
+        found.append(f"the suites are {words[0]} here and {words[1]} there")
+    devices = [_devices(r) for r in runs]
+    if devices[0] != devices[1]:
+        found.append(f"the devices are {devices[0]} here and {devices[1]} there")
+    for part in ("gpu", "cpu", "dram"):
+        states = [str((r.manifest.get("boundary") or {}).get(part)) for r in runs]
+        if states[0] != states[1]:
+            found.append(f"{part.upper()} energy is {states[0]} here and {states[1]} there")
+    return found
+
+
+def _devices(report: RunReport) -> str:
+    """Models of GPUs and CPU."""
+    hardware = report.manifest.get("hardware") or {}
+    models = Counter(str(device.get("model")) for device in hardware.get("devices") or ())
+    gpus = [f"{count} x {model}" for model, count in sorted(models.items())] or ["no GPU"]
+    return printable(", ".join([*gpus, str(hardware.get("cpu_model") or "an unknown CPU")]))
 
 
 def _judged(report: RunReport) -> SuiteScores | None:
@@ -147,9 +239,6 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
         if mine != yours:
             words = [" + ".join(sorted(m)) or "absent" for m in (mine, yours)]
             found.append(f"{part.upper()} energy is {words[0]} here and {words[1]} there")
-    suites = [sorted(s.suite for s in r.scores if s.suite != HELD_OUT) for r in (report, other)]
-    if suites[0] != suites[1]:
-        found.append("the suites differ")
     no_q = _no_q(report, other)
     if no_q is not None:
         found.append(no_q)
@@ -164,10 +253,17 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
 
 def against_lines(found: Against) -> list[tuple[str, str]]:
     """(name, figure) for the summary."""
-    lines = [
-        ("against", f"{found.name}: {found.verdict}"),
-        ("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"),
-    ]
+    if found.differences:
+        lines = [("against", f"{found.name}: no verdict, the two may not be compared")]
+        return lines + [("differs", words) for words in found.differences]
+    lines = [("against", f"{found.name}: {found.verdict}")]
+    if found.times is not None:
+        times = found.times
+        high = f"{times.high:.3g}" if math.isfinite(times.high) else "no end"
+        lines.append(
+            ("E over that", f"{times.best:.3g} ({times.low:.3g} to {high}), what both share cancelled")
+        )
+    lines.append(("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"))
     if found.serving is not None:
         text = f"{break_even_text(found.serving)} served tokens until this run's extra energy is saved"
         lines.append(("T*", text))
@@ -182,8 +278,8 @@ def against_notes(found: Against) -> list[str]:
             "N* divides the teacher's energy by a small difference of two students' energies: with "
             f"±{STUDENT_REL:.0%} on both of them it would be {break_even_text(found.moved)}."
         )
-    if found.even.case == "undefined":
+    if found.even.case == "undefined" and not found.differences:
         notes.append("N* is not defined: the energy of a student's training or of the teacher is not known.")
     if found.doubts:
-        notes.append(f"The two runs are hardly comparable: {'; '.join(found.doubts)}.")
+        notes.append(f"Of the comparison: {'; '.join(found.doubts)}.")
     return notes

@@ -158,6 +158,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     ]
     out["against"] = None
     if report.against is not None:
+        times = report.against.times
         even, moved, serving = report.against.even, report.against.moved, report.against.serving
         out["against"] = {
             "name": report.against.name,
@@ -166,6 +167,10 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             **bounds("other_energy_j", report.against.theirs),
             "verdict": report.against.verdict,
             "doubts": list(report.against.doubts),
+            "differences": list(report.against.differences),
+            "energy_ratio": None if times is None else times.best,
+            "energy_ratio_low": None if times is None else times.low,
+            "energy_ratio_high": None if times is None or not math.isfinite(times.high) else times.high,
             "break_even": break_even_dict(even),
             "serving_tokens": None if serving is None else break_even_dict(serving, "tokens"),
             "break_even_if_students_known_to_3_percent": break_even_dict(moved),

@@ -26,9 +26,10 @@ from harness.accounting.totals import (
     unknown_origins,
 )
 from harness.bundle import Bundle
-from harness.bundle.derive import Derived, derive_bundle
+from harness.bundle.derive import Derived, derive_bundle, sharing
 from harness.errors import KitError
 from harness.report.comparison import Against
+from harness.report.lineage import Costs, costs
 from harness.report.scores import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
@@ -109,6 +110,8 @@ class RunReport:
         scores: what was scored, with Q, by suite.
         baseline: energy above idle, beside the totals; None where no idle stage was measured.
         against: this run beside direct training of the same student; None when not asked for.
+        costs: the same energies by what they were for and by the scales they share; None of a made-up report.
+        student_bytes: size of what the student's stages produced; None where nothing is declared.
     """
 
     manifest: Mapping[str, Any]
@@ -133,6 +136,8 @@ class RunReport:
     scores: Sequence[SuiteScores] = ()
     baseline: Baseline | None = None
     against: Against | None = None
+    costs: Costs | None = None
+    student_bytes: int | None = None
 
     @property
     def protocol_version(self) -> str:
@@ -169,12 +174,13 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
     protocol = bundle.written
     totals = run_totals(fresh, result.sessions, teacher_kinds=protocol.kinds("teacher"))
     whole = totals.it
-    artifacts = bundle.table("artifacts").to_pylist()
+    artifacts, events = bundle.table("artifacts").to_pylist(), bundle.table("events").to_pylist()
     inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
+    found = costs(fresh, artifacts, events, sharing(bundle))
     no_reuse = None
     if options.amortize is not None:
         no_reuse = _no_reuse(
-            totals, inherited, unknown, bundle.manifest.get("method") in protocol.taught_methods
+            totals, found, protocol, unknown, bundle.manifest.get("method") in protocol.taught_methods
         )
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
     counts = _token_counts(fresh, reference, protocol.kinds("student"))
@@ -194,16 +200,24 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         options=options,
         facility=building,
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
-        reuse=None if no_reuse else _reuse(totals, inherited, options.amortize, protocol.kinds("teacher")),
+        reuse=None if no_reuse else _reuse(totals, found, options.amortize, protocol.kinds("teacher")),
         no_reuse=no_reuse,
         inherited=inherited,
         unknown_origins=unknown,
         changed=list(differences(stored, fresh, protocol)),
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
-        events=[e for e in bundle.table("events").to_pylist() if e["severity"] != "info"],
+        events=[e for e in events if e["severity"] != "info"],
         scores=suite_scores(bundle.table("evals").to_pylist()),
         baseline=idle_baseline(fresh, protocol.sampling.idle_min_us, protocol.kinds("idle")),
+        costs=found,
+        student_bytes=_student_bytes(fresh, artifacts, protocol.kinds("student")),
     )
+
+
+def _student_bytes(rows: Sequence[Row], artifacts: Sequence[Row], student: Sequence[str]) -> int | None:
+    uids = {row["stage_uid"] for row in rows if row["stage"] in student}
+    made = [a["bytes"] for a in artifacts if a["role"] == "produced" and a["stage_uid"] in uids]
+    return max(made) if made else None
 
 
 def _count(value: object) -> int | None:
@@ -271,7 +285,7 @@ def _unattributed(holes: Sequence[Row], whole: Interval | None) -> StageLine | N
 
 
 def _no_reuse(
-    totals: RunTotals, inherited: Interval | None, unknown: Sequence[str], taught: bool
+    totals: RunTotals, found: Costs, protocol: Protocol, unknown: Sequence[str], taught: bool
 ) -> str | None:
     """Why no figure of reuse can be given; None if it can."""
     if totals.it is None:
@@ -280,20 +294,26 @@ def _no_reuse(
         return "the energy of a GPU is unknown"
     if unknown:
         return f"what another run paid for {', '.join(unknown)} is unknown"
-    if taught and totals.teacher is None and inherited is None:
-        return "the teacher's energy cannot be told from the student's"
+    if found.teacher(protocol.kinds("teacher")) is None:
+        if taught:
+            return "the teacher's energy cannot be told from the student's"
+        return "the run uses no teacher's output"
     return None
 
 
-def _reuse(
-    totals: RunTotals, inherited: Interval | None, reuses: int | None, teacher_kinds: Sequence[str]
-) -> Reuse | None:
+def _reuse(totals: RunTotals, found: Costs, reuses: int | None, teacher_kinds: Sequence[str]) -> Reuse | None:
+    """The three figures; what others paid for anything but a teacher's output is this run's own."""
     if reuses is None or totals.it is None:
         return None
-    nothing = Interval.exact(0.0)
-    teacher = totals.teacher or nothing
-    own = interval_total([e for kind, e in totals.by_kind.items() if kind not in teacher_kinds])
-    return reuse(own, teacher + (inherited or nothing), reuses)
+    teachers = found.teachers(teacher_kinds)
+    others = [paid for paid in found.paid if paid not in teachers]
+    own = [e for kind, e in totals.by_kind.items() if kind not in teacher_kinds]
+    teacher = [totals.teacher] if totals.teacher is not None else []
+    return reuse(
+        interval_total([*own, *(Interval.exact(paid.joules) for paid in others)]),
+        interval_total([*teacher, *(Interval.exact(paid.joules) for paid in teachers)]),
+        reuses,
+    )
 
 
 def unmeasured(report: RunReport) -> list[str]:

@@ -288,9 +288,9 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         count = report.token_counts[name]
         found.append((PER_TOKEN[name], f"{_q(energy)} over {_count(count)} tokens, whole run"))
     if report.facility is not None:
-        found.append(("facility energy", f"{both(report.facility)} at {_pue(report)}"))
+        found.append(("facility energy", f"{least}{both(report.facility)} at {_pue(report)}"))
     if report.carbon:
-        found.append(("CO2e", _carbon(report)))
+        found.append(("CO2e", least + _carbon(report)))
     if report.inherited is not None:
         found.append(("inherited", f"{_q(report.inherited)} paid by other runs for artifacts used here"))
     if report.unknown_origins:

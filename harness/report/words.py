@@ -110,6 +110,11 @@ def notes(report: RunReport) -> list[str]:
             detail = json.loads(event["detail"] or "{}")
             source, reason = (printable(str(detail.get(name, "unknown"))) for name in ("source", "reason"))
             found.append(f"{source} did not start, what it measures is missing: {reason}")
+    student = [line.row for line in report.lines if line.row["stage"] in report.protocol.kinds("student")]
+    silent = [str(r["name"]) for r in student if r["status"] == "completed" and r["tokens_trained"] is None]
+    if silent and len(silent) < len(student) and "trained" not in report.token_counts:
+        names = printable(", ".join(dict.fromkeys(silent)))
+        found.append(f"J/token of the run is unknown: {names} counted no tokens.")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
         found.append(f"CPU and DRAM: {_flag_words('cpu_estimated')}. Never rank it beside a measured figure.")

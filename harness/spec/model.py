@@ -276,6 +276,10 @@ class Tolerances(Strict):
     low_power_mean_w: float
     short_stage_us: int
     sensor_rel: float
+    estimate_low: float = 0.0
+    estimate_high: float = 2.0
+    program_rel: float = 0.2
+    estimate_stage_rel: float = 0.01
     interval_coverage: float | None = None
 
 

@@ -100,6 +100,23 @@ def test_tokens_of_failed_attempts_are_not_counted_but_their_joules_are():
     assert totals.per_token(Interval.exact(30.0), None) is None
 
 
+def test_a_student_without_a_count_leaves_no_figure():
+    """Two training stages, one of which counted nothing: its joules have no tokens to be divided by."""
+    rows = [row("student_train", 10.0, tokens_trained=1000), row("student_train", 30.0)]
+    assert totals.student_tokens(rows, "trained", ("student_train",)) is None
+    assert totals.student_tokens(rows[:1], "trained", ("student_train",)) == 1000
+
+
+def test_a_changed_command_that_ran_again_counts_once():
+    rows = [
+        row("student_train", 10.0, name="a", attempt=k, command_sha256=str(k) * 64, tokens_trained=count)
+        for k, count in ((1, 5), (2, 9))
+    ]
+    assert totals.tokens(rows, "trained") == 9 and totals.tokens(rows[::-1], "trained") == 9
+    blocks = [{**r, "command_sha256": None} for r in rows]
+    assert totals.tokens(blocks, "trained") == 14
+
+
 def test_inherited_artifacts_count_once():
     edge = {"role": "consumed", "artifact_id": "sha256:a", "origin_energy_j": 7.0}
     assert totals.inherited_energy([edge, dict(edge), {**edge, "role": "produced"}]).best == 7.0

@@ -25,6 +25,8 @@ from harness.experiments.pipelines import Layout
 from harness.experiments.profile import load_profile
 from harness.experiments.reproduce import Request, claim, completed_runs
 from harness.experiments.results import collect
+from harness.report.comparison import against
+from harness.report.model import build
 from harness.validate import validate
 from scripts.check_repeat import compare
 
@@ -164,6 +166,23 @@ def test_inputs_name_the_run_that_paid_for_them(out: Path) -> None:
         assert consumed[name]["origin_energy_j"] == (None if energy is None else energy.best)
     produced = {r["artifact_id"] for r in shared.table("artifacts").to_pylist() if r["role"] == "produced"}
     assert {row["artifact_id"] for row in consumed.values()} <= produced
+
+
+def test_a_report_against_sft_says_what_the_table_says(out: Path) -> None:
+    """One formula: T is the teacher's output alone, and what the machine's estimate does to both cancels."""
+    cells = {c["regime"]: c for c in json.loads((out / "tables/table2.json").read_text())["cells"]}
+    if cells["kd"]["energy_j"] is None:
+        pytest.skip("no energy source on this machine")
+    for regime, name in (("kd", "kd-1b"), ("synthetic_sft", "synthetic-sft-1b")):
+        found = against(build(out / "runs" / name), build(out / "runs/sft-1b"))
+        assert not found.differences
+        stored = cells[regime]
+        assert found.even.case == stored["break_even_case"]
+        if found.even.ratio is not None:
+            assert found.even.ratio == pytest.approx(stored["break_even_reuses"])
+            assert found.even.low == pytest.approx(stored["break_even_low"])
+            high = stored["break_even_high"] or math.inf
+            assert found.even.high == pytest.approx(high)
 
 
 def test_tables_stand_beside_the_published_one(out: Path) -> None:

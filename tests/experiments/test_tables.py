@@ -80,6 +80,36 @@ def test_totals_charge_the_teacher_in_full_and_share_it_when_amortized() -> None
     assert kd.per_trained_token is not None and kd.per_trained_token.best == 80 / 1000
 
 
+def test_energy_relative_to_sft_is_resolved_where_the_scale_is_common(tmp_path: Path) -> None:
+    """KD takes 155 J and SFT 115 J of an estimate that is nothing to twice itself, for both."""
+    cells = []
+    for cell in (result(cell, rel=1.0) for cell in main_cells() if cell.size == "1b"):
+        scaled = {}
+        for part, energy in cell.parts.items():
+            best = energy.best if energy is not None else 0.0
+            key = ("estimate cpu here", f"program {part} here")
+            scaled[part] = {key: Interval(best, best * 0.99, best * 1.01)}
+        cells.append(replace(cell, scaled=scaled))
+    made = Results(load_profile("pocket"), cells, {"pocket": 0.8}, 1.0)
+    times = made.relative(find(made, "kd", "1b"))
+    assert times is not None and times.best == pytest.approx(155 / 115)
+    # The teacher's 60 J come on top, at 0.8 times and the student's 100 J at 1.2 times, or the other way.
+    assert 1 < times.low < times.best < times.high < 2
+    assert made.relative(find(made, "sft", "1b")) is None
+    even = made.break_even(find(made, "kd", "1b"))
+    assert even is not None and even.resolved and even.ratio == pytest.approx(3.0)
+    # 60 x 0.8 / (1.2 x (101 - 79.2)) and 60 x 1.01 x 1.2 / (0.8 x (99 - 80.8)).
+    assert (even.low, even.high) == pytest.approx((59.4 * 0.8 / 26.16, 60.6 * 1.2 / 14.56))
+    record = cell_record(made, find(made, "kd", "1b"))
+    assert record["energy_relative_to_sft"] == pytest.approx(155 / 115)
+    text = write_documents(made, "table2", target("table2"), tmp_path)["table2.md"].read_text()
+    assert f"1.35 ({times.low:.2f} to {times.high:.2f})" in text and "2.41" in text
+    assert any("Logit KD 1B takes 1.35" in line and "published: 2.41" in line for line in summary(made))
+    apart = results(rel=1.0)
+    vague = apart.relative(find(apart, "kd", "1b"))
+    assert vague is not None and vague.low < 1 < vague.high
+
+
 def test_an_unknown_part_leaves_no_total() -> None:
     kd = find(results(), "kd", "1b")
     parts = {**kd.parts, "evaluate": None}
@@ -221,7 +251,7 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     rows = {line[:20].split("  ")[0] + line[15:21].strip(): line for line in table[3:]}
     # Total 10 + 60 + 180 + 5 J; the paper's 16.90 kWh, 0.70 and 10.0 for the 1B student by KD.
     assert rows["Logit KD7B"].split()[:4] == ["Logit", "KD", "7B", "260"]
-    assert rows["Logit KD1B"].split()[-3:] == ["16.90", "0.70", "10.0"]
+    assert rows["Logit KD1B"].split()[-4:] == ["16.90", "2.4", "0.70", "10.0"]
     # Half as much or twice: whether a teacher of 60 J ever pays for itself is open.
     assert " open " in rows["Logit KD1B"] and any(line.startswith("N* open") for line in lines)
     assert any("say nothing about OLMo-2" in line for line in lines)
@@ -233,7 +263,7 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
         assert f" pocket, {words} here  " in head and head.index("published") == columns.index("E kWh")
     # Known exactly, it is 60 / 20 reuses.
     sharp = next(line for line in summary(results()) if line.startswith("Logit KD       1B"))
-    assert sharp.split()[-4] == "3.00"
+    assert sharp.split()[-5] == "3.00"
 
 
 def test_stages_that_were_not_forked_are_named_among_the_deviations(tmp_path: Path) -> None:

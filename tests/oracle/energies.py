@@ -64,8 +64,13 @@ def joules_per_token(given: Json) -> Json:
             rows = [row for row in rows if row["stage"] == "student_train"]
         if not wrong("FailedTokens"):
             rows = _completed(rows)
-        known = [row[f"tokens_{name}"] for row in rows if row.get(f"tokens_{name}") is not None]
-        count = sum(known) if known else None
+        if not wrong("SupersededTokens"):
+            last = {row.get("name"): row for row in rows if row.get("command_sha256")}
+            rows = [row for row in rows if not row.get("command_sha256") or last[row.get("name")] is row]
+        counts = [row.get(f"tokens_{name}") for row in rows]
+        known = [count for count in counts if count is not None]
+        whole = len(known) == len(counts) or wrong("UncountedSkipped") or wrong("StageTokens")
+        count = sum(known) if known and whole else None
     energy = add_up(_counted(given["stages"]))
     return {"tokens": count, "j_per_token": energy / count if count and energy is not None else None}
 

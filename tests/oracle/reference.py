@@ -12,6 +12,7 @@ from tests.oracle.energies import above_idle, convert, facility, inherited_energ
 from tests.oracle.faults import Refused, making
 from tests.oracle.power import Json, clock_steps, integrate_power
 from tests.oracle.runs import account, last_snapshot
+from tests.oracle.scales import shared_break_even, shared_ratio
 from tests.oracle.worth import amortize, break_even, check_score, pareto, quality, serving_break_even
 
 DOCUMENTS: dict[str, Callable[[Json], Json]] = {
@@ -25,6 +26,7 @@ OPERATIONS = DOCUMENTS | {
         *(integrate_power, counter_energy, zone_energy, account, clock_steps, last_snapshot),
         *(totals, joules_per_token, above_idle, convert, facility, inherited_energy),
         *(amortize, break_even, serving_break_even, quality, check_score, pareto),
+        *(shared_ratio, shared_break_even),
     )
 }
 

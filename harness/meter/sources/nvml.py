@@ -19,6 +19,7 @@ import pynvml
 from harness.errors import KitError
 from harness.journal.records import POWER_ROW
 from harness.meter.clocks import mono_us
+from harness.meter.identity import scale_id
 from harness.meter.nvml_calls import MISSING, UNKNOWN_TYPE, FieldQuery, Gauges
 from harness.meter.sources.base import Device, Found, Measure, Reading, Wanted
 from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
@@ -230,6 +231,7 @@ class GpuSource(Device):
             ),
             "mig": None if mig is None else bool(mig),
             "persistence": None if persistence is None else bool(persistence),
+            "scale_id": scale_id("gpu", self.uuid),
         }
 
 

@@ -6,7 +6,18 @@ A new family joins FAMILIES. Where a boundary lies inside one cell of samples: b
 
 from __future__ import annotations
 
-from tests.oracle.cases import boundaries, counters, documents, energies, power, published, rapl, runs, worth
+from tests.oracle.cases import (
+    boundaries,
+    counters,
+    documents,
+    energies,
+    power,
+    published,
+    rapl,
+    runs,
+    scales,
+    worth,
+)
 from tests.oracle.family import Family
 
 FAMILIES = (
@@ -14,7 +25,15 @@ FAMILIES = (
     *(counters.counter, rapl.rapl),
     *(boundaries.boundaries, runs.nesting, runs.unattributed, runs.sessions, runs.snapshots, runs.methods),
     *(energies.totals, energies.tokens, energies.units, energies.facility, energies.lineage, energies.idle),
-    *(worth.amortization, worth.reuses, worth.serving, worth.quality, worth.pareto, worth.scores),
+    *(
+        worth.amortization,
+        worth.reuses,
+        worth.serving,
+        scales.shared_scales,
+        worth.quality,
+        worth.pareto,
+        worth.scores,
+    ),
     *(published.published, documents.canonical, documents.digest, documents.keys, documents.versions),
 )
 

@@ -1,0 +1,120 @@
+"""What a run cost by what it was for: its own stages by kind, and what others paid for artifacts it uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.accounting import Interval
+from harness.accounting.shared_scales import Energy, added
+from harness.accounting.stage_scales import Sharing, from_records, row_parts
+from harness.accounting.totals import roots
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Paid:
+    """Energy that another run paid for one stage of its own.
+
+    Attributes:
+        artifacts: digests of what that stage made and this run consumes.
+        kind: of that stage; None where the log does not say.
+        joules: what it cost there.
+        energy: the same by its scales.
+    """
+
+    artifacts: frozenset[str]
+    kind: str | None
+    joules: float
+    energy: Energy
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Energies of a run with the scales that they share.
+
+    Attributes:
+        own: kind of stage -> energy of this run, `unattributed` included.
+        paid: what others paid.
+        consumed: digests of all artifacts that the run consumes.
+    """
+
+    own: Mapping[str, Energy]
+    paid: Sequence[Paid]
+    consumed: frozenset[str]
+
+    def of(self, kinds: Collection[str]) -> Energy | None:
+        """Energy of some kinds of this run's own stages; None without any."""
+        found = [energy for kind, energy in self.own.items() if kind in kinds]
+        return added(found) if found else None
+
+    @property
+    def whole(self) -> Energy:
+        """Everything, what others paid included."""
+        return added([*self.own.values(), *(paid.energy for paid in self.paid)])
+
+    def teachers(self, kinds: Collection[str], direct: Costs | None = None) -> list[Paid]:
+        """What others paid for a teacher's output.
+
+        Where a log does not say which kind of stage made an artifact, one that direct training consumes too
+        is no teacher's output.
+
+        Args:
+            kinds: kinds of stages whose energy is the teacher's.
+            direct: costs of direct training, where it is known.
+        """
+        common = direct.consumed if direct is not None else frozenset()
+        return [
+            paid
+            for paid in self.paid
+            if (paid.kind in kinds if paid.kind is not None else not paid.artifacts & common)
+        ]
+
+    def teacher(self, kinds: Collection[str], direct: Costs | None = None) -> Energy | None:
+        """T: energy of the teacher's output alone, wherever it was made; None without any."""
+        own = self.of(kinds)
+        found = [paid.energy for paid in self.teachers(kinds, direct)] + ([] if own is None else [own])
+        return added(found) if found else None
+
+
+def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], shared: Sharing) -> Costs:
+    """Costs of a run from its tables.
+
+    Args:
+        rows: of `stages`, recomputed.
+        artifacts: rows of `artifacts`; what another run paid without saying how much is left out.
+        events: rows of `events`.
+        shared: scales of the bundle.
+    """
+    own: dict[str, list[Energy]] = {}
+    for row in roots(rows):
+        energy = row_parts(row, shared)
+        if energy is not None:
+            own.setdefault(str(row["stage"]), []).append(energy)
+    told = {}
+    for event in events:
+        if event["kind"] == "x-artifact_origin":
+            detail = json.loads(event["detail"] or "{}")
+            told[str(detail.get("artifact_id"))] = detail
+    consumed = [row for row in artifacts if row["role"] == "consumed"]
+    # Two outputs of one stage carry its energy both: one run, the very same joules (`inherited_energy`).
+    stages: dict[tuple[str, float], set[str]] = {}
+    for row in consumed:
+        if row.get("origin_energy_j") is not None:
+            run = str(row.get("origin_run_id") or row["artifact_id"])
+            stages.setdefault((run, float(row["origin_energy_j"])), set()).add(str(row["artifact_id"]))
+    paid = []
+    for (run, joules), ids in stages.items():
+        details = [told[name] for name in sorted(ids) if name in told]
+        kinds = {detail.get("origin_stage") for detail in details} - {None}
+        parts = next((e for d in details if (e := from_records(d.get("origin_parts")))), None)
+        energy = parts or {(f"paid {run}",): Interval.exact(joules)}
+        paid.append(Paid(frozenset(ids), kinds.pop() if len(kinds) == 1 else None, joules, energy))
+    return Costs(
+        {kind: added(energies) for kind, energies in own.items()},
+        paid,
+        frozenset(str(row["artifact_id"]) for row in consumed),
+    )
