@@ -86,11 +86,18 @@ def quantity(best: float | None, unit: str, low: float | None = None, high: floa
     if best is None:
         return "unknown"
     size = max(abs(best), 1e-6)
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if size >= f), _PREFIXES[-1])
+    at = next((i for i, (factor, _) in enumerate(_PREFIXES) if size >= factor), len(_PREFIXES) - 1)
+    text = _scaled(best, low, high, *_PREFIXES[at])
     if best == 0:
-        factor, prefix = 1.0, ""
+        return f"0 {unit}"
+    if at and text.lstrip("-").startswith(("1000 ", "1000.")):  # 999.97 m is 1 of the next
+        text = _scaled(best, low, high, *_PREFIXES[at - 1])
+    return text + unit
+
+
+def _scaled(best: float, low: float | None, high: float | None, factor: float, prefix: str) -> str:
     bounds = (None, None) if low is None or high is None else (low / factor, high / factor)
-    return f"{significant(best / factor, *bounds)} {prefix}{unit}"
+    return f"{significant(best / factor, *bounds)} {prefix}"
 
 
 def break_even_text(even: BreakEven) -> str:

@@ -25,7 +25,7 @@ FLAGS = {
     "short_stage": "only {samples} samples; the power integral is a poor cross-check",
     "zero_power_readings": "readings of 0 mW were taken for failed reads",
     "excess_power_readings": "power readings above 1.25 times the limit were taken for failed reads",
-    "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), good to a factor of two",
+    "cpu_estimated": "CPU energy is an estimate (TDP x load of the process), between nothing and twice it",
     "cpu_estimate_restarted": "the CPU estimate was restarted; what it counted in between is lost",
     "rapl_wrap_ambiguous": "RAPL was not read for so long that a wrap may have gone unseen",
     "rapl_reset": "a RAPL counter was reset; the stretch is bridged by its mean rate",
@@ -122,7 +122,8 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
-        found.append(f"CPU and DRAM: {FLAGS['cpu_estimated']}. Never rank it beside a measured figure.")
+        found.append(f"{FLAGS['cpu_estimated']}. Never rank it beside a measured figure.")
+    found += _dram_constant(report)
     if "rapl_mirror" in flags:
         found.append(f"{FLAGS['rapl_mirror'].capitalize()}.")
     failed = failed_energy(report)
@@ -149,6 +150,20 @@ def notes(report: RunReport) -> list[str]:
         found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
     found += _factor_notes(report)
     return found
+
+
+def _dram_constant(report: RunReport) -> Iterator[str]:
+    """An estimate of DRAM is watts by the size of the memory: say how many, and their share."""
+    dram, whole = report.totals.dram, report.totals.it
+    states = load_protocol().method_states()
+    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    billed_s = sum(x.duration_us for x in lines if x.depth == 0 and x.row["dram_energy_j"] is not None) / 1e6
+    if not dram.energy_j or not billed_s or whole is None or not whole.best:
+        return
+    if any(states.get(method) == "estimated" for method in dram.methods):
+        watts = quantity(round(dram.energy_j / billed_s, 1), "W")
+        share = f"{dram.energy_j / whole.best:.0%} of the total"
+        yield f"DRAM energy is a constant of {watts}, by the size of the memory, whatever runs: {share}."
 
 
 def _factor_notes(report: RunReport) -> Iterator[str]:

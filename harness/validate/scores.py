@@ -152,7 +152,10 @@ def errors_recomputed(ctx: Context) -> Iterator[Hit]:
             near = any(math.isclose(stderr, x, rel_tol=1e-6, abs_tol=max(1e-12, last)) for x in own)
             expected = f"{most:.6g} for {n} items right or wrong"
         else:
-            near, expected = 0 <= stderr <= most * 1.000001 + last, f"at most {most:.6g}, by the score's bounds"
+            near, expected = (
+                0 <= stderr <= most * 1.000001 + last,
+                f"at most {most:.6g}, by the score's bounds",
+            )
         if not near:
             yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", expected, (number,))
 
