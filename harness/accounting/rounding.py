@@ -118,6 +118,28 @@ def break_even_text(even: BreakEven) -> str:
     return best if even.low == even.high else f"{best} ({_short(even.low)} to {_short(even.high)})"
 
 
+def break_even_sentence(even: BreakEven, unit: str, until: str) -> str:
+    """The same as a sentence, such as `10.0 reuses until it has paid (7.6 to 14.6)`.
+
+    Args:
+        even: N* or T*.
+        unit: what is counted, in the plural.
+        until: what it is counted up to, `until ...`.
+    """
+    if even.case == "finite" and even.ratio is not None:
+        bounds = "never" if math.isinf(even.high) else _short(even.high)
+        interval = "" if even.low == even.high else f" ({_short(even.low)} to {bounds})"
+        return f"{_short(even.ratio)} {unit} {until}{interval}{'' if even.resolved else ', not resolved'}"
+    if even.case == "never" and even.resolved:
+        return f"never: no number of {unit} is enough {until}"
+    if even.case == "never":
+        return (
+            f"not resolved: by the best values no number of {unit} is enough {until}, "
+            f"within the intervals {_short(even.low)} or more may be"
+        )
+    return break_even_text(even)
+
+
 def _short(value: float) -> str:
     """Three digits, more only before the point: nobody reuses a teacher 10.034 times."""
     if value == 0:

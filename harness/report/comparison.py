@@ -15,7 +15,7 @@ from harness.accounting import (
     serving_break_even,
 )
 from harness.accounting.amortize import student_sensitivity
-from harness.accounting.rounding import break_even_text, printable
+from harness.accounting.rounding import break_even_sentence, break_even_text, printable
 from harness.report.scores import HELD_OUT
 
 if TYPE_CHECKING:
@@ -166,11 +166,11 @@ def against_lines(found: Against) -> list[tuple[str, str]]:
     """(name, figure) for the summary."""
     lines = [
         ("against", f"{found.name}: {found.verdict}"),
-        ("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"),
+        ("N*", break_even_sentence(found.even, "reuses", "until the teacher has paid for itself")),
     ]
     if found.serving is not None:
-        text = f"{break_even_text(found.serving)} served tokens until this run's extra energy is saved"
-        lines.append(("T*", text))
+        until = "until this run's extra energy is saved"
+        lines.append(("T*", break_even_sentence(found.serving, "served tokens", until)))
     return lines
 
 
