@@ -86,11 +86,18 @@ def quantity(best: float | None, unit: str, low: float | None = None, high: floa
     if best is None:
         return "unknown"
     size = max(abs(best), 1e-6)
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if size >= f), _PREFIXES[-1])
+    at = next((i for i, (factor, _) in enumerate(_PREFIXES) if size >= factor), len(_PREFIXES) - 1)
+    text = _scaled(best, low, high, *_PREFIXES[at])
     if best == 0:
-        factor, prefix = 1.0, ""
+        return f"0 {unit}"
+    if at and text.lstrip("-").startswith(("1000 ", "1000.")):  # 999.97 m is 1 of the next
+        text = _scaled(best, low, high, *_PREFIXES[at - 1])
+    return text + unit
+
+
+def _scaled(best: float, low: float | None, high: float | None, factor: float, prefix: str) -> str:
     bounds = (None, None) if low is None or high is None else (low / factor, high / factor)
-    return f"{significant(best / factor, *bounds)} {prefix}{unit}"
+    return f"{significant(best / factor, *bounds)} {prefix}"
 
 
 def break_even_text(even: BreakEven) -> str:
@@ -109,6 +116,28 @@ def break_even_text(even: BreakEven) -> str:
     if not even.resolved:
         return f"{best}, not resolved ({_short(even.low)} to never)"
     return best if even.low == even.high else f"{best} ({_short(even.low)} to {_short(even.high)})"
+
+
+def break_even_sentence(even: BreakEven, unit: str, until: str) -> str:
+    """The same as a sentence, such as `10.0 reuses until it has paid (7.6 to 14.6)`.
+
+    Args:
+        even: N* or T*.
+        unit: what is counted, in the plural.
+        until: what it is counted up to, `until ...`.
+    """
+    if even.case == "finite" and even.ratio is not None:
+        bounds = "never" if math.isinf(even.high) else _short(even.high)
+        interval = "" if even.low == even.high else f" ({_short(even.low)} to {bounds})"
+        return f"{_short(even.ratio)} {unit} {until}{interval}{'' if even.resolved else ', not resolved'}"
+    if even.case == "never" and even.resolved:
+        return f"never: no number of {unit} is enough {until}"
+    if even.case == "never":
+        return (
+            f"not resolved: by the best values no number of {unit} is enough {until}, "
+            f"within the intervals {_short(even.low)} or more may be"
+        )
+    return break_even_text(even)
 
 
 def _short(value: float) -> str:

@@ -76,6 +76,8 @@ def cmd(
     cells = request.cells
     done = completed_runs(request)
     expected = estimate(chosen, cells, done)
+    if expected.seconds:
+        _require_training()
     _say(console, f"{target}: {request.target.title.lower()}, {len(cells)} students in {short_path(out)}")
     _say(console, f"profile {chosen.name}{why}: {chosen.summary}")
     _say(console, f"estimate: {_estimate(expected.seconds, expected.joules)}")
@@ -93,6 +95,21 @@ def cmd(
         _say(console, f"go on: {command}")
         raise click.exceptions.Exit(outcome.exit_code)
     _finish(console, request, layout)
+
+
+def _require_training() -> None:
+    """Refuse before anything is planned where the stages' own packages are missing."""
+    from importlib.util import find_spec
+
+    from harness.errors import KitError
+
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise KitError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            expected="the extra `train`: stages train and run models",
+            fix="pip install 'distill-energy-kit[train]'",
+        )
 
 
 def _finish(console: Console, request: Request, layout: Any) -> None:

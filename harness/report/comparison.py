@@ -18,7 +18,7 @@ from harness.accounting import (
 )
 from harness.accounting.amortize import UNDEFINED, student_sensitivity
 from harness.accounting.interval import total
-from harness.accounting.rounding import break_even_text, printable
+from harness.accounting.rounding import break_even_sentence, printable
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
@@ -263,10 +263,10 @@ def against_lines(found: Against) -> list[tuple[str, str]]:
         lines.append(
             ("E over that", f"{times.best:.3g} ({times.low:.3g} to {high}), what both share cancelled")
         )
-    lines.append(("N*", f"{break_even_text(found.even)} reuses until the teacher has paid for itself"))
+    lines.append(("N*", break_even_sentence(found.even, "reuses", "until the teacher has paid for itself")))
     if found.serving is not None:
-        text = f"{break_even_text(found.serving)} served tokens until this run's extra energy is saved"
-        lines.append(("T*", text))
+        until = "until this run's extra energy is saved"
+        lines.append(("T*", break_even_sentence(found.serving, "served tokens", until)))
     return lines
 
 

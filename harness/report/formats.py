@@ -17,6 +17,9 @@ from harness.report.terminal import summary_lines
 from harness.report.words import method_words, notes, stage_notes, title
 from harness.spec.factors import attribution
 
+REPORT_VERSION = "1.0"
+"""Version of the JSON report: a key more raises the second number, a key that goes or changes the first."""
+
 STAGE_KEYS = (
     "stage_uid",
     "name",
@@ -107,7 +110,8 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     gpu = totals.gpu.energy_j
     parts["gpu_sensor_half_width_j"] = None if gpu is None else gpu * report.sensor_rel
     parts["gpu_sensor_rel"] = report.sensor_rel
-    out: dict[str, Any] = {
+    out: dict[str, Any] = {"report_version": REPORT_VERSION}
+    out |= {
         key: manifest.get(key)
         for key in (
             "run_id",
@@ -198,6 +202,54 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     out |= as_dicts(report.scores, report.baseline)
     out["notes"] = notes(report)
     return out
+
+
+_KEYS: dict[str, Any] = {
+    "report_version": {"const": REPORT_VERSION},
+    **{
+        key: {"type": ["string", "null"]}
+        for key in ("run_id", "name", "method", "status", "protocol_version")
+    },
+    "labels": {"type": ["array", "null"], "items": {"type": "string"}},
+    **{key: {"type": ["object", "null"]} for key in ("boundary", "hardware")},
+    "stages": {"type": "array", "items": {"$ref": "#/$defs/stage"}},
+    "unattributed": {"anyOf": [{"$ref": "#/$defs/stage"}, {"type": "null"}]},
+    "totals": {"$ref": "#/$defs/figures"},
+    "tokens": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "per_token": {"$ref": "#/$defs/figures"},
+    **{key: {"type": ["object", "null"]} for key in ("facility", "against", "reuse")},
+    "reuse_reason": {"type": ["string", "null"]},
+    **{key: {"type": "array", "items": {"type": "object"}} for key in ("carbon", "differences")},
+    "rows_missing_or_extra": {"type": "integer"},
+    "notes": {"type": "array", "items": {"type": "string"}},
+}
+"""Key of the report -> its schema; all of them are always there."""
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of `kit report --format json`. Units are in the keys; null is unknown."""
+    energy = {"type": ["number", "null"]}
+    stage: dict[str, Any] = {key: {} for key in (*STAGE_KEYS, "duration_us", "share_of_it_energy", "flags")}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"kit report, version {REPORT_VERSION}",
+        "type": "object",
+        "required": list(_KEYS),
+        "properties": _KEYS,
+        "$defs": {
+            "figures": {"type": "object", "patternProperties": {r"_(j|kwh)(_low|_high)?$": energy}},
+            "stage": {
+                "type": "object",
+                "required": list(stage),
+                "properties": stage,
+                "patternProperties": {
+                    r"^(tokens_|samples$|.*_us$)": {"type": ["integer", "null"]},
+                    r"_energy_j(_|$)|^energy_j_per_": energy,
+                    r"^(name|stage|status|.*_method)$": {"type": ["string", "null"]},
+                },
+            },
+        },
+    }
 
 
 def to_json(report: RunReport) -> str:

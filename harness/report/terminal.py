@@ -161,11 +161,21 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
     needs = [max(len(heads[i]), len(foots[i]), *(len(r[i]) for r in rows), 0) for i in range(len(heads))]
     # Three cells a column for padding and rule; 5 before the bar for the percentage.
     room = width - 2 - sum(n + 3 for i, n in enumerate(needs) if i not in (0, 2)) - 6 - 5
+    # The bar goes first, then the parts from the last: what a stage cost per token is not given up.
+    bar_least = 4
+    if not wide and room < 12 + bar_least:
+        bar_least = 0
+        while room < 12 and len(parts) > 1:
+            parts.pop()
+            cut = 3 + len(parts)
+            room += needs.pop(cut) + 3
+            heads, foots = [*heads[:cut], *heads[cut + 1 :]], [*foots[:cut], *foots[cut + 1 :]]
+            rows = [[*row[:cut], *row[cut + 1 :]] for row in rows]
     if wide and room < needs[0] + 12:
         room += needs.pop() + 3
         heads, foots, rows = heads[:-1], foots[:-1], [row[:-1] for row in rows]
-    name_width = min(needs[0], 40 if wide else 24, max(12, room - 8))
-    bar_width = min(28 if wide else 12, max(4, room - name_width))
+    name_width = min(needs[0], 40 if wide else 24, max(12, room - 2 * bar_least))
+    bar_width = min(28 if wide else 12, max(bar_least, room - name_width))
     table = Table(box=None if ascii_only else box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     for i, (head, foot) in enumerate(zip(heads, foots, strict=True)):
         left = head in ("stage", "of", "by") or i == 2
@@ -180,6 +190,9 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
             max_width=least if i == 0 else None,
         )
     for line, row in zip(lines, rows, strict=True):
+        if len(row[0]) > name_width:
+            name = _cells(line, report, (), size, wide=False, ascii_only=ascii_only)[0]
+            row[0] = _cut_middle(name, name_width)
         if line.share is not None:
             drawn = Text(f"{_percent(line.share):>4} ")
             colour = _colour(line.row["stage"], report.protocol)
@@ -187,6 +200,14 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
             row[2] = drawn
         table.add_row(*row)
     return table
+
+
+def _cut_middle(name: Text, width: int) -> Text:
+    """A name in so many cells: its end stays, where names of one family differ."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return name[: width - 1 - tail] + type(name)("…") + name[len(name) - tail :]
 
 
 def _total_cell(report: RunReport, part: str, size: float) -> str:
@@ -210,7 +231,7 @@ def _cells(
     failed = row["status"] != "completed"
     name = "  " * line.depth + printable(title(line))
     if line is report.unattributed and report.holes > 1:
-        name += f" ({report.holes} holes)" if wide else f" ({report.holes})"
+        name += f", {report.holes} times" if wide else ""
     mark = ("x " if ascii_only else "✗ ") if failed else ""
     shown = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
     if wide and row["stage"] not in (row["name"], UNATTRIBUTED):

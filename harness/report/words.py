@@ -117,7 +117,8 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"J/token of the run is unknown: {names} counted no tokens.")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
-        found.append(f"CPU and DRAM: {_flag_words('cpu_estimated')}. Never rank it beside a measured figure.")
+        found.append(f"{_flag_words('cpu_estimated')}. Never rank it beside a measured figure.")
+        found += _dram_constant(report)
     if "rapl_mirror" in flags:
         found.append(f"{_flag_words('rapl_mirror').capitalize()}.")
     failed = failed_energy(report)
@@ -144,6 +145,20 @@ def notes(report: RunReport) -> list[str]:
         found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
     found += _factor_notes(report)
     return found
+
+
+def _dram_constant(report: RunReport) -> Iterator[str]:
+    """An estimate of DRAM is watts by the size of the memory: say how many, and their share."""
+    dram, whole = report.totals.dram, report.totals.it
+    states = load_protocol().method_states()
+    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    billed_s = sum(x.duration_us for x in lines if x.depth == 0 and x.row["dram_energy_j"] is not None) / 1e6
+    if not dram.energy_j or not billed_s or whole is None or not whole.best:
+        return
+    if any(states.get(method) == "estimated" for method in dram.methods):
+        watts = quantity(round(dram.energy_j / billed_s, 1), "W")
+        share = f"{dram.energy_j / whole.best:.0%} of the total"
+        yield f"DRAM energy is a constant of {watts}, by the size of the memory, whatever runs: {share}."
 
 
 def _factor_notes(report: RunReport) -> Iterator[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.accounting import ParetoPoint, pareto_frontier
 from harness.accounting.amortize import break_even, reuse, serving_break_even, student_sensitivity
 from harness.accounting.interval import Interval
-from harness.accounting.rounding import break_even_text
+from harness.accounting.rounding import break_even_sentence, break_even_text
 from harness.accounting.totals import per_token
 
 FIGURE = st.floats(0.0, 100.0).map(lambda x: round(x, 2))
@@ -130,6 +130,16 @@ def test_words_for_a_break_even():
     assert break_even_text(break_even(*map(Interval.exact, (0.0, 6.0, 5.0)))) == "pays at once"
     vague = break_even(Interval.exact(11.0), Interval(5.0, 4.5, 5.5), Interval(4.9, 4.6, 5.2))
     assert break_even_text(vague) == "110, not resolved (12.2 to never)"
+    assert break_even_sentence(vague, "reuses", "until it has paid") == (
+        "110 reuses until it has paid (12.2 to never), not resolved"
+    )
+    never = break_even(*map(Interval.exact, (11.0, 3.0, 5.0)))
+    assert break_even_sentence(never, "reuses", "until x") == "never: no number of reuses is enough until x"
+    maybe = break_even(Interval.exact(11.0), Interval(5.0, 4.5, 5.5), Interval(5.1, 4.6, 5.2))
+    assert break_even_sentence(maybe, "reuses", "until x") == (
+        "not resolved: by the best values no number of reuses is enough until x, "
+        "within the intervals 12.2 or more may be"
+    )
 
 
 def draws(rng: np.random.Generator, interval: Interval, count: int) -> np.ndarray:

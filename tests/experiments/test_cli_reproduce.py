@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_dry_run_says_what_and_how_long_and_leaves_nothing(
     assert len(lines) == 10 and lines[0].startswith("shared: models, teacher-data, teacher-train, preprocess")
     assert "kd-13b: student_train, evaluate" in lines
     assert not out.exists()
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], ["--yes"]])
+def test_without_torch_nothing_is_planned(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_with(monkeypatch)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    out = tmp_path / "out"
+    assert main(["reproduce", "table2", "--out", str(out), *more]) == 2
+    told = capsys.readouterr()
+    assert "torch is not installed" in told.err and "[train]" in told.err
+    assert not told.out and not out.exists()
 
 
 def test_the_paper_needs_its_assets_before_anything_starts(

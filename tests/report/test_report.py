@@ -8,11 +8,14 @@ import json
 import re
 from dataclasses import replace
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from harness.accounting import Interval
+from harness.accounting.rounding import quantity
 from harness.cli.report import cmd
+from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
 from harness.journal.scores import eval_row
 from harness.report.comparison import against
@@ -121,7 +124,43 @@ def test_unknown_is_null_dash_or_empty_never_zero(tmp_path):
     text = text_of(report)
     assert "No GPU was metered; GPU energy is absent, not zero." in text
     assert "GPU " not in text.split("total")[0].replace("no GPU", "")
-    assert "estimate (TDP x load of the process), good to a factor of two" in " ".join(text.split())
+    assert "estimate (TDP x load of the process), between nothing and twice it" in " ".join(text.split())
+    assert re.search(r"DRAM energy is a constant of [\d.]+ W, .*: \d+% of the total", " ".join(text.split()))
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 120])
+def test_j_per_token_stays_and_long_names_differ(width, tmp_path):
+    names = [f"distill-the-student-with-cached-logits-at-temperature-{i}" for i in (1, 2)]
+    stages = [
+        Stage(name, "student_train", 2.0 + 90 * i, 82.0 + 90 * i, 600.0, tokens=10**6)
+        for i, name in enumerate(names)
+    ]
+    text = text_of(build(make_run(stages=stages, rapl=True).write(tmp_path / "run")), width=width)
+    table = text.split("total")[0].splitlines()
+    assert max(map(len, table)) <= width
+    assert "J/token" in text
+    rows = [line.split() for line in table if line.lstrip().startswith("dist")]
+    assert len({row[0] for row in rows}) == len(rows) == 2
+    assert all("0.1098" in row for row in rows)
+
+
+def test_the_json_report_has_a_version_and_a_schema(folder):
+    data = json.loads(to_json(build(folder)))
+    assert data["report_version"] == "1.0"
+    schema = json.loads(CliRunner().invoke(schema_command, ["report"]).output)
+    check = jsonschema.Draft202012Validator(schema)
+    check.validate(data)
+    data["stages"][0]["gpu_energy_j"] = "12 J"
+    del data["totals"]
+    assert len(list(check.iter_errors(data))) == 2
+
+
+def test_a_thousand_of_a_unit_is_one_of_the_next():
+    assert re.fullmatch(r"1\.0+ J", quantity(0.99999, "J"))
+    assert re.fullmatch(r"1\.0+ kJ", quantity(999.96, "J"))
+    assert quantity(0.9996, "J", 0.98, 1.02) == "1.000 J"
+    assert quantity(998.9, "J") == "998.9 J"
+    assert quantity(0.0, "J") == "0 J"
 
 
 def test_estimates_print_no_more_digits_than_they_have(tmp_path):
