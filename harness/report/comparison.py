@@ -18,7 +18,7 @@ from harness.accounting import (
 )
 from harness.accounting.amortize import UNDEFINED, student_sensitivity
 from harness.accounting.interval import total
-from harness.accounting.rounding import break_even_sentence, printable
+from harness.accounting.rounding import break_even_sentence, break_even_text, printable
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
