@@ -87,6 +87,7 @@ def break_even(
     teacher: Interval | Energy | None,
     baseline_student: Interval | Energy | None,
     distilled_student: Interval | Energy | None,
+    *,
     scales: Scales | None = None,
 ) -> BreakEven:
     """N* = E_teacher / (E_student_baseline - E_student_distilled), with its interval.

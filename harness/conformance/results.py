@@ -88,7 +88,7 @@ def shared_ratio(given: Json) -> Json:
 def shared_break_even(given: Json) -> Json:
     """N* of energies that name the scales they share."""
     names = ("teacher", "baseline_student", "distilled_student")
-    return _even(reuses.break_even(*(_parts(given[name]) for name in names), _scales(given)))
+    return _even(reuses.break_even(*(_parts(given[name]) for name in names), scales=_scales(given)))
 
 
 def _scales(given: Json) -> dict[str, tuple[float, float]]:

@@ -198,7 +198,7 @@ class Results:
             return student_sensitivity(result.parts["teacher"], *students, student_rel)
         teacher, distilled = result.by_scales("teacher"), result.by_scales("student_train")
         direct = baseline.by_scales("student_train")
-        return break_even(teacher, direct, distilled, self.scales(teacher, direct, distilled))
+        return break_even(teacher, direct, distilled, scales=self.scales(teacher, direct, distilled))
 
     def relative(self, result: CellResult) -> Interval | None:
         """E of a cell over that of SFT of the same size, what both share cancelled; None where unknown."""

@@ -84,8 +84,8 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     unlike = _differences(report, other)
     even = moved = UNDEFINED
     if not unlike:
-        even = break_even(teacher, direct, distilled, scales)
-        moved = student_sensitivity(*(_at_best(e) for e in (teacher, direct, distilled)), STUDENT_REL)
+        even = break_even(teacher, direct, distilled, scales=scales)
+        moved = student_sensitivity(_at_best(teacher), _at_best(direct), _at_best(distilled), STUDENT_REL)
     extra = None if ours is None or theirs is None else difference(ours, theirs, scales)
     return Against(
         name=printable(str(other.manifest.get("name", ""))),

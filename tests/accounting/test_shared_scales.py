@@ -44,18 +44,20 @@ def test_an_unknown_scale_cancels_in_a_ratio():
 
 def test_break_even_of_students_that_are_one_program():
     teacher, base, student = 165.8, 122.0, 113.0
-    apart = break_even(*({("cpu",): around(joules, 0.2)} for joules in (teacher, base, student)), ESTIMATE)
+    apart = break_even(
+        *({("cpu",): around(joules, 0.2)} for joules in (teacher, base, student)), scales=ESTIMATE
+    )
     assert (round(apart.ratio, 1), round(apart.low, 2), apart.high) == (18.4, 2.37, math.inf)
     scales = ESTIMATE | {"logits": (0.8, 1.2), "train": (0.8, 1.2)}
     students = [{("cpu", "train"): around(joules, 0.01)} for joules in (base, student)]
-    shared = break_even({("cpu", "logits"): around(teacher, 0.0)}, *students, scales)
+    shared = break_even({("cpu", "logits"): around(teacher, 0.0)}, *students, scales=scales)
     assert (round(shared.low, 1), round(shared.high, 1), shared.resolved) == (9.7, 37.4, True)
 
 
 def test_break_even_of_a_measured_gpu_and_an_estimated_cpu():
     students = mixed(9000, 600), mixed(7500, 500)
-    one = break_even(mixed(16000, 900), *students, MIXED)
-    two = break_even(mixed(16000, 900, "gpu-1"), *students, MIXED)
+    one = break_even(mixed(16000, 900), *students, scales=MIXED)
+    two = break_even(mixed(16000, 900, "gpu-1"), *students, scales=MIXED)
     assert [round(x, 2) for x in (one.ratio, one.low, one.high)] == [10.56, 7.86, 15.30]
     assert [round(x, 2) for x in (two.ratio, two.low, two.high)] == [10.56, 7.32, 16.71]
 
@@ -84,7 +86,7 @@ def test_every_draw_lies_inside_and_the_ends_are_reached(seed):
     seen = drawn[0] / drawn[1]
     assert found.low <= seen.min() <= seen.max() <= found.high
     assert (seen.min(), seen.max()) == pytest.approx((found.low, found.high), rel=0.03)
-    even = break_even(*energies, MIXED)
+    even = break_even(*energies, scales=MIXED)
     saving = drawn[1] - drawn[2]
     paid = drawn[0][saving > 0] / saving[saving > 0]
     assert not paid.size or even.low <= paid.min() <= paid.max() <= even.high
