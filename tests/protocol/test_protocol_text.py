@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.accounting.counter import STUCK_J, STUCK_US
+from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR, STUCK_J, STUCK_REFRESHES
 from harness.accounting.error_model import RANDOM_GAPS
 from harness.accounting.processor import ESTIMATE_HIGH
-from harness.accounting.rapl import ZONE_MAX_W
+from harness.accounting.rapl import (
+    CAUGHT_UP,
+    SLOW_SHARE,
+    SLOW_STILL_US,
+    STILL_US,
+    ZONE_MAX_W,
+    ZONE_REFRESH_US,
+)
+from harness.accounting.series import Sampling
 from harness.audit.reports import parse_report
 from harness.conformance import run_vector
 from harness.spec import load_protocol, protocol_root
@@ -61,8 +69,13 @@ def test_numbers_in_the_text_are_those_of_the_data() -> None:
 
 def test_numbers_of_the_accounting_are_those_of_the_code() -> None:
     flat = " ".join(text.TEXT.split())
-    assert f"does not move for {STUCK_US / 1e6:g} s while {STUCK_J:g} J flow" in flat
-    assert f"more than {ZONE_MAX_W:g} W as a wrap" in flat
+    assert f"{LIMIT_FACTOR:g} x power limit ({GPU_MAX_W / 1000:g} kW where none is known)" in flat
+    assert f"one refresh of {Sampling().counter_refresh_us / 1000:g} ms" in flat
+    assert STUCK_REFRESHES == 2 and f"for more than two refreshes while {STUCK_J:g} J flow" in flat
+    assert f"with {ZONE_MAX_W:g} W, a refresh of {ZONE_REFRESH_US / 1000:g} ms" in flat
+    assert SLOW_SHARE == 0.25 and "where more than a quarter of its readings" in flat
+    assert f"for more than {STILL_US / 1e6:g} s ({SLOW_STILL_US / 1e6:g} s where" in flat
+    assert f"below {CAUGHT_UP:g} x mean rate x time" in flat
     assert RANDOM_GAPS == 0.1 and "gaps of up to a tenth of the window" in flat
     assert ESTIMATE_HIGH == 2 and "0 to twice the estimate" in flat
 
