@@ -188,7 +188,7 @@ def test_many_problems_are_summed_up(tmp_path: Path) -> None:
 
 
 def test_kinds_are_those_of_the_protocol() -> None:
-    schema = json_schema()["$defs"]["Stage"]["properties"]["kind"]["anyOf"][0]["anyOf"]
+    schema = json_schema()["$defs"]["StageFields"]["properties"]["kind"]["anyOf"][0]["anyOf"]
     kinds = set(load_protocol().kind_names) - {"idle", "unattributed"}
     assert (set(schema[0]["enum"]), schema[1]) == (kinds, {"pattern": "^x-"})
 
