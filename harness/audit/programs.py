@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.bundle.privacy import scrub
 
@@ -81,7 +81,7 @@ class Interpreter(NamedTuple):
             return f"{self.name}: not on PATH"
         return f"{self.name}: {self.path} ({self.version or 'it does not say its version'})"
 
-    def detail(self) -> dict[str, str | None]:
+    def detail(self) -> dict[str, Any]:
         """For an event: no private path."""
         return {"name": self.name, "path": self.path and scrub(self.path), "version": self.version}
 
