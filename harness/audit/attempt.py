@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any, Protocol
 from harness.audit.artifacts import Artifact, DigestCache
 from harness.audit.forks import Forks
 from harness.audit.live_energy import JournalEnergy, LiveEnergy, StatusFile
+from harness.audit.logs import cut, free_middle
 from harness.audit.output import tail
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import ProcessEnd, StageProcess
+from harness.audit.programs import to_exec
 from harness.audit.reports import Intake, ReportReader
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
@@ -133,6 +134,8 @@ class StageAttempt:
         self._energy = energy
         self._forks = forks
         self._logs = StageLogs.of(plan.out_dir, stage.name, number)
+        self._log_limit = plan.log_mb * 1_000_000
+        self._uid: int | None = None
         self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
 
     def run(self) -> StageResult:
@@ -164,17 +167,29 @@ class StageAttempt:
                 command_sha256=stage.fingerprint,
                 devices=self._session.client.visible_devices({**os.environ, **stage.env}),
             )
+            self._uid = opened.uid
             for path, artifact in consumed:
                 self._record_artifact(opened, "consumed", path, artifact)
             return self._measured(opened, reader)
         finally:
             reader.close()
 
+    def cut_logs(self) -> None:
+        """Bring the logs to their limit, once nobody reads what is new in them; say what is cut."""
+        for log in (self._logs.out, self._logs.err):
+            left_out = cut(log, self._log_limit)
+            if left_out:
+                self._session.event(
+                    "x-log_cut", "warning", stage_uid=self._uid, log=log.name, bytes_cut=left_out
+                )
+                size = f"{left_out / 1e6:,.1f} MB in the middle were cut (log_mb: {self._plan.log_mb})"
+                self._watcher.warn(f"logs/{log.name}: {size}")
+
     def _measured(self, opened: OpenStage, reader: ReportReader) -> StageResult:
         stage, session, logs = self._stage, self._session, self._logs
         try:
             env = environment(self._plan, stage, logs)
-            process = StageProcess(stage.argv, stage.cwd, env, logs.out, logs.err, self._forks)
+            process = StageProcess(to_exec(stage.argv), stage.cwd, env, logs.out, logs.err, self._forks)
         except KitError as error:
             session.event("x-not_started", "error", reason=scrub(str(error)))
             session.end("failed", exit_code=error.exit_code)
@@ -184,6 +199,8 @@ class StageAttempt:
 
         def watch() -> None:
             self._intake.take(reader.read())
+            for log in (logs.out, logs.err):
+                free_middle(log, self._log_limit)
             self._watcher.watching(stage, opened.tokens, status.update())
 
         if process.forked:
@@ -266,11 +283,9 @@ class StageAttempt:
 
 
 def environment(plan: RunPlan, stage: PlannedStage, logs: StageLogs) -> dict[str, str]:
-    """A stage's: our own, the interpreter's folder first on PATH, the file's variables, KIT_*."""
-    path = os.environ.get("PATH", os.defpath)
+    """A stage's: our own, PATH as it is, the file's variables, KIT_*."""
     return {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}",
         "PYTHONUNBUFFERED": "1",
         **stage.env,
         "KIT_EVENTS": str(logs.events),

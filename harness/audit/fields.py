@@ -218,6 +218,7 @@ Tokens = Annotated[int, BeforeValidator(_whole(0, 10**17, "a number of tokens"))
 Denominator = Annotated[int, BeforeValidator(_whole(1, 10**17, "a number of tokens")), _count(1)]
 Retries = Annotated[int, BeforeValidator(_whole(0, 100, "a number of retries")), _count(0)]
 Period = Annotated[int, BeforeValidator(_whole(10, 60_000, "a period in ms")), _count(10)]
+LogMb = Annotated[int, BeforeValidator(_whole(1, 1_000_000, "a size in MB")), _count(1)]
 Seconds = Annotated[
     float,
     BeforeValidator(seconds),
@@ -243,7 +244,7 @@ Devices = Annotated[
 ]
 Command = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[tuple[EnvText, ...], Field(min_length=1), Tag("<list>")],
-    _one_of("a command (text for /bin/sh, or a list of words)"),
+    _one_of("a command (text for a shell, or a list of words)"),
 ]
 Paths = Annotated[
     Annotated[Text, Tag("<text>")]

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 READY = "ready"
-_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP)
+_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 
 

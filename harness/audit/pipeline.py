@@ -63,7 +63,8 @@ class StageFields(_Strict):
     name: f.Name = Field(description="Unique name, used in ${stages.NAME.out}, --only and --from.")
     kind: f.Kind = Field(description="What the stage does, one of the protocol's kinds or x-<your own>.")
     command: f.Command = Field(
-        description="Text, run by /bin/sh -c, or a list of words, run without a shell."
+        description="Text, run by bash with pipefail (sh where there is no bash), or a list of words, run "
+        "without a shell."
     )
     cwd: f.Text | None = Field(
         None, description="Working directory, relative to the pipeline file's; default: the pipeline file's."
@@ -110,6 +111,9 @@ class Pipeline(_Strict):
     idle_baseline: IdleBaseline = Field(
         default_factory=lambda: IdleBaseline.model_validate({}),
         description="Waits before and after the stages for the idle power; none by default.",
+    )
+    log_mb: f.LogMb = Field(
+        64, description="Longest log of a stage in MB; of a longer one the beginning and the end are kept."
     )
     env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")

@@ -22,6 +22,7 @@ from harness.audit.expand import ExpandedRun, absolute, expand
 from harness.audit.pipeline import IdleBaseline, Pipeline, SamplingOptions, StageFields, check
 from harness.audit.portable import Portable
 from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
+from harness.audit.programs import shell, shell_words, text_of
 from harness.audit.yaml_source import Node, load, plain
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _HARMLESS = {
     "protocol",
     "devices",
     "sampling",
+    "log_mb",
 }
 """Fields that can be wrong without making variables wrong."""
 
@@ -50,7 +52,7 @@ class PlannedStage:
         name: Unique in its run, fit for a file name.
         base: The stage's name in the file (differs from `name` for a matrix stage).
         kind: A stage kind of the protocol, or `x-*`.
-        argv: Words for exec; a command given as text is `/bin/sh -c TEXT`.
+        argv: Words for exec; a command given as text is a shell's words and TEXT (`programs.shell`).
         cwd: Absolute working directory; created by the runner if it lies under `run_dir`.
         env: The pipeline's and the stage's variables, to be laid over the process's own.
         inputs: Absolute path by name.
@@ -96,6 +98,7 @@ class RunPlan:
         run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
         pipeline_dir: The pipeline file's folder.
         devices: "auto", "none", or indices and UUIDs.
+        log_mb: Longest log of a stage, MB.
         env: The pipeline's variables; those of each stage contain them.
         stages: Those to run, in order.
     """
@@ -114,6 +117,7 @@ class RunPlan:
     sampling: SamplingOptions
     idle_baseline: IdleBaseline
     labels: tuple[str, ...]
+    log_mb: int
     env: Mapping[str, str]
     stages: tuple[PlannedStage, ...]
 
@@ -202,6 +206,7 @@ def describe(plan: RunPlan) -> RenderableType:
     ]
     waits = plan.idle_baseline.model_dump(exclude_none=True)
     facts += [f"idle {_duration(seconds)} {when}" for when, seconds in waits.items()]
+    facts += [shell_words()] if any(text_of(stage.argv) is not None for stage in plan.stages) else []
     blocks: list[RenderableType] = [
         Text.assemble((plan.name, "bold"), f" ({', '.join(facts)})"),
         _pairs([("${run_dir}", str(plan.run_dir)), ("${pipeline_dir}", str(plan.pipeline_dir))]),
@@ -211,8 +216,8 @@ def describe(plan: RunPlan) -> RenderableType:
         limits += [f"retries {stage.retries}"] if stage.retries else []
         head = Text.assemble(f"{stage.index + 1:>2} ", (stage.name, "bold"), f"  {stage.kind}")
         head.append("".join(f"  {limit}" for limit in limits), "dim")
-        words = stage.argv[2:] if stage.argv[:2] == ("/bin/sh", "-c") else stage.argv
-        lines = [("run", portable.text(" ".join(words)).strip())]
+        command = text_of(stage.argv) or " ".join(stage.argv)
+        lines = [("run", portable.text(command).strip())]
         for name, path in stage.inputs.items():
             makers = "".join(f" (from {maker})" for maker in stage.producers[name])
             lines.append(("read", portable.text(path) + makers))
@@ -266,7 +271,7 @@ def _plan(
                 made.add(outputs[name], stage)
             problems += wrong
         env = {**common, **(fields.env or {})}
-        argv = fields.command if isinstance(fields.command, tuple) else ("/bin/sh", "-c", fields.command)
+        argv = fields.command if isinstance(fields.command, tuple) else (*shell(), fields.command)
         content = {
             "kind": fields.kind,
             "argv": argv,
@@ -314,6 +319,7 @@ def _plan(
         sampling=model.sampling,
         idle_baseline=model.idle_baseline,
         labels=model.labels,
+        log_mb=model.log_mb,
         env=common,
         stages=tuple(planned),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from harness.audit.late_reports import take_late_reports
 from harness.audit.live_energy import JournalEnergy
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import adopting_orphans
+from harness.audit.programs import Interpreter, find_python, lacks_pipefail, shell_words
 from harness.audit.remaining import Chooser, RemainingStages, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
@@ -31,8 +32,8 @@ from harness.meter.session import MeterSession, RunInfo
 class RunProgress(Watcher, Chooser, Protocol):
     """What the runner tells while it works; the command line shows it, tests collect it."""
 
-    def metering(self, session: MeterSession) -> None:
-        """The meter is warm."""
+    def metering(self, session: MeterSession, python: Interpreter | None) -> None:
+        """The meter is warm; `python` is what the stages' commands mean by that."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,18 @@ class _Stop:
     def __init__(self) -> None:
         self.number: int | None = None
         self.count = 0
+        self.session: MeterSession | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.number = self.number or number
+
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """A signal that asks for no end, such as a scheduler's before a time limit, is for the stage."""
+        group = None if self.session is None else self.session.client.stage_group
+        if group is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
 
     def wanted(self) -> int | None:
         if self.number is None:
@@ -82,10 +91,11 @@ class _Stop:
 
 @contextmanager
 def _signals(stop: _Stop) -> Iterator[None]:
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop.handle)
+    handlers |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), stop.hand_on)
     # What the caller has ignored stays so: nohup, or a job in the background of a script.
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop.handle) for number in heeded}
+    heeded = [number for number in handlers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handlers[number]) for number in heeded}
     # Ctrl-Z would stop the runner and not the stage, which has its own session and would go on unwatched.
     previous[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda number, frame: None)
     try:
@@ -138,10 +148,16 @@ def run_plan(
         session = MeterSession(
             plan.out_dir, _info(plan, state), _meter_config(plan, cpu, sources), warn=progress.warn
         )
+        stop.session = session
+        python = find_python((s.argv, s.env.get("PATH", os.environ.get("PATH"))) for s in remaining.stages)
+        if python is not None:
+            session.event("x-python", **python.detail())
+        if any(lacks_pipefail(stage.argv) for stage in remaining.stages):
+            progress.warn(shell_words())
         runner = _Runner(plan, session, progress, stop, remaining, origins or {}, forks)
         finished = False
         try:
-            progress.metering(session)
+            progress.metering(session, python)
             finished = runner.run()
         finally:
             if session.stage is not None:
@@ -261,6 +277,7 @@ class _Runner:
             result = attempt.run()
             retry = result.status == "failed" and left > 0 and self._stop.number is None
             self._progress.ended(stage, replace(result, retry=retry))
+            attempt.cut_logs()
             if not retry:
                 return result.status
             number, left = number + 1, left - 1

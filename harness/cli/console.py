@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.audit.attempt import StageLogs, StageResult
     from harness.audit.live_energy import LiveEnergy
     from harness.audit.plan import PlannedStage, RunPlan
+    from harness.audit.programs import Interpreter
     from harness.audit.runner import RunResult
     from harness.meter.session import MeterSession
 
@@ -148,9 +149,9 @@ class RunDisplay:
         self._console.quiet = True
         _silence(sys.stderr)
 
-    def metering(self, session: MeterSession) -> None:
-        """Say what is measured."""
-        for line in describe_meter(session):
+    def metering(self, session: MeterSession, python: Interpreter | None) -> None:
+        """Say what is measured, and which interpreter the stages run."""
+        for line in [*describe_meter(session), *([] if python is None else [str(python)])]:
             self._line(escape(line))
 
     def _place(self, stage: PlannedStage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -89,6 +90,9 @@ def cmd(
     if expected.must_ask and not yes and not _confirmed(expected.seconds):
         click.echo("kit: nothing was started; --yes starts without asking", err=True)
         raise click.exceptions.Exit(2)
+    # The stages are the kit's own programs: `python` is the one that has them.
+    own = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([own, os.environ.get("PATH", os.defpath)])
     outcome = run_all(request, layout, _displays(console, verbose, command))
     if outcome.exit_code:
         _say(console, f"{outcome.stopped_at} did not complete; what was measured is kept")
@@ -140,9 +144,9 @@ def _displays(console: Console, verbose: bool, command: str) -> Any:
     told: list[bool] = []
 
     class Display(RunDisplay):
-        def metering(self, session: Any) -> None:
+        def metering(self, session: Any, python: Any) -> None:
             if not told:
-                super().metering(session)
+                super().metering(session, python)
             told.append(True)
 
     return lambda plan: Display(console, plan, verbose=verbose, resume_command=command)

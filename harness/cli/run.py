@@ -85,12 +85,18 @@ class _Relay:
         if self.process is not None and not (number != signal.SIGTERM and _in_foreground()):
             self.process.send_signal(number)
 
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """A signal that asks for no end, such as a scheduler's before a time limit."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
     @contextmanager
     def installed(self) -> Iterator[None]:
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.handle)
+        handlers |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), self.hand_on)
         # What the caller ignores (nohup) stays ignored, here and in the command.
-        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-        previous = {number: signal.signal(number, self.handle) for number in heeded}
+        heeded = [number for number in handlers if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, handlers[number]) for number in heeded}
         try:
             yield
         finally:
@@ -115,6 +121,7 @@ def _in_foreground() -> bool:
 def _run(
     command: tuple[str, ...], out: Path, name: str | None, kind: str, config: MeterConfig, relay: _Relay
 ) -> int:
+    from harness.audit.programs import find_python
     from harness.bundle import resume
     from harness.bundle.privacy import scrub
     from harness.bundle.seal import seal
@@ -132,6 +139,9 @@ def _run(
         run_id=new_ulid(), name=title, pipeline={"command": scrub(shlex.join(command)), "source": "kit run"}
     )
     session = MeterSession(out, info, config, warn=lambda text: console.print(f"kit: {text}", markup=False))
+    python = find_python([(command, os.environ.get("PATH"))])
+    if python is not None:
+        session.event("x-python", **python.detail())
     code = 128 + (relay.number or 0)
     try:
         if relay.number is None:
@@ -142,7 +152,7 @@ def _run(
             session.end("interrupted")
         session.close("complete" if code == 0 else "partial")
         seal(out)
-    for line in describe_meter(session):
+    for line in [*describe_meter(session), *([] if python is None else [str(python)])]:
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
     show_report(out, file=sys.stderr)
     return code or int(session.nothing_measured is not None)

@@ -217,6 +217,11 @@ class MeterClient:
         """Process id of the sampler."""
         return None if self._sampler is None else self._sampler.process.pid
 
+    @property
+    def stage_group(self) -> int | None:
+        """Process group of the running stage."""
+        return None if self._group is None else self._group[0]
+
     def boundary(self, share: bool) -> TakenBoundary:
         """Take a stage boundary.
 

@@ -110,7 +110,7 @@ NOTICED = 'noticed() { until grep -aqs "$1" "$KIT_RUN_DIR"/../journal/*.jnl; do 
 def wait_for_record(run: Path, words: str) -> None:
     """Wait until a run's journal says something."""
     journals = (run / "journal").glob
-    wait_for(lambda: any(words.encode() in path.read_bytes() for path in journals("*.jnl")))
+    wait_for(lambda: any(words.encode() in path.read_bytes() for path in journals("*.jnl")), 90.0)
 
 
 def alive(pid: int) -> bool:

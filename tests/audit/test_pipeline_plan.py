@@ -13,6 +13,7 @@ from rich.console import Console
 
 from harness.audit.plan import RunPlan, describe, load_plan
 from harness.audit.problems import PipelineError
+from harness.audit.programs import shell, shell_words
 from harness.errors import KitError
 
 HEAD = 'protocol: "1.0"\nname: demo\nmethod: kd\nstages:\n'  # lines 1 to 4
@@ -82,7 +83,7 @@ def test_a_whole_plan(tmp_path: Path) -> None:
     assert data.argv == ("prep", str(tmp_path / "out/work/data.npz"))
     assert data.inputs == {"0": tmp_path / "raw.txt"}
     assert data.producers == {"0": ()}
-    assert cache.argv == ("/bin/sh", "-c", f"teach {tmp_path}/out/work/data.npz {tmp_path}/out/work/cache")
+    assert cache.argv == (*shell(), f"teach {tmp_path}/out/work/data.npz {tmp_path}/out/work/cache")
     assert (cache.timeout_s, cache.retries, cache.producers) == (7200, 1, {"data": ("data",)})
     assert train.producers == {"0": ("cache",)}
     assert last.producers == {"0": ("data", "cache", "train-seed=1", "train-seed=2")}
@@ -242,7 +243,7 @@ def test_described_for_a_dry_run() -> None:
     Console(file=out, width=160).print(describe(plan(CHAIN.replace("teach ", "teach [b] "))))
     text = out.getvalue()
     for part in (
-        "demo (method kd, devices auto, every 500 ms)",
+        f"demo (method kd, devices auto, every 500 ms, {shell_words()})",
         "train-seed=2",
         "teach [b] ${run_dir}/data.npz",
         "2h",
@@ -257,6 +258,6 @@ def test_as_dict_is_portable_json_without_secrets() -> None:
     found = plan(text).as_dict()
     written = json.dumps(found)
     assert "s3cret" not in written and str(Path.cwd()) not in written
-    assert found["stages"][1]["command"] == ["/bin/sh", "-c", "teach ${run_dir}/data.npz ${run_dir}/cache"]
+    assert found["stages"][1]["command"] == [*shell(), "teach ${run_dir}/data.npz ${run_dir}/cache"]
     assert found["stages"][0]["inputs"] == {"0": "${pipeline_dir}/raw.txt"}
     assert found["stages"][4]["env"] == ["TOKEN"]

@@ -299,6 +299,12 @@ def test_output_without_end_and_odd_reports_do_not_hurt_the_log(kit: Kit) -> Non
     # 20 one by one, and the number of the others: 50 + deep + 4 wrong members + too many + too long, less 20.
     assert len(problems) == 21 and problems[-1] == {"further_lines": 50 + 1 + 4 + 1 + 1 - 20}
     assert "54 more report lines could not be used" in shown and "append to it instead" in shown
-    assert (kit.cwd / "runs/p/logs/loud.1.out").stat().st_size == 100 << 20
+    # 64 MB of the log are kept, and where the rest was is said in the log, in the events and on the screen.
+    kept = (kit.cwd / "runs/p/logs/loud.1.out").stat().st_size
+    assert 63_900_000 < kept <= 64_000_100
+    (event,) = events(bundle, "x-log_cut")
+    assert event["stage_uid"] == loud["stage_uid"] and event["detail"]["log"] == "loud.1.out"
+    assert abs(kept + event["detail"]["bytes_cut"] - (100 << 20)) < 100
+    assert "logs/loud.1.out: 40.9 MB in the middle were cut (log_mb: 64)" in shown
     # Reading the reports is not the stage's time.
     assert bad[-1]["mono_us"] > loud["mono_end_us"]
