@@ -7,8 +7,8 @@
         print(stage.energy.total)
 
 Under `kit audit` the program is itself a stage that is being measured: then nothing is metered a second time,
-and its stages, tokens and events go to the file named in KIT_EVENTS. Its stages are children of the one that is
-measured, at the moments stamped here.
+and its stages, tokens and events go to the file named in KIT_EVENTS. Its stages are children of the one that
+is measured, at the moments stamped here.
 """
 
 from __future__ import annotations
