@@ -263,8 +263,8 @@ class MeterSession:
         for column, count in counts.items():
             if stage.tokens.get(column, 0) + count > _MAX_TOKENS:
                 raise KitError(f"{column} would exceed {_MAX_TOKENS}: {count} more tokens cannot be")
-            for counts_of in (stage, *self._children):
-                counts_of.tokens[column] = counts_of.tokens.get(column, 0) + count
+            for held in (stage.tokens, *(child.tokens for child in self._children)):
+                held[column] = held.get(column, 0) + count
         stage.dirty = True
 
     def begin_child(self, name: str, kind: str, at_us: int) -> None:

@@ -66,7 +66,7 @@ stages:
     )
     shown = kit.audit("p.yaml")
     bundle = kit.bundle()
-    make, train, evaluate = stage_rows(bundle)
+    make, train, inside, evaluate = stage_rows(bundle)
     assert [row["status"] for row in (make, train, evaluate)] == ["completed"] * 3
     assert [row["attempt"] for row in (make, train, evaluate)] == [1, 1, 1]
     assert [row["stage"] for row in (make, train, evaluate)] == ["preprocess", "student_train", "evaluate"]
@@ -96,6 +96,9 @@ stages:
     assert len(rows) == 6
 
     # `Meter` inside a stage reports to the run that measures it, and measures nothing itself.
+    assert (inside["parent_uid"], inside["name"]) == (train["stage_uid"], "student_train")
+    assert (inside["tokens_trained"], inside["status"]) == (10, "completed")
+    assert train["work_start_us"] <= inside["work_start_us"] <= inside["work_end_us"] <= train["work_end_us"]
     assert not (kit.cwd / "elsewhere").exists()
     (checkpoint,) = events(bundle, "checkpoint")
     assert (checkpoint["stage_uid"], checkpoint["detail"]) == (train["stage_uid"], {"report": {"step": 1}})

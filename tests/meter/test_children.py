@@ -50,7 +50,7 @@ def test_they_are_children(lab_dir: Path, tmp_path: Path) -> None:
             truth_j = watts * (window[1] - window[0]) / 1e6
             low, high = child[f"{part}_energy_j_low"], child[f"{part}_energy_j_high"]
             assert low <= truth_j <= high, (part, low, truth_j, high)
-            assert high - low < 1.5 * truth_j
+            assert high - low < truth_j or seconds < 1, "between samples 0.5 s apart"
     assert [row["tokens_trained"] for row in run.stages] == [10, 10, None, None]
     assert sum(c["gpu_energy_j"] for c in children) < parent["gpu_energy_j"]
     verdict = json.loads(kit("validate", "--format", "json", run.folder, env=env).stdout)
