@@ -139,7 +139,7 @@ def health_and_packages(bench: Bench) -> None:
     told = bench.run("health", "--packages", options=(*HARDENED, "--user", USER))
     assert "pins as locked" in told and f"torch {bench.torch}" in told, told
     assert bench.run("--version").startswith("kit ")
-    assert "Commands:" in bench.run()
+    assert "Measure:" in bench.run()
 
 
 def engine_health_check(bench: Bench) -> None:
