@@ -27,6 +27,7 @@ FROM packages AS wheel
 WORKDIR /src
 COPY LICENSE README.md pyproject.toml ./
 COPY artifacts/paper artifacts/paper
+COPY artifacts/pocket_teacher artifacts/pocket_teacher
 COPY protocol protocol
 COPY harness harness
 RUN /opt/kit/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist .

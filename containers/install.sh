@@ -7,12 +7,12 @@
 set -euo pipefail
 
 case "$1" in
-  cuda) locks=(torch-cuda train generate) links=() ;;
-  cpu) locks=(torch-cpu train) links=(--find-links /wheelhouse) ;;
+  cuda) locks=(torch-cuda train generate punkt) links=() ;;
+  cpu) locks=(torch-cpu train punkt) links=(--find-links /wheelhouse) ;;
   *) echo "install: TORCH is '$1', expected cuda or cpu" >&2 && exit 2 ;;
 esac
 # Published as source alone; pure Python, built by the locked setuptools without a build environment of their own.
-without_wheel=rouge-score,sqlitedict,word2number
+without_wheel=langdetect,rouge-score,sqlitedict,word2number
 
 python3 -m venv /opt/kit
 pip=(/opt/kit/bin/pip install --require-hashes --only-binary=:all:)

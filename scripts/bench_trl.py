@@ -93,9 +93,10 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     else:
         from harness.distill.train_options import TrainOptions
         from harness.distill.trainer import Trainer
+        from harness.models.support import prepare
 
         trainer = Trainer(
-            model,
+            prepare(model, seq_len=options.seq_len),
             optimizer,
             batcher,
             None,

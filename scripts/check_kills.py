@@ -125,7 +125,7 @@ def _totals(out: Path) -> list[str]:
         charged += [
             row
             for row in stage_rows(out / "runs" / cell.name)
-            if row["name"] in ("student_train", "evaluate")
+            if row["name"] in ("student_train", "evaluate", "judge")
         ]
         energies = [row_energy(row) for row in roots(charged)]
         total = math.fsum(energy.best for energy in energies if energy is not None)

@@ -43,10 +43,6 @@ open(os.environ["KIT_EVENTS"], "a").write(json.dumps({"tokens_trained": count}) 
 """
 
 
-class NotTried(Exception):
-    """Why a check could not be done here: it neither passed nor failed."""
-
-
 @dataclass
 class Bench:
     """What the checks work with.

@@ -98,15 +98,9 @@ class Engine(ABC):
                 subprocess.run(["rmdir", inner], check=False, capture_output=True)
 
     def __call__(
-        self, *words: str, check: bool = True, timeout: float = 300, merge: bool = True
+        self, *words: str, check: bool = True, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Call the client.
-
-        Args:
-            words: Its arguments.
-            check: Whether a failure is an error of the test.
-            timeout: Seconds.
-            merge: Whether stderr goes into stdout.
+        """Call the client with some words, for so many seconds; stderr comes with stdout.
 
         Raises:
             AssertionError: It failed; the message has the output.
@@ -114,7 +108,7 @@ class Engine(ABC):
         done = subprocess.run(
             [*self.cli, *words],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             check=False,

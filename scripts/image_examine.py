@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import image
-from image_checks import HARDENED, Bench, NotTried
+from image_checks import HARDENED, Bench
 
 OUT = image.ROOT / "build" / "image"
 TOOLS = OUT / "tools"
@@ -162,34 +161,10 @@ def same_packages_again(bench: Bench) -> None:
     assert first == second, f"only in one of the two builds: {sorted(first ^ second)}"
 
 
-def known_vulnerabilities(bench: Bench) -> None:
-    """A pip-audit report in build/image where its service can be reached; findings are told, not judged.
-
-    Raises:
-        NotTried: It cannot.
-    """
-    report = OUT / f"pip-audit-{bench.torch}.json"
-    texts = [(image.REQUIREMENTS / f"{lock}.lock").read_text("utf-8") for lock in image.LOCKS[bench.torch]]
-    pins = dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;+]+)", "".join(texts), flags=re.MULTILINE))
-    requirements = bench.work / "pins.txt"
-    requirements.write_text("".join(f"{name}=={pin}\n" for name, pin in pins.items()), encoding="utf-8")
-    report.unlink(missing_ok=True)
-    words = ["--no-deps", "--disable-pip", "--format", "json", "--output", str(report), "--timeout", "15"]
-    tool("pip-audit", *words, "--progress-spinner", "off", "--requirement", str(requirements))
-    found = json.loads(report.read_text(encoding="utf-8"))["dependencies"] if report.exists() else []
-    audited = [item for item in found if "skip_reason" not in item]
-    if not audited:
-        report.unlink(missing_ok=True)
-        raise NotTried(f"pip-audit's service knows none of the {len(pins)} packages here")
-    affected = {item["name"]: [v["id"] for v in item["vulns"]] for item in audited if item["vulns"]}
-    print(f"image-test: pip-audit: {len(audited)} of {len(pins)} packages known, vulnerable: {affected}")
-
-
 EXAMINATIONS: list[Callable[[Bench], None]] = [
     linters,
     labels,
     size,
     structure,
     bill_of_materials,
-    known_vulnerabilities,
 ]

@@ -26,9 +26,10 @@ from types import FrameType
 from typing import NoReturn
 
 import image
+import image_bundle
 import image_checks
 import image_examine
-from image_checks import Bench, NotTried
+from image_checks import Bench
 from image_engine import ENGINES, Engine, EngineError
 
 PACKAGES = {
@@ -59,7 +60,7 @@ class Outcome:
     """How many were asked for."""
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Those that were not begun, because the time was up, or that could not be tried here."""
+    """Those that were not begun, because the time was up."""
 
 
 def say(text: str) -> None:
@@ -160,9 +161,6 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
             continue
         try:
             check(bench)
-        except NotTried as reason:
-            left_out.append(name)
-            say(f"skipped: {name}: {reason}")
         except FAULTS as error:
             failed.append(name)
             say(f"FAILED {name}: {type(error).__name__}: {error}")
@@ -173,7 +171,7 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
 
 def chosen(given: argparse.Namespace) -> list[Callable[[Bench], None]]:
     """The checks that were asked for."""
-    checks = [*image_examine.EXAMINATIONS, *image_checks.CHECKS]
+    checks = [*image_examine.EXAMINATIONS, image_bundle.loads_elsewhere, *image_checks.CHECKS]
     if given.rebuild or given.full:
         checks.append(image_examine.same_packages_again)
     if given.full:

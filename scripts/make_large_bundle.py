@@ -5,7 +5,7 @@
 Power is a level a stage, with drift and noise; the energy counter of each device is the exact integral of the
 straight lines between its samples, so counter and power integral agree and every joule can be checked. Stages
 tile the time with a few holes between them. Rows are made and written in blocks: memory does not grow with
---days, but for the four columns of one device that the accounting needs at the end.
+--days, but for the columns of one device that the accounting needs: the rows are made twice.
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import __version__
-from harness.accounting.series import PowerSeries
-from harness.accounting.stages import derive_stages
 from harness.bundle import BundleWriter, canonical_json
-from harness.bundle.derive import device_limits, sampling_rules
-from harness.bundle.series import counter_series
+from harness.bundle.derive import derive, device_limits, sampling_rules
 from harness.bundle.writer import conform
 from harness.spec import load_protocol
+from tests.bundle.make import manifest
 
 PERIOD_US = 500_000
 BLOCK_ROWS = 1 << 20
@@ -54,6 +51,11 @@ PLAN = (
     ("idle", 0.01, 92.0, 2.0, None),
 )
 HOLE_W = 96.0
+RECORDED = (
+    *("parent_uid", "tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated"),
+    "command_sha256",
+)
+"""Columns of `stages` that a stage may leave unknown."""
 
 
 @dataclass
@@ -179,17 +181,6 @@ class Device:
             now = p0 + (p1 - p0) * (at - t0) / (t1 - t0) if t1 > t0 else float(p0)
             boundary.at[self.number] = (at, int(e0 + (at - t0) * (p0 + now) / 2e6), int(now))
 
-    def series(self) -> PowerSeries:
-        """The columns that the accounting needs, whole."""
-        wanted = ("mono_us", "power_mw", "energy_counter_mj")
-        kept: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-        for block in self.blocks():
-            for name in wanted:
-                kept[name].append(block[name])
-        mono, power, counter = (np.concatenate(kept[name]) for name in wanted)
-        valid = np.ones(len(mono), np.bool_)
-        return PowerSeries("node-00", self.number, 0, mono, power, valid, counter, valid)
-
 
 def stage_rows(pieces: list[Piece], boundaries: list[Boundary], gpus: int) -> list[dict[str, Any]]:
     """Recorded columns of the stages; holes are left to the accounting."""
@@ -202,41 +193,21 @@ def stage_rows(pieces: list[Piece], boundaries: list[Boundary], gpus: int) -> li
         ends = [closes.at[d][0] for d in range(gpus)]
         seconds = (piece.end_us - piece.start_us) / 1e6
         tokens = None if piece.token_rate is None else int(piece.token_rate * seconds * gpus)
-        trained = tokens if piece.kind in ("student_train", "sweep") else None
+        positions = None if tokens is None else int(tokens * 1.07)
+        counted = {"tokens_processed": tokens, "tokens_positions": positions}
+        if piece.kind in ("student_train", "sweep"):
+            counted["tokens_trained"] = tokens
+        if piece.kind == "teacher_generate":
+            counted["tokens_generated"] = tokens
         rows.append(
-            {
-                "stage_uid": len(rows),
-                "name": f"{piece.kind}-{len(rows):02d}",
-                "stage": piece.kind,
-                "parent_uid": None,
-                "attempt": 1,
-                "status": "completed",
-                "node_id": "node-00",
-                "session": 0,
-                "clock_id": "5b1f0c9e2a7d4f60",
-                "t_start_us": UTC_0 - MONO_0 + min(starts),
-                "t_end_us": UTC_0 - MONO_0 + max(ends),
-                "mono_start_us": min(starts),
-                "mono_end_us": max(ends),
-                "work_start_us": max(starts) + 1_000,
-                "work_end_us": min(ends) - 1_000,
-                "boundary_start": number,
-                "boundary_end": number + 1,
-                "device_ids": list(range(gpus)),
-                "device_start_us": starts,
-                "device_end_us": ends,
-                "tokens_trained": trained,
-                "tokens_processed": tokens,
-                "tokens_positions": None if tokens is None else int(tokens * 1.07),
-                "tokens_generated": tokens if piece.kind == "teacher_generate" else None,
-                "token_denominator": 30_000_000,
-                "exit_code": 0,
-                "command_sha256": None,
-                "process_cpu_s": seconds * 1.5,
-                "flags": [],
-                "produces": [],
-                "consumes": [],
-            }
+            dict.fromkeys(RECORDED)
+            | {"stage_uid": len(rows), "name": f"{piece.kind}-{len(rows):02d}", "stage": piece.kind}
+            | {"attempt": 1, "status": "completed", "node_id": "node-00", "session": 0}
+            | {"clock_id": "5b1f0c9e2a7d4f60", "boundary_start": number, "boundary_end": number + 1}
+            | {"t_start_us": UTC_0 - MONO_0 + min(starts), "t_end_us": UTC_0 - MONO_0 + max(ends)}
+            | {"mono_start_us": min(starts), "mono_end_us": max(ends), "device_ids": list(range(gpus))}
+            | {"device_start_us": starts, "device_end_us": ends, **counted, "token_denominator": 30_000_000}
+            | {"exit_code": 0, "process_cpu_s": seconds * 1.5, "flags": [], "produces": [], "consumes": []}
         )
     return rows
 
@@ -296,62 +267,26 @@ def counter_rows(boundaries: list[Boundary], gpus: int, ticks: int, rapl: bool) 
 
 def manifest_of(gpus: int, ticks: int, rapl: bool) -> dict[str, Any]:
     """The manifest but for what the writer fills in."""
-    software = dict.fromkeys(
-        ("driver", "cuda", "torch", "git_commit", "git_dirty", "lock_sha256", "image_digest")
-    )
-    device = {
-        "vendor": "nvidia",
-        "model": "Simulated GPU",
-        "mem_mib": 81_559,
-        "power_limit_mw": LIMIT_MW,
-        "default_power_limit_mw": LIMIT_MW,
-        "mig": False,
-        "persistence": True,
-        "counter_supported": True,
-        "instant_supported": True,
-        "average_supported": True,
-        "counter_scope": "board",
-    }
+    made = manifest()
+    limits = {"mem_mib": 81_559, "power_limit_mw": LIMIT_MW, "default_power_limit_mw": LIMIT_MW}
+    device = made["hardware"]["devices"][0] | limits | {"model": "Simulated GPU", "mig": False}
     session = {
-        "session": 0,
         "ticks": ticks,
         "missed_ticks": 0,
         "jitter_p50_us": 50,
         "jitter_p95_us": 140,
         "jitter_max_us": 700,
-        "sampler_cpu_s": None,
-        "sampler_wall_s": None,
-        "scheduling": None,
     }
-    return {
+    processor = dict.fromkeys(("cpu", "dram"), "measured" if rapl else "absent")
+    return made | {
         "name": "simulated-large",
-        "method": "kd",
-        "status": "complete",
         "created_t_us": UTC_0,
-        "labels": ["simulated"],
         "pipeline": {},
-        "hardware": {
-            "devices": [{"device_id": d, **device} for d in range(gpus)],
-            "cpu_model": None,
-            "cpu_count": None,
-            "mem_mib": None,
-        },
-        "software": {"kit_version": __version__, "python": sys.version.split()[0], **software},
-        "sampling": {
-            "nominal_period_us": PERIOD_US,
-            "sampler_version": f"simulated {__version__}",
-            "clock": "CLOCK_MONOTONIC",
-            "boundary_mode": "tick",
-            "sessions": [session],
-        },
-        "boundary": {
-            "gpu": "measured",
-            "cpu": "measured" if rapl else "absent",
-            "dram": "measured" if rapl else "absent",
-        },
+        "hardware": made["hardware"] | {"devices": [device | {"device_id": d} for d in range(gpus)]},
+        "sampling": made["sampling"] | {"sessions": [made["sampling"]["sessions"][0] | session]},
+        "boundary": {"gpu": "measured", **processor},
         "factors": {"pue": None, "region": None},
         "reference_tokens": 30_000_000,
-        "shared_node": False,
     }
 
 
@@ -362,7 +297,7 @@ def event_rows(pieces: list[Piece], stages: list[dict[str, Any]]) -> list[dict[s
         counts = {name: row[name] for name in row if name.startswith("tokens_") and row[name] is not None}
         if counts:
             detail = canonical_json(counts).decode()
-            found.append(("stage_tokens", row["work_end_us"], row["stage_uid"], detail))
+            found.append(("stage_tokens", row["mono_end_us"], row["stage_uid"], detail))
     found.append(("session_end", pieces[-1].end_us, None, None))
     return [
         {
@@ -400,13 +335,8 @@ def make_bundle(out: Path, *, days: float, gpus: int, rapl: bool = False, seed: 
         list(counter_rows(boundaries, gpus, ticks, rapl)), protocol.arrow_schema("counters")
     )
     recorded_stages = stage_rows(pieces, boundaries, gpus)
-    stages = derive_stages(
-        recorded_stages,
-        (device.series() for device in devices),
-        counter_series(recorded),
-        sampling_rules(protocol, manifest),
-        device_limits(manifest),
-    )
+    rules, limits = sampling_rules(protocol, manifest), device_limits(manifest)
+    stages = derive(recorded_stages, recorded, power(), rules, limits).stages
     writer.write_table("stages", stages)
     writer.write_table("events", event_rows(pieces, recorded_stages))
     writer.write_manifest(manifest)

@@ -21,7 +21,7 @@ level="${1:-base}"
 python=.venv/bin/python
 log=.venv/setup.log
 # Dependencies of lm-eval that are published as source alone.
-without_wheel=rouge-score,sqlitedict,word2number
+without_wheel=langdetect,rouge-score,sqlitedict,word2number
 
 say() { printf 'setup: %s\n' "$*"; }
 
@@ -86,8 +86,8 @@ locks_of() {
   case "$1" in
     base) echo requirements/base.lock ;;
     dev) echo requirements/dev.lock requirements/factors.lock ;;
-    train) echo "$torch requirements/train.lock" ;;
-    test) echo "$torch requirements/train.lock requirements/dev.lock requirements/peers.lock requirements/factors.lock" ;;
+    train) echo "$torch requirements/train.lock requirements/punkt.lock" ;;
+    test) echo "$torch requirements/train.lock requirements/punkt.lock requirements/dev.lock requirements/peers.lock requirements/factors.lock" ;;
   esac
 }
 

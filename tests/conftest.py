@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -23,6 +24,25 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run inside `kit run` or with KIT_DEBUG set behave as anywhere else."""
     for name in [name for name in os.environ if name.startswith(("KIT_", "_KIT_"))]:
         monkeypatch.delenv(name)
+
+
+_FIRST = (
+    "tests/meter/test_kill.py",
+    "tests/conformance/test_implementations.py",
+    "tests/accounting/test_coverage.py",
+    "tests/audit/test_runner_killed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, then those of few tests, which run programs and wait for them.
+
+    So no long file is left to one worker when the others have ended. Within a file the order stays.
+    """
+    files = [item.nodeid.partition("::")[0] for item in items]
+    counts = Counter(files)
+    order = {file: (file not in _FIRST, counts[file], file) for file in counts}
+    items.sort(key=lambda item: order[item.nodeid.partition("::")[0]])
 
 
 _EXTRAS = (

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-RECIPES = ("Add a rule", "Add a stage kind", "Add a power source")
+RECIPES = ("Add a rule", "Add a stage kind", "Add a power source", "Add a benchmark")
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -52,6 +52,7 @@ def carry_out(step: Step, tree: Path) -> None:
     elif named := re.fullmatch(r"Create `(\S+)`:", step.sentence):
         path = tree / named[1]
         assert not path.exists(), f"{named[1]} is there already"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.code)
     elif named := re.fullmatch(r"Add to `(\S+)` above the line `(\S+)`:", step.sentence):
         path = tree / named[1]
@@ -105,6 +106,8 @@ def copy_of_tree(copy: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipe_works_as_written(recipe: str, tree: Path) -> None:
+    if recipe == "Add a benchmark":
+        pytest.importorskip("lm_eval", reason="a benchmark is scored by lm-eval, which is not installed")
     found = steps(recipe)
     assert found and found[-1].language == "sh", "a recipe ends with something that shows that it worked"
     for step in found:

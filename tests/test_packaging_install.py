@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from harness import __version__
+from harness.spec import protocol_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -67,7 +69,23 @@ def test_installed_wheel_carries_the_protocol(tmp_path: Path) -> None:
     assert {"power", "stages", "counters", "events", "artifacts"} <= set(tables.split())
 
     kit = subprocess.run([venv / "bin" / "kit", "--version"], capture_output=True, text=True, env=environment)
-    assert kit.stdout == f"kit {__version__}\n"
+    assert kit.stdout == f"kit {__version__}, protocol 1.0.0 (sha256 {protocol_digest()[:16]})\n"
+
+
+def test_sdist_makes_the_same_wheel_and_carries_what_its_tests_need(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the build backend is in requirements/dev.lock: make setup-dev")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path]
+    subprocess.run([*build, "-t", "sdist"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([*build, "-t", "wheel"], cwd=ROOT, check=True, capture_output=True)
+    [sdist], [wheel] = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with tarfile.open(sdist) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    [source] = (tmp_path / "unpacked").iterdir()
+    for name in ("REUSE.toml", "LICENSES/MIT.txt", "tests/lab", "artifacts/claims.yaml", "requirements"):
+        assert (source / name).exists(), name
+    again = tmp_path / "again"
+    subprocess.run([*build[:-1], again, "-t", "wheel"], cwd=source, check=True, capture_output=True)
+    assert zipfile.ZipFile(wheel).namelist() == zipfile.ZipFile(again / wheel.name).namelist()
 
 
 def run_setup(tmp_path: Path, python: str) -> subprocess.CompletedProcess[str]:
@@ -128,8 +146,12 @@ def stamped_environment(tmp_path: Path, level: str, locks: list[str]) -> tuple[P
     [
         ("base", ["base"], ["base"]),
         ("dev", ["dev", "factors"], ["base", "dev"]),
-        ("train", ["torch-cpu", "train"], ["base", "train"]),
-        ("test", ["torch-cpu", "train", "dev", "peers", "factors"], ["base", "dev", "train", "test"]),
+        ("train", ["torch-cpu", "train", "punkt"], ["base", "train"]),
+        (
+            "test",
+            ["torch-cpu", "train", "punkt", "dev", "peers", "factors"],
+            ["base", "dev", "train", "test"],
+        ),
     ],
 )
 def test_setup_with_a_valid_stamp_needs_nothing(

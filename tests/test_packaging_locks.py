@@ -23,7 +23,7 @@ LOCKED_EXTRAS = {
     "dev": ["build", "test", "lint", "lock"],
     "train": ["build", "train", "eval", "plot"],
 }
-LOCKS = [*LOCKED_EXTRAS, "generate", "image", "peers", "torch-cpu", "torch-cuda"]
+LOCKS = [*LOCKED_EXTRAS, "generate", "image", "peers", "punkt", "torch-cpu", "torch-cuda"]
 IMPORT_NAMES = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml", "ruamel-yaml": "ruamel"}
 # Which parts may import what the extras bring, and what. Everything else runs on the base list.
 EXTRA_IMPORTS = {
@@ -37,9 +37,9 @@ EXTRA_IMPORTS = {
         "transformers",
     },
     "models": {"datasets", "jinja2", "torch", "transformers", "vllm"},
-    "experiments": {"altair", "vl_convert"},
+    "report": {"fontTools", "ttf_opensans", "vl_convert"},
     "gpucheck": {"safetensors", "torch", "transformers"},
-    "evaluation": {"datasets", "lm_eval", "safetensors", "tokenizers", "torch", "transformers", "vllm"},
+    "evaluation": {"datasets", "langdetect", "lm_eval", "nltk", "sklearn", "torch", "transformers"},
     "fetch": {"httpx2", "huggingface_hub"},
 }
 
@@ -169,7 +169,7 @@ def test_base_lock_is_light() -> None:
         "datasets",
         "vllm",
         "lm-eval",
-        "altair",
+        "fonttools",
         "matplotlib",
         "pytest",
         "ruff",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_pipeline_file_in_the_readme_is_valid(tmp_path: Path) -> None:
 def test_files_a_page_points_to_exist(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_pictures_are_those_that_a_command_makes() -> None:
+    folder = ROOT / "docs" / "pictures"
+    program = "from make_pictures import PICTURES; print(*PICTURES)"
+    made = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "scripts", capture_output=True, text=True
+    )
+    assert sorted(path.name for path in folder.iterdir()) == sorted(made.stdout.split()) != []
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 600_000
+    linked = {link for page in PAGES for link in re.findall(r"pictures/([\w.]+)", page.read_text())}
+    assert linked == set(made.stdout.split())
 
 
 def test_help_is_the_default_and_lists_the_targets() -> None:

@@ -8,6 +8,7 @@
     boundaries.py sessions, holes, `unattributed` rows
     device.py     one GPU in one session
     stages.py     recorded columns + raw readings -> derived columns
+    unused.py     devices that were billed and not used
     totals.py     run totals, J/token, facility energy, CO2e
     shared_scales.py what stages of a device or machine have in common, at its ends
     stage_scales.py which of these a stage's energy is a multiple of

@@ -10,10 +10,12 @@ the energies share (`shared_scales`) are taken at the corners of their ranges, s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from harness.accounting.error_model import Z95
 from harness.accounting.interval import Interval
 from harness.accounting.shared_scales import Energy, Scales, alone, at, corners
 
@@ -143,24 +145,77 @@ def student_sensitivity(
     return break_even(Interval.exact(teacher.best), *students)
 
 
+_STUDENT = (12.706, 4.303, 3.182, 2.776)
+"""95 % quantiles of Student's t for 1 to 4 degrees of freedom."""
+
+
+def mean_of_repeats(values: Sequence[float]) -> Interval:
+    """Mean with the 95 % interval that the spread of the repeats gives; no width for a single value."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count < 2:
+        return Interval.exact(mean)
+    free = count - 1
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / free)
+    # Cornish-Fisher: within 1 % of Student's t from 5 degrees of freedom on.
+    wide = Z95 + (Z95**3 + Z95) / (4 * free) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * free**2)
+    half = (_STUDENT[free - 1] if free <= len(_STUDENT) else wide) * deviation / math.sqrt(count)
+    return Interval(mean, max(0.0, mean - half), mean + half)
+
+
+def repeated_break_even(
+    teacher: float | None, baseline: Sequence[float | None], distilled: Sequence[float | None]
+) -> BreakEven | None:
+    """N* of a quantity such as CPU seconds from students that were run several times.
+
+    Args:
+        teacher: of the teacher's output, which was made once.
+        baseline: of each repeat of the student without a teacher.
+        distilled: of each repeat of the student with it.
+
+    Returns:
+        N* of the means, with the spread of the repeats; None without two repeats of either, or where a value
+        is unknown.
+    """
+    students = [[value for value in values if value is not None] for values in (baseline, distilled)]
+    if teacher is None or None in (*baseline, *distilled) or min(map(len, students)) < 2:
+        return None
+    return break_even(Interval.exact(teacher), *map(mean_of_repeats, students))
+
+
 def serving_break_even(
-    extra_train: Interval | None, j_ref: Interval | None, j_student: Interval | None
+    extra_train: Interval | tuple[Energy, Energy] | None,
+    j_ref: Interval | Energy | None,
+    j_student: Interval | Energy | None,
+    *,
+    scales: Scales | None = None,
 ) -> BreakEven:
     """T* = E_extra_train / (j_ref - j_student): tokens to be served until a costlier training has paid.
 
     Args:
-        extra_train: joules that the training cost more than the reference's; None = unknown, negative = less.
+        extra_train: joules that the training cost more than the reference's, or both energies, its own first;
+            None = unknown, negative = less.
         j_ref: joules per served token of what the student stands in for.
         j_student: joules per served token of the student.
+        scales: ranges of the scales that they name.
     """
-    if extra_train is None or j_ref is None or j_student is None or min(j_ref.best, j_student.best) < 0:
+    if extra_train is None or j_ref is None or j_student is None:
         return UNDEFINED
-    exact = _decimal(extra_train.best), _decimal(j_ref.best) - _decimal(j_student.best)
+    trained = (alone(extra_train), {}) if isinstance(extra_train, Interval) else extra_train
+    given = [*trained, *(alone(e) if isinstance(e, Interval) else e for e in (j_ref, j_student))]
+    ours, theirs, reference, own = (at(energy, {}).best for energy in given)
+    extra = ours - theirs
+    if min(reference, own) < 0:
+        return UNDEFINED
+    exact = _decimal(extra), _decimal(reference) - _decimal(own)
     if exact[0] <= 0 and exact[1] < 0:
         # Cheaper to train and dearer to serve: T* is where it stops to pay, which is another question.
         return UNDEFINED
-    cost = Interval(max(0.0, extra_train.best), max(0.0, extra_train.low), max(0.0, extra_train.high))
-    low, high = _bounds(cost, j_ref, j_student)
+    low, high = math.inf, 0.0
+    for costlier, other, served, mine in corners(given, scales or {}):
+        cost = costlier - other
+        paid = Interval(max(0.0, cost.best), max(0.0, cost.low), max(0.0, cost.high))
+        ends = _bounds(paid, served, mine)
+        low, high = min(low, ends[0]), max(high, ends[1])
     case: Case = "always" if exact[0] <= 0 else "finite" if exact[1] > 0 else "never"
     return _break_even(case, exact, low, high, least=0)
 

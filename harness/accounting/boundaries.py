@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.accounting.counter import CounterReading
+from harness.accounting.placement import Refresh, Refreshes
 from harness.accounting.series import NO_BOUNDARY, CounterSeries
 
 Row = Mapping[str, Any]
@@ -27,9 +28,10 @@ UNATTRIBUTED_UID = 1_000_000_000
 
 @dataclass
 class DeviceBoundaries:
-    """Counter readings of one device at the boundaries of a session."""
+    """Counter readings of one device at the boundaries of a session, and the refreshes seen around them."""
 
     readings: dict[int, CounterReading] = field(default_factory=dict)
+    refreshes: Refreshes = field(default_factory=Refreshes)
 
     def ordered(self) -> list[int]:
         """Boundary numbers in the order of the device's own clock times."""
@@ -59,21 +61,28 @@ class Session:
         return sorted(self.mono_us, key=lambda n: (self.mono_us[n], n))
 
 
-def _add_counter(session: Session, series: CounterSeries) -> None:
-    for i in np.flatnonzero(series.boundary != NO_BOUNDARY):
-        number, mono = int(series.boundary[i]), int(series.mono_us[i])
+def _add_device(session: Session, device: int, series: CounterSeries) -> None:
+    boundaries = session.devices.setdefault(device, DeviceBoundaries())
+    for i in range(series.mono_us.shape[0]):
+        number, mono, power = (
+            int(column[i]) for column in (series.boundary, series.mono_us, series.power_mw)
+        )
+        if number == NO_BOUNDARY:
+            if series.method[i] == "tick" and series.valid[i]:
+                seen = Refresh(
+                    mono, int(series.value[i]), int(series.uncertainty_us[i]), power if power > 0 else None
+                )
+                boundaries.refreshes.seen.append(seen)
+            continue
         session.mono_us.setdefault(number, mono)
         session.t_us.setdefault(number, int(series.t_us[i]))
-        if series.device_id is None:
-            continue
-        power = int(series.power_mw[i])
-        session.devices.setdefault(series.device_id, DeviceBoundaries()).readings.setdefault(
+        boundaries.readings.setdefault(
             number,
             CounterReading(
                 mono_us=mono,
                 value_mj=int(series.value[i]) if series.valid[i] else None,
                 uncertainty_us=int(series.uncertainty_us[i]),
-                method=series.method[int(i)],
+                method=series.method[i],
                 power_mw=float(power) if power > 0 else None,
             ),
         )
@@ -91,21 +100,25 @@ def _add_stage(session: Session, row: Row) -> None:
             readings.setdefault(number, CounterReading(int(mono), None, method="sample"))
 
 
-def read_sessions(stages: Sequence[Row], counters: Iterable[CounterSeries]) -> dict[SessionKey, Session]:
-    """Collect the boundaries of every session from the counters first, then from the stages.
+def read_sessions(stages: Sequence[Row], counters: Sequence[CounterSeries]) -> dict[SessionKey, Session]:
+    """Collect the boundaries of every session from the counters of devices first, then from the stages.
 
-    Counters of devices come first because their ticks are the billed edges; a zone that is read at the same
-    boundary is milliseconds off.
+    A zone that is read beside a boundary is milliseconds off, and says where it lies if nothing else does.
     """
     sessions: dict[SessionKey, Session] = {}
-    for series in sorted(counters, key=lambda s: s.device_id is None):
-        if not np.any(series.boundary != NO_BOUNDARY):
-            continue
-        key = (series.node_id, series.session)
-        _add_counter(sessions.setdefault(key, Session(*key)), series)
+    for series in counters:
+        if series.device_id is not None and np.any(series.boundary != NO_BOUNDARY):
+            key = (series.node_id, series.session)
+            _add_device(sessions.setdefault(key, Session(*key)), series.device_id, series)
     for row in stages:
         key = (str(row["node_id"]), int(row["session"]))
         _add_stage(sessions.setdefault(key, Session(*key)), row)
+    for series in counters:
+        if series.device_id is None and (series.node_id, series.session) in sessions:
+            session = sessions[(series.node_id, series.session)]
+            for i in np.flatnonzero(series.boundary != NO_BOUNDARY):
+                session.mono_us.setdefault(int(series.boundary[i]), int(series.mono_us[i]))
+                session.t_us.setdefault(int(series.boundary[i]), int(series.t_us[i]))
     return sessions
 
 
@@ -179,8 +192,6 @@ def hole_row(session: Session, hole: Hole, stage_uid: int) -> dict[str, Any]:
         "t_end_us": session.t_us[hole.end],
         "mono_start_us": min(starts, default=session.mono_us[hole.start]),
         "mono_end_us": max(ends, default=session.mono_us[hole.end]),
-        "work_start_us": None,
-        "work_end_us": None,
         "boundary_start": hole.start,
         "boundary_end": hole.end,
         "device_ids": list(hole.device_ids),

@@ -47,16 +47,17 @@ LIMIT_FACTOR = 1.25
 
 METHOD_RANK = {
     "counter_tick": 0,
-    "counter_interpolated": 1,
-    "counter_sample": 2,
-    "counter_split": 3,
-    "power_integral": 4,
-    "imported": 5,
-    "absent": 6,
+    "counter_step": 1,
+    "counter_linear": 2,
+    "counter_sample": 3,
+    "counter_split": 4,
+    "power_integral": 5,
+    "imported": 6,
+    "absent": 7,
 }
 """From best to worst; a sum carries the worst method of its parts."""
 
-_READING_METHOD = {"tick": "counter_tick", "interpolated": "counter_interpolated"}
+_READING_METHOD = {"tick": "counter_tick", "step": "counter_step", "linear": "counter_linear"}
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ class CounterReading:
 
     Attributes:
         mono_us: when.
-        value_mj: mJ as read; None when the read failed.
-        uncertainty_us: half-width of the bracket in which the value was true.
-        method: tick, interpolated, immediate, sample or poll.
+        value_mj: mJ as read, or as placed between two refreshes; None when neither is known.
+        uncertainty_us: half-width of the bracket in which the value was true; of a moment, how long after it
+            power was read.
+        method: tick, moment, immediate, sample or poll; step or linear once a moment is placed.
         power_mw: power at the boundary; None when unknown.
+        error: of a value that was placed.
     """
 
     mono_us: int
@@ -76,6 +79,7 @@ class CounterReading:
     uncertainty_us: int = 0
     method: str = "tick"
     power_mw: float | None = None
+    error: EdgeError | None = None
 
 
 @dataclass(frozen=True)
@@ -294,8 +298,12 @@ def resolve(
     power_mw: float = 0.0,
     rough: Roughness = STEADY,
     refresh_us: int = 100_000,
+    gap_us: int | None = None,
 ) -> tuple[CounterReading, EdgeError]:
     """Give a boundary without a value one from the sampler's readings around it: linear in time between them.
+
+    Where the two enclose a gap, the device may have drawn anything it can on either side of the boundary:
+    what stopped the sampler may have changed the load too.
 
     Args:
         reading: at the boundary.
@@ -303,11 +311,14 @@ def resolve(
         power_mw: power near the boundary, where the reading does not carry it.
         rough: around the boundary.
         refresh_us: of the counter.
+        gap_us: longest distance of two readings that is no gap; None = none is.
 
     Returns:
         The reading (still without a value if there is no reading on both sides) and its error.
     """
     power = reading.power_mw or power_mw
+    if reading.value_mj is not None and reading.error is not None:
+        return reading, reading.error
     if reading.value_mj is not None:
         return reading, reading_error(reading.method, reading.uncertainty_us, power, rough, refresh_us)
     i = int(np.searchsorted(ticks.mono_us, reading.mono_us, side="right")) - 1
@@ -324,11 +335,17 @@ def resolve(
     error = cell_error(
         t1 - t0, (reading.mono_us - t0) / (t1 - t0), (v1 - v0) / (t1 - t0) / NJ * 1e-3, rough, refresh_us
     )
+    if gap_us is not None and t1 - t0 > gap_us:
+        most = ticks.most_mw * NJ * 1000
+        least = max(0.0, v1 - v0 - most * (t1 - reading.mono_us))
+        largest = max(least, min(float(v1 - v0), most * (reading.mono_us - t0)))
+        shift_j, half_j = ((least + largest) / 2 - (value - v0)) / 1000, (largest - least) / 2000
+        error = EdgeError(error.shift_j + shift_j, error.uniform_j + half_j, 0.0, rough.cells)
     return replace(reading, value_mj=value, method="sample"), error
 
 
 def _most_j(reading: CounterReading, power_mw: float, refresh_us: int) -> float:
-    """Most joules by which an interpolated boundary can be off."""
+    """Most joules by which a boundary between two refreshes can be off."""
     width = max(reading.uncertainty_us, refresh_us // 2)
     return width * max(power_mw, reading.power_mw or 0.0) * NJ
 
@@ -343,6 +360,7 @@ def counter_energy(
     power_mw: tuple[float, float] = (0.0, 0.0),
     rough: tuple[Roughness, Roughness] = (STEADY, STEADY),
     refresh_us: int = 100_000,
+    gap_us: int | None = None,
 ) -> CounterEnergy:
     """Energy between two boundaries of one device in one session.
 
@@ -356,6 +374,7 @@ def counter_energy(
         power_mw: power near the two boundaries, where the readings do not carry it.
         rough: how much power changes around them.
         refresh_us: slowest refresh of the counter.
+        gap_us: as of `resolve`.
 
     Returns:
         Never a negative energy; None only where neither source says anything.
@@ -371,21 +390,14 @@ def counter_energy(
         for reading, power in zip(read, power_mw, strict=True)
     )
     glitches = sum(a.value_mj != b.value_mj for a, b in zip(read, (start, end), strict=True))
-    first, first_error = resolve(start, ticks, power_mw[0], rough[0], refresh_us)
-    last, last_error = resolve(end, ticks, power_mw[1], rough[1], refresh_us)
+    first, first_error = resolve(start, ticks, power_mw[0], rough[0], refresh_us, gap_us)
+    last, last_error = resolve(end, ticks, power_mw[1], rough[1], refresh_us, gap_us)
     boundary = window_error(first_error, last_error, COUNTER_STEP_J)
     if first.value_mj is not None and last.value_mj is not None:
         difference = last.value_mj - first.value_mj
-        slack_mj = 0.0
-        if "interpolated" in (first.method, last.method):
-            slack_mj += 1000 * _most_j(first, power_mw[0], refresh_us)
-            slack_mj += 1000 * _most_j(last, power_mw[1], refresh_us)
-        possible = ticks.can_rise(end.mono_us - start.mono_us, difference, slack_mj)
+        possible = ticks.can_rise(end.mono_us - start.mono_us, difference)
         if possible and not ticks.broken(start.mono_us, end.mono_us):
-            # Interpolated ends of a very short stage can cross by less than their own error: no energy, not a
-            # reset.
-            method = _method(first, last)
-            return CounterEnergy(max(0, difference), boundary, glitches=glitches, method=method)
+            return CounterEnergy(difference, boundary, glitches=glitches, method=_method(first, last))
     found = _pieces(first, last, ticks, (bridge, hole_bridge or bridge), boundary, refresh_us)
     return replace(found, glitches=glitches)
 

@@ -40,6 +40,12 @@ from harness.accounting.series import DeviceLimits, Int64, PowerSeries, Sampling
 BLOCK_SAMPLES = 32
 """Shortest stretch over which counter and integral are compared: a dip that no sample sees is below 3 %."""
 
+TELLING_SAMPLES = 8
+"""Fewer samples may all miss a stage's steps: an integral of them contradicts no counter."""
+
+SUM_BLOCK = 1 << 16
+"""Samples that are added up at a time."""
+
 AVERAGING_LAG_US = 500_000
 """A trailing mean of one second shows what happened half a second ago."""
 
@@ -124,8 +130,23 @@ class DeviceMeter:
         )
         self._disputes = self._disputed_blocks()
         self._order = boundaries.ordered()
+        self._readings = self._placed(boundaries, most_mw)
         self._place = {number: i for i, number in enumerate(self._order)}
         self._links = [self._between(a, b) for a, b in pairwise(self._order)]
+
+    def _placed(self, boundaries: DeviceBoundaries, most_mw: float) -> dict[int, CounterReading]:
+        """The boundaries, those between two refreshes with the value they have there; it never falls."""
+        found: list[CounterReading] = []
+        refreshes = boundaries.refreshes.believed(most_mw)
+        for number in self._order:
+            reading = boundaries.readings[number]
+            if reading.value_mj is None:
+                rough = self._roughness(reading.mono_us)
+                reading = refreshes.place(
+                    reading, rough, most_mw, earlier=found, instant=self._limits.instant
+                )
+            found.append(reading)
+        return dict(zip(self._order, found, strict=True))
 
     def integral(self, start_us: int, end_us: int, gap_us: int | None = None) -> PowerIntegral:
         """Power integral of any window of this device; `gap_us` is the protocol's by default."""
@@ -146,36 +167,63 @@ class DeviceMeter:
         Looked at in blocks of 32, 64, 128 ... readings that overlap by half: a gain that changes, or a step
         that the device could have drawn, is a small share of a long stage.
         """
-        t, power = self._series.mono_us[self._valid], self._series.power_mw[self._valid].astype(np.float64)
         at, value = self._ticks.mono_us, self._ticks.value_mj
-        if t.shape[0] < 2:
-            return np.zeros((0, 2), np.int64)
-        width, change = np.diff(t).astype(np.float64), np.diff(power)
-        unseen = np.where(width > self._sampling.gap_us, width, 0.0)
-
-        def at_readings(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.asarray(np.interp(at, t, np.concatenate(([0.0], np.cumsum(cells)))), np.float64)
-
-        energy = at_readings((power[1:] + power[:-1]) / 2 * width * NJ)
-        variance = at_readings(INDEPENDENT * (change * np.where(unseen > 0, 0.0, width) * NJ) ** 2)
-        blind = at_readings(unseen * self._max_mw * NJ)
-        edge_us = self._sampling.counter_refresh_us + (0 if self._limits.instant else 2 * AVERAGING_LAG_US)
         found = [np.zeros((0, 2), np.int64)]
-        size = BLOCK_SAMPLES
-        while size < at.shape[0]:
-            first = np.append(np.arange(0, at.shape[0] - 1 - size, size // 2), at.shape[0] - 1 - size)
+        if np.count_nonzero(self._valid) < 2:
+            return found[0]
+        count = at.shape[0]
+        sizes = [BLOCK_SAMPLES << k for k in range(count.bit_length()) if BLOCK_SAMPLES << k < count]
+        if not sizes:
+            return found[0]
+        # Where any block begins or ends; a month's sums at every reading would be most of the memory in use.
+        last_ones = [count - 1, *(count - 1 - size for size in sizes)]
+        edges = np.union1d(np.arange(0, count, BLOCK_SAMPLES // 2), last_ones)
+        energy, variance, blind = self._running_sums(at[edges])
+        edge_us = self._sampling.counter_refresh_us + (0 if self._limits.instant else 2 * AVERAGING_LAG_US)
+        for size in sizes:
+            first = np.append(np.arange(0, count - 1 - size, size // 2), count - 1 - size)
             last = first + size
-            by_power = energy[last] - energy[first]
-            spread = Z95 * (1 + 2 / size) * np.sqrt(np.maximum(0.0, variance[last] - variance[first]))
-            doubt = 2 * (spread + edge_us * self._max_mw * NJ) + blind[last] - blind[first]
+            i, j = np.searchsorted(edges, first), np.searchsorted(edges, last)
+            by_power = energy[j] - energy[i]
+            spread = Z95 * (1 + 2 / size) * np.sqrt(np.maximum(0.0, variance[j] - variance[i]))
+            doubt = 2 * (spread + edge_us * self._max_mw * NJ) + blind[j] - blind[i]
             apart = np.abs((value[last] - value[first]) / 1000 - by_power)
             bad = apart > np.maximum(doubt, self._sampling.disagreement_rel * by_power)
             stretch = np.stack((at[first[bad]], at[last[bad]]), axis=1)
             # What is bridged is known to be wrong; what is left of it is not.
             known = np.array([self._ticks.broken(int(a), int(b)) for a, b in stretch], dtype=np.bool_)
             found.append(stretch[~known])
-            size *= 2
         return np.concatenate(found)
+
+    def _running_sums(self, at: Int64) -> npt.NDArray[np.float64]:
+        """(3, n) sums from the first valid sample up to each time: energy by the samples in J, its variance
+        in J^2, and what gaps can have held at most in J.
+
+        Samples are taken a block at a time, and added up in their order.
+        """
+        sums, total, done = np.empty((3, at.shape[0])), np.zeros((3, 1)), 0
+        times, power = np.zeros(0, np.int64), np.zeros(0)
+        for start in range(0, self._valid.shape[0], SUM_BLOCK):
+            part = slice(start, start + SUM_BLOCK)
+            good = self._valid[part]
+            times = np.append(times[-1:], self._series.mono_us[part][good])
+            power = np.append(power[-1:], self._series.power_mw[part][good].astype(np.float64))
+            if times.shape[0] < 2:
+                continue
+            width, change = np.diff(times).astype(np.float64), np.diff(power)
+            unseen = np.where(width > self._sampling.gap_us, width, 0.0)
+            cells = (
+                (power[1:] + power[:-1]) / 2 * width * NJ,
+                INDEPENDENT * (change * np.where(unseen > 0, 0.0, width) * NJ) ** 2,
+                unseen * self._max_mw * NJ,
+            )
+            running = np.cumsum(np.concatenate((total, np.stack(cells)), axis=1), axis=1)
+            upto = int(np.searchsorted(at, times[-1]))
+            for row, known in zip(sums, running, strict=True):
+                row[done:upto] = np.interp(at[done:upto], times, known)
+            total, done = running[:, -1:], upto
+        sums[:, done:] = total
+        return sums
 
     def _hole(self, start_us: int, end_us: int) -> PowerIntegral:
         """Power integral around a fault of the counter, bounded as a gap: two samples do not show a step."""
@@ -206,6 +254,7 @@ class DeviceMeter:
             power_mw=(self._power_near(first.mono_us), self._power_near(last.mono_us)),
             rough=(self._roughness(first.mono_us), self._roughness(last.mono_us)),
             refresh_us=self._sampling.counter_refresh_us,
+            gap_us=self._sampling.gap_us,
         )
 
     def _lag(self, reading: CounterReading) -> EdgeError:
@@ -284,6 +333,8 @@ class DeviceMeter:
             return False
         if self._in_dispute(*ends):
             return True
+        if integral.samples < TELLING_SAMPLES:
+            return False
         # Twice what either is known to.
         doubt_j = 2.0 * (whole.boundary.half_j + integral.sampling_j)
         doubt_j += integral.gap_high_j - integral.gap_low_j

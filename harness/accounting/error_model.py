@@ -9,8 +9,11 @@ T the refresh of the counter and h the distance of two samples:
     tick bracket          uniform  +- P u at each end; u = half-width of the bracket around the tick
     counter's 1 mJ        uniform  +- 0.5 mJ at each end
     immediate reading     uniform  0 ... T old: the truth is later by P T / 2 +- P T / 2
-    interpolated reading  random   last refresh, its power held for the time since, 2 u: (2 u)^2 D / 2
+    placed in a cell      uniform  +- P u of the refresh that its part of the cell begins or ends with; drawn
+                                   straight, of both by the way to each; just before a refresh, u + time to it
+      and where in doubt  random   1.42 f (1 - f) T R: cut at the share f of its width T, R its roughness
     between two samples   random   drawn straight, cut at the share f: (f (1 - f) h)^2 D / 12, and 0 ... T old
+      in a gap            uniform  anything the device can draw on either side, within the energy in between
     sampling              random   h^2 D / 2 a cell, and 0.5 mW all along
     few gaps in samples   random   length^2 x half a variance (`gap_error`); never outside [0, power limit]
     many gaps             bound    more than a tenth of the window: length x [0, power limit]
@@ -69,8 +72,11 @@ INDEPENDENT = 1 / 2
 RARE_STEPS = 1 / 12
 """The same if power steps seldom, at random moments; holds for means over longer than a cell."""
 
-TICK_SLACK_US = 300
-"""How well the time since the last tick is known at an interpolated boundary."""
+CELL_FACTOR = 1.42
+"""Standard deviation of a boundary drawn straight in a cell, over width x share x (1 - share) x roughness."""
+
+KNOWN_CELLS = 1000
+"""Stands for `cells` where a variance is no estimate from few differences."""
 
 CELL_MEAN_FACTOR = 1.2
 """Root mean square over mean of a power known as a mean only: 2 / sqrt 3 if it is anything up to twice it."""
@@ -188,7 +194,7 @@ def reading_error(
     """Error of a counter reading at a boundary.
 
     Args:
-        method: tick, interpolated, or anything else for a value as it stood when it was read.
+        method: tick, or anything else for a value as it stood when it was read.
         uncertainty_us: what the reading says of its own time.
         power_mw: power there.
         rough: around the boundary.
@@ -196,10 +202,6 @@ def reading_error(
     """
     if method == "tick":
         return EdgeError(uniform_j=uncertainty_us * power_mw * NJ)
-    if method == "interpolated":
-        variance = (2 * uncertainty_us * NJ) ** 2 * rough.square_mw2 / 2
-        known = min(uncertainty_us, TICK_SLACK_US) * power_mw * NJ
-        return EdgeError(0.0, known, variance, rough.cells)
     return stale_error(uncertainty_us or refresh_us, power_mw, rough)
 
 

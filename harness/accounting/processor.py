@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.accounting.rapl import ZoneMeter
-from harness.accounting.series import NO_BOUNDARY, ZONE_SOURCES, CounterSeries, ZoneSource
+from harness.accounting.series import ZONE_SOURCES, CounterSeries, ZoneSource
 
 ESTIMATE_HIGH = 2.0
 """Upper bound of an estimate over its best value.
@@ -18,6 +18,10 @@ reach 40 % (arXiv 2509.22092), on multi-die machines nearly a factor of two (cod
 process whose load is not computation draws next to nothing. So an estimate is stated as 0 ... 2 x itself, a
 figure of one digit.
 """
+
+
+UNSEEN_US = 5_000_000
+"""An estimate whose readings stop further than this from an end of a window is no estimate of it."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,17 @@ class _Estimate:
         step = np.diff(value)
         self._cumulative = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(step < 0, 0, step))))
         self._restart = self._mono[1:][step < 0]
-        self._boundary = series.boundary[series.valid]
 
-    def energy(self, start_us: int, end_us: int, start: int, end: int) -> PartEnergy:
-        times = [self._time(start, start_us), self._time(end, end_us)]
-        if times[1] <= self._mono[0] or times[0] >= self._mono[-1]:
+    def energy(self, start_us: int, end_us: int) -> PartEnergy:
+        if end_us <= self._mono[0] or start_us >= self._mono[-1]:
             return ABSENT
-        low, high = np.rint(np.interp(times, self._mono, self._cumulative)).astype(np.int64)
+        if max(self._mono[0] - start_us, end_us - self._mono[-1]) > UNSEEN_US:
+            return ABSENT
+        low, high = np.rint(np.interp([start_us, end_us], self._mono, self._cumulative)).astype(np.int64)
         energy = int(max(0, high - low)) / 1e6
-        lost = np.any((self._restart > times[0]) & (self._restart <= times[1]))
+        lost = np.any((self._restart > start_us) & (self._restart <= end_us))
         faults = ("cpu_estimate_restarted",) if lost else ()
         return PartEnergy(energy, 0.0, ESTIMATE_HIGH * energy, self._method, faults)
-
-    def _time(self, number: int, fallback_us: int) -> int:
-        hits = np.flatnonzero(self._boundary == number) if number != NO_BOUNDARY else np.zeros(0, np.int64)
-        return int(self._mono[hits[0]]) if hits.size else fallback_us
 
 
 class ProcessorMeter:
@@ -92,7 +92,7 @@ class ProcessorMeter:
         """
         for method, zones in self._meters[part]:
             if isinstance(zones, _Estimate):
-                return zones.energy(*window, *numbers)
+                return zones.energy(*window)
             found = zones.energy(*window, *numbers)
             if found is not None:
                 # The words are RAPL's, whose counters wrap, restart and mirror each other.

@@ -15,8 +15,12 @@ import numpy as np
 
 from harness.accounting.counter import lone_readings
 from harness.accounting.error_model import (
+    CELL_FACTOR,
     CELL_MEAN_FACTOR,
+    KNOWN_CELLS,
+    NJ,
     STEADY,
+    EdgeError,
     Spread,
     joint,
     stale_error,
@@ -221,13 +225,13 @@ class ZoneMeter:
         return bool(self._zones)
 
     def energy(self, start_us: int, end_us: int, start: int | None, end: int | None) -> ZoneEnergy | None:
-        """Energy between two boundaries.
+        """Energy between two boundaries, each drawn straight between the readings around it.
 
         Args:
-            start_us: window start, used where the zone has no reading numbered `start`.
+            start_us: window start.
             end_us: window end.
-            start: boundary number; None = take the time.
-            end: boundary number.
+            start: boundary number, where one is known: it tells whether the zone was read beside it.
+            end: the same.
 
         Returns:
             None if the window lies wholly outside the readings.
@@ -237,8 +241,7 @@ class ZoneMeter:
         bounds: list[Spread] = []
         ambiguous = reset = glitch = stuck = unread = False
         for zone, curve in self._zones:
-            edges = [_edge(zone, start, start_us), _edge(zone, end, end_us)]
-            t0, t1 = edges[0][0], max(edges[0][0], edges[1][0])
+            t0, t1 = start_us, max(start_us, end_us)
             if t1 <= curve.mono_us[0] or t0 >= curve.mono_us[-1]:
                 if t1 > t0:
                     return None
@@ -252,7 +255,7 @@ class ZoneMeter:
             energy += round(filled)
             bounds.append(Spread(filled, filled))
             # Microjoules per microsecond are watts: the model's joules and milliwatts hold a million times.
-            first, last = (stale_error(age, 1000 * _rate(curve, t), STEADY) for t, age in edges)
+            first, last = (_edge_error(zone, curve, number, t) for number, t in ((start, t0), (end, t1)))
             random.append(window_error(first, last, ZONE_RESOLUTION_UJ / 2e6))
             for i, extra in zip(curve.ambiguous, curve.ambiguous_extra, strict=True):
                 if curve.mono_us[i] < t1 and curve.mono_us[i + 1] > t0:
@@ -289,12 +292,22 @@ def _known(zone: CounterSeries) -> tuple[Int64, Int64]:
     return zone.mono_us[zone.valid], zone.value[zone.valid]
 
 
-def _edge(zone: CounterSeries, number: int | None, fallback_us: int) -> tuple[int, int]:
-    """Time of a boundary in this zone, and how old the value there may be."""
+def _edge_error(zone: CounterSeries, curve: Unwrapped, number: int | None, t: int) -> EdgeError:
+    """Error of a zone at a boundary: age of its readings, and what power does between the two around it."""
+    age = ZONE_REFRESH_US
     if number is not None and number != NO_BOUNDARY:
         for i in np.flatnonzero((zone.boundary == number) & zone.valid):
-            return int(zone.mono_us[i]), int(zone.uncertainty_us[i]) or ZONE_REFRESH_US
-    return fallback_us, ZONE_REFRESH_US
+            age = int(zone.uncertainty_us[i]) or ZONE_REFRESH_US
+    # Microjoules per microsecond are watts: the model's milliwatts hold a thousand.
+    power_mw = 1000 * _rate(curve, t)
+    stale = stale_error(age, power_mw, STEADY)
+    i = int(np.searchsorted(curve.mono_us, t))
+    if not 0 < i < curve.mono_us.shape[0]:
+        return stale
+    width = int(curve.mono_us[i] - curve.mono_us[i - 1])
+    share = (t - int(curve.mono_us[i - 1])) / width
+    reach_j = share * (1 - share) * width * power_mw * NJ
+    return EdgeError(stale.shift_j, stale.uniform_j, (CELL_FACTOR * reach_j) ** 2, KNOWN_CELLS)
 
 
 def _unread(zone: CounterSeries, number: int | None) -> bool:

@@ -29,6 +29,8 @@ def decimals(best: float, half_width: float, most: int = MOST_DIGITS) -> int:
         most: most significant digits in any case.
     """
     ceiling = most - 1 - _exponent(best)
+    if abs(round(best, ceiling)) >= 10.0 ** (_exponent(best) + 1):  # 9.9999 is 10.00, which has a digit more
+        ceiling -= 1
     if half_width <= 0:
         return ceiling
     exponent = _exponent(half_width)
@@ -165,11 +167,6 @@ def duration(us: int) -> str:
 _PLAIN = str.maketrans(
     {"\u202f": " ", "±": "+-", "µ": "u", "✓": "ok", "✗": "x", "█": "#", "─": "-", "·": "-"}
 )
-
-
-def printable(text: str) -> str:
-    """Text from a file without what would steer a terminal: control and format characters become `?`."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def encodable(text: str, encoding: str) -> str:

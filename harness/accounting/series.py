@@ -53,7 +53,7 @@ class CounterSeries:
         boundary: (n,) number of the stage boundary the reading belongs to, `NO_BOUNDARY` for a tick.
         uncertainty_us: (n,) half-width of the bracket in which the value was true.
         power_mw: (n,) power at the boundary, -1 where unknown.
-        method: (n,) tick, interpolated, immediate, sample or poll.
+        method: (n,) tick, moment, immediate, sample or poll.
         wrap_range: the counter wraps past this value, in `unit`; None if it never does.
     """
 

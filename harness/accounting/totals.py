@@ -57,8 +57,8 @@ class RunTotals:
         unattributed: the part of `it` that no stage owns; None if unknown.
         teacher: the part of `it` in teacher stages.
         by_kind: kind of stage -> energy, as far as known.
-        incomplete: kinds of stages where some GPU's energy is unknown: theirs, and the run's, is a lower
-            bound, and no ratio is formed from it.
+        incomplete: kinds of stages where energy of a GPU or a service is unknown: theirs, and the run's, is a
+            lower bound, and no ratio is formed from it.
     """
 
     gpu: PartTotal
@@ -119,8 +119,9 @@ def row_energy(row: Row) -> Interval | None:
 
 
 def lower_bound(row: Row) -> bool:
-    """Whether a row's energy lacks that of a GPU it ran on: what is known of it is less than it took."""
-    return bool(row["device_ids"]) and row.get("gpu_energy_j") is None
+    """Whether a row's energy lacks that of a GPU it ran on, or of a service: it took more than is known."""
+    unmeasured = bool(row["device_ids"]) and row.get("gpu_energy_j") is None
+    return unmeasured or "work_elsewhere" in row.get("flags", ())
 
 
 def _sum(rows: Iterable[Row]) -> Interval | None:

@@ -31,11 +31,7 @@ class Artifact:
 
 
 class DigestCache:
-    """Digests kept beside the run, so that a 64 GB checkpoint is read once however many stages consume it.
-
-    Args:
-        path: JSON file of the cache.
-    """
+    """Digests kept beside the run, so that a 64 GB checkpoint is read once however many stages consume it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

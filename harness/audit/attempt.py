@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.audit.artifacts import Artifact, DigestCache
 from harness.audit.forks import Forks
-from harness.audit.live_energy import JournalEnergy, LiveEnergy, StatusFile
+from harness.audit.live_run import LiveRun, Snapshot, write_status
 from harness.audit.logs import cut, free_middle
 from harness.audit.output import tail
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import ProcessEnd, StageProcess
 from harness.audit.programs import to_exec
+from harness.audit.recorded import CommandDigests
 from harness.audit.reports import Intake, ReportReader
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
 from harness.meter.session import MeterSession, OpenStage
+from harness.text import as_name
 
 _TAIL_LINES = 20
 
@@ -84,8 +87,8 @@ class Watcher(Protocol):
     def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
         """An attempt begins; its output goes to `logs`."""
 
-    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
-        """Called a few times a second with the tokens and, once a second newer, the energy so far."""
+    def watching(self, stage: PlannedStage, now: Snapshot) -> None:
+        """Called a few times a second with what is known of the run, once a second newer."""
 
     def ended(self, stage: PlannedStage, result: StageResult) -> None:
         """The attempt has ended."""
@@ -94,49 +97,44 @@ class Watcher(Protocol):
         """Something that a person should know now."""
 
 
-class StageAttempt:
-    """Runs one attempt at a stage.
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage of a run works with.
 
-    Args:
+    Attributes:
         plan: The run.
-        stage: The stage.
-        number: Number of the attempt, from 1.
         session: The meter.
-        digests: Digests of artifacts.
-        watcher: Hears what happens.
+        progress: Hears what happens.
         stop: The signal to end with, once the run is to stop.
+        live: Where the session stands, for the progress line.
+        digests: Digests of artifacts.
+        commands: Digests of commands.
         origins: Artifact id to the run that paid for it, for inputs from other runs.
-        energy: Energy of the session so far, for the progress line.
-        forks: Where its process may be forked from.
+        forks: Where processes may be forked from.
     """
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        stage: PlannedStage,
-        number: int,
-        session: MeterSession,
-        digests: DigestCache,
-        watcher: Watcher,
-        stop: Callable[[], int | None],
-        origins: Mapping[str, Origin],
-        energy: JournalEnergy,
-        forks: Forks | None,
-    ) -> None:
-        self._plan = plan
+    plan: RunPlan
+    session: MeterSession
+    progress: Watcher
+    stop: Callable[[], int | None]
+    live: LiveRun
+    digests: DigestCache
+    commands: CommandDigests
+    origins: Mapping[str, Origin]
+    forks: Forks | None
+
+
+class StageAttempt:
+    """Runs one attempt at a stage, the `number`th from 1."""
+
+    def __init__(self, run: RunContext, stage: PlannedStage, number: int) -> None:
+        self._run = run
         self._stage = stage
         self._number = number
-        self._session = session
-        self._digests = digests
-        self._watcher = watcher
-        self._stop = stop
-        self._origins = origins
-        self._energy = energy
-        self._forks = forks
-        self._logs = StageLogs.of(plan.out_dir, stage.name, number)
-        self._log_limit = plan.log_mb * 1_000_000
+        self._logs = StageLogs.of(run.plan.out_dir, stage.name, number)
+        self._log_limit = run.plan.log_mb * 1_000_000
         self._uid: int | None = None
-        self._intake = Intake(session, watcher.warn, f"logs/{self._logs.events.name}")
+        self._intake = Intake(run.session, run.progress.warn, f"logs/{self._logs.events.name}")
 
     def run(self) -> StageResult:
         """Run it to its end.
@@ -149,7 +147,7 @@ class StageAttempt:
             logs.out.parent.mkdir(exist_ok=True)
             for path in stage.outputs.values():
                 path.parent.mkdir(parents=True, exist_ok=True)
-            if stage.cwd.is_relative_to(self._plan.run_dir):
+            if stage.cwd.is_relative_to(self._run.plan.run_dir):
                 stage.cwd.mkdir(parents=True, exist_ok=True)
             reader = ReportReader(logs.events)
         except OSError as error:
@@ -158,14 +156,14 @@ class StageAttempt:
             ) from None
         try:
             # Digests are taken between the stages: reading a checkpoint is no part of training from it.
-            consumed = [(path, self._digests.artifact(path)) for path in stage.inputs.values()]
-            self._watcher.started(stage, self._number, logs)
-            opened = self._session.begin(
+            consumed = [(path, self._run.digests.artifact(path)) for path in stage.inputs.values()]
+            self._run.progress.started(stage, self._number, logs)
+            opened = self._run.session.begin(
                 stage.name,
                 stage.kind,
                 attempt=self._number,
-                command_sha256=stage.fingerprint,
-                devices=self._session.client.visible_devices({**os.environ, **stage.env}),
+                command_sha256=self._run.commands.of(stage.fingerprint),
+                devices=self._run.session.client.visible_devices({**os.environ, **stage.env}),
             )
             self._uid = opened.uid
             for path, artifact in consumed:
@@ -179,38 +177,43 @@ class StageAttempt:
         for log in (self._logs.out, self._logs.err):
             left_out = cut(log, self._log_limit)
             if left_out:
-                self._session.event(
+                self._run.session.event(
                     "x-log_cut", "warning", stage_uid=self._uid, log=log.name, bytes_cut=left_out
                 )
-                size = f"{left_out / 1e6:,.1f} MB in the middle were cut (log_mb: {self._plan.log_mb})"
-                self._watcher.warn(f"logs/{log.name}: {size}")
+                size = f"{left_out / 1e6:,.1f} MB in the middle were cut (log_mb: {self._run.plan.log_mb})"
+                self._run.progress.warn(f"logs/{log.name}: {size}")
 
     def _measured(self, opened: OpenStage, reader: ReportReader) -> StageResult:
-        stage, session, logs = self._stage, self._session, self._logs
+        stage, session, logs = self._stage, self._run.session, self._logs
         try:
-            env = environment(self._plan, stage, logs)
-            process = StageProcess(to_exec(stage.argv), stage.cwd, env, logs.out, logs.err, self._forks)
+            env = environment(self._run.plan, stage, logs)
+            process = StageProcess(to_exec(stage.argv), stage.cwd, env, logs.out, logs.err, self._run.forks)
         except KitError as error:
             session.event("x-not_started", "error", reason=scrub(str(error)))
             session.end("failed", exit_code=error.exit_code)
             return StageResult("failed", error.exit_code, 0.0, {}, str(error))
 
-        status = StatusFile(logs.status, self._energy)
+        shown: Snapshot | None = None
 
         def watch() -> None:
+            nonlocal shown
             self._intake.take(reader.read())
             for log in (logs.out, logs.err):
                 free_middle(log, self._log_limit)
-            self._watcher.watching(stage, opened.tokens, status.update())
+            before, shown = shown, self._run.live.look()
+            if shown is not before:
+                write_status(logs.status, shown)
+            self._run.progress.watching(stage, shown)
 
         if process.forked:
             session.event("x-forked")
         elif process.not_forked is not None:
             session.event("x-not_forked", "warning", reason=scrub(process.not_forked))
-        with process, status:
+        with process, ExitStack() as leaving:
+            leaving.callback(logs.status.unlink, missing_ok=True)
             session.client.register_group(process.pgid, opened.uid)
-            outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._stop, watch=watch)
-            session.cut()  # before anything else: what follows takes time that is not the stage's
+            outcome = process.wait(timeout_s=stage.timeout_s, interrupted=self._run.stop, watch=watch)
+            session.cut(outcome.end_us)
             self._intake.take(reader.read(final=True))
             result = self._finish(opened, outcome)
             session.client.register_group(None, opened.uid)
@@ -218,16 +221,16 @@ class StageAttempt:
         if left and outcome.reason == "exit":
             session.event("x-left_processes", "warning", stage_uid=opened.uid, processes=left)
             what = "a process" if left == 1 else f"{left} processes"
-            self._watcher.warn(
+            self._run.progress.warn(
                 f"stage {stage.name} left {what} running; ended, so that the next is measured alone"
             )
         if result.status == "completed":
             for path in stage.outputs.values():
-                self._record_artifact(opened, "produced", path, self._digests.artifact(path))
+                self._record_artifact(opened, "produced", path, self._run.digests.artifact(path))
         return result
 
     def _finish(self, opened: OpenStage, outcome: ProcessEnd) -> StageResult:
-        stage, session = self._stage, self._session
+        stage, session = self._stage, self._run.session
         self._intake.sum_up()
         reported = set(opened.tokens)
         for name, count in stage.tokens.items():
@@ -245,24 +248,23 @@ class StageAttempt:
             ]
             detail = {"lines": [scrub(line) for line in lines]} if lines else {}
             session.event("stage_output_tail", "info", reason=scrub(reason or ""), **detail)
-        session.end(
-            status,
-            exit_code=outcome.exit_code,
-            work_end_us=outcome.work_end_us,
-            token_denominator=stage.tokens.get("denominator"),
+        length_us = session.end(
+            status, exit_code=outcome.exit_code, token_denominator=stage.tokens.get("denominator")
         )
-        duration_s = (outcome.work_end_us - opened.work_start_us) / 1e6
+        duration_s = length_us / 1e6
         return StageResult(status, outcome.exit_code, duration_s, dict(opened.tokens), reason, lines)
 
     def _record_artifact(self, opened: OpenStage, role: str, path: Path, artifact: Artifact) -> None:
-        inside = path.is_relative_to(self._plan.run_dir)
-        origin = self._origins.get(artifact.artifact_id) if role == "consumed" and not inside else None
-        self._session.artifact(
+        inside = path.is_relative_to(self._run.plan.run_dir)
+        origin = self._run.origins.get(artifact.artifact_id) if role == "consumed" and not inside else None
+        self._run.session.artifact(
             opened.uid,
             role,
             {
                 "artifact_id": artifact.artifact_id,
-                "name": path.relative_to(self._plan.run_dir).as_posix() if inside else scrub(path.name),
+                "name": as_name(
+                    path.relative_to(self._run.plan.run_dir).as_posix() if inside else scrub(path.name)
+                ),
                 "kind": artifact.kind,
                 "bytes": artifact.size_bytes,
                 "origin_run_id": origin.run_id if origin else None,
@@ -271,7 +273,7 @@ class StageAttempt:
         )
         if origin is not None:
             # Said once more at the moment of use, so that the figure in the table does not stand alone.
-            self._session.event(
+            self._run.session.event(
                 "x-artifact_origin",
                 stage_uid=opened.uid,
                 artifact_id=artifact.artifact_id,

@@ -13,6 +13,7 @@ from harness.audit.variables import Produced, ReferenceScope, resolve_variables,
 from harness.audit.yaml_source import Node
 
 MAX_STAGES = 5_000
+MAX_PATH = 4096
 _STAGE_FIELDS = ("kind", "timeout", "retries", "tokens", "command")
 _HEAD_FIELDS = ("method", "region", "pue", "devices", "reference_tokens", "labels", "sampling")
 
@@ -83,22 +84,29 @@ def expand(
         node = document.get(key)
         head[key] = substitute(node, scope, key, problems) if node else None
     scope = replace(scope, env={**scope.env, **_texts(head["env"])})
-    expanded = _stages(stages, sweeps, scope, problems)
+    expanded = _stages(stages, sweeps, scope, head["env"], problems)
     concrete = replace(stages, value=tuple(stage.node for stage in expanded))
     whole = document.having(**head, stages=concrete, vars=None)
     return ExpandedRun(out, out / "work", whole, tuple(expanded)), problems
 
 
 def _stages(
-    stages: Node, sweeps: list[list[Combination]], scope: ReferenceScope, problems: list[PipelineProblem]
+    stages: Node,
+    sweeps: list[list[Combination]],
+    scope: ReferenceScope,
+    env: Node | None,
+    problems: list[PipelineProblem],
 ) -> list[ExpandedStage]:
     names = tuple(stage.value["name"].text for stage in stages.value)
     produced: dict[str, list[Produced]] = {}
+    common = _texts(env)
     expanded: list[ExpandedStage] = []
     for number, stage in enumerate(stages.value):
         base = replace(scope, stages=names, stage=names[number], produced=produced)
         instances: list[Produced] = []
         for combination in sweeps[number]:
+            # Each stage carries the pipeline's environment.
+            scope.size["characters"] += sum(map(len, common.values()))
             one = _stage(stage, number, combination, base, problems)
             expanded.append(one)
             instances.append(Produced(combination, absolute(one.node.get("outputs"), one.cwd)))
@@ -122,6 +130,12 @@ def _stage(
     directory = scope.constants["pipeline_dir"]
     cwd = os.path.normpath(Path(directory) / (cwd_node.text if cwd_node else ""))
     own = {"outputs": absolute(fill("outputs"), cwd), "inputs": absolute(fill("inputs"), cwd)}
+    for key in ("cwd", "outputs", "inputs"):
+        for node in path_nodes(done[key]).values():
+            if len(node.text) <= MAX_PATH:
+                continue
+            message = f"a path of {len(node.text)} characters; at most {MAX_PATH} are allowed."
+            problems.append(PipelineProblem(node.mark, f"stages[{number}].{key}", message))
     scope = replace(scope, own=own)
     scope = replace(scope, env={**scope.env, **_texts(fill("env"))})
     for key in _STAGE_FIELDS:

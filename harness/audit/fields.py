@@ -13,7 +13,6 @@ from harness.audit.problems import guess, show
 from harness.errors import KitError
 from harness.spec import available_versions, load_protocol
 
-BOUNDARIES = ("tick", "interpolate")
 LONGEST_S = 366 * 86400.0
 
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -21,6 +20,9 @@ _ENV = r"[A-Za-z_][A-Za-z0-9_]*"
 _AXIS = r"[A-Za-z][A-Za-z0-9_]{0,31}"
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z", re.ASCII)
 _DEVICE = re.compile(r"(?:GPU|MIG)-[A-Za-z0-9/-]+\Z")
+WHOLE = "whole"
+RECORDED = ("digest", WHOLE)
+_DEVICE_WORDS = ("auto", "all", "none")
 _TEMPLATE = {"type": "string", "pattern": r"\$\{"}
 
 
@@ -153,23 +155,27 @@ def _device(value: Any) -> int | str:
 
 
 def _device_word(value: Any) -> str:
-    if value in ("auto", "none"):
+    if value in _DEVICE_WORDS:
         return str(value)
     listed = isinstance(value, int | float) or re.fullmatch(r"[\d, ]+", str(value)) or "GPU-" in str(value)
     hint = f" Did you mean [{text_of(value)}]?" if listed and not isinstance(value, bool) else ""
-    near = hint or (guess(value, ("auto", "none")) if isinstance(value, str) else "")
+    near = hint or (guess(value, _DEVICE_WORDS) if isinstance(value, str) else "")
     raise refuse(
-        f"{show(value)} is no choice of devices. Allowed: auto, none, or a list of indices or UUIDs "
+        f"{show(value)} is no choice of devices. Allowed: auto, all, none, or a list of indices or UUIDs "
         f"such as [0, 1].{near}"
     )
 
 
+TEXT, LIST, MAPPING = "\0text", "\0list", "\0mapping"
+"""Forms of a field with several, as pydantic puts them into the location of an error: no key holds a NUL."""
+
+
 def _form(value: Any) -> str | None:
     if isinstance(value, dict):
-        return "<mapping>"
+        return MAPPING
     if isinstance(value, list | tuple):
-        return "<list>"
-    return None if value is None else "<text>"
+        return LIST
+    return None if value is None else TEXT
 
 
 def _one_of(expected: str) -> Discriminator:
@@ -205,9 +211,6 @@ Method = Annotated[
     BeforeValidator(_choice("method", lambda: load_protocol().method_names)),
     _schema({"enum": "methods"}),
 ]
-Boundary = Annotated[
-    str, BeforeValidator(_choice("boundary mode", BOUNDARIES)), _schema({"enum": list(BOUNDARIES)})
-]
 Kind = Annotated[
     str,
     BeforeValidator(_kind),
@@ -219,6 +222,9 @@ Denominator = Annotated[int, BeforeValidator(_whole(1, 10**17, "a number of toke
 Retries = Annotated[int, BeforeValidator(_whole(0, 100, "a number of retries")), _count(0)]
 Period = Annotated[int, BeforeValidator(_whole(10, 60_000, "a period in ms")), _count(10)]
 LogMb = Annotated[int, BeforeValidator(_whole(1, 1_000_000, "a size in MB")), _count(1)]
+Recorded = Annotated[
+    str, BeforeValidator(_choice("way to record commands", RECORDED)), _schema({"enum": list(RECORDED)})
+]
 Seconds = Annotated[
     float,
     BeforeValidator(seconds),
@@ -236,20 +242,20 @@ Devices = Annotated[
     Annotated[
         str,
         BeforeValidator(_device_word),
-        _schema({"enum": ["auto", "none"]}),
-        Tag("<text>"),
+        _schema({"enum": list(_DEVICE_WORDS)}),
+        Tag(TEXT),
     ]
-    | Annotated[tuple[Device, ...], Field(min_length=1), Tag("<list>")],
-    _one_of("auto, none, or a list of indices or UUIDs"),
+    | Annotated[tuple[Device, ...], Field(min_length=1), Tag(LIST)],
+    _one_of("auto, all, none, or a list of indices or UUIDs"),
 ]
 Command = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[tuple[EnvText, ...], Field(min_length=1), Tag("<list>")],
+    Annotated[Text, Tag(TEXT)] | Annotated[tuple[EnvText, ...], Field(min_length=1), Tag(LIST)],
     _one_of("a command (text for a shell, or a list of words)"),
 ]
 Paths = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[tuple[Text, ...], Tag("<list>")]
-    | Annotated[dict[Name, Text], Tag("<mapping>")],
+    Annotated[Text, Tag(TEXT)]
+    | Annotated[tuple[Text, ...], Tag(LIST)]
+    | Annotated[dict[Name, Text], Tag(MAPPING)],
     _one_of("a path, a list of paths, or a mapping from name to path"),
 ]
 Matrix = Annotated[dict[Axis, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]

@@ -93,10 +93,13 @@ def main() -> int:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)  # what imports print is no answer
+    # What imports make stays: collecting meanwhile would take a second for nothing, and a collection in a
+    # child must not touch, and so copy, all of it.
+    gc.disable()
     answer = _import(sys.argv[1])
-    # What is there stays: a collection in a child must not touch, and so copy, all of it.
     gc.collect()
     gc.freeze()
+    gc.enable()
     os.write(answers, f"{answer}\n".encode())
     request = _serve(requests, answers, own_signals) if answer == READY else None
     if request is None:

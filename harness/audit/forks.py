@@ -32,11 +32,7 @@ class NotForkedError(Exception):
 
 
 class Forked:
-    """A forked stage, with what the runner asks of a `subprocess.Popen`.
-
-    Args:
-        pid: Of a child of this process.
-    """
+    """A forked stage, with what the runner asks of a `subprocess.Popen`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

@@ -12,6 +12,8 @@ from typing import Any
 
 from harness.audit.attempt import StageLogs
 from harness.audit.reports import parse_report
+from harness.errors import KitError
+from harness.files import look_at, open_plain
 from harness.journal.reading import await_writers, journal_files, read_journals
 from harness.journal.records import JournalWriter
 
@@ -48,12 +50,13 @@ def _reported(path: Path) -> dict[str, int]:
     """Sums over a report file; a line that the kill cut short counts nothing."""
     totals: dict[str, int] = {}
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        look_at(path)
+        with open_plain(path) as lines:
+            for line in lines:
+                for name, count in parse_report(line).tokens.items():
+                    totals[name] = totals.get(name, 0) + count
+    except (KitError, OSError):
         return totals
-    for line in lines:
-        for name, count in parse_report(line).tokens.items():
-            totals[name] = totals.get(name, 0) + count
     return totals
 
 

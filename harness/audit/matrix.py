@@ -41,12 +41,7 @@ def canonical_text(text: str) -> str:
 
 
 def combinations(matrix: Node | None, path: str) -> tuple[list[Combination], list[PipelineProblem]]:
-    """All combinations of a matrix, the last axis varying fastest; a single empty one without a matrix.
-
-    Args:
-        matrix: The `matrix` mapping, already of the right shape.
-        path: Its field path, for messages.
-    """
+    """All combinations of a matrix, the last axis varying fastest; a single empty one without a matrix."""
     if matrix is None or matrix.value is None:
         return [{}], []
     axes: Mapping[str, Node] = matrix.value

@@ -18,14 +18,9 @@ class _Strict(BaseModel):
 
 
 class SamplingOptions(_Strict):
-    """How power is sampled and stage boundaries are found."""
+    """How power is sampled."""
 
     period_ms: f.Period = Field(500, description="Sampling period in ms; the protocol's is 500.")
-    boundary: f.Boundary = Field(
-        "tick",
-        description="tick: a stage ends at a refresh of the energy counter; interpolate: do not wait, bridge "
-        "with instant power and accept a wider interval.",
-    )
 
 
 class IdleBaseline(_Strict):
@@ -101,7 +96,7 @@ class Pipeline(_Strict):
     )
     devices: f.Devices = Field(
         "auto",
-        description="GPUs to meter: auto (those CUDA_VISIBLE_DEVICES shows), none, or indices and UUIDs.",
+        description="GPUs to meter: auto (what CUDA_VISIBLE_DEVICES shows), all, none, or indices and UUIDs.",
     )
     reference_tokens: f.Denominator | None = Field(None, description="Declared reference token denominator.")
     labels: tuple[f.Name, ...] = Field((), description="Labels of the run, such as pocket.")
@@ -114,6 +109,11 @@ class Pipeline(_Strict):
     )
     log_mb: f.LogMb = Field(
         64, description="Longest log of a stage in MB; of a longer one the beginning and the end are kept."
+    )
+    record_commands: f.Recorded = Field(
+        "digest",
+        description="How the log has the commands: digest (the program, and a keyed digest of the rest) or "
+        "whole, without what looks like a secret.",
     )
     env: dict[f.EnvName, f.EnvText] | None = Field(None, description="Environment variables for all stages.")
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
@@ -177,9 +177,6 @@ def check(
         templates: The stages are as written: let `${...}` pass in values that are filled in later, and hold
             stage names against each other.
         numbers: For an expanded document, the place of each stage in the file.
-
-    Returns:
-        The model, if there is nothing wrong, and all problems.
     """
     model: Pipeline | None = None
     problems: list[PipelineProblem] = []
@@ -204,7 +201,7 @@ def _is_template(error: Any) -> bool:
 
 
 def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> PipelineProblem:
-    location = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+    location = tuple(part for part in error["loc"] if not str(part).startswith("\0"))
     kind = error["type"]
 
     def path_of(place: tuple[Any, ...]) -> str:
@@ -218,7 +215,7 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Pipel
         owner = _owner(location)
         about = owner.model_fields[field].description or ""
         return PipelineProblem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
-    if location and location[-1] == "[key]":
+    if kind != "extra_forbidden" and location and location[-1] == "[key]":
         return PipelineProblem(
             _mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error)
         )
@@ -274,8 +271,9 @@ def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Pl
     for part in location:
         children = node.value
         if isinstance(children, tuple):
-            children = dict(enumerate(children))
-        if not isinstance(children, dict) or part not in children:
+            if not isinstance(part, int) or part >= len(children):
+                break
+        elif not isinstance(children, dict) or part not in children:
             break
         node = children[part]
     return node.key_mark if key and node.key_mark else node.mark

@@ -19,11 +19,14 @@ from harness.audit.checks import (
     written,
 )
 from harness.audit.expand import ExpandedRun, absolute, expand
+from harness.audit.fields import WHOLE
 from harness.audit.pipeline import IdleBaseline, Pipeline, SamplingOptions, StageFields, check
 from harness.audit.portable import Portable
 from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
 from harness.audit.programs import shell, shell_words, text_of
+from harness.audit.recorded import CommandDigests
 from harness.audit.yaml_source import Node, load, plain
+from harness.meter.visible import ALL
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,10 +100,12 @@ class RunPlan:
         out_dir: Where the bundle goes.
         run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
         pipeline_dir: The pipeline file's folder.
-        devices: "auto", "none", or indices and UUIDs.
+        devices: "auto", "all", "none", or indices and UUIDs.
         log_mb: Longest log of a stage, MB.
+        record_commands: "digest" (the log has the program and a keyed digest of the rest) or "whole".
         env: The pipeline's variables; those of each stage contain them.
         stages: Those to run, in order.
+        variables: `vars` as declared, references to the environment unresolved.
     """
 
     name: str
@@ -118,22 +123,31 @@ class RunPlan:
     idle_baseline: IdleBaseline
     labels: tuple[str, ...]
     log_mb: int
+    record_commands: str
     env: Mapping[str, str]
     stages: tuple[PlannedStage, ...]
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, digests: CommandDigests) -> dict[str, Any]:
         """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
         portable = Portable(self.run_dir, self.pipeline_dir)
+
+        def command(stage: PlannedStage) -> list[str]:
+            words = [portable.text(word) for word in stage.argv]
+            return words if self.record_commands == WHOLE else digests.words(words)
+
         waits = self.idle_baseline.model_dump(exclude_none=True)
         return {
             "name": self.name,
             "method": self.method,
             **({"idle_baseline": waits} if waits else {}),
+            **({"devices": ALL} if self.devices == ALL else {}),
+            **({"vars": dict(self.variables)} if self.variables else {}),
             "stages": [
                 {
                     "name": stage.name,
                     "kind": stage.kind,
-                    "command": [portable.text(word) for word in stage.argv],
+                    "command": command(stage),
                     "cwd": portable.text(stage.cwd),
                     "env": sorted(stage.env),
                     "inputs": {name: portable.text(path) for name, path in stage.inputs.items()},
@@ -142,7 +156,7 @@ class RunPlan:
                     "retries": stage.retries,
                     "tokens": dict(stage.tokens),
                     "matrix": dict(stage.matrix),
-                    "fingerprint": stage.fingerprint,
+                    "fingerprint": digests.of(stage.fingerprint),
                 }
                 for stage in self.stages
             ],
@@ -186,7 +200,9 @@ def load_plan(
     model, problems = check(run.document, numbers=[stage.number for stage in run.stages])
     if model is None:
         raise PipelineError(problems)
-    plan, problems = _plan(run, model, source, directory)
+    variables = document.get("vars")
+    declared = plain(variables) if variables and variables.value else {}
+    plan, problems = _plan(run, model, source, directory, declared)
     if problems:
         raise PipelineError(problems)
     return _selected(plan, document, only, from_stage)
@@ -245,7 +261,7 @@ def _is_harmless(problem: PipelineProblem) -> bool:
 
 
 def _plan(
-    run: ExpandedRun, model: Pipeline, source: Path, directory: Path
+    run: ExpandedRun, model: Pipeline, source: Path, directory: Path, declared: Mapping[str, Any]
 ) -> tuple[RunPlan, list[PipelineProblem]]:
     common = dict(model.env or {})
     portable = Portable(run.work, directory)
@@ -320,8 +336,10 @@ def _plan(
         idle_baseline=model.idle_baseline,
         labels=model.labels,
         log_mb=model.log_mb,
+        record_commands=model.record_commands,
         env=common,
         stages=tuple(planned),
+        variables=declared,
     )
     return plan, problems
 

@@ -10,12 +10,7 @@ from typing import Any
 
 
 class Portable:
-    """Writes paths and commands of one run without the folders it happens to lie in.
-
-    Args:
-        run_dir: Absolute path that becomes `${run_dir}`.
-        pipeline_dir: Absolute path that becomes `${pipeline_dir}`.
-    """
+    """Writes paths and commands of one run without the folders it happens to lie in."""
 
     def __init__(self, run_dir: Path, pipeline_dir: Path) -> None:
         folders = [(str(run_dir), "${run_dir}"), (str(pipeline_dir), "${pipeline_dir}")]

@@ -35,12 +35,12 @@ class ProcessEnd:
 
     Attributes:
         exit_code: As a shell reports it: 128 + signal number when a signal ended it.
-        work_end_us: CLOCK_MONOTONIC at its end.
+        end_us: CLOCK_MONOTONIC at its end.
         reason: "exit", "timeout" or "interrupted".
     """
 
     exit_code: int
-    work_end_us: int
+    end_us: int
     reason: str
 
 
@@ -61,14 +61,6 @@ def adopting_orphans() -> Iterator[None]:
 
 class StageProcess:
     """A command in a session and process group of its own; nothing of it outlives its `with` block.
-
-    Args:
-        argv: Words for exec.
-        cwd: Working directory.
-        env: The whole environment.
-        out: File for standard output.
-        err: File for standard error.
-        forks: Where the command may be forked from, if anywhere.
 
     Attributes:
         pgid: Its process group, the process's own id.
@@ -180,9 +172,6 @@ class StageProcess:
 
     def end_leftovers(self, linger_s: float = _LINGER_S) -> int:
         """End what the command left running, also what left its process group.
-
-        Args:
-            linger_s: How long such a process may take to end by itself.
 
         Returns:
             How many had to be ended.

@@ -64,13 +64,7 @@ def to_exec(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 class Interpreter(NamedTuple):
-    """A `python` that commands name without its folder.
-
-    Attributes:
-        name: As they name it.
-        path: Where it is, None if it is nowhere on PATH.
-        version: What it says of itself.
-    """
+    """A `python` that commands name without its folder."""
 
     name: str
     path: str | None

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.audit.artifacts import DigestCache
-from harness.audit.idle import NAMES
+from harness.audit.own_stages import IDLE_NAMES
 from harness.audit.plan import PlannedStage, RunPlan
+from harness.audit.recorded import CommandDigests
 from harness.bundle.privacy import scrub
 from harness.bundle.resume import FinishedStage, RunState
 from harness.errors import KitError
@@ -38,10 +39,9 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
             fix="choose another --out, or resume with the pipeline file that began this run",
         )
     period_us = round(plan.sampling.period_ms * 1000)
-    if (state.period_us, state.boundary_mode) != (period_us, plan.sampling.boundary):
-        was = f"{state.period_us / 1000:g} ms, boundary: {state.boundary_mode}"
+    if state.period_us != period_us:
         raise KitError(
-            f"the sampling changed since this run began (it was period_ms: {was})",
+            f"the sampling changed since this run began (it was period_ms: {state.period_us / 1000:g})",
             where=str(plan.source),
             expected="the same sampling in the whole log",
             fix="set it back, or begin a new run with another --out",
@@ -51,16 +51,14 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
 class RemainingStages:
     """The stages to run, in order, and how many attempts each has behind it.
 
-    Args:
-        plan: The plan.
-        state: Where the run stands when it is resumed; None for a new run.
-        chooser: Hears of stages that are left out or run again.
-
     Attributes:
         done: Whether nothing is left, not even the wait after the last stage.
     """
 
-    def __init__(self, plan: RunPlan, state: RunState | None, chooser: Chooser) -> None:
+    def __init__(
+        self, plan: RunPlan, state: RunState | None, chooser: Chooser, commands: CommandDigests
+    ) -> None:
+        self.commands = commands
         self.digests = DigestCache(plan.out_dir / "cache" / "digests.json")
         self.attempts = dict(state.attempts) if state else {}
         self.stages: list[PlannedStage] = []
@@ -84,8 +82,8 @@ class RemainingStages:
     def _why_again(self, stage: PlannedStage, done: FinishedStage, redone: set[str]) -> str | None:
         if redone:
             return f"{', '.join(sorted(redone))} runs again"
-        if done.command_sha256 != stage.fingerprint:
-            return "its command, environment or paths changed"
+        if done.command_sha256 != self.commands.of(stage.fingerprint):
+            return "its command, environment or paths changed, or cache/commands.key of the run"
         for path in stage.outputs.values():
             if not path.exists():
                 return f"its output {path.name} is missing"
@@ -107,7 +105,7 @@ def _waited(plan: RunPlan, state: RunState) -> bool:
     """Of a run whose stages are all complete: whether the wait after them, if there is to be one, is too."""
     if not plan.idle_baseline.after_s or not plan.stages:
         return True
-    wait = state.finished.get(NAMES[1])
+    wait = state.finished.get(IDLE_NAMES[1])
     return wait is not None and all(
         state.finished[stage.name].stage_uid < wait.stage_uid for stage in plan.stages
     )

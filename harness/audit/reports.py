@@ -8,26 +8,26 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.audit.output import printable
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
+from harness.files import look_at, open_plain
 from harness.journal.scores import Items, eval_row, items_chunk
+from harness.meter.ranks import BEGINS, ENDS, MAX_REPORT_BYTES
 from harness.spec import load_protocol
 
 if TYPE_CHECKING:
     from harness.meter.session import MeterSession
 
 TOKEN_KEYS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
-_MAX_LINE_BYTES = 1 << 16
 _MAX_TOKENS = (1 << 53) - 1  # exact in every language that reads JSON
 _CHUNK = 1 << 20
 _SEEN_BYTES = 256
 _PROBLEMS_LOGGED = 20
 _PROBLEMS_SHOWN = 3
 _EVENTS_LOGGED = 100_000
-_PART_BEGINS, _PART_ENDS = "substage_begin", "substage_end"
 
 
 @dataclass
@@ -47,9 +47,6 @@ class ReportReader:
 
     The file stays open: what is written to it counts even after a stage has removed it.
 
-    Args:
-        path: The report file; created if it is missing.
-
     Raises:
         OSError: It cannot be created.
     """
@@ -57,9 +54,10 @@ class ReportReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.touch()
-        self._stream = path.open("rb")
+        self._stream: BinaryIO = path.open("rb")
         self._rest = b""
         self._overlong = 0
+        self._refused = ""
         self._seen = b""  # the end of what was read: a file that was cut and grew again differs there
 
     def close(self) -> None:
@@ -90,7 +88,7 @@ class ReportReader:
             first = lines.pop(0)
             yield _too_long(self._overlong + len(first), first)
             self._overlong = 0
-        if self._overlong or len(rest) > _MAX_LINE_BYTES:
+        if self._overlong or len(rest) > MAX_REPORT_BYTES:
             # Not kept in memory: a stage may write gigabytes without a line break.
             self._overlong += len(rest)
             rest = b""
@@ -108,9 +106,11 @@ class ReportReader:
             return None
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             try:
-                replaced = self._path.open("rb")
-            except OSError:
-                return None
+                look_at(self._path)
+                replaced = open_plain(self._path)
+            except KitError as error:  # a pipe or a device would keep the run from going on
+                said, self._refused = self._refused, str(error)
+                return None if said == self._refused else f"the report file was replaced: {error}"
             self._stream.close()
             self._stream, self._rest, self._seen = replaced, b"", b""
             return "the report file was replaced: append to it instead (>> in a shell)"
@@ -124,7 +124,7 @@ class ReportReader:
 
 def _too_long(length: int, line: bytes) -> StageReport:
     shown = printable(line[:80].decode(errors="replace"))
-    return StageReport(problem=f"a line of {length} bytes (at most {_MAX_LINE_BYTES}): {shown}...")
+    return StageReport(problem=f"a line of {length} bytes (at most {MAX_REPORT_BYTES}): {shown}...")
 
 
 def parse_report(line: bytes) -> StageReport:
@@ -135,13 +135,17 @@ def parse_report(line: bytes) -> StageReport:
     JSON lacks (NaN, an infinity) becomes null. Anything else comes back with `problem` set, so that it is
     said and counted rather than dropped.
     """
-    if len(line) > _MAX_LINE_BYTES:
+    if len(line) > MAX_REPORT_BYTES:
         return _too_long(len(line), line)
     shown = printable(line[:200].decode(errors="replace"), 80)
     try:
-        message = json.loads(line.decode(), parse_constant=lambda word: None, parse_float=_finite)
+        message = json.loads(
+            line.decode(), parse_constant=lambda word: None, parse_float=_finite, object_pairs_hook=_once
+        )
     except (ValueError, RecursionError):
         return StageReport(problem=f"not JSON: {shown}")
+    except KeyError:
+        return StageReport(problem=f"a member stands in it twice: {shown}")
     if not isinstance(message, dict):
         return StageReport(problem=f"not a JSON object: {shown}")
     tokens = {}
@@ -175,19 +179,20 @@ def parse_report(line: bytes) -> StageReport:
     return StageReport(tokens, None if event is None else printable(event), score, items, message)
 
 
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two counts under one name: which of them is meant, nobody knows."""
+    if len(found := dict(members)) < len(members):
+        raise KeyError
+    return found
+
+
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
 
 
 class Intake:
-    """Takes one attempt's reports into the log; what it cannot take is said and counted, not dropped.
-
-    Args:
-        session: The meter, whose running stage the reports belong to.
-        warn: Gets in words what a person should know now.
-        where: Name of the report file, for the warnings.
-    """
+    """Takes one attempt's reports into the log; what it cannot take is said and counted, not dropped."""
 
     def __init__(self, session: MeterSession, warn: Callable[[str], None], where: str) -> None:
         self._session = session
@@ -209,7 +214,7 @@ class Intake:
                     self._session.add_eval_items(report.items)
             except KitError as error:
                 problem = error.message
-            if report.event in (_PART_BEGINS, _PART_ENDS):
+            if report.event in (BEGINS, ENDS):
                 try:
                     self._take_part(report)
                 except (KitError, KeyError, TypeError, ValueError) as error:
@@ -224,7 +229,7 @@ class Intake:
     def _take_part(self, report: StageReport) -> None:
         """A Meter inside the stage began or ended a stage of its own: a child of the one that is running."""
         name, at_us = scrub(printable(str(report.detail["name"]), 80)), int(report.detail["mono_us"])
-        if report.event == _PART_BEGINS:
+        if report.event == BEGINS:
             kind = load_protocol().check_kind(str(report.detail["kind"]), f"stage {name!r}")
             self._session.begin_child(name, kind, at_us)
         else:

@@ -11,22 +11,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
 
-from harness.audit.attempt import Origin, StageAttempt, Watcher
+from harness.audit.attempt import Origin, RunContext, StageAttempt, Watcher
 from harness.audit.folders import prepare
 from harness.audit.forks import Forks
-from harness.audit.idle import IDLE, wait_idle
-from harness.audit.imports import IMPORTS, import_ahead
 from harness.audit.late_reports import take_late_reports
-from harness.audit.live_energy import JournalEnergy
+from harness.audit.live_run import LiveRun
+from harness.audit.own_stages import IDLE, IMPORTS, import_ahead, wait_idle
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import adopting_orphans
 from harness.audit.programs import Interpreter, find_python, lacks_pipefail, shell_words
+from harness.audit.recorded import CommandDigests
 from harness.audit.remaining import Chooser, RemainingStages, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
 from harness.journal.ulid import new_ulid
 from harness.meter.client import MeterConfig, visibility
 from harness.meter.session import MeterSession, RunInfo
+from harness.meter.visible import ALL
 
 
 class RunProgress(Watcher, Chooser, Protocol):
@@ -140,13 +141,14 @@ def run_plan(
             resume.refuse_existing(plan.out_dir, "add --resume")
         if state is not None:
             check_same_run(plan, state)
-        remaining = RemainingStages(plan, state, progress)
+        digests = CommandDigests(plan.out_dir)
+        remaining = RemainingStages(plan, state, progress, digests)
         if state is not None and remaining.done:
             resume.mark_complete(plan.out_dir, state.finished)
             return RunResult(plan.out_dir)
         prepare(plan)
         session = MeterSession(
-            plan.out_dir, _info(plan, state), _meter_config(plan, cpu, sources), warn=progress.warn
+            plan.out_dir, _info(plan, state, digests), _meter_config(plan, cpu, sources), warn=progress.warn
         )
         stop.session = session
         python = find_python((s.argv, s.env.get("PATH", os.environ.get("PATH"))) for s in remaining.stages)
@@ -154,7 +156,18 @@ def run_plan(
             session.event("x-python", **python.detail())
         if any(lacks_pipefail(stage.argv) for stage in remaining.stages):
             progress.warn(shell_words())
-        runner = _Runner(plan, session, progress, stop, remaining, origins or {}, forks)
+        context = RunContext(
+            plan,
+            session,
+            progress,
+            stop.wanted,
+            LiveRun(plan.out_dir),
+            remaining.digests,
+            digests,
+            origins or {},
+            forks,
+        )
+        runner = _Runner(context, remaining)
         finished = False
         try:
             progress.metering(session, python)
@@ -169,13 +182,13 @@ def run_plan(
     return RunResult(plan.out_dir, runner.failed, stopped_by, runner.ran, session.nothing_measured)
 
 
-def _info(plan: RunPlan, state: resume.RunState | None) -> RunInfo:
+def _info(plan: RunPlan, state: resume.RunState | None, digests: CommandDigests) -> RunInfo:
     return RunInfo(
         run_id=state.run_id if state else new_ulid(),
         name=plan.name,
         method=plan.method,
         labels=plan.labels,
-        pipeline=plan.as_dict(),
+        pipeline=plan.as_dict(digests),
         pue=plan.pue,
         region=plan.region,
         reference_tokens=plan.reference_tokens,
@@ -186,13 +199,13 @@ def _info(plan: RunPlan, state: resume.RunState | None) -> RunInfo:
 
 
 def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterConfig:
+    words: dict[str, tuple[str, ...] | None] = {"auto": None, "none": (), ALL: (ALL,)}
     if isinstance(plan.devices, str):
-        devices: tuple[str, ...] | None = () if plan.devices == "none" else None
+        devices = words[plan.devices]
     else:
         devices = tuple(str(device) for device in plan.devices)
     return MeterConfig(
         period_us=round(plan.sampling.period_ms * 1000),
-        boundary_mode=plan.sampling.boundary,
         devices=devices,
         cpu=cpu,
         sources=sources,
@@ -202,24 +215,9 @@ def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterCon
 
 
 class _Runner:
-    def __init__(
-        self,
-        plan: RunPlan,
-        session: MeterSession,
-        progress: RunProgress,
-        stop: _Stop,
-        remaining: RemainingStages,
-        origins: Mapping[str, Origin],
-        forks: Forks | None,
-    ) -> None:
-        self._plan = plan
-        self._session = session
-        self._progress = progress
-        self._stop = stop
+    def __init__(self, context: RunContext, remaining: RemainingStages) -> None:
+        self._context = context
         self._remaining = remaining
-        self._origins = origins
-        self._forks = forks
-        self._energy = JournalEnergy(session.run_dir / "journal", session.session)
         self.failed: str | None = None
         self.ran = 0
 
@@ -232,15 +230,17 @@ class _Runner:
     def _idle(self, when: Literal["before", "after"]) -> bool:
         self.ran += 1
         number = self._remaining.attempts.get(f"{IDLE}_{when}", 0) + 1
-        return wait_idle(self._plan, when, number, self._session, self._progress, self._stop.wanted)
+        return wait_idle(self._context, when, number)
 
     def _stages(self) -> bool:
         for stage in self._remaining.stages:
-            if self._stop.number is not None:
+            if self._context.stop() is not None:
                 return False
             self.ran += 1
-            self._import_ahead(stage)
-            if self._stop.number is not None:
+            number = self._remaining.attempts.get(IMPORTS, 0) + 1
+            if import_ahead(self._context, stage, number):
+                self._remaining.attempts[IMPORTS] = number
+            if self._context.stop() is not None:
                 return False
             status = self._attempts(stage)
             if status != "completed":
@@ -248,35 +248,15 @@ class _Runner:
                 return False
         return True
 
-    def _import_ahead(self, stage: PlannedStage) -> None:
-        if self._forks is None:
-            return
-        number = self._remaining.attempts.get(IMPORTS, 0) + 1
-        if import_ahead(
-            self._forks, self._plan, stage, number, self._session, self._progress, self._stop.wanted
-        ):
-            self._remaining.attempts[IMPORTS] = number
-
     def _attempts(self, stage: PlannedStage) -> str:
         """Try a stage until it completes, its retries are used up or the run is stopped; the last status."""
         number = self._remaining.attempts.get(stage.name, 0) + 1
         left = stage.retries
         while True:
-            attempt = StageAttempt(
-                self._plan,
-                stage,
-                number,
-                self._session,
-                self._remaining.digests,
-                self._progress,
-                self._stop.wanted,
-                self._origins,
-                self._energy,
-                self._forks,
-            )
+            attempt = StageAttempt(self._context, stage, number)
             result = attempt.run()
-            retry = result.status == "failed" and left > 0 and self._stop.number is None
-            self._progress.ended(stage, replace(result, retry=retry))
+            retry = result.status == "failed" and left > 0 and self._context.stop() is None
+            self._context.progress.ended(stage, replace(result, retry=retry))
             attempt.cut_logs()
             if not retry:
                 return result.status

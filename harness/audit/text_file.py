@@ -15,10 +15,6 @@ MAX_BYTES = 256 * 1024
 def read_text(path: Path, name: str) -> str:
     """The text of a file.
 
-    Args:
-        path: The file.
-        name: Its name in messages.
-
     Raises:
         KitError: It is missing, not a regular file, unreadable, too large, or not UTF-8.
     """

@@ -31,7 +31,7 @@ _NOT_FINITE = re.compile(r"(?:[-+]?\.inf|\.nan)\Z", re.IGNORECASE)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?\Z")
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_TAG = re.compile(r"(?:&\S+\s+)?(!(?!!str\s)\S*)")
+_TAG = re.compile(r"(?:&[^\s,\[\]{}]+\s+)?(!(?!!str\s)\S*)")
 _EXAMPLE = "start from the example in docs/pipeline_file.md"
 _TEXT = "tag:yaml.org,2002:str"
 
@@ -91,13 +91,10 @@ class Node:
         merged = {**self.value, **values}
         return replace(self, value={key: node for key, node in merged.items() if node is not None})
 
-    def mark_inside(self, occurrence: int, needle: str = "${") -> Place:
-        """Where the n-th `needle` of a scalar stands; the scalar's own place if it cannot be found."""
-        position = -1
-        for _ in range(occurrence + 1):
-            position = self.raw.find(needle, position + 1)
-            if position < 0:
-                return self.mark
+    def mark_inside(self, position: int) -> Place:
+        """Where a position in the source of a scalar stands; the scalar's own place for a negative one."""
+        if position < 0:
+            return self.mark
         newline = self.raw.rfind("\n", 0, position)
         if newline < 0:
             return Place(self.mark.file, self.mark.line, self.mark.column + position)
@@ -120,10 +117,6 @@ def plain(node: Node) -> Any:
 
 def load(path: Path, shown: str | None = None) -> Node:
     """Read one YAML file whose top level is a mapping.
-
-    Args:
-        path: The file.
-        shown: Its name in messages; the path as given if omitted.
 
     Raises:
         KitError: The file is missing, unreadable, too large, not UTF-8, not YAML, or not a mapping.

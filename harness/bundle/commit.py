@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from harness.errors import KitError
+from harness.files import fsync_path, read_bytes
 
 MANIFEST = "manifest.json"
+_TABLE_FILE = re.compile(r"[a-z][a-z_]*(/part-\d{5,9})?\.parquet")
 DECISION = ".manifest.json.commit"
 
 
 def staged_path(final: Path) -> Path:
     """Where a file waits for its commit."""
     return final.with_name(f".{final.name}.new")
-
-
-def fsync_path(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def discard_staged(folder: Path) -> None:
@@ -64,9 +57,15 @@ def finish_commit(folder: Path, tables: Iterable[str] = ()) -> bool:
     decision = folder / DECISION
     if not decision.exists():
         return False
+    from harness.bundle.files import MAX_MANIFEST  # loads pyarrow, which most callers do without
+
     try:
-        listed = [str(entry["path"]) for entry in json.loads(decision.read_bytes())["files"]]
+        # The folder may be a stranger's: names of tables only, or a rename could reach out of it.
+        listed = [str(entry["path"]) for entry in json.loads(read_bytes(decision, MAX_MANIFEST))["files"]]
         for path in listed:
+            parent = (folder / path).parent
+            if not _TABLE_FILE.fullmatch(path) or (parent != folder and parent.is_symlink()):
+                raise ValueError(f"it lists {path[:60]!r}")
             final = folder / path
             with contextlib.suppress(FileNotFoundError):
                 staged_path(final).replace(final)

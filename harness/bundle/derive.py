@@ -21,9 +21,13 @@ from harness.accounting.stage_scales import Bars, Sharing
 from harness.accounting.stages import DevicePart, SessionTotal
 from harness.bundle.reader import Bundle
 from harness.bundle.series import ACCOUNTED, POWER_KEY, PowerRows, counter_series, power_pieces
+from harness.errors import KitError
 from harness.spec import Protocol
 
 Seen = TypeVar("Seen")
+
+MAX_DEVICES = 1024
+"""Devices that one stage may bill: each is measured by itself, and a list can name one again and again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def derive(
         limits: device_id -> what is known of the device.
         columns: Columns of power to hand to `look`, those of the accounting among them.
         look: Called with each series, in a thread.
-        threads: Threads, the one that takes rows included; two at least.
+        threads: Threads, the one that takes rows included.
         folder: The bundle that the rows come from, for messages.
 
     Raises:
@@ -92,11 +96,19 @@ def derive(
         return rows
 
     with ThreadPoolExecutor(workers) as pool:
+
+        def submit(rows: PowerRows) -> Future[tuple[DevicePart | None, list[Seen]]]:
+            if threads > 1:
+                return pool.submit(account, rows)
+            done: Future[tuple[DevicePart | None, list[Seen]]] = Future()
+            done.set_result(account(rows))
+            return done
+
         rows: PowerRows | None = None
         for key, piece in power_pieces(power, folder):
             if rows is None or rows.key != key:
                 if rows is not None:
-                    running.append((rows, pool.submit(account, rows)))
+                    running.append((rows, submit(rows)))
                 if len(running) <= workers:
                     rows = PowerRows(piece.schema.field(name) for name in columns)
                 else:
@@ -104,7 +116,7 @@ def derive(
                 rows.start(key)
             rows.add(piece)
         if rows is not None:
-            running.append((rows, pool.submit(account, rows)))
+            running.append((rows, submit(rows)))
         while running:
             collect()
     done = plan.finish(parts)
@@ -121,12 +133,20 @@ def derive_bundle(
     """Derive every column of `stages` from the raw rows of a bundle; arguments as of `derive`.
 
     Raises:
-        KitError: A table cannot be read, or power is not in key order.
+        KitError: A table cannot be read, power is not in key order, or a list of devices is too long.
     """
     columns = list(columns)
+    stages = bundle.table("stages").to_pylist()
+    longest = max((len(row["device_ids"]) for row in stages), default=0)
+    if longest > MAX_DEVICES:
+        raise KitError(
+            f"bills a stage to {longest} devices",
+            where=str(bundle.folder / "stages.parquet"),
+            expected=f"at most {MAX_DEVICES}, each once",
+        )
     events = bundle.table("events", ["kind", "device_id", "detail"]).to_pylist()
     return derive(
-        bundle.table("stages").to_pylist(),
+        stages,
         bundle.iter_batches("counters", encoded=True),
         bundle.iter_batches("power", [*POWER_KEY, *columns], encoded=True),
         sampling_rules(bundle.written, bundle.manifest),
@@ -160,7 +180,7 @@ def zone_sources(protocol: Protocol) -> tuple[ZoneSource, ...]:
 
 def sharing(bundle: Bundle) -> Sharing:
     """Which scales the stages of a bundle share, with what other bundles name in the same way (4.4)."""
-    hardware, run = bundle.manifest["hardware"], str(bundle.manifest["run_id"])
+    hardware, run = bundle.manifest["hardware"], str(bundle.manifest.get("run_id", bundle.folder.name))
     states = bundle.written.method_states()
     return Sharing(
         devices={

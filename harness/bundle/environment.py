@@ -7,23 +7,23 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from harness.container import image_digest, image_record, revision_of
 from harness.errors import KitError
+from harness.files import package_version
 from harness.meter.identity import machine_scale_id
 
 
 def machine_facts() -> dict[str, Any]:
     """CPU model, logical processors, memory, and the name of its scale; None where unknown."""
-    import psutil
-
     model = _cpu_model()
     return {
         "cpu_model": model,
         "cpu_count": os.cpu_count(),
-        "mem_mib": int(psutil.virtual_memory().total) >> 20,
+        "mem_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
         "scale_id": machine_scale_id(model),
     }
 
@@ -69,12 +69,15 @@ def _cpu_model() -> str | None:
 
 
 def _installed_version(distribution: str) -> str | None:
-    """Version of an installed package, without importing it."""
-    from importlib import metadata
-
+    """Version of a package, without importing it."""
     loaded = sys.modules.get(distribution)
     if loaded is not None:
         return str(getattr(loaded, "__version__", "")) or None
+    found = package_version(distribution)
+    if found is not None or find_spec(distribution) is None:
+        return found
+    from importlib import metadata
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -82,18 +85,17 @@ def _installed_version(distribution: str) -> str | None:
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
+    words = ("git", "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    try:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
         return None, None
-    status = git("status", "--porcelain", "--untracked-files=no")
-    return commit, None if status is None else bool(status)
+    commit, dirty = None, False
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        if line.startswith("# branch.oid "):
+            commit = line.split()[2]
+        dirty |= not line.startswith("#")
+    return (None, None) if commit in (None, "(initial)") else (commit, dirty)
 
 
 def _lock_digest() -> str | None:

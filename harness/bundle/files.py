@@ -1,23 +1,55 @@
-"""Single Parquet files of a bundle: their bytes, footers and row groups; damage is named."""
+"""Files of a bundle: the one place that opens them, and what it refuses to open or decode.
+
+A bundle may be a stranger's. A file is looked at before it is opened: only regular files, no link, no pipe,
+no device, of bounded size. A Parquet file is held to what its own pages say before one is decoded: a few
+kilobytes can claim gigabytes. Damage is named.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harness.bundle.pages import page_totals
 from harness.errors import KitError
+from harness.files import look_at
 from harness.spec import Protocol
 
 _MAGIC = b"PAR1"
+MAX_MANIFEST = 16 << 20
+MAX_FOOTER = 8 << 20
+MAX_CHUNK = 128 << 20
+"""Bytes that one column of one row group decodes to, strings included."""
+MAX_STRING = 1 << 20
+FREE_BYTES, MAX_RATIO = 1 << 30, 64
+"""A file may decode to so many bytes, or to so many times its own: samples shrink to a twelfth."""
+MAX_COLUMNS = 500
+_WIDEST = 64
+FREE_ROWS = 2_000_000
+BYTES_A_ROW = 4
+"""A file may hold FREE_ROWS, or one row for so many of its bytes: samples take 9 bytes a row."""
+SMALL_FILE, SMALL_ROWS, SMALL_TABLE = 256 << 10, 10_000, 4 << 20
+"""Bytes and rows of a file, and bytes of its rows, up to which it costs more to open than to keep."""
+MAX_OBJECTS = {
+    "stages": 20_000,
+    "events": 200_000,
+    "artifacts": 100_000,
+    "evals": 50_000,
+    "eval_items": 500_000,
+}
+"""Rows of tables that are held as Python objects; their values take MAX_CHUNK bytes in all."""
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits; KitError when it cannot be read."""
+    look_at(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -25,26 +57,23 @@ def file_sha256(path: Path) -> str:
         raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """Open a Parquet file.
+def open_parquet(path: Path, *, encoded: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file whose pages decode to no more than they may.
 
     Args:
         path: The file.
-        dictionaries: Columns to read dictionary encoded.
+        encoded: Read text as dictionaries, which bounds what it takes: `read_groups` wants it so.
 
     Raises:
-        KitError: Missing, empty, not Parquet, cut short, or a footer that does not parse; it says which.
+        KitError: Missing, no plain file, not Parquet, cut short, a footer that does not parse, or one that
+            decodes to too much; it says which.
     """
+    size = look_at(path).st_size
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(4)
-            file.seek(max(0, size - 4))
-            tail = file.read(4)
-    except FileNotFoundError:
-        raise KitError(
-            "file is missing", where=str(path), fix="copy it again from the run; a bundle lacks no file"
-        ) from None
+            file.seek(max(0, size - 8))
+            footer_bytes, tail = int.from_bytes(file.read(4), "little"), file.read(4)
     except OSError as error:
         raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if head != _MAGIC:
@@ -56,10 +85,101 @@ def open_parquet(path: Path, *, dictionaries: Sequence[str] = ()) -> pq.ParquetF
             where=str(path),
             fix="copy it again; if the original is cut as well, seal the run again with: kit recover DIR",
         )
+    if footer_bytes > MAX_FOOTER:
+        raise _too_much(path, f"a footer of {footer_bytes} bytes", f"at most {MAX_FOOTER}")
+    info = path.stat()
+    problem, metadata = _decodes_to(path, size, info.st_mtime_ns, info.st_ctime_ns)
+    text: list[str] = []
+    if encoded:
+        columns = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+        text = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     with decoding(path):
-        file = pq.ParquetFile(path, read_dictionary=list(dictionaries), page_checksum_verification=True)
-        _ = file.schema_arrow  # decoded on first use; damage should show here
+        file = pq.ParquetFile(path, metadata=metadata, read_dictionary=text, page_checksum_verification=True)
+        names = file.schema_arrow.names  # decoded on first use; damage should show here
+    if len(names) > MAX_COLUMNS:
+        raise _too_much(path, f"{len(names)} columns", f"at most {MAX_COLUMNS}")
+    twice = [name for name in set(names) if names.count(name) > 1]
+    if twice:
+        found = f"has column {min(twice)[:60]!r} twice"
+        raise KitError(found, where=str(path), expected="each column of the protocol once")
+    if problem is not None:
+        raise _too_much(path, *problem)
     return file
+
+
+def whole_table(path: Path) -> pa.Table | None:
+    """All rows and columns of a small file as `read_groups` gives them, decoded once and kept for a while.
+
+    None where the file is not small or some of it cannot be read: then its parts are read one by one, and
+    what is wrong with them is told there.
+    """
+    try:
+        info = look_at(path)
+        if info.st_size > SMALL_FILE:
+            return None
+        return _whole_table(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+    except KitError:
+        return None
+
+
+@lru_cache(maxsize=16)
+def _whole_table(path: Path, *_seen: int) -> pa.Table | None:
+    file = open_parquet(path, encoded=True)
+    if file.num_row_groups > 1 or file.metadata.num_rows > SMALL_ROWS:
+        return None
+    table = read_groups(file, path, range(file.num_row_groups), file.schema_arrow.names)
+    return table if table.nbytes <= SMALL_TABLE else None
+
+
+@lru_cache(maxsize=32)
+def _decodes_to(path: Path, size: int, *_seen: int) -> tuple[tuple[str, str] | None, pq.FileMetaData]:
+    """What `_beyond` says of a file, and the file's metadata."""
+    with decoding(path):
+        metadata = pq.read_metadata(path)
+        return _beyond(path, size, metadata), metadata
+
+
+def _beyond(path: Path, size: int, metadata: pq.FileMetaData) -> tuple[str, str] | None:
+    """What a file decodes to beyond the ceilings, and the ceiling; None where it keeps below them.
+
+    Claims of the footer and of the page headers are both held to them, and the pages to the footer.
+    """
+    total = 0
+    most_rows = max(FREE_ROWS, size // BYTES_A_ROW)
+    if metadata.num_rows > most_rows:
+        return f"{metadata.num_rows} rows", f"at most {most_rows} in {size} bytes"
+    if any(metadata.schema.column(i).length > _WIDEST for i in range(metadata.num_columns)):
+        return "a column of fixed wide values", f"at most {_WIDEST} bytes each"
+    with path.open("rb") as file:
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            if not group.num_rows:
+                continue  # nothing of it is decoded
+            for place in range(group.num_columns):
+                chunk = group.column(place)
+                start = chunk.data_page_offset
+                if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+                    start = min(start, chunk.dictionary_page_offset)
+                decoded, values = page_totals(file, start, chunk.total_compressed_size, size)
+                name = f"column {chunk.path_in_schema[:60]!r} of row group {number}"
+                if max(decoded, chunk.total_uncompressed_size) > MAX_CHUNK:
+                    return f"{name} decodes to {decoded} bytes", f"at most {MAX_CHUNK}"
+                total += decoded
+                if total > max(FREE_BYTES, MAX_RATIO * size):
+                    return f"more than {total} bytes", f"at most {MAX_RATIO} times its {size} bytes"
+                most = MAX_CHUNK // 8
+                if max(values, chunk.num_values, group.num_rows) > most:
+                    return f"{name} holds {values} values", f"at most {most}"
+    return None
+
+
+def _too_much(path: Path, found: str, expected: str) -> KitError:
+    return KitError(
+        f"decodes to too much: {found}",
+        where=str(path),
+        expected=expected,
+        fix="let the kit write the bundle; its row groups are far below this",
+    )
 
 
 @contextmanager
@@ -74,13 +194,12 @@ def decoding(path: Path) -> Iterator[None]:
         ) from None
 
 
-def footer(file: pq.ParquetFile, protocol: Protocol) -> dict[str, str]:
-    """The protocol's footer keys, without their prefix."""
+def footer(metadata: Mapping[bytes, bytes] | None, protocol: Protocol) -> dict[str, str]:
+    """The protocol's footer keys in the metadata of a file, without their prefix."""
     prefix = f"{protocol.container.footer_prefix}.".encode()
-    metadata = file.metadata.metadata or {}
     return {
         key[len(prefix) :].decode(): value.decode("utf-8", "replace")
-        for key, value in metadata.items()
+        for key, value in (metadata or {}).items()
         if key.startswith(prefix)
     }
 
@@ -88,6 +207,37 @@ def footer(file: pq.ParquetFile, protocol: Protocol) -> dict[str, str]:
 def read_groups(
     file: pq.ParquetFile, path: Path, groups: Sequence[int], columns: Sequence[str], *, threads: bool = False
 ) -> pa.Table:
-    """Columns of some row groups; KitError when a page does not decode."""
+    """Columns of some row groups of a file opened with `encoded`; text in lists comes plain.
+
+    Raises:
+        KitError: A page does not decode, or strings decode to too much.
+    """
     with decoding(path):
-        return file.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
+        table = file.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
+        problem = next((p for name in columns for p in _strings_of(table.column(name), name)), None)
+        if problem is None:
+            for place, field in enumerate(table.schema):
+                if pa.types.is_list(field.type) and pa.types.is_dictionary(field.type.value_type):
+                    plain = pa.list_(field.type.value_type.value_type)
+                    table = table.set_column(place, field.name, table.column(place).cast(plain))
+    if problem is not None:
+        raise _too_much(path, *problem)
+    return table
+
+
+def _strings_of(column: pa.ChunkedArray, name: str) -> Iterator[tuple[str, str]]:
+    """A string that is too long, or strings that are together once each row has its own."""
+    whole = 0
+    for chunk in column.chunks:
+        chunk = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+        if not pa.types.is_dictionary(chunk.type):
+            return
+        lengths = pc.binary_length(chunk.dictionary)
+        if (pc.max(lengths).as_py() or 0) > MAX_STRING:
+            yield (
+                f"column {name!r} holds a string of {pc.max(lengths).as_py()} bytes",
+                f"at most {MAX_STRING}",
+            )
+        whole += pc.sum(lengths.take(chunk.indices).cast(pa.int64())).as_py() or 0
+    if whole > MAX_CHUNK:
+        yield f"column {name!r} decodes to {whole} bytes of text", f"at most {MAX_CHUNK}"

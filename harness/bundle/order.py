@@ -16,9 +16,6 @@ _Codes = npt.NDArray[np.int64]
 class KeyOrder:
     """Watches that rows come in strictly ascending key order.
 
-    Args:
-        columns: Key columns, most significant first; integers or strings.
-
     Attributes:
         rows: Rows seen.
         problem: `(row, kind)` of the first violation, kind being `unsorted` or `duplicate`; else None.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
-from harness.bundle.files import footer, open_parquet, read_groups
+from harness.bundle.digest import type_name
+from harness.bundle.files import (
+    BYTES_A_ROW,
+    FREE_ROWS,
+    MAX_CHUNK,
+    MAX_OBJECTS,
+    footer,
+    open_parquet,
+    read_groups,
+    whole_table,
+)
 from harness.bundle.series import POWER_KEY, SeriesKey, power_pieces, power_series
 from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
+from harness.files import look_at
 from harness.spec import Protocol, load_protocol
 
 Series = dict[str, npt.NDArray[Any]]
+
+_FEW_ROWS = 1 << 16
+"""Rows below which pyarrow's threads cost more than they save."""
 
 
 class Bundle:
@@ -39,6 +54,7 @@ class Bundle:
         self.protocol = protocol
         self.written = written
         self.notes = notes
+        self._small: dict[tuple[str, bool], tuple[pa.Table, pa.Table]] = {}
 
     @classmethod
     def open(
@@ -79,7 +95,7 @@ class Bundle:
 
     def footer(self, path: Path) -> dict[str, str]:
         """The protocol's footer keys of a file, without their prefix."""
-        return footer(open_parquet(path), self.protocol)
+        return footer(open_parquet(path).metadata.metadata, self.protocol)
 
     def rows(self, name: str) -> int:
         """Rows of a table by its footers; 0 for one that the bundle's version lacks."""
@@ -120,15 +136,56 @@ class Bundle:
         schema = self._read_schema(name, columns, encoded=encoded)
         if name not in self.written.tables:
             return  # a later version's table
-        words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-        for path in self._files_of(name):
-            file = open_parquet(path)
-            stored = self._stored_names(name, schema, file, path)
-            if words:
-                file = open_parquet(path, dictionaries=[word for word in words if word in stored])
-            for group in range(file.num_row_groups):
-                table = read_groups(file, path, [group], stored, threads=True)
+        if (small := self._small_table(name, encoded)) is not None:
+            yield from small.select(schema.names).to_batches(max_chunksize=batch_rows)
+            return
+        yield from self._batches(name, schema, batch_rows)
+
+    def _small_table(self, name: str, encoded: bool) -> pa.Table | None:
+        """A table of one small file, typed and kept; None where it is large or not all of it fits."""
+        files = self.files(name)
+        stored = whole_table(files[0]) if len(files) == 1 else None
+        if stored is None:
+            return None
+        kept = self._small.get((name, encoded))
+        if kept is None or kept[0] is not stored:
+            schema = self._read_schema(name, None, encoded=encoded)
+            try:
+                table = pa.Table.from_batches(self._batches(name, schema, 1 << 20), schema)
+            except KitError:
+                return None
+            kept = self._small[name, encoded] = (stored, table)
+        return kept[1]
+
+    def _batches(self, name: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        # Text is always read as a dictionary, so that its size is known before each row has a copy.
+        files = self._files_of(name)
+        size = sum(look_at(path).st_size for path in files)
+        most_rows = MAX_OBJECTS.get(name, max(FREE_ROWS, size // BYTES_A_ROW))
+        rows = held = 0
+        for path in files:
+            for table in self._groups(name, schema, path):
+                rows, held = rows + table.num_rows, held + table.nbytes
+                if rows > most_rows or (name in MAX_OBJECTS and held > MAX_CHUNK):
+                    raise KitError(
+                        f"table {name} holds too much: {rows} rows, {held} bytes so far",
+                        where=str(path),
+                        expected=f"at most {most_rows} rows, and {MAX_CHUNK} bytes where rows are few",
+                    )
                 yield from self._given(name, table, schema, path).to_batches(max_chunksize=batch_rows)
+
+    def _groups(self, name: str, schema: pa.Schema, path: Path) -> Iterator[pa.Table]:
+        """Rows of each row group of a file, the columns from which `schema` can be given."""
+        if (whole := whole_table(path)) is not None:
+            stored = self._stored_names(name, schema, whole.column_names, path)
+            if whole.num_rows:
+                yield whole.select(stored)
+            return
+        file = open_parquet(path, encoded=True)
+        stored = self._stored_names(name, schema, file.schema_arrow.names, path)
+        for group in range(file.num_row_groups):
+            many = file.metadata.row_group(group).num_rows > _FEW_ROWS
+            yield read_groups(file, path, [group], stored, threads=many)
 
     def power_devices(self) -> list[SeriesKey]:
         """Every power series in stored order."""
@@ -155,26 +212,27 @@ class Bundle:
             valid = {f"{name}_valid": rows.pair(name)[1] for name in rows.valid}
             yield rows.key, {**{name: rows.array(name) for name in columns}, **valid}
 
-    def _stored_names(self, name: str, schema: pa.Schema, file: pq.ParquetFile, path: Path) -> list[str]:
+    def _stored_names(self, name: str, schema: pa.Schema, there: Sequence[str], path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
-        there = file.schema_arrow.names
         known = self.written.tables[name].names
         optional = {
             c.name
             for c in self.protocol.tables[name].columns
             if c.nullable and (c.stability != "stable" or c.name not in known)
         }
-        _expect_names(file, path, [column for column in schema.names if column not in optional])
+        _expect_names(there, path, [column for column in schema.names if column not in optional])
         return [column for column in schema.names if column in there]
 
     def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         """Rows with the protocol's columns and types, null where the file lacks one."""
-        for column in self.protocol.tables[name].columns:
-            if column.name in schema.names and column.name not in table.column_names and column.nullable:
-                table = table.append_column(column.name, pa.nulls(table.num_rows))
-        lost = [column for column in schema.names if column not in table.column_names]
+        wanted, there = schema.names, set(table.column_names)  # a new list at every call
+        lost = [column for column in wanted if column not in there]
         if lost:
-            raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+            nullable = {c.name for c in self.protocol.tables[name].columns if c.nullable}
+            for column in lost:
+                if column not in nullable:
+                    raise KitError(f"column {column!r} is missing", where=str(path))
+                table = table.append_column(column, pa.nulls(table.num_rows))
         return _typed(table, schema, path)
 
     def _files_of(self, name: str) -> list[Path]:
@@ -213,8 +271,7 @@ def _table_of(path: str) -> str:
     return path.split("/")[0].removesuffix(".parquet")
 
 
-def _expect_names(file: pq.ParquetFile, path: Path, names: Sequence[str]) -> None:
-    there = set(file.schema_arrow.names)  # a new list at every call
+def _expect_names(there: Sequence[str], path: Path, names: Sequence[str]) -> None:
     lost = [name for name in names if name not in there]
     if lost:
         raise KitError(f"column {lost[0]!r} is missing", where=str(path))
@@ -230,7 +287,7 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
                 array = array.cast(field.type)
             except pa.ArrowException as error:
                 raise KitError(
-                    f"column {field.name!r} is {array.type} and does not fit: {error}",
+                    f"column {field.name!r} is {type_name(array.type)} and does not fit: {error}",
                     where=str(path),
                     expected=str(field.type),
                 ) from None
@@ -238,3 +295,14 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             raise KitError(f"column {field.name!r} holds nulls and may not", where=str(path))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders below a folder, sealed or not, in the order of their names; itself if it is one."""
+    found = []
+    for path, names, files in os.walk(folder):
+        if "manifest.json" in files or "journal" in names:
+            found.append(Path(path))
+            names.clear()  # what lies inside a run belongs to it
+        names.sort()
+    return found

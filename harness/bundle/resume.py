@@ -29,13 +29,12 @@ class RunState:
     Attributes:
         attempts: stage name -> highest attempt so far.
         finished: stage name -> its last attempt, if that completed.
-        period_us, boundary_mode: How it was sampled.
+        period_us: How it was sampled.
     """
 
     run_id: str
     name: str
     period_us: int
-    boundary_mode: str
     next_session: int
     next_stage_uid: int
     attempts: dict[str, int]
@@ -98,7 +97,6 @@ def continue_run(run_dir: Path) -> RunState | None:
         run_id=bundle.manifest["run_id"],
         name=bundle.manifest["name"],
         period_us=int(sampling["nominal_period_us"]),
-        boundary_mode=sampling["boundary_mode"],
         next_session=max(sessions, default=-1) + 1,
         next_stage_uid=max((row["stage_uid"] for row in rows), default=-1) + 1,
         attempts=attempts,

@@ -21,7 +21,7 @@ from harness.bundle.commit import DECISION, MANIFEST
 from harness.bundle.derive import derive, device_limits, sampling_rules
 from harness.bundle.order import sorted_rows
 from harness.bundle.reader import Bundle
-from harness.bundle.seal_events import event_rows, limit_events, lost_estimates, report_events
+from harness.bundle.seal_events import event_rows, limit_events, lost_estimates, report_events, runner_gaps
 from harness.bundle.seal_manifest import build_manifest
 from harness.bundle.seal_tables import counter_rows, eval_table, item_table, last_sample_boundaries
 from harness.bundle.series import SeriesKey, power_pieces
@@ -43,18 +43,18 @@ DAMAGED = ".damaged"
 """What a journal is called beside its bundle if not all of it could be read: nobody removes it."""
 
 
+_CONTRADICTIONS = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
+
+
 def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
     """Turn the journals of a run folder into its bundle, together with what was sealed there before.
 
     The journals are removed once the bundle is in place; a crash before that leaves them to be sealed again.
-    One that was damaged is kept beside the bundle.
+    One that was damaged, or holds what makes no sense, is kept beside the bundle.
 
     Args:
         run_dir: The run folder.
         recovered: Whether the run ended without closing its journals; the manifest then says so.
-
-    Returns:
-        The run folder.
 
     Raises:
         KitError: There is nothing to seal, the folder cannot be written, or the earlier bundle is damaged.
@@ -78,6 +78,13 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             return run_dir
     journals = read_journals(run_dir)
     if not journals.of_type("run"):
+        for name, found in journals.odd.items():
+            raise KitError(
+                f"the record of the run makes no sense: {found[0]}",
+                where=str(run_dir / "journal" / name),
+                expected="a record that this version of the kit writes",
+                fix="the journals are kept; the version that wrote them may read them",
+            )
         raise KitError(
             "the journals hold no run: the meter was killed before it began",
             where=str(run_dir / "journal"),
@@ -94,7 +101,15 @@ def seal(run_dir: Path | str, *, recovered: bool = False) -> Path:
             where=str(run_dir),
             fix=f"free some space, then: kit recover {run_dir} (the journals are kept)",
         ) from None
-    damaged = [file for file in files if file.name in journals.damaged]
+    except _CONTRADICTIONS as error:
+        # Each record makes sense by itself; in how many ways they can contradict each other nobody can list.
+        raise KitError(
+            f"the records contradict each other ({type(error).__name__}: {str(error)[:120]})",
+            where=str(run_dir / "journal"),
+            expected="records as a meter writes them",
+            fix="the journals are kept; the version that wrote them may read them",
+        ) from error
+    damaged = [file for file in files if file.name in {*journals.damaged, *journals.odd}]
     _remove([file for file in files if file not in damaged])
     for file in damaged:
         file.rename(file.with_name(file.name + DAMAGED))
@@ -177,7 +192,7 @@ def _write(
     counters = counter_rows(journals, protocol)
     known = {int(row["stage_uid"]) for row in rows}
     first_event = 0 if earlier is None else len(earlier.table("events", ["event_id"]))
-    found = [*report_events(journals, known), *limit_events(journals, earlier)]
+    found = [*report_events(journals, known), *limit_events(journals, earlier), *runner_gaps(journals)]
     events = event_rows(journals, first_event, found)
     evals = eval_table(journals, protocol, known)
     items = item_table(journals, protocol, evals)
@@ -218,7 +233,7 @@ def _complete_lost_sessions(journals: JournalRun) -> None:
         if (session, number) not in taken:
             continue  # its boundary never reached the disk
         if start["stage_uid"] in ended or any(
-            s == session and n > number and not at.moment for (s, n), at in taken.items()
+            s == session and n > number and not at.inner for (s, n), at in taken.items()
         ):
             continue
         if start.get("parent_uid") is None:
@@ -269,14 +284,7 @@ def _unique(artifacts: list[dict[str, Any]], stage_uids: set[int]) -> list[dict[
 def _boundary_states(
     stages: list[dict[str, Any]], manifest: dict[str, Any], devices: set[str], protocol: Protocol
 ) -> dict[str, Any]:
-    """What the joules cover, and the labels that follow from it.
-
-    Args:
-        stages: Rows of stages.
-        manifest: The manifest so far.
-        devices: Sources of the devices' counters.
-        protocol: Says which sources and methods are estimates.
-    """
+    """What the joules cover, and the labels that follow from it."""
     states = {
         part: protocol.state_of(
             (row[f"{part}_energy_method"] for row in stages), devices if part == "gpu" else ()

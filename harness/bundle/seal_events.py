@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bundle.canonical import canonical_json, storable
-from harness.bundle.privacy import scrub_value
+from harness.bundle.privacy import scrub, scrub_value
 from harness.bundle.reader import Bundle
 from harness.journal.reading import JournalRun, session_of
 from harness.journal.scores import KEY
@@ -21,6 +21,9 @@ from harness.meter.sources.base import ESTIMATE
 LIMIT_CHANGE = "power_limit_change"
 TOKEN_EVENT_US = 60_000_000
 """A stage's token reports become one event a minute at most."""
+
+_OWNERS = ("run", "cpu_method", "stage_start", "stage_end", "stage_tokens")
+"""Types of records with a time that the owner of a run writes, and nobody else."""
 
 _EVENT_KINDS = {
     "run": "session_start",
@@ -79,6 +82,7 @@ def event_rows(
         )
     unread = [(name, "torn_bytes", size) for name, size in sorted(journals.torn.items())]
     unread += [(name, "damaged_bytes", size) for name, size in sorted(journals.damaged.items())]
+    unread += [(name, "odd_entries", len(found)) for name, found in sorted(journals.odd.items())]
     for name, what, size in unread:
         last = journals.records[-1]
         rows.append(
@@ -91,10 +95,14 @@ def event_rows(
                 "stage_uid": None,
                 "device_id": None,
                 "severity": "warning" if what == "torn_bytes" else "error",
-                "detail": canonical_json({what: size}).decode(),
+                "detail": canonical_json({what: size, **_first_odd(journals, name, what)}).decode(),
             }
         )
     return rows
+
+
+def _first_odd(journals: JournalRun, name: str, what: str) -> dict[str, str]:
+    return {"first": scrub(journals.odd[name][0])} if what == "odd_entries" else {}
 
 
 def _utc_near(journals: JournalRun, record: dict[str, Any]) -> int:
@@ -104,12 +112,7 @@ def _utc_near(journals: JournalRun, record: dict[str, Any]) -> int:
 
 
 def limit_events(journals: JournalRun, earlier: Bundle | None) -> Iterator[dict[str, Any]]:
-    """Event records of limits that changed while no sampler looked.
-
-    Args:
-        journals: The run's journals.
-        earlier: What was sealed of this run before.
-    """
+    """Event records of limits that changed while no sampler looked."""
     known = {} if earlier is None else _last_known(earlier)
     for record in journals.records:
         if record["type"] == "event" and record["kind"] == LIMIT_CHANGE:
@@ -161,13 +164,31 @@ def lost_estimates(journals: JournalRun) -> list[dict[str, Any]]:
     ]
 
 
-def report_events(journals: JournalRun, known: set[int]) -> list[dict[str, Any]]:
-    """Event records that follow from the stages' reports: token counts, and items whose score never came.
+def runner_gaps(journals: JournalRun) -> Iterator[dict[str, Any]]:
+    """Event records of holes in the owner's part of the log: it was killed and the sampler lived on.
 
-    Args:
-        journals: The run's journals.
-        known: Stages that have a row.
+    From the owner's last record on nothing tells of tokens, events or ends of stages; it may have lived for
+    a part of that time and had nothing to write.
     """
+    closed = {record["session"] for record in journals.of_type("session_end")}
+    last: dict[int, int] = {}
+    for record in journals.of_type(*_OWNERS):
+        last[record["session"]] = max(last.get(record["session"], 0), record["mono_us"])
+    for lost in journals.of_type("event"):
+        session = lost["session"]
+        if lost["kind"] == "runner_lost" and session not in closed and session in last:
+            length_us = lost["mono_us"] - last[session]
+            yield {
+                **{name: lost.get(name) for name in ("type", "session", "stage_uid")},
+                "kind": "gap",
+                "severity": "warning",
+                "mono_us": last[session],
+                "detail": {"of": "runner", "length_us": length_us},
+            }
+
+
+def report_events(journals: JournalRun, known: set[int]) -> list[dict[str, Any]]:
+    """Event records from the reports of `known` stages: token counts, items without their score."""
     return [*_token_events(journals, known), *_orphan_events(journals, known)]
 
 
@@ -188,10 +209,6 @@ def _orphan_events(journals: JournalRun, known: set[int]) -> Iterator[dict[str, 
 def _token_events(journals: JournalRun, known: set[int]) -> list[dict[str, Any]]:
     """Events `stage_tokens`: what was added to a stage's counts since the one before, so that the sum over a
     stage's events is its count, exactly. A count that no event names was never reported.
-
-    Args:
-        journals: The run's journals, which hold running totals.
-        known: Stages that have a row.
     """
     said: dict[int, dict[str, int]] = {}
     last_us: dict[int, int] = {}
@@ -220,13 +237,13 @@ def _token_events(journals: JournalRun, known: set[int]) -> list[dict[str, Any]]
         if uid not in known:
             continue
         if record["type"] == "stage_start":
-            last_us[uid] = record["work_start_us"]
+            last_us[uid] = record["boundary_us"]
         elif record["type"] == "stage_tokens":
             waiting[uid] = record
             if record["mono_us"] - last_us.get(uid, record["mono_us"]) >= TOKEN_EVENT_US:
                 say(record, record["mono_us"])
         elif record["type"] == "stage_end":
-            say(record, record["work_end_us"])
+            say(record, record["boundary_us"])
     for record in list(waiting.values()):  # stages whose end was never written
         say(record, record["mono_us"])
     return events

@@ -7,9 +7,10 @@ from typing import Any
 from harness import __version__
 from harness.bundle.canonical import storable
 from harness.bundle.environment import machine_facts, software_facts
-from harness.bundle.privacy import scrub_value
+from harness.bundle.privacy import scrub, scrub_value
 from harness.journal.reading import JournalRun
-from harness.spec import Protocol
+from harness.meter.visible import ORDER_IN_DOUBT
+from harness.spec import Protocol, protocol_digest
 
 
 def _names(protocol: Protocol, *path: str) -> list[str]:
@@ -47,12 +48,14 @@ def build_manifest(
     foreign = any(e["kind"] == "foreign_process" for e in journals.of_type("event"))
     foreign = foreign or bool(earlier and earlier["shared_node"])
     greeting: dict[str, Any] = starts[-1] if starts else {}
+    doubted = {ORDER_IN_DOUBT} & {doubt for start in starts for doubt in start["doubts"]}
     return {
+        "protocol_sha256": protocol_digest(protocol.version),
         "name": scrub_value(run["name"]),
         "method": run["method"],
         "status": _status(journals, stages, recovered),
         "created_t_us": earlier["created_t_us"] if earlier else journals.of_type("run")[0]["t_us"],
-        "labels": sorted({*run["labels"], *(earlier["labels"] if earlier else ())}),
+        "labels": sorted({*map(scrub, run["labels"]), *doubted, *(earlier["labels"] if earlier else ())}),
         "pipeline": scrub_value(_pipeline(run["pipeline"], earlier)),
         "hardware": {
             "devices": [
@@ -71,7 +74,6 @@ def build_manifest(
             "nominal_period_us": run["period_us"],
             "sampler_version": greeting.get("sampler_version", "unknown"),
             "clock": "CLOCK_MONOTONIC",
-            "boundary_mode": run["boundary_mode"],
             "sessions": sessions,
         },
         "boundary": {"gpu": "absent", "cpu": "absent", "dram": "absent"},

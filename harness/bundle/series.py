@@ -91,10 +91,6 @@ def power_pieces(
 ) -> Iterator[tuple[SeriesKey, pa.RecordBatch]]:
     """Rows of power in stored order, cut where the series changes and at the ends of batches.
 
-    Args:
-        batches: The rows.
-        folder: The bundle they come from, for messages.
-
     Raises:
         KitError: The rows of a series are in two places.
     """
@@ -178,9 +174,6 @@ def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[Counte
 
     A month of RAPL is millions of rows: pass `bundle.iter_batches("counters", encoded=True)`, and what is
     held at once is the series alone.
-
-    Args:
-        counters: Rows with the protocol's columns, in its order; strings may be dictionary encoded.
     """
     words: list[str] = []
     gathered: dict[tuple[Any, ...], _Gathered] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 NODE = "node-00"
@@ -14,37 +14,36 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BoundaryTimes:
-    """Where a boundary lies: its own time, UTC, and the cut of each device.
+    """Where a boundary lies.
 
     Attributes:
-        moment: Whether it only bounds a part of a stage.
+        devices: Those that the sampler had there; None where it says nothing of this boundary.
+        inner: Whether it only bounds a part of a stage.
     """
 
     mono_us: int
     t_us: int
-    devices: dict[int, int] = field(default_factory=dict)
-    moment: bool = False
+    devices: frozenset[int] | None = None
+    inner: bool = False
 
 
 def boundaries_of(records: Iterable[Record]) -> dict[tuple[int, int], BoundaryTimes]:
-    """(session, boundary number) -> where it lies.
-
-    The sampler writes boundaries down; what a stage remembers of its own stands in for one that was lost.
-    """
+    """(session, boundary number) -> where it lies, by the sampler, or else by the stage."""
     found: dict[tuple[int, int], BoundaryTimes] = {}
-    remembered: dict[tuple[int, int], BoundaryTimes] = {}
+    stamped: dict[tuple[int, int], BoundaryTimes] = {}
+    parts: set[int] = set()
     for record in records:
+        key = record.get("session", 0), record.get("boundary", -1)
         if record["type"] == "boundary":
-            devices = {int(r["device_id"]): int(r["mono_us"]) for r in record["readings"]}
-            found[(record["session"], record["boundary"])] = BoundaryTimes(
-                record["mono_us"], record["t_us"], devices, record.get("moment", False)
-            )
-        elif record["type"] in ("stage_start", "stage_end") and "boundary_us" in record:
-            devices = {int(device): int(at_us) for device, at_us in record["device_us"].items()}
-            remembered[(record["session"], record["boundary"])] = BoundaryTimes(
-                record["boundary_us"], record["t_us"], devices
-            )
-    return remembered | found
+            devices = frozenset(map(int, record["powers"]))
+            found[key] = BoundaryTimes(record["mono_us"], record["t_us"], devices)
+        elif record["type"] in ("stage_start", "stage_end"):
+            if record.get("parent_uid") is not None:
+                parts.add(record["stage_uid"])
+            at_us = int(record["boundary_us"])
+            t_us = record["t_us"] - (record["mono_us"] - at_us)
+            stamped[key] = BoundaryTimes(at_us, t_us, inner=record["stage_uid"] in parts)
+    return stamped | found
 
 
 def stage_rows(
@@ -100,26 +99,23 @@ def stage_rows(
             end_number = end["boundary"]
         else:
             later = [
-                n for (s, n), at in boundaries.items() if s == session and n > start_number and not at.moment
+                n for (s, n), at in boundaries.items() if s == session and n > start_number and not at.inner
             ]
             end_number = min(later, default=start_number)
         if (session, start_number) not in boundaries or (session, end_number) not in boundaries:
             continue  # torn off before its boundary reached the disk: less than a second old
         first, last = boundaries[(session, start_number)], boundaries[(session, end_number)]
         # A device that is missing at an end was lost: what it used still belongs here, known or not.
-        all_devices = {*first.devices, *last.devices, *metered.get(session, ())}
+        there = [at.devices for at in (first, last) if at.devices is not None]
+        all_devices = metered.get(session, set()).union(*there)
         devices = sorted(all_devices & set(record.get("devices", all_devices)))
         given = end["tokens"] if end is not None else tokens.get(uid, {})
         recorded = set(flags.get(uid, ())) | set(end.get("flags", ()) if end is not None else {_LOST_FLAG})
-        starts = [first.devices.get(device, first.mono_us) for device in devices]
-        finishes = [last.devices.get(device, last.mono_us) for device in devices]
-        if not set(devices) <= set(first.devices) & set(last.devices):
+        if any(not held.issuperset(devices) for held in there):
             recorded.add("gpu_lost")
         if split & set(devices):
             recorded.add("mig")
-        window = (min([*starts, first.mono_us]), max([*finishes, last.mono_us]))
-        recorded |= {flag for s, at, flag in noticed if s == session and window[0] <= at <= window[1]}
-        begin, finish = min(starts, default=first.mono_us), max(finishes, default=last.mono_us)
+        recorded |= {flag for s, at, flag in noticed if s == session and first.mono_us <= at <= last.mono_us}
         rows.append(
             {
                 "stage_uid": uid,
@@ -131,18 +127,15 @@ def stage_rows(
                 "node_id": NODE,
                 "session": session,
                 "clock_id": clock_ids.get(session, "unknown"),
-                # UTC of the billed window itself: a lost card's begins where it was last read.
-                "t_start_us": first.t_us + begin - first.mono_us,
-                "t_end_us": last.t_us + finish - last.mono_us,
-                "mono_start_us": begin,
-                "mono_end_us": finish,
-                "work_start_us": record["work_start_us"],
-                "work_end_us": end["work_end_us"] if end is not None else last.mono_us,
+                "t_start_us": first.t_us,
+                "t_end_us": last.t_us,
+                "mono_start_us": first.mono_us,
+                "mono_end_us": last.mono_us,
                 "boundary_start": start_number,
                 "boundary_end": end_number,
                 "device_ids": devices,
-                "device_start_us": starts,
-                "device_end_us": finishes,
+                "device_start_us": [first.mono_us] * len(devices),
+                "device_end_us": [last.mono_us] * len(devices),
                 **{name: given.get(name) for name in _TOKEN_COLUMNS},
                 "token_denominator": (end or {}).get("token_denominator") or token_denominator,
                 "exit_code": end["exit_code"] if end is not None else None,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 from harness.bundle.commit import MANIFEST
+from harness.bundle.files import MAX_MANIFEST
 from harness.errors import KitError
+from harness.files import read_bytes
 from harness.spec import Protocol, load_protocol, short_version
 from harness.spec.versions import verdict
+
+MAX_PATH = 200
+"""Letters of the path of a file in a bundle, which is a table's name and perhaps a part's."""
 
 
 def written_by(
@@ -52,23 +59,47 @@ def written_by(
     return load_protocol(version, root=root), [note]
 
 
+def strict_json(data: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8 without a byte order mark, no NaN, infinity or overflow, no key twice.
+
+    Raises:
+        ValueError: It is not.
+    """
+    text = data.decode()  # bytes in UTF-16 would be taken too
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _no_number(text[:40])
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Parse manifest.json; KitError with what is wrong. Of its fields only `files` is looked at here."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        manifest = strict_json(read_bytes(path, MAX_MANIFEST)) if lexists(path) else None
+    except (ValueError, RecursionError) as error:
+        raise KitError(f"is not JSON: {error}", where=str(path), fix="copy the file again") from None
+    if manifest is None and not lexists(path):
         sealed = not (folder / "journal").is_dir()
         raise KitError(
             "there is no manifest.json" + ("" if sealed else ", only a journal that was never sealed"),
             where=str(folder),
             expected="the folder of a sealed run",
-            fix=None if sealed else f"kit recover {folder}",
+            fix=f"kit runs {folder} lists the runs below it" if sealed else f"kit recover {folder}",
         ) from None
-    except OSError as error:
-        raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise KitError(f"is not JSON: {error}", where=str(path), fix="copy the file again") from None
     if not isinstance(manifest, dict):
         raise KitError("holds no JSON object", where=str(path))
     entries = manifest.get("files")
@@ -84,6 +115,8 @@ def refuse_outside(folder: Path, path: str) -> None:
     parts = path.split("/")
     if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
         raise KitError(f"lists {path!r}, a path outside the bundle", where=str(folder / MANIFEST))
+    if len(path) > MAX_PATH or len(parts) > 2:
+        raise KitError(f"lists a path of {len(path)} letters", where=str(folder / MANIFEST))
     for depth in range(1, len(parts) + 1):
         if folder.joinpath(*parts[:depth]).is_symlink():
             raise KitError(

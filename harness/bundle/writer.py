@@ -19,6 +19,7 @@ from harness.bundle.digest import TableDigest
 from harness.bundle.files import file_sha256
 from harness.bundle.order import KeyOrder, sorted_rows
 from harness.errors import KitError
+from harness.files import fsync_path
 from harness.journal.ulid import new_ulid
 from harness.spec import Column, Protocol, TableSpec, load_protocol
 
@@ -61,9 +62,6 @@ class BundleWriter:
                 record batches already in the table's order (never held whole). Nullable columns may be left
                 out.
 
-        Returns:
-            Rows written.
-
         Raises:
             KitError: Unknown table or column, a value that does not fit its type, a null where none may be, a
                 word outside an enum, rows out of order or with a key twice.
@@ -97,9 +95,6 @@ class BundleWriter:
         Args:
             manifest: Fields by the protocol's `manifest.yaml`; `files`, `run_id`, `protocol_version` and
                 `schema_id` are filled in here.
-
-        Returns:
-            Path of manifest.json.
 
         Raises:
             KitError: The manifest is not as the protocol wants it; the message lists what differs.
@@ -259,7 +254,7 @@ class _TableStream:
         self._sink.close()
         self._sink = None
         staged = commit.staged_path(self._folder / path)
-        commit.fsync_path(staged)
+        fsync_path(staged)
         self._parts.append(
             {
                 "path": path,

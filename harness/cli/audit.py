@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import cpu_option, cpu_words, source_option, verbose_option
+from harness.cli.options import cpu_option, cpu_words, openmetrics_option, source_option, verbose_option
 
 
 @click.command()
@@ -20,6 +20,7 @@ from harness.cli.options import cpu_option, cpu_words, source_option, verbose_op
 @cpu_option
 @source_option
 @verbose_option
+@openmetrics_option
 def cmd(
     pipeline: Path,
     out: Path | None,
@@ -30,6 +31,7 @@ def cmd(
     cpu: str,
     sources: tuple[str, ...],
     verbose: bool,
+    port: int | None,
 ) -> None:
     """Run the stages of PIPELINE one after another and log the energy of each.
 
@@ -61,7 +63,9 @@ def cmd(
         console.print(begun, markup=False, highlight=False)
     words = ["kit", "audit", short_path(pipeline), *_given(only, from_stage), *cpu_words(cpu, sources)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
-    with RunDisplay(console, plan, verbose=verbose, resume_command=resume_command) as display:
+    with RunDisplay(
+        console, plan, verbose=verbose, resume_command=resume_command, metrics_port=port
+    ) as display:
         go_on = resume and holds_run(plan.out_dir)
         result = run_plan(plan, display, resume_run=go_on, cpu=cpu, sources=sources)
     display.summary(result)

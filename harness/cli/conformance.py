@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.options import FiniteRange
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,15 +24,12 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0.01),
-    default=10.0,
+    type=FiniteRange(min=0.01),
+    default=300.0,
     show_default=True,
-    help="Longest wait for one answer of CMD, seconds.",
+    help="Longest wait for the answers of CMD, seconds.",
 )
 @click.option("--allow-unsupported", is_flag=True, help="An operation that CMD does not offer is no failure.")
-@click.option(
-    "--serve", "as_server", is_flag=True, help="Answer requests on standard input, for another runner."
-)
 def cmd(
     command: str | None,
     families: tuple[str, ...],
@@ -38,7 +37,6 @@ def cmd(
     form: str,
     timeout_s: float,
     allow_unsupported: bool,
-    as_server: bool,
 ) -> None:
     """Run the protocol's conformance vectors: inputs with the answers they must have.
 
@@ -46,22 +44,12 @@ def cmd(
     "output"}, {"id", "error"} where it refuses the input, or {"id", "unsupported": true}. Exit code 0: all
     pass, 1: some do not, 2: they cannot be run.
     """
-    if as_server:
-        if command or families or identifiers:
-            raise click.UsageError("--serve answers whatever it is asked; it takes no other option")
-        from harness.conformance.external import serve
-
-        serve()
-        return
     from harness.conformance import run_vectors
-    from harness.conformance.external import External
+    from harness.conformance.external import external
+    from harness.conformance.operations import answer
 
     vectors = _chosen(families, identifiers)
-    if command is None:
-        outcomes = run_vectors(vectors)
-    else:
-        with External(command, timeout_s) as other:
-            outcomes = run_vectors(vectors, other)
+    outcomes = run_vectors(vectors, external(command, vectors, timeout_s) if command is not None else answer)
     if form == "json":
         import json
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, TextIO
@@ -19,13 +20,15 @@ from harness.spec import load_protocol
 
 if TYPE_CHECKING:
     from harness.audit.attempt import StageLogs, StageResult
-    from harness.audit.live_energy import LiveEnergy
+    from harness.audit.live_run import Snapshot
     from harness.audit.plan import PlannedStage, RunPlan
     from harness.audit.programs import Interpreter
     from harness.audit.runner import RunResult
+    from harness.cli.live import MetricsServer
     from harness.meter.session import MeterSession
 
 _MARKS = {"completed": ("✓", "green"), "failed": ("✗", "red"), "interrupted": ("■", "yellow")}
+_PRIVATE = "logs/, work/, cache/ and journal/ are your own: no part of the log, and never to be handed in"
 _TOKEN_WORDS = {
     "tokens_trained": "tokens trained",
     "tokens_processed": "tokens processed",
@@ -33,6 +36,7 @@ _TOKEN_WORDS = {
     "tokens_generated": "tokens generated",
 }
 _HANG = 3  # further lines of a wrapped one stand under its text, not under its mark
+_PLAIN_EVERY_S = 60.0
 _PLAIN = str.maketrans("✓✗■…", "+x#~")
 
 
@@ -101,15 +105,32 @@ class RunDisplay:
         plan: The run.
         verbose: Whether the stages' own output is shown as it comes.
         resume_command: How to go on if this run stops.
+        metrics_port: Where on the loopback the live figures are served; None: nowhere.
     """
 
-    def __init__(self, console: Console, plan: RunPlan, *, verbose: bool, resume_command: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        plan: RunPlan,
+        *,
+        verbose: bool,
+        resume_command: str,
+        metrics_port: int | None = None,
+    ) -> None:
         self._console = console
         self._plan = plan
         self._verbose = verbose
         self._resume_command = resume_command
         self._status = console.status("starting the meter") if console.is_terminal else None
         self._begun = 0.0
+        self._now: Snapshot | None = None
+        self._said_s = 0.0
+        self._server: MetricsServer | None = None
+        if metrics_port is not None:
+            from harness.cli.live import MetricsServer
+
+            self._server = MetricsServer(metrics_port, self._page)
+            self._line(f"OpenMetrics: {self._server.url}", indent=0)
         self._output: list[Follower] = []
         self._width = max((len(stage.name) for stage in plan.stages), default=0)
 
@@ -123,6 +144,8 @@ class RunDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._server is not None:
+            self._server.close()
         if self._status:
             try:
                 self._status.stop()
@@ -167,30 +190,44 @@ class RunDisplay:
 
     def started(self, stage: PlannedStage, attempt: int, logs: StageLogs) -> None:
         """An attempt begins."""
-        self._begun = time.monotonic()
+        self._begun = self._said_s = time.monotonic()
         self._output = (
             [Follower(path, from_start=False) for path in (logs.out, logs.err)] if self._verbose else []
         )
         if self._status:
-            self._say(stage, {}, None)
+            self._status.update(f"{self._place(stage)}  [dim]{stage.kind}[/]")
         else:
             again = f"  attempt {attempt}" if attempt > 1 else ""
             self._line(f"… {self._place(stage)}{again}")
 
-    def _say(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
-        if self._status:
-            figures = duration(time.monotonic() - self._begun) + (f"  {energy}" if energy else "")
-            text = Text.from_markup(f"{self._place(stage)}  {figures}{_counts(tokens)}  [dim]{stage.kind}[/]")
-            text.truncate(self._console.width - 3, overflow="ellipsis")  # beside the spinner, on one line
-            self._status.update(text)
-
-    def watching(self, stage: PlannedStage, tokens: dict[str, int], energy: LiveEnergy | None) -> None:
+    def watching(self, stage: PlannedStage, now: Snapshot) -> None:
         """An attempt goes on."""
+        from harness.cli.live import packed, pieces
+
+        self._now = now
+        now_s = time.monotonic()
+        running, figures = duration(now_s - self._begun), pieces(now)
         try:
-            self._say(stage, tokens, energy)
+            if self._status:
+                text = Text.from_markup(
+                    f"{self._place(stage)}  {running}{counts(now.tokens)}  [dim]{stage.kind}[/]"
+                )
+                text.truncate(self._console.width - 3, overflow="ellipsis")  # beside the spinner, on one line
+                for line in packed(figures, max(20, self._console.width - 8)):
+                    text.append(f"\n     {line}", "dim")
+                self._status.update(text)
+            elif now_s - self._said_s >= _PLAIN_EVERY_S:
+                self._said_s = now_s
+                self._line(f"… {self._place(stage)}  {escape('  '.join([running, *figures]))}")
         except OSError:
             self._fall_silent()
         self._show_output()
+
+    def _page(self) -> str:
+        from harness.audit.live_run import Snapshot
+        from harness.cli.live import openmetrics
+
+        return openmetrics(self._now or Snapshot(), self._plan.name)
 
     def _show_output(self, final: bool = False) -> None:
         for follower in self._output:
@@ -204,7 +241,7 @@ class RunDisplay:
         reason, *advice = (result.reason or "").splitlines() or [""]
         shown = f"  [{colour}]{escape(reason)}[/]" if reason else ""
         shown += ", trying again" if result.retry else ""
-        figures = f"{duration(result.duration_s)}{_counts(result.tokens)}"
+        figures = f"{duration(result.duration_s)}{counts(result.tokens)}"
         self._line(f"[{colour}]{mark}[/] {self._place(stage)}  {figures}{shown}")
         for line in advice:
             self._line(escape(line.strip()), indent=5)
@@ -232,6 +269,7 @@ class RunDisplay:
             self._fall_silent()
         if result.exit_code == 0:
             self._line(f"next: kit validate {folder}", indent=0)
+            self._line(_PRIVATE, indent=0)
             return
         if result.signal_number is None and result.failed is None:
             self._line(f"[red]✗[/] {escape(result.nothing_measured or '')}", indent=0)
@@ -239,6 +277,7 @@ class RunDisplay:
             return
         what = "stopped" if result.signal_number else f"stage {result.failed} failed"
         self._line(f"{escape(what)}; what was measured is kept, output in {folder}/logs", indent=0)
+        self._line(_PRIVATE, indent=0)
         self._line(f"go on: {escape(self._resume_command)}", indent=0)
 
 
@@ -257,7 +296,7 @@ def show_report(run_dir: Path, file: IO[str] | None = None) -> None:
     print_report(build(run_dir), Console(file=file, highlight=False))
 
 
-def _counts(tokens: dict[str, int]) -> str:
+def counts(tokens: Mapping[str, int]) -> str:
     """Token counts in words, with what they are."""
     return "".join(f"  {count:,} {_TOKEN_WORDS.get(name, name)}" for name, count in tokens.items())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import LateChoice
+from harness.cli.options import FiniteRange, LateChoice
 
 
 def _requirements() -> list[str]:
@@ -27,6 +27,9 @@ def _requirements() -> list[str]:
     help="Exit with 1 unless this is there; may be given several times.",
 )
 @click.option(
+    "--for", "subject", metavar="PROFILE", help="Also look at what this profile needs: kit preflight."
+)
+@click.option(
     "--runs", "target", default="runs", show_default=True, help="The folder whose disk is looked at."
 )
 @click.option(
@@ -34,7 +37,7 @@ def _requirements() -> list[str]:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=4.0, max=600.0),
+    type=FiniteRange(min=4.0, max=600.0),
     default=30.0,
     show_default=True,
     help="Probe: how long.",
@@ -51,6 +54,7 @@ def _requirements() -> list[str]:
 def cmd(
     style: str,
     required: tuple[str, ...],
+    subject: str | None,
     target: str,
     probe: bool,
     seconds: float,
@@ -74,11 +78,16 @@ def cmd(
     from harness.doctor.render import render
 
     diagnosis = diagnose(target, required)
-    if style == "json":
-        click.echo(json.dumps(diagnosis.as_json(), indent=2))
-    else:
-        click.echo(render(diagnosis, sys.stdout.encoding))
-    click.get_current_context().exit(diagnosis.exit_code)
+    document, text, code = diagnosis.as_json(), render(diagnosis, sys.stdout.encoding), diagnosis.exit_code
+    if subject is not None:
+        from harness.cli.preflight import outlook_of
+        from harness.preflight.checks import check, this_machine
+
+        result = check(outlook_of(subject, "table2", None), this_machine())
+        document["preflight"] = result.as_json()
+        text, code = f"{text}\n\n{result.render()}", max(code, result.exit_code)
+    click.echo(json.dumps(document, indent=2) if style == "json" else text)
+    click.get_current_context().exit(code)
 
 
 def _probe(style: str, seconds: float, out: Path | None, load: bool, load_python: str | None) -> None:

@@ -19,6 +19,7 @@ _LEVELS = {
     2: "2, accounting: the figures follow from the raw rows",
     3: "3, plausibility: a real machine could have shown this; may be waived with a reason",
     4: "4, comparability: a label, never a refusal",
+    5: "5, submission: what the leaderboard asks beside a bundle that holds",
 }
 _SEVERITIES = {
     "error": "error: the bundle does not hold",
@@ -41,11 +42,12 @@ def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
 
     from rich.console import Console
 
+    from harness.leaderboard.rules import submission_rules
     from harness.spec import load_protocol
     from harness.validate.registry import load_rules
 
     known = load_protocol(protocol)
-    rules = load_rules(protocol)
+    rules = {**load_rules(protocol), **submission_rules(protocol).by_id}
     chosen = list(rules.values()) if rule_id is None else [_find(rule_id, rules)]
     if form == "json":
         data = [{**asdict(rule), "clause_title": known.clauses.get(rule.clause)} for rule in chosen]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import FiniteRange
+
 if TYPE_CHECKING:
     from harness.interop.write import ImportResult
 
@@ -25,7 +27,7 @@ def cmd() -> None:
 @click.option(
     "--split-after",
     "split_s",
-    type=click.FloatRange(min=1.0),
+    type=FiniteRange(min=1.0),
     default=300.0,
     show_default=True,
     help="Seconds of silence in a power_log.csv that separate two runs no record joins.",
@@ -53,7 +55,7 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
     "--utc-offset",
     "utc_offset_h",
     metavar="HOURS",
-    type=click.FloatRange(-14, 14),
+    type=FiniteRange(-14, 14),
     default=0.0,
     show_default=True,
     help="Hours by which the file's clock was ahead of UTC.",

@@ -6,6 +6,7 @@ kit, 130 interrupted, 141 the reader of the output went away (as a shell reports
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -15,6 +16,7 @@ import click
 
 from harness import __version__
 from harness.errors import KitError
+from harness.text import lines_shown, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,22 +39,47 @@ GROUPS: dict[str, dict[str, Entry]] = {
     "Measure": {
         "audit": Entry("harness.cli.audit:cmd", "Run a pipeline stage by stage and log its energy."),
         "run": Entry("harness.cli.run:cmd", "Meter one command, as `time` does."),
+        "watch": Entry("harness.cli.watch:cmd", "Look at a run that is going on."),
         "recover": Entry("harness.cli.recover:cmd", "Seal what a killed or crashed run left behind."),
+        "evaluate": Entry("harness.cli.evaluate:cmd", "Score a model on a suite of benchmarks, metered."),
         "import": Entry("harness.cli.import_:cmd", "Turn logs of other tools into a bundle."),
     },
     "Look": {
         "report": Entry("harness.cli.report:cmd", "Show where the joules of a run went."),
+        "compare": Entry("harness.cli.compare:compare", "Set several runs beside each other."),
+        "runs": Entry("harness.cli.compare:runs", "List the runs below a folder."),
+        "figures": Entry("harness.cli.figures:cmd", "Draw runs for a paper: figures and LaTeX tables."),
         "factors": Entry(
             "harness.cli.factors:cmd", "Show grid intensities and PUE values with their sources."
         ),
     },
+    "Decide": {
+        "advise": Entry("harness.cli.advise:cmd", "Say which student to build, and what to change first."),
+        "breakeven": Entry(
+            "harness.cli.breakeven:cmd", "Say after how many reuses or served tokens distilling pays."
+        ),
+    },
     "Check": {
         "validate": Entry("harness.cli.validate:cmd", "Check a run's bundle against the protocol."),
+        "scrub": Entry("harness.cli.scrub:cmd", "Write a bundle again without what names people or secrets."),
         "explain": Entry("harness.cli.explain:cmd", "Say what a finding of validate means and what to do."),
     },
     "Reproduce": {
+        "preflight": Entry(
+            "harness.cli.preflight:cmd", "Find every problem of a profile or pipeline before it starts."
+        ),
+        "artifacts": Entry(
+            "harness.cli.artifacts:cmd", "Find caches and synthetic sets that fit a recipe: reuse them."
+        ),
+        "plan": Entry("harness.cli.plan:cmd", "Say what a profile will take: time, energy, memory."),
         "reproduce": Entry(
             "harness.cli.reproduce:cmd", "Run the paper's experiments and compare the tables."
+        ),
+    },
+    "Share": {
+        "submit": Entry("harness.cli.submit:cmd", "Make a leaderboard submission from runs."),
+        "leaderboard": Entry(
+            "harness.cli.leaderboard:cmd", "Check submissions and build the leaderboard's site."
         ),
     },
     "Set up": {
@@ -130,7 +157,15 @@ def _guess(name: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`kit COMMAND --help` explains a command. First time here: `kit doctor`.",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="kit", message="%(prog)s %(version)s")
+@click.option(
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _, asked: _say_version(ctx) if asked else None,
+    help="Show the version of the kit, and version and digest of its protocol.",
+)
 @click.option(
     "--protocol-root",
     envvar="KIT_PROTOCOL_ROOT",
@@ -147,6 +182,13 @@ def cli(ctx: click.Context, protocol_root: str | None) -> None:
         _set_root(protocol_root)  # for child processes too, whatever folder they run in
 
 
+def _say_version(ctx: click.Context) -> None:
+    from harness.spec import load_protocol, protocol_digest
+
+    click.echo(f"kit {__version__}, protocol {load_protocol().version} (sha256 {protocol_digest()[:16]})")
+    ctx.exit()
+
+
 def _set_root(folder: str | None) -> None:
     os.environ.pop("KIT_PROTOCOL_ROOT", None)
     if folder is not None:
@@ -156,13 +198,11 @@ def _set_root(folder: str | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `kit` and turn every outcome into an exit code; a traceback is shown only with KIT_DEBUG=1.
 
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
     Returns:
         The exit code (see the module's docstring).
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(100_000)  # what a short command loads is no garbage, and looking through it takes long
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -193,7 +233,7 @@ def _dispatch(args: list[str]) -> int:
         return error.exit_code
     except KitError as error:
         _show_traceback_if_asked()
-        click.echo(f"kit: {error}", err=True)
+        click.echo(f"kit: {lines_shown(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -207,7 +247,7 @@ def _report_fault(error: Exception) -> None:
     """Say that the kit itself is at fault and how to see where."""
     if not _show_traceback_if_asked():
         first_line = next(iter(str(error).splitlines()), "")
-        click.echo(f"kit: unexpected {type(error).__name__}: {first_line}", err=True)
+        click.echo(f"kit: unexpected {type(error).__name__}: {shown(first_line)}", err=True)
         click.echo("  This is a fault of the kit, not of your input.", err=True)
         click.echo("  fix: run the same command with KIT_DEBUG=1, which shows the traceback", err=True)
 

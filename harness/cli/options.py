@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +26,30 @@ class LateChoice(click.ParamType[str]):
         return f"[{'|'.join(self._words())}]"
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range; "nan" lies in every range, and so does "inf" in an open one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The value if it is a finite number in the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
 def _cpu_choices() -> list[str]:
     from harness.meter.choice import cpu_choices
 
     return cpu_choices()
 
+
+openmetrics_option = click.option(
+    "--openmetrics",
+    "port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    help="Serve the live figures as OpenMetrics at http://127.0.0.1:PORT/metrics; 0 takes a free port.",
+)
 
 cpu_option = click.option(
     "--cpu",

@@ -14,7 +14,7 @@ def cmd(run_dir: Path) -> None:
 
     For a run whose process was killed or whose machine went down. Stages without a recorded end become
     `interrupted`; nothing that reached the disk is lost. A run that is sealed already is left as it is.
-    Exits 1 if a part of a journal was damaged: the rest is sealed, the journal is kept.
+    Exits 1 if a part of a journal was damaged or makes no sense: the rest is sealed, the journal is kept.
     """
     from harness.accounting import UNATTRIBUTED
     from harness.audit.late_reports import take_late_reports
@@ -36,7 +36,7 @@ def cmd(run_dir: Path) -> None:
     kept = sorted((run_dir / "journal").glob(f"*{DAMAGED}"))
     if kept:
         names = ", ".join(str(path.relative_to(run_dir)) for path in kept)
-        click.echo(f"parts of the journal were damaged and are missing; kept: {names}", err=True)
+        click.echo(f"damaged or odd parts of a journal are left out; all of it is kept: {names}", err=True)
     click.echo(f"next: kit report {run_dir}   or go on with: kit audit PIPELINE --out {run_dir} --resume")
     if kept:
         raise SystemExit(1)

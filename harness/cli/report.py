@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.options import FiniteRange
+
 if TYPE_CHECKING:
+    from harness.report.model import Options
     from harness.spec.factors import Pue
 
 
 @click.command("report")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "form",
@@ -41,39 +44,55 @@ if TYPE_CHECKING:
     "--serving",
     metavar="J J",
     nargs=2,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="With --against: joules per served token of that run's model and of this one's, for T*.",
+)
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a self-contained page of the run, or of several, instead of printing.",
 )
 @click.option(
     "--reference-tokens", metavar="N", type=click.IntRange(1), help="Denominator for J/token of the run."
 )
 def cmd(
-    folder: Path,
+    folders: tuple[Path, ...],
     form: str,
     pue: str | None,
     region: str | None,
     amortize: int | None,
     against: Path | None,
     serving: tuple[float, float] | None,
+    page: Path | None,
     reference_tokens: int | None,
 ) -> None:
-    """Show where the joules of the run in DIR went, stage by stage.
+    """Show where the joules of the run in DIR went, stage by stage; of several runs as a page (--html).
 
     Every figure is recomputed from the raw rows. Joules in a log are IT joules; PUE and grid intensity are
     applied here, by the reader, with factors that carry their year and source.
     """
     from dataclasses import replace
 
-    from harness.cli.quick_start import without_pandas
+    from harness.cli.quick_start import light_pyarrow
 
-    without_pandas()
+    light_pyarrow()
     from harness.report.comparison import against as set_against
     from harness.report.model import Options, build
 
     if serving and against is None:
         raise click.UsageError("--serving needs --against")
     value, factor = _pue(pue)
-    report = build(folder, Options(value, region, amortize, reference_tokens, factor))
+    options = Options(value, region, amortize, reference_tokens, factor)
+    if page is not None:
+        if against is not None:
+            raise click.UsageError("a page compares the runs it is given: kit report DIR DIR --html FILE")
+        _write_page(folders, options, page)
+        return
+    if len(folders) > 1:
+        raise click.UsageError("several runs are shown as a page: --html FILE")
+    report = build(folders[0], options)
     if against is not None:
         report = replace(report, against=set_against(report, build(against), serving))
     if form == "text":
@@ -87,6 +106,34 @@ def cmd(
 
     writers = {"json": formats.to_json, "markdown": formats.to_markdown, "csv": formats.to_csv}
     click.echo(writers[form](report).rstrip("\n"))
+
+
+def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None:
+    """The page of some runs.
+
+    Raises:
+        KitError: a bundle cannot be read, two are one run, or the page cannot be written.
+    """
+    from harness.bundle import Bundle
+    from harness.errors import KitError
+    from harness.report.model import build
+    from harness.report.page import points_for, to_html
+    from harness.validate.engine import validate_many
+
+    manifests = [Bundle.open(folder).manifest for folder in folders]
+    ids = [manifest.get("run_id") for manifest in manifests]
+    for folder, run_id in zip(folders, ids, strict=True):
+        if run_id is not None and ids.count(run_id) > 1:
+            raise KitError(f"run {run_id} is given twice", where=str(folder), expected="different runs")
+    devices = max(len(manifest["hardware"]["devices"]) for manifest in manifests)
+    points = points_for(len(folders), devices + 2)
+    reports = [build(folder, options, points=points) for folder in folders]
+    text = to_html(reports, validate_many(folders))
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KitError(f"cannot be written: {error.strerror}", where=str(page)) from None
+    click.echo(f"{page}: {len(text.encode()) / 1e3:.0f} kB, opens in any browser without a network")
 
 
 def _pue(text: str | None) -> tuple[float | None, Pue | None]:

@@ -40,6 +40,9 @@ _NOT_EXECUTABLE = 126
 @click.option(
     "--period-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Sampling period."
 )
+@click.option(
+    "--record-command", is_flag=True, help="Keep the whole command in the log, not its program and a digest."
+)
 @cpu_option
 @source_option
 def cmd(
@@ -48,6 +51,7 @@ def cmd(
     name: str | None,
     kind: str,
     period_ms: int,
+    record_command: bool,
     cpu: str,
     sources: tuple[str, ...],
 ) -> None:
@@ -55,20 +59,20 @@ def cmd(
 
     The exit code is the command's own; 1 where it succeeded and nothing was measured.
     """
-    from harness.cli.quick_start import without_pandas
+    from harness.cli.quick_start import light_pyarrow
     from harness.meter.client import MeterConfig
     from harness.spec import load_protocol
 
-    without_pandas()
+    light_pyarrow()
     load_protocol().check_kind(kind, "--kind")
     config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, sources=sources, include_self=False)
     relay = _Relay()
     with relay.installed():
         if out is not None:
-            code = _run(command, out, name, kind, config, relay)
+            code = _run(command, out, name, kind, config, relay, whole=record_command)
         else:
             with tempfile.TemporaryDirectory(prefix="kit-run-") as folder:
-                code = _run(command, Path(folder) / "run", name, kind, config, relay)
+                code = _run(command, Path(folder) / "run", name, kind, config, relay, whole=record_command)
     raise click.exceptions.Exit(code)
 
 
@@ -119,9 +123,17 @@ def _in_foreground() -> bool:
 
 
 def _run(
-    command: tuple[str, ...], out: Path, name: str | None, kind: str, config: MeterConfig, relay: _Relay
+    command: tuple[str, ...],
+    out: Path,
+    name: str | None,
+    kind: str,
+    config: MeterConfig,
+    relay: _Relay,
+    *,
+    whole: bool,
 ) -> int:
     from harness.audit.programs import find_python
+    from harness.audit.recorded import CommandDigests
     from harness.bundle import resume
     from harness.bundle.privacy import scrub
     from harness.bundle.seal import seal
@@ -129,15 +141,16 @@ def _run(
     from harness.container import check_image
     from harness.journal.ulid import new_ulid
     from harness.meter.session import MeterSession, RunInfo
+    from harness.text import as_name
 
     out = out.absolute()  # the command may change its folder
     check_image()
     resume.refuse_existing(out, "kit run always begins a new log")
     console = make_console()
-    title = name or Path(command[0]).name
-    info = RunInfo(
-        run_id=new_ulid(), name=title, pipeline={"command": scrub(shlex.join(command)), "source": "kit run"}
-    )
+    title = as_name(name or Path(command[0]).name)
+    words = list(command) if whole else CommandDigests(out).words(command)
+    pipeline = {"command": scrub(shlex.join(words)), "source": "kit run"}
+    info = RunInfo(run_id=new_ulid(), name=title, pipeline=pipeline)
     session = MeterSession(out, info, config, warn=lambda text: console.print(f"kit: {text}", markup=False))
     python = find_python([(command, os.environ.get("PATH"))])
     if python is not None:
@@ -161,7 +174,6 @@ def _run(
 def _metered(command: tuple[str, ...], session: MeterSession, relay: _Relay, console: Console) -> int:
     """Run the command as the stage that has begun, and end the stage."""
     from harness.audit.reports import Intake, ReportReader
-    from harness.meter.clocks import mono_us
 
     def warn(text: str) -> None:
         console.print(f"kit: {text}", markup=False)
@@ -183,7 +195,6 @@ def _metered(command: tuple[str, ...], session: MeterSession, relay: _Relay, con
     if relay.number is not None:
         relay.process.send_signal(relay.number)  # it came while the command was being started
     returned = relay.process.wait()
-    work_end_us = mono_us()
     session.cut()
     relay.process = None
     code = 128 - returned if returned < 0 else returned
@@ -191,5 +202,5 @@ def _metered(command: tuple[str, ...], session: MeterSession, relay: _Relay, con
     intake.sum_up()
     reader.close()
     status = "completed" if code == 0 else "failed" if relay.number is None else "interrupted"
-    session.end(status, exit_code=code, work_end_us=work_end_us)
+    session.end(status, exit_code=code)
     return code

@@ -55,37 +55,27 @@ def cmd(
     also held against each other: readings that two of them share, energy that one says another paid.
     Exit code 0: all hold, 1: one does not, 2: there is no bundle to read.
     """
-    from harness.cli.quick_start import without_pandas
+    from harness.cli.quick_start import light_pyarrow
 
-    without_pandas()
+    light_pyarrow()
+    from harness.bundle.reader import run_folders
     from harness.validate import validate_many
     from harness.validate.registry import load_rules
     from harness.validate.waivers import load_waivers
 
     rules = load_rules(protocol)
     waivers = () if waiver_file is None else load_waivers(waiver_file, rules)
-    bundles = [bundle for folder in folders for bundle in _bundles(folder)]
+    bundles = [bundle for folder in folders for bundle in run_folders(folder) or [folder]]
     reports = validate_many(bundles, range(level + 1), protocol=protocol, waivers=waivers)
     _show(reports, [str(bundle) for bundle in bundles], form, rules)
     raise SystemExit(max(report.exit_code for report in reports))
 
 
-def _bundles(folder: Path) -> list[Path]:
-    """The run folders below a folder, sealed or not; the folder itself where it is one, or has none."""
-    import os
-
-    found = []
-    for path, names, files in os.walk(folder):
-        if "manifest.json" in files or "journal" in names:
-            found.append(Path(path))
-            names.clear()  # what lies inside a run belongs to it
-        names.sort()
-    return found or [folder]
-
-
 def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: Mapping[str, Rule]) -> None:
     """Print the reports; JSON is one object for one bundle and a list for several."""
     import json
+
+    from harness.text import json_shown
 
     if form == "text":
         from rich.console import Console
@@ -99,7 +89,7 @@ def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: M
             print_report(report, console, where=folder)
     elif form == "json":
         data = [{"folder": folder, **r.as_dict()} for r, folder in zip(reports, folders, strict=True)]
-        click.echo(json.dumps(data if len(data) > 1 else data[0], indent=2, ensure_ascii=False))
+        click.echo(json_shown(json.dumps(data if len(data) > 1 else data[0], indent=2, ensure_ascii=False)))
     elif form == "sarif":
         from harness import __version__
         from harness.validate.sarif import sarif

@@ -3,7 +3,7 @@
     vectors.py     reads protocol/<version>/vectors/*.json
     operations.py  operation -> this kit's own code, through readings, figures and documents
     runner.py      runs vectors, compares answers
-    external.py    another implementation behind a pipe, and this kit as one
+    external.py    another implementation behind a pipe
 
 No formula belongs here, and no expected value: tests/oracle makes those and imports nothing of the kit.
 """

@@ -21,6 +21,7 @@ OPERATIONS: dict[str, Operation] = {
     "counter_energy": readings.counter_energy,
     "zone_energy": readings.zone_energy,
     "account": readings.account,
+    "stage_interval": readings.stage_interval,
     "clock_steps": readings.clock_steps,
     "last_snapshot": readings.last_snapshot,
     "totals": results.totals,
@@ -33,6 +34,8 @@ OPERATIONS: dict[str, Operation] = {
     "serving_break_even": results.serving_break_even,
     "quality": results.quality,
     "check_score": results.check_score,
+    "item_score": results.item_score,
+    "paired_quality": results.paired_quality,
     "above_idle": results.above_idle,
     "facility": results.facility,
     "inherited_energy": results.inherited_energy,
@@ -66,13 +69,7 @@ Implementation = Callable[[str, str, Mapping[str, Any]], Answer]
 
 
 def answer(identifier: str, op: str, given: Mapping[str, Any]) -> Answer:
-    """This kit's own answer.
-
-    Args:
-        identifier: id of the vector; not looked at.
-        op: name of the operation.
-        given: its input.
-    """
+    """This kit's own answer."""
     operation = OPERATIONS.get(op)
     if operation is None:
         return Answer(unsupported=True)

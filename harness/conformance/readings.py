@@ -61,19 +61,29 @@ def integrate_power(given: Json) -> Json:
 def counter_energy(given: Json) -> Json:
     """Energy of one device between two boundaries: a run of one stage."""
     ends = [given["start"] | {"boundary": 0}, given["end"] | {"boundary": 1}]
+    ends += [{"boundary": None, **tick} for tick in given.get("ticks", ())]
     stage = {"stage_uid": 0, "name": "stage", "boundary_start": 0, "boundary_end": 1, "device_ids": [0]}
     (row,) = _derive({**given, "stages": [stage], "boundaries": ends})[0]
     energy = row["gpu_energy_j"]
     return {
         "energy_j": energy,
         "energy_mj": None if energy is None else round(energy * 1000),
+        "low_j": row["gpu_energy_j_low"],
+        "high_j": row["gpu_energy_j_high"],
         "method": row["gpu_energy_method"],
         "faults": [flag for flag in COUNTER_FAULTS if flag in row["flags"]],
     }
 
 
+def stage_interval(given: Json) -> Json:
+    """GPU energy of one stage with its 95 % interval."""
+    stage = {"stage_uid": 0, "name": "stage", "boundary_start": 0, "boundary_end": 1}
+    (row,) = _derive({**given, "stages": [stage | {"device_ids": given["device_ids"]}]})[0]
+    return {name: row[name] for name in ("gpu_energy_j", "gpu_energy_j_low", "gpu_energy_j_high")}
+
+
 def zone_energy(given: Json) -> Json:
-    """CPU or DRAM energy of a window from RAPL zones."""
+    """CPU or DRAM energy of a window from RAPL zones, or from an estimate."""
     zones = [_zone(zone) for zone in given["zones"]]
     window = int(given["mono_start_us"]), int(given["mono_end_us"])
     if window[1] < window[0]:
@@ -82,7 +92,13 @@ def zone_energy(given: Json) -> Json:
     if part not in ("cpu", "dram"):
         raise ValueError(f"RAPL has no part {part!r}")
     found = ProcessorMeter(zones).measure(part, window, (NO_BOUNDARY, NO_BOUNDARY))
-    return {"energy_j": found.energy_j, "method": found.method, "faults": sorted(found.faults)}
+    return {
+        "energy_j": found.energy_j,
+        "low_j": found.low_j,
+        "high_j": found.high_j,
+        "method": found.method,
+        "faults": sorted(found.faults),
+    }
 
 
 def account(given: Json) -> Json:
@@ -171,7 +187,8 @@ def _derive(given: Json) -> tuple[list[dict[str, Any]], list[SessionTotal]]:
     blocks = given.get("power", ())
     series = [_power(block) for block in ([blocks] if isinstance(blocks, Mapping) else blocks)]
     counters = [*_gpu_counters(boundaries), *(_zone(zone) for zone in given.get("zones", ()))]
-    limits = {0: DeviceLimits(max_mw=given.get("power_limit_mw"))}
+    limit = DeviceLimits(given.get("power_limit_mw"), given.get("instant_supported", True))
+    limits = dict.fromkeys((0, *(one.device_id for one in series)), limit)
     sampling = _sampling(given)
     plan = Plan(rows, counters, sampling, limits)
     derivation = plan.finish([plan.measure(one) for one in series])
@@ -220,7 +237,8 @@ def _zone(zone: Json) -> CounterSeries:
         {"mono_us": mono, "value_mj": value, "boundary": number, "method": "poll"}
         for mono, value, number in zip(zone["mono_us"], zone["value_uj"], numbers, strict=True)
     ]
-    return _counter(_ZONES, None, zone["zone"], zone.get("session", 0), "uJ", zone.get("range_uj"), rows)
+    source = zone.get("source", _ZONES)
+    return _counter(source, None, zone["zone"], zone.get("session", 0), "uJ", zone.get("range_uj"), rows)
 
 
 def _counter(

@@ -18,8 +18,10 @@ from harness.accounting import (
     shared_scales,
 )
 from harness.accounting import amortize as reuses
+from harness.accounting import item_scores as pairs
 from harness.accounting import quality as suites
 from harness.accounting import totals as sums
+from harness.accounting.item_scores import ItemScores, summary
 from harness.accounting.units import convert
 from harness.spec import load_protocol
 
@@ -144,6 +146,26 @@ def check_score(given: Json) -> Json:
     return {name: row[name] for name in ("score", "n_items", "n_scored", "n_unparsed")}
 
 
+def _items(given: Json) -> ItemScores:
+    return ItemScores(given["scores"], given.get("groups") or (), given["aggregation"])
+
+
+def item_score(given: Json) -> Json:
+    """A benchmark's score from its items, with its standard error."""
+    score, stderr = summary(_items(given))
+    return {"score": score, "stderr": stderr}
+
+
+def paired_quality(given: Json) -> Json:
+    """Q of one student less Q of another, over the same items."""
+    sides = [{name: _items(side) for name, side in given[who].items()} for who in ("ours", "theirs")]
+    found = pairs.paired_quality(sides[0], sides[1], given["teacher_scores"])
+    if found is None:
+        return {"verdict": None}
+    gap = found.difference
+    return {"difference": {"best": gap.best, "low": gap.low, "high": gap.high}, "verdict": found.verdict}
+
+
 def facility(given: Json) -> Json:
     """What the reader applies: PUE, then grid intensity."""
     building = sums.facility(_known(given["it_energy_j"]), float(given["pue"]))
@@ -156,7 +178,8 @@ def facility(given: Json) -> Json:
 
 def inherited_energy(given: Json) -> Json:
     """Energy of consumed artifacts that another run paid for."""
-    return {"inherited_energy_j": _best(sums.inherited_energy(given["artifacts"]))}
+    rows = [{"name": row["artifact_id"], **row} for row in given["artifacts"]]
+    return {"inherited_energy_j": _best(sums.inherited_energy(rows))}
 
 
 def above_idle(given: Json) -> Json:

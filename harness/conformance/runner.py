@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,10 +51,6 @@ class Outcome:
 def run_vector(vector: Vector, implementation: Implementation = answer) -> Outcome:
     """Run one vector.
 
-    Args:
-        vector: id, clause, op, result, input, expected (unless invalid), tolerance (optional).
-        implementation: this kit by default.
-
     Raises:
         KitError: it is no vector.
     """
@@ -62,24 +58,9 @@ def run_vector(vector: Vector, implementation: Implementation = answer) -> Outco
     return judge(vector, implementation(vector["id"], vector["op"], vector["input"]))
 
 
-def run_vectors(
-    vectors: Iterable[Vector],
-    implementation: Implementation = answer,
-    on_outcome: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
-    """Run vectors one after another.
-
-    Args:
-        vectors: in the order wanted.
-        implementation: this kit by default.
-        on_outcome: told each outcome as it comes.
-    """
-    outcomes = []
-    for vector in vectors:
-        outcomes.append(run_vector(vector, implementation))
-        if on_outcome is not None:
-            on_outcome(outcomes[-1])
-    return outcomes
+def run_vectors(vectors: Iterable[Vector], implementation: Implementation = answer) -> list[Outcome]:
+    """Run vectors one after another."""
+    return [run_vector(vector, implementation) for vector in vectors]
 
 
 def judge(vector: Vector, given: Answer) -> Outcome:

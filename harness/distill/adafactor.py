@@ -36,7 +36,7 @@ class Adafactor(torch.optim.Optimizer):
 
     Args:
         params: Weights, or groups of them.
-        lr: Learning rate; a schedule sets `param_groups[i]["lr"]`.
+        lr: Learning rate; a schedule sets `param_groups[i]["lr"]`, and `clip_gradients` a factor beside it.
         scale_parameter: Multiply the learning rate by the weight's RMS (at least 1e-3). Has no default: the
             authors' code differs in it between the regimes, which makes the two learning rates incomparable.
         weight_decay: Decoupled, times the learning rate.
@@ -86,6 +86,8 @@ class Adafactor(torch.optim.Optimizer):
         rate = float(group["lr"])
         # A copy always: the gradient itself stays what it is, in case somebody looks at it.
         update = parameter.grad.float() if half else parameter.grad.clone()  # type: ignore[union-attr]
+        if "gradient_factor" in group:
+            update.mul_(group["gradient_factor"])
         beta = 1.0 - float(state["step"]) ** DECAY
         square = update.square().add_(EPS_SQUARE)
         if "row" in state:
@@ -157,6 +159,27 @@ class Adafactor(torch.optim.Optimizer):
                 parameter = by_name[name]
                 place = "cpu" if kind == "step" else parameter.device
                 self.state[parameter][kind] = value.to(place, copy=True)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, bound: float) -> torch.Tensor:
+    """Have the next step scale the gradients so that their common norm is at most `bound` (0: only measure).
+
+    The gradients stay as they are: scaled in place, those of 16 bits would be rounded again.
+
+    Returns:
+        The norm before; float32, or float64 where a gradient is.
+    """
+    groups = optimizer.param_groups
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+    norm: torch.Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(gradient, dtype=wide) for gradient in gradients])
+    )
+    for group in groups:
+        group.pop("gradient_factor", None)
+        if bound > 0.0:
+            group["gradient_factor"] = (bound / (norm + 1e-6)).clamp(max=1.0)
+    return norm
 
 
 def copy_stochastic(target: torch.Tensor, source: torch.Tensor, generator: torch.Generator) -> None:

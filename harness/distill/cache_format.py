@@ -37,6 +37,8 @@ from harness.errors import KitError
 Mode = Literal["topk", "nucleus", "sample"]
 MODES: tuple[Mode, ...] = ("topk", "nucleus", "sample")
 FORMAT = "logit-cache/1"
+LITTLE_MASS = 0.5
+"""Below this share of the teacher's mass a truncated row is flagged."""
 
 Fields = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 

@@ -3,7 +3,10 @@
 OUT/checkpoint/     the best model so far: a Hugging Face folder (safetensors, config, tokenizer)
 OUT/state/          what training needs to go on bit for bit; the last one only
     latest.json         names the folder in use; replaced atomically
-    step-00000120/      model.safetensors optimizer.safetensors trainer.json
+    step-00000120/      model*.safetensors optimizer.safetensors trainer.json
+
+Where a state has the weights of the checkpoint just written, its model*.safetensors are hard links to that
+one's: weights of 27 GB are written once.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import KitError
 from harness.files import sync_folder, sync_tree, write_json
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+from harness.models.chat import TOKENIZER_FILES
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -63,17 +57,51 @@ def recover_folder(folder: Path) -> None:
             old.rename(folder)
 
 
-def save_model(model: Any, folder: Path, tokenizer: Path) -> None:
+class Writer:
+    """Writes beside the training, one thing after another; what it writes must be the caller's no more."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._jobs: list[Future[None]] = []
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Write after everything that was given before."""
+        self._jobs.append(self._pool.submit(write))
+
+    def wait(self) -> None:
+        """Until everything is on the disk; what failed there is raised here."""
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            job.result()
+
+
+def host_copy(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in the host's memory, which later steps do not change; shared memory stays shared."""
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    result = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in copies or not tensor.numel():
+            copies[place] = tensor.detach().to("cpu", copy=True)
+        result[name] = copies[place]
+    return result
+
+
+def save_model(
+    model: Any, folder: Path, tokenizer: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write a model with its tokenizer as a Hugging Face folder.
 
     Args:
         model: A transformers model.
         folder: Replaced whole.
         tokenizer: Folder whose tokenizer files go along.
+        weights: Instead of the model's present ones.
     """
 
     def write(new: Path) -> None:
-        model.save_pretrained(new)
+        # The dictionary is emptied as it is written.
+        model.save_pretrained(new, state_dict=None if weights is None else dict(weights))
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
                 shutil.copyfile(tokenizer / name, new / name)
@@ -107,13 +135,23 @@ class StateFolder:
         self.folder = folder
         self._latest = folder / "latest.json"
 
-    def save(self, step: int, state: State) -> None:
-        """Write a state, make it the one in use, and remove its predecessors."""
+    def save(self, step: int, state: State, weights: Path | None = None) -> None:
+        """Write a state, make it the one in use, and remove its predecessors.
+
+        Args:
+            step: Names it.
+            state: The state.
+            weights: Folder of a checkpoint with the same weights, which is linked to.
+        """
         name = f"step-{step:08d}"
         target = self.folder / name
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        save_file(_own(state.model), target / "model.safetensors")
+        if weights is None:
+            save_file(_own(state.model), target / "model.safetensors")
+        else:
+            for path in weights.glob("model*.safetensors"):
+                (target / path.name).hardlink_to(path)
         save_file(_own(state.optimizer), target / "optimizer.safetensors")
         (target / "trainer.json").write_text(json.dumps(state.trainer), encoding="utf-8")
         sync_tree(target)
@@ -134,8 +172,11 @@ class StateFolder:
             return None
         try:
             folder = self.folder / json.loads(self._latest.read_text(encoding="utf-8"))["folder"]
+            weights = sorted(folder.glob("model*.safetensors"))
+            if not weights:
+                raise FileNotFoundError("no model*.safetensors")
             return State(
-                load_file(folder / "model.safetensors"),
+                {name: tensor for path in weights for name, tensor in load_file(path).items()},
                 load_file(folder / "optimizer.safetensors"),
                 json.loads((folder / "trainer.json").read_text(encoding="utf-8")),
             )

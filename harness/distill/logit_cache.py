@@ -31,12 +31,15 @@ from harness.distill.cache_folder import (
     read_fingerprint,
     read_manifest,
 )
-from harness.distill.cache_format import FORMAT, CacheSpec
+from harness.distill.cache_format import FORMAT, LITTLE_MASS, CacheSpec
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.logit_cache_shard import ShardView, expand
+from harness.distill.reporting import report_event
 from harness.errors import KitError
 
 __all__ = ["CacheReader", "CacheRows", "CacheWriter", "check_temperature"]
+
+MORE_MASS = "teacher_logits with a larger k (4.1 bytes an id), or a lower temperature"
 
 Indices = Sequence[int] | npt.NDArray[np.integer[Any]]
 
@@ -141,7 +144,7 @@ class CacheReader:
                 must be those the teacher saw.
             split: Split it is read for.
             expect: More fields of the fingerprint to insist on, such as {"teacher": {"digest": ...}}.
-            verify: Check every byte; otherwise sizes and headers.
+            verify: Check every byte now; otherwise sizes and headers, and a shard's bytes at its first use.
 
         Raises:
             KitError: Not whole, damaged (names the shard), or of something else (names the field).
@@ -196,6 +199,38 @@ class CacheReader:
     def check_temperature(self, temperature: float, tail: str) -> None:
         """Refuse a temperature and tail mode that this cache cannot serve; see the function of this name."""
         check_temperature(temperature, tail, self.spec.temperatures)
+
+    def check_kept_mass(self, temperature: float, least: float = 0.0) -> float | None:
+        """Say how much of the teacher's mass the stored ids hold at a temperature; refuse too little.
+
+        Args:
+            temperature: T of the loss.
+            least: Smallest share that is accepted.
+
+        Returns:
+            The share; None where nobody knows it, and for random draws, which weigh every id without bias.
+
+        Raises:
+            KitError: The share is smaller.
+        """
+        share = self.kept_mass.get(temperature)
+        if share is None or self.spec.mode == "sample":
+            return None
+        report_event("kept_mass", temperature=temperature, share=share, low=share < LITTLE_MASS)
+        if share < least:
+            raise KitError(
+                f"the stored ids hold {share:.1%} of the teacher's mass at T={temperature:g}",
+                where=self.directory.name,
+                expected=f"at least {least:.1%} (min_kept_mass)",
+                fix=MORE_MASS,
+            )
+        if share < LITTLE_MASS:
+            print(
+                f"logit cache: LITTLE MASS: the stored ids hold {share:.1%} of the teacher's mass at "
+                f"T={temperature:g}; the loss sees the rest as one outcome. To change it: {MORE_MASS}",
+                file=sys.stderr,
+            )
+        return share
 
     def verify(self, *, full: bool = True) -> None:
         """Compare every shard with the manifest.
@@ -260,9 +295,11 @@ class CacheReader:
         if labels is not None:
             given = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
             self._check_labels(indices, target, given.reshape(-1))
+        ids, logp = self._ids(raw), torch.from_numpy(raw["logp"]).float()
+        self._check_distinct(ids.numpy(), logp.numpy(), indices)
         rows = CacheRows(
-            ids=self._ids(raw),
-            logp=torch.from_numpy(raw["logp"]).float(),
+            ids=ids,
+            logp=logp,
             log_tail=torch.from_numpy(raw["log_tail"]),
             a_t={
                 value: torch.from_numpy(np.ascontiguousarray(raw["a_t"][:, column]))
@@ -306,6 +343,24 @@ class CacheReader:
         for plane, bits in enumerate(np.split(raw["ids_hi"], planes, axis=1)[1:], start=1):
             halves[..., 1] |= np.unpackbits(bits, axis=1, count=self.spec.k).astype(np.uint16) << plane
         return torch.from_numpy(halves.view("<i4")[..., 0])
+
+    def _check_distinct(
+        self, ids: npt.NDArray[np.int32], logp: npt.NDArray[np.float32], indices: npt.NDArray[np.int64]
+    ) -> None:
+        """An id twice in a row would count its mass twice."""
+        unused = -1 - np.arange(ids.shape[1], dtype=np.int32)
+        ordered = np.sort(np.where(logp > -np.inf, ids, unused), axis=1)
+        twice = (np.diff(ordered, axis=1) == 0).any(axis=1)
+        if twice.any():
+            at = int(twice.argmax())
+            ends = np.cumsum([self.label_count(index) for index in indices.tolist()])
+            example = indices[int(np.searchsorted(ends, at, side="right"))]
+            raise KitError(
+                f"an id twice in a row of example {example}",
+                where=self.directory.name,
+                expected="distinct ids in each row",
+                fix="make the cache again with teacher_logits",
+            )
 
     def _check_labels(
         self, indices: npt.NDArray[np.int64], target: npt.NDArray[np.int64], labels: npt.NDArray[Any]

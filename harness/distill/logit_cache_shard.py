@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.distill.cache_folder import ShardRecord
+from harness.distill.cache_folder import ShardRecord, damage
 from harness.distill.cache_format import CacheSpec, map_shard
 from harness.errors import KitError
 
@@ -43,10 +43,27 @@ class ShardView:
         starts = offsets[local]
         return starts, offsets[local + 1] - starts
 
+    @cached_property
+    def _whole(self) -> bool:
+        """Every byte is as written: looked at once, when rows are first asked for.
+
+        Raises:
+            KitError: It is not.
+        """
+        if what := damage(self._path.parent, self._record, full=True):
+            raise KitError(
+                f"{self._record.name} {what}",
+                where=self._path.parent.name,
+                expected="the bytes that teacher_logits wrote",
+                fix="run teacher_logits again: it makes damaged shards again",
+            )
+        return True
+
     def take(
         self, starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> dict[str, npt.NDArray[Any]]:
         """Copies of these runs of rows, as mode topk stores them: [rows, K], unused places logp -inf."""
+        assert self._whole
         rows = expand(starts, counts)
         arrays = self.arrays
         names = [name for name in arrays if name not in ("offsets", "example_key")]

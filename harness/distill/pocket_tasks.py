@@ -109,13 +109,13 @@ def _turn_of_split(family: str, split: Split, source: random.Random) -> Turn:
 def _instructions(source: random.Random) -> Turn:
     words = source.sample(WORDS, source.choice((1, 2, 2, 2, 3, 3, 3, 4)))
     listed = " ".join(words)
-    kind = source.choice(tuple(_COMMANDS))
-    command, solve = _COMMANDS[kind]
+    kind = source.choice(tuple(COMMANDS))
+    command, solve = COMMANDS[kind]
     answer = solve(words)
     return Turn(f"{command}: {listed}", answer, answer)
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
     "repeat": ("Repeat the words", " ".join),
     "reverse": ("Reverse the words", lambda words: " ".join(reversed(words))),
     "sort": ("Sort the words", lambda words: " ".join(sorted(words))),

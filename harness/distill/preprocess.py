@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +23,12 @@ from harness.distill.arguments import run_stage, write_config
 from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.sources import Conversation, SourceConfig, describe, read
 from harness.errors import KitError
-from harness.models.chat import ChatEncoder, Dropped
+from harness.models.chat import ChatEncoder, Dropped, read_template, write_tokenizer
 from harness.models.dataset import DatasetWriter, Example
+
+TOKENIZER = "tokenizer"
+"""Folder in the data set with the tokenizer and chat template it was made with: what every later stage
+takes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class PreprocessConfig:
 
     out: Path = field(metadata={"help": "folder of the data set"})
     tokenizer: Path = field(metadata={"help": "tokenizer or model folder, with its chat template"})
+    chat_template: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder or file whose chat template is used instead of the tokenizer's own, such as "
+            "the teacher's, which is then prompted as it was trained; plain: role tags as text, for base "
+            "models, which have none"
+        },
+        kw_only=True,
+    )
     sources: list[SourceConfig] = field(metadata={"help": "where the conversations come from"})
     seq_len: int = field(default=1024, metadata={"help": "longest example in tokens; what is beyond is cut"})
     validation_fraction: float = field(
@@ -41,6 +55,10 @@ class PreprocessConfig:
         },
     )
     seed: int = field(default=0, metadata={"help": "of the split and of the samples"})
+    max_dropped: float = field(
+        default=0.5,
+        metadata={"help": "share of the conversations that may be dropped before it fails"},
+    )
     batch_size: int = field(
         default=256, metadata={"help": "conversations tokenised at a time; the result does not depend on it"}
     )
@@ -58,15 +76,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     """
     if not 0 <= config.validation_fraction < 1:
         raise KitError(f"validation_fraction {config.validation_fraction}", expected="at least 0, below 1")
-    encoder = ChatEncoder.load(config.tokenizer)
-    recipe = {
-        "tokenizer_sha256": encoder.tokenizer_sha256,
-        "template_sha256": encoder.template_sha256,
-        "seq_len": config.seq_len,
-        "validation_fraction": config.validation_fraction,
-        "seed": config.seed,
-        "sources": [describe(source, config.seed) for source in config.sources],
-    }
+    encoder, recipe = recipe_of(config, config.out / TOKENIZER)
     finished = _finished(config.out, recipe)
     if finished is not None:
         report_event("reused", content_digest=finished["content_digest"])
@@ -74,16 +84,34 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     write_config(config, config.out)
     with DatasetWriter(config.out) as writer:
         tally = _write(config, encoder, writer)
+        dropped, read_in_all = tally.dropped.total(), tally.dropped.total() + tally.kept.total()
+        said = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.most_common())
+        if dropped or tally.last_only:
+            print(
+                f"preprocess: {dropped} of {read_in_all} conversations dropped"
+                + (f" ({said})" if said else "")
+                + f"; of {tally.last_only} the last answer alone is a label",
+                file=sys.stderr,
+            )
         if not tally.kept["train"]:
             raise KitError(
                 f"no training example is left; dropped: {dict(tally.dropped)}",
                 where=str(config.out),
                 exit_code=1,
             )
+        if dropped > config.max_dropped * read_in_all:
+            raise KitError(
+                f"{dropped} of {read_in_all} conversations cannot be used: {said}",
+                where=str(config.out),
+                expected=f"at most {config.max_dropped:.0%} (max_dropped)",
+                fix="look at the reasons; another chat_template, a longer seq_len, or a larger max_dropped",
+                exit_code=1,
+            )
         meta = writer.publish(
             {
                 **recipe,
                 "dropped": dict(sorted(tally.dropped.items())),
+                "last_answer_only": tally.last_only,
                 "truncated": {"examples": tally.cut_examples, "label_tokens": tally.cut_labels},
             }
         )
@@ -93,9 +121,33 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
         examples=meta["examples"],
         label_tokens=meta["label_tokens"],
         dropped=meta["dropped"],
+        last_answer_only=meta["last_answer_only"],
         truncated=meta["truncated"],
     )
     return meta
+
+
+def recipe_of(config: PreprocessConfig, tokenizer: Path) -> tuple[ChatEncoder, dict[str, Any]]:
+    """What decides a data set's bytes, as its `meta.json` holds it, and the encoder it is made with.
+
+    Args:
+        config: The stage.
+        tokenizer: Folder that gets tokenizer and template.
+
+    Raises:
+        KitError: The tokenizer or a source cannot be read.
+    """
+    template = None if config.chat_template is None else read_template(config.chat_template)
+    write_tokenizer(config.tokenizer, tokenizer, template)
+    encoder = ChatEncoder.load(tokenizer)
+    return encoder, {
+        "tokenizer_sha256": encoder.tokenizer_sha256,
+        "template_sha256": encoder.template_sha256,
+        "seq_len": config.seq_len,
+        "validation_fraction": config.validation_fraction,
+        "seed": config.seed,
+        "sources": [describe(source, config.seed) for source in config.sources],
+    }
 
 
 class _Tally:
@@ -104,6 +156,7 @@ class _Tally:
         self.dropped: Counter[str] = Counter()
         self.cut_examples = 0
         self.cut_labels = 0
+        self.last_only = 0
 
 
 def _write(config: PreprocessConfig, encoder: ChatEncoder, writer: DatasetWriter) -> _Tally:
@@ -129,6 +182,7 @@ def _write(config: PreprocessConfig, encoder: ChatEncoder, writer: DatasetWriter
                 name = _unique(conversation, taken)
                 writer.add(split, Example(name, conversation.task, ids, mask, conversation.answer))
                 tally.kept[split] += 1
+                tally.last_only += item.last_only
             # No model runs here: the tokens are those the tokenizer gave, without padding.
             report_tokens(processed=tokens, positions=tokens)
             progress.advance(len(conversations), tokens=tokens)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+ELSEWHERE = "work_elsewhere"
+"""Event of a stage whose work is done, in part, where no meter is: what is known of it is a lower bound."""
 _ITEMS_A_LINE = 400
 
 
@@ -56,7 +58,10 @@ def report_eval(**columns: object) -> None:
 
 
 def report_eval_items(
-    named: Mapping[str, str], scores: Sequence[float | None], item_sha256: Sequence[str] = ()
+    named: Mapping[str, str],
+    scores: Sequence[float | None],
+    item_sha256: Sequence[str] = (),
+    groups: Sequence[str | None] = (),
 ) -> None:
     """Record the items behind a score, in order.
 
@@ -64,10 +69,12 @@ def report_eval_items(
         named: benchmark, metric and, where they are not "student" and "none", subject and filter.
         scores: One for each item; None where none could be read.
         item_sha256: Digest of each item as asked, or none at all.
+        groups: Group of each item, None where it has none; or none at all.
     """
     for first in range(0, len(scores), _ITEMS_A_LINE):
         last = first + _ITEMS_A_LINE
         listed = {"scores": list(scores[first:last]), "item_sha256": list(item_sha256[first:last])}
+        listed |= {"groups": list(groups[first:last])} if groups else {}
         _append({"eval_items": {**named, "first": first, **listed}})
 
 

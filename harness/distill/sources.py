@@ -1,27 +1,29 @@
 """Where conversations come from: the pocket generators, files in the Examples format, the paper's data sets.
 
 Every source gives conversations one at a time, in an order that depends on the source and the seed alone.
-The paper's data sets are read through `datasets` from a folder fetched before; nothing here uses a network.
+The paper's data sets are read from a folder fetched before; nothing here uses a network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import yaml
 
 from harness.distill import pocket_tasks
 from harness.errors import KitError
 from harness.files import file_digest
 
-Kind = Literal["pocket", "examples", "tulu", "openr1-math", "codeforces"]
+Kind = Literal["pocket", "examples", "hub", "tulu", "openr1-math", "codeforces"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class SourceConfig:
 
     kind: Kind = field(
         metadata={
-            "help": "pocket (generated), examples (JSON lines or Parquet), or a data set of the paper: "
-            "tulu, openr1-math, codeforces"
+            "help": "pocket (generated), examples (JSON lines or Parquet), hub (a data set's folder as the "
+            "hub has it, with `messages`), or a data set of the paper: tulu, openr1-math, codeforces"
         }
     )
     path: Path | None = field(
@@ -53,6 +55,10 @@ class SourceConfig:
     part: str = field(default="train", metadata={"help": "the source's own split to read"})
     subset: str | None = field(default=None, metadata={"help": "a data set's configuration, by its name"})
     seed: int | None = field(default=None, metadata={"help": "instead of the stage's seed"})
+    strip_think: bool = field(
+        default=False,
+        metadata={"help": "leave <think>...</think> out of the answers, as the paper's authors do"},
+    )
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ def read(source: SourceConfig, seed: int) -> Iterator[Conversation]:
     for row, record in records(chosen):
         conversation = adapt(record, row)
         if source.task is not None:
-            conversation = Conversation(
-                conversation.id, source.task, conversation.messages, conversation.answer
-            )
+            conversation = replace(conversation, task=source.task)
+        if source.strip_think:
+            conversation = replace(conversation, messages=_unthought(conversation.messages))
         yield conversation
 
 
@@ -101,6 +107,7 @@ def describe(source: SourceConfig, seed: int) -> dict[str, Any]:
         "part": source.part,
         "subset": source.subset,
         "seed": seed if source.seed is None else source.seed,
+        "strip_think": source.strip_think,
     }
     if source.kind == "pocket":
         # The generator is the content: another version of it is another source.
@@ -147,24 +154,60 @@ def _records(source: SourceConfig) -> tuple[int, Records]:
 
 
 def _from_datasets(source: SourceConfig) -> tuple[int, Records]:
-    import datasets
-
+    """A fetched data set. Its README says which files a configuration has; they are read as they are, since a
+    conversion would be billed to whoever comes first.
+    """
     place = _place(source)
     try:
-        loaded = datasets.load_dataset(str(place), name=source.subset, split=source.part)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        files = _files_of(place, source.subset, source.part)
+        opened = [pq.ParquetFile(path) for path in files]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise KitError(
             f"cannot be read as a data set ({' '.join(str(error).split())[:300]})",
             where=place.name,
-            expected=f"the fetched folder, with subset {source.subset!r} and part {source.part!r} in it",
+            expected=f"the fetched folder, with subset {source.subset!r} and part {source.part!r} in Parquet",
         ) from None
-    wanted = [name for name in _COLUMNS if name in loaded.column_names]
-    loaded = loaded.select_columns(wanted)
 
     def rows(chosen: npt.NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
-        return zip(chosen.tolist(), loaded.select(chosen), strict=True)
+        first = 0
+        for parquet in opened:
+            wanted = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
+            for group in range(parquet.num_row_groups):
+                count = parquet.metadata.row_group(group).num_rows
+                here = chosen[(chosen >= first) & (chosen < first + count)]
+                if len(here):
+                    picked = parquet.read_row_group(group, columns=wanted).take(here - first)
+                    yield from zip(here.tolist(), picked.to_pylist(), strict=True)
+                first += count
 
-    return len(loaded), rows
+    return sum(parquet.metadata.num_rows for parquet in opened), rows
+
+
+def _files_of(place: Path, subset: str | None, part: str) -> list[Path]:
+    """Parquet files of a configuration's part, by the `configs` on top of the README, as the hub reads them.
+
+    Without `configs` they are the files whose names begin with the part.
+
+    Raises:
+        ValueError: There is no such configuration, or it has no such files.
+    """
+    patterns = [f"{part}*.parquet", f"*/{part}*.parquet"]
+    readme = place / "README.md"
+    parts = readme.read_text(encoding="utf-8").split("---\n", 2) if readme.exists() else []
+    front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
+    configs = {config["config_name"]: config for config in (front or {}).get("configs", ())}
+    if configs:
+        name = subset or ("default" if "default" in configs else next(iter(configs)))
+        if name not in configs:
+            raise ValueError(f"no configuration {name!r}, only {', '.join(configs)}")
+        found = [entry["path"] for entry in configs[name]["data_files"] if entry["split"] == part]
+        patterns = [path for paths in found for path in (paths if isinstance(paths, list) else [paths])]
+    files = sorted({path for pattern in patterns for path in place.glob(pattern) if path.is_file()})
+    if not files or any(path.suffix != ".parquet" for path in files):
+        raise ValueError(
+            f"{len(files)} files for {', '.join(patterns) or 'nothing'}, all of them to be Parquet"
+        )
+    return files
 
 
 def _sample(total: int, source: SourceConfig, seed: int) -> npt.NDArray[np.int64]:
@@ -218,8 +261,24 @@ def _from_codeforces(record: Mapping[str, Any], row: int) -> Conversation:
     )
 
 
+_THINK = re.compile(r"<think>.*?(?:</think>|\Z)\s*", re.DOTALL)
+
+
+def _unthought(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Answers without their chain of thought; none at all where one of them is nothing but thought: to answer
+    nothing is not to be learned."""
+    left = [
+        {**message, "content": _THINK.sub("", message["content"])}
+        if message["role"] == "assistant"
+        else message
+        for message in messages
+    ]
+    return left if all(message["content"].strip() for message in left) else []
+
+
 _ADAPTERS: dict[str, Callable[[Mapping[str, Any], int], Conversation]] = {
     "examples": _from_example,
+    "hub": _from_example,
     "tulu": _from_tulu,
     "openr1-math": _from_openr1_math,
     "codeforces": _from_codeforces,

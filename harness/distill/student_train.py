@@ -16,6 +16,7 @@ nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -23,11 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.distill.arguments import plain, run_stage, write_config
+from harness.distill.arguments import plain, run_stage
 from harness.distill.reporting import report_event
 from harness.errors import KitError
 from harness.files import write_json
-from harness.models.devices import chosen_device
+from harness.models.devices import STRICT_COST, chosen_device, repeat_bits
 
 if TYPE_CHECKING:
     import torch
@@ -58,12 +59,17 @@ class StudentTrain:
     tail: Literal["bucket", "partial", "renormalised"] = _doc(
         "kd: how the teacher's mass outside the cached ids is read; partial is the paper's code", "bucket"
     )
+    min_kept_mass: float = _doc(
+        "kd: least share of the teacher's mass at this temperature on the cached ids; below 0.5 it is said "
+        "in any case",
+        0.0,
+    )
     lr: float = _doc("peak learning rate", 5e-5)
     warmup_steps: int = _doc("optimizer steps of linear warm-up; a cosine to zero follows", 100)
     max_epochs: int = _doc("horizon in epochs", 20)
     max_steps: int | None = _doc("horizon in optimizer steps instead")
-    effective_batch: int = _doc("rows of an optimizer step", 4)
-    micro_batch: int = _doc("rows of a forward pass; divides effective_batch", 4)
+    effective_batch: int = _doc("examples of an optimizer step, however they are packed", 4)
+    micro_batch: int = _doc("rows of a forward pass; decides memory alone", 4)
     batching: Literal["packed", "bucketed"] = _doc("packed: several examples a row, kept apart", "packed")
     seq_len: int = _doc("positions of a row", 1024)
     precision: Literal["float32", "bfloat16"] = _doc("type of weights and arithmetic", "bfloat16")
@@ -82,9 +88,18 @@ class StudentTrain:
     eval_batch: int | None = _doc("rows of an evaluation's forward pass; null: micro_batch")
     early_stop_eps: float = _doc("improvement of the evaluation loss that counts, nats", 2e-3)
     patience: int = _doc("evaluations without one that end the run; 0: never", 3)
-    state_every_steps: int = _doc("optimizer steps between saved states; 0: at evaluations; -1: never", 0)
+    state_every_steps: int = _doc(
+        "optimizer steps between saved states; 0: at evaluations and, between them, for 1 % of the time; -1: "
+        "never",
+        0,
+    )
     seed: int = _doc("decides initial weights, order of the data and rounding", 0)
     threads: int = _doc("CPU threads; part of what makes a run repeatable to the bit", 2)
+    deterministic: bool = _doc(
+        "GPU: equal bits from equal settings, attention's backward included; slower (docs/models.md). "
+        "Without it all but that backward repeats",
+        False,
+    )
     device: str = _doc("auto, cpu or cuda", "auto")
 
     def __post_init__(self) -> None:
@@ -92,14 +107,10 @@ class StudentTrain:
             raise KitError("cache is set, but sft has no teacher", where="StudentTrain", fix="--regime kd")
         if self.regime == "kd" and self.cache is None:
             raise KitError("kd needs a logit cache", where="StudentTrain", fix="--cache DIR")
-        if self.effective_batch % self.micro_batch:
-            raise KitError(
-                f"effective_batch {self.effective_batch} is no multiple of micro_batch {self.micro_batch}",
-                where="StudentTrain",
-            )
         limits = {
             "alpha": 0 <= self.alpha <= 1,
             "temperature": self.temperature > 0,
+            "min_kept_mass": 0 <= self.min_kept_mass <= 1,
             "lr": self.lr > 0,
             "warmup_steps": self.warmup_steps >= 0,
             "max_epochs": self.max_epochs > 0,
@@ -139,26 +150,40 @@ def train(config: StudentTrain) -> dict[str, Any]:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
 
+    repeat_bits(strict=config.deterministic)
+
     from harness.distill.adafactor import Adafactor
     from harness.distill.train_options import TrainOptions
     from harness.distill.trainer import Trainer
     from harness.models.batches import Batcher
     from harness.models.dataset import TokenDataset
+    from harness.models.support import prepare
+    from harness.models.vocabulary import check_vocabulary
 
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device(chosen_device(config.device))
+    if config.deterministic and device.type == "cuda":
+        print(f"student_train: deterministic. {STRICT_COST}", file=sys.stderr)
+        report_event("deterministic", cost=STRICT_COST)
     split = TokenDataset.open(config.dataset, "train")
     held_out = TokenDataset.open(config.dataset, "validation")
     train_batches = Batcher(
-        split, seq_len=config.seq_len, micro_batch=config.micro_batch, seed=config.seed, mode=config.batching
+        split,
+        seq_len=config.seq_len,
+        micro_batch=config.micro_batch,
+        seed=config.seed,
+        mode=config.batching,
+        effective_batch=config.effective_batch,
     )
     validation = None
     if len(held_out):
         rows = config.eval_batch or config.micro_batch
         validation = Batcher(held_out, seq_len=config.seq_len, micro_batch=rows, seed=0, mode=config.batching)
     model, tokenizer = load_model(config, device)
-    _check_vocabulary(model, train_batches.batch(0, 0).input_ids)
+    folder = config.model if config.model.is_dir() else config.model.parent
+    check_vocabulary(folder, config.dataset, rows=model.get_input_embeddings().weight.shape[0])
+    prepared = prepare(model, attention=config.attention, batching=config.batching, seq_len=config.seq_len)
+    report_event("model_checked", **prepared.describe())
     optimizer = Adafactor(
         model.parameters(),
         lr=config.lr,
@@ -172,7 +197,6 @@ def train(config: StudentTrain) -> dict[str, Any]:
         warmup_steps=config.warmup_steps,
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
-        accumulation=config.effective_batch // config.micro_batch,
         clip_norm=config.clip_norm,
         eval_every_steps=config.eval_every_steps,
         early_stop_eps=config.early_stop_eps,
@@ -181,19 +205,19 @@ def train(config: StudentTrain) -> dict[str, Any]:
         temperature=config.temperature,
         tail=config.tail,
         gradient_checkpointing=config.gradient_checkpointing,
-        attention=config.attention,
         state_every_steps=config.state_every_steps,
     )
-    teacher = None
+    teacher, kept_mass = None, None
     if config.regime == "kd" and config.cache is not None:
         from harness.distill.logit_cache import CacheReader
 
         reader = CacheReader.open(config.cache, dataset_meta=split.meta, split="train")
         reader.check_temperature(config.temperature, config.tail)
+        kept_mass = reader.check_kept_mass(config.temperature, config.min_kept_mass)
         teacher = reader
-    trainer = Trainer(model, optimizer, train_batches, validation, teacher, options, config.out, tokenizer)
+    trainer = Trainer(prepared, optimizer, train_batches, validation, teacher, options, config.out, tokenizer)
     result = trainer.run()
-    done = _summary(config, result, model)
+    done = {**_summary(config, result, model), "kept_mass": kept_mass}
     write_json(summary, done)
     trainer.clear_state()
     report_event("student_train", **done)
@@ -236,9 +260,9 @@ def main() -> int:
 
 
 def _claim(config: StudentTrain) -> None:
-    """Refuse to go on with a run of other settings; else write this one's."""
+    """Refuse to go on with a run of other settings or of other contents; else write this one's."""
     path = config.out / "config.json"
-    wanted = plain(config)
+    wanted = {**plain(config), **_contents(config)}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         names = sorted(name for name in wanted if name != "out" and found.get(name) != wanted[name])
@@ -250,16 +274,20 @@ def _claim(config: StudentTrain) -> None:
                 fix="choose another --out, or remove the folder",
             )
         return
-    write_config(config, config.out)
+    write_json(path, wanted)
 
 
-def _check_vocabulary(model: Any, ids: torch.Tensor) -> None:
-    rows = model.get_output_embeddings().weight.shape[0]
-    if int(ids.max()) >= rows:
-        raise KitError(
-            f"token {int(ids.max())} in the data set, {rows} rows in the model's vocabulary",
-            expected="a data set made with the model's tokenizer",
-        )
+def _contents(config: StudentTrain) -> dict[str, str | None]:
+    """Digests of what lies in the folders of data set and cache: they may be made again under their names."""
+    from harness.distill.cache_folder import read_fingerprint, read_manifest
+    from harness.models.dataset import TokenDataset
+
+    cache = None
+    if config.cache is not None:
+        parts = [read_fingerprint(config.cache), sorted(map(repr, read_manifest(config.cache).values()))]
+        cache = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    data = TokenDataset.open(config.dataset, "train").meta["content_digest"]
+    return {"dataset_content": str(data), "cache_content": cache}
 
 
 def _summary(config: StudentTrain, result: TrainResult, model: Any) -> dict[str, Any]:

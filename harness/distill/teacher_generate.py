@@ -33,8 +33,9 @@ from harness.errors import KitError
 from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
 from harness.models.devices import chosen_device
-from harness.models.generation import Generation, Generator, Prompt, TokenSampling, prompt_seed
+from harness.models.generation import Generator, Prompt, TokenSampling, TokenWork, prompt_seed
 from harness.models.generation_vllm import VllmOptions
+from harness.models.vocabulary import check_vocabulary
 
 FORMAT = "synthetic/1"
 
@@ -43,11 +44,15 @@ FORMAT = "synthetic/1"
 class TeacherGenerateConfig:
     """Let the teacher answer the prompts of a data set, and keep the good answers as training examples."""
 
-    teacher: Path = field(metadata={"help": "model folder of the teacher, with its tokenizer"})
+    teacher: Path = field(metadata={"help": "model folder of the teacher"})
     dataset: Path = field(
         metadata={"help": "data set folder as preprocess writes it; its train split is asked"}
     )
     out: Path = field(metadata={"help": "output folder; a run that was killed goes on there"})
+    tokenizer: Path | None = field(
+        default=None,
+        metadata={"help": "folder with the tokenizer and chat template; null: those of the teacher's folder"},
+    )
     prompts: int | None = field(
         default=7000, metadata={"help": "how many prompts; fewer are the first of more; null: all"}
     )
@@ -61,9 +66,16 @@ class TeacherGenerateConfig:
     engine: Literal["auto", "transformers", "vllm"] = field(
         default="auto", metadata={"help": "auto: vllm where it is installed beside a GPU"}
     )
-    batch_size: int = field(default=128, metadata={"help": "transformers: prompts a batch"})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "transformers: most prompts a batch; null: what the free memory holds"},
+    )
     journal_every: int = field(
-        default=256, metadata={"help": "prompts between two lines of the journal: what a kill can cost"}
+        default=256,
+        metadata={
+            "help": "transformers: prompts between two lines of the journal, what a kill can cost; vllm has "
+            "all prompts in one queue and writes them down as they end"
+        },
     )
     vllm: VllmOptions = field(default_factory=VllmOptions, metadata={"help": "flags of the vLLM engine"})
     teacher_revision: str | None = field(
@@ -96,9 +108,16 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
         raise KitError("journal_every", expected="at least 1")
     sampling = config.sampling
     dataset = TokenDataset.open(config.dataset, "train")
-    encoder = ChatEncoder.load(config.teacher)
+    encoder = ChatEncoder.load(config.tokenizer or config.teacher)
     _check_tokenizer(encoder, dataset)
     identity = teacher_identity(config.teacher, config.teacher_revision)
+    check_vocabulary(config.teacher, config.dataset, rows=identity.vocab_size)
+    if len(encoder.tokenizer) > identity.vocab_size:
+        raise KitError(
+            f"a tokenizer of {len(encoder.tokenizer)} tokens for a teacher of {identity.vocab_size}",
+            where=str(config.tokenizer or config.teacher),
+            expected="the teacher's own vocabulary",
+        )
     device = chosen_device(config.device)
     recipe: dict[str, Any] = {
         "format": FORMAT,
@@ -109,7 +128,7 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
             "template_sha256": encoder.template_sha256,
         },
         "prompts": config.prompts,
-        "sampling": asdict(sampling),
+        "sampling": {name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", "top_p")},
         "seed": config.seed,
         "journal_every": config.journal_every,
         "engine": _engine(config.engine),
@@ -124,14 +143,21 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     room = _positions(config.teacher)
+    if recipe["engine"] == "vllm" and config.vllm.max_model_len is not None:
+        room = min(room or config.vllm.max_model_len, config.vllm.max_model_len)
     longest = None if room is None else room - sampling.max_new_tokens
     reader = QuestionReader(encoder)
     questions, passed_over = select(dataset, reader, config.prompts, seed=config.seed, longest=longest)
     generator = _load(config, recipe["engine"], device, encoder.tokenizer)
     made_with = generator.describe()
     write_config(config, config.out)
-    journal = Journal(config.out / "journal.jsonl", {**recipe, "made_with": made_with})
+    # A smaller batch after a lack of memory goes on with what is there.
+    decides = {name: value for name, value in made_with.items() if name != "batch_size"}
+    journal = Journal(config.out / "journal.jsonl", {**recipe, "made_with": decides})
     _answer(config, generator, questions, journal)
+    recomputed = getattr(generator, "recomputed", None)
+    if recomputed is not None:
+        made_with = {**made_with, **recomputed()}
     meta = publish(
         config.out,
         [(question, journal.done[question.id]) for question in questions],
@@ -156,48 +182,66 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
 def _answer(
     config: TeacherGenerateConfig, generator: Generator, questions: Sequence[Question], journal: Journal
 ) -> None:
-    """Answer what the journal lacks, chunk by chunk; a chunk is in it whole or not at all."""
+    """Answer what the journal lacks; a line of it holds prompts whole or not at all."""
     sampling = config.sampling
     # Like lengths beside each other, longest first: too little memory shows at once.
     ordered = sorted(questions, key=lambda question: (-len(question.token_ids), question.id))
     progress = ProgressLine("teacher_generate", len(ordered), unit="prompts", done=len(journal.done))
-    for start in range(0, len(ordered), config.journal_every):
-        chunk = ordered[start : start + config.journal_every]
+    # An engine whose answers do not depend on their batch takes what is left; the other one whole chunks,
+    # the same ones again after a kill.
+    size = len(ordered) if generator.one_queue else config.journal_every
+    for start in range(0, len(ordered), size):
+        chunk = ordered[start : start + size]
+        if generator.one_queue:
+            chunk = [question for question in chunk if question.id not in journal.done]
         if all(question.id in journal.done for question in chunk):
             continue
-        before = (generator.work.processed, generator.work.positions, generator.work.generated)
+        before = TokenWork()
+        before.add(generator.work)
         prompts = [
             Prompt(question.id, question.token_ids, prompt_seed(config.seed, question.id))
             for question in chunk
         ]
-        answers = generator.generate(prompts, sampling)
-        _check_counts(answers, len(prompts), generator.work.generated - before[2], sampling.max_new_tokens)
-        journal.append(
-            [
-                Answered(question.id, answer.token_ids, answer.text, answer.finish_reason)
-                for question, answer in zip(chunk, answers, strict=True)
-            ]
-        )
-        generated = generator.work.generated - before[2]
-        report_tokens(
-            processed=generator.work.processed - before[0],
-            positions=generator.work.positions - before[1],
-            generated=generated,
-        )
-        progress.advance(len(chunk), tokens=generated)
+        waiting: list[Answered] = []
+        for prompt, answer in generator.answers(prompts, sampling):
+            waiting.append(Answered(prompt.id, answer.token_ids, answer.text, answer.finish_reason))
+            if generator.one_queue and len(waiting) == config.journal_every:
+                _keep(journal, waiting, generator, before, sampling.max_new_tokens, progress)
+                waiting = []
+        if waiting:
+            _keep(journal, waiting, generator, before, sampling.max_new_tokens, progress)
     progress.close()
 
 
-def _check_counts(answers: Sequence[Generation], prompts: int, generated: int, cap: int) -> None:
+def _keep(
+    journal: Journal,
+    answers: list[Answered],
+    generator: Generator,
+    before: TokenWork,
+    cap: int,
+    progress: ProgressLine,
+) -> None:
+    """Write answers down and report what they took since the last time."""
+    work = generator.work
+    generated = work.generated - before.generated
+    _check_counts(answers, generated, cap)
+    journal.append(answers)
+    processed, positions = work.processed - before.processed, work.positions - before.positions
+    report_tokens(processed=processed, positions=positions, generated=generated)
+    before.add(TokenWork(processed, positions, generated))
+    progress.advance(len(answers), tokens=generated)
+
+
+def _check_counts(answers: Sequence[Answered], generated: int, cap: int) -> None:
     """What was counted is what was sampled, and never more than was allowed."""
-    total = sum(answer.n_tokens for answer in answers)
-    most = max(answer.n_tokens for answer in answers)
-    if len(answers) != prompts or total != generated or most > cap or total > cap * prompts:
+    total = sum(len(answer.token_ids) for answer in answers)
+    most = max(len(answer.token_ids) for answer in answers)
+    if total != generated or most > cap:
         raise KitError(
             f"the engine gave {len(answers)} answers of {total} tokens, the longest of {most}, and counted "
             f"{generated}",
             where="teacher_generate",
-            expected=f"{prompts} answers of at most {cap} tokens each, every one counted",
+            expected=f"answers of at most {cap} tokens each, every one counted",
             exit_code=1,
         )
 
@@ -229,10 +273,16 @@ def _load(config: TeacherGenerateConfig, engine: str, device: str, tokenizer: An
         return VllmGenerator.load(
             config.teacher, dtype=config.dtype, seed=config.seed, options=config.vllm, tokenizer=tokenizer
         )
+    from harness.distill.free_memory import rows_that_fit
     from harness.models.generation_transformers import TransformersGenerator
 
     return TransformersGenerator.load(
-        config.teacher, dtype=config.dtype, device=device, batch_size=config.batch_size, tokenizer=tokenizer
+        config.teacher,
+        dtype=config.dtype,
+        device=device,
+        batch_size=config.batch_size,
+        tokenizer=tokenizer,
+        rows_that_fit=rows_that_fit if device.startswith("cuda") else None,
     )
 
 

@@ -36,16 +36,17 @@ import transformers
 
 from harness.distill.arguments import run_stage, write_config
 from harness.distill.cache_folder import LOCK, Shard, example_key, locked, read_manifest, shard_plan
-from harness.distill.cache_format import FORMAT, CacheSpec, Mode
+from harness.distill.cache_format import FORMAT, LITTLE_MASS, CacheSpec, Mode
 from harness.distill.cache_writer import CacheWriter
 from harness.distill.distributions import uniforms_of
-from harness.distill.logit_cache import CacheReader, check_temperature
+from harness.distill.logit_cache import MORE_MASS, CacheReader, check_temperature
 from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.teacher_logits_model import LogitTeacher, TeacherIdentity, teacher_identity
 from harness.errors import KitError
 from harness.models.batches import Batch, collate, pack
 from harness.models.dataset import TokenDataset
-from harness.models.devices import chosen_device
+from harness.models.devices import chosen_device, repeat_bits
+from harness.models.vocabulary import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ def run(config: TeacherLogitsConfig) -> None:
         raise KitError("micro_batch and chunk", expected="at least 1")
     dataset = TokenDataset.open(config.dataset, config.split)
     identity = teacher_identity(config.teacher, config.teacher_revision)
+    check_vocabulary(config.teacher, config.dataset, rows=identity.vocab_size)
     device = chosen_device(config.device)
+    if device.startswith("cuda"):
+        repeat_bits(strict=False)  # a forward alone: nothing in it warns
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spec = config.spec(identity.vocab_size)
@@ -150,8 +154,14 @@ def run(config: TeacherLogitsConfig) -> None:
         pending = writer.pending(config.worker, config.workers)
         if pending:
             _check_space(config.out, sum(shard.rows for shard in pending) * spec.bytes_per_position)
-            teacher = LogitTeacher.load(config.teacher, dtype=config.dtype, device=device)
-            teacher.check(identity.vocab_size)
+            teacher = LogitTeacher.load(
+                config.teacher,
+                dtype=config.dtype,
+                device=device,
+                batching=config.batching,
+                seq_len=seq_len,
+                vocab_size=identity.vocab_size,
+            )
             _run_shards(config, teacher, dataset, spec, seq_len, pending, writer)
     _report(config.out, len(plan))
 
@@ -272,16 +282,25 @@ def _report(out: Path, shards: int) -> None:
     reader = CacheReader.open(out)
     per_position = reader.bytes / max(1, reader.positions)
     mass = {f"{value:g}": share for value, share in reader.kept_mass.items()}
-    shares = ", ".join(f"{100 * share:.1f} % at T={value}" for value, share in mass.items())
     print(
-        f"teacher_logits: {reader.positions:,} label positions in {shards} shards, "
-        f"{per_position:.1f} bytes each; the stored ids hold {shares} of the teacher's mass"
+        f"teacher_logits: {reader.positions:,} label positions in {shards} shards, {per_position:.1f} bytes "
+        "each; the stored ids hold"
     )
+    low = [value for value, share in mass.items() if share < LITTLE_MASS and reader.spec.mode != "sample"]
+    for value, share in mass.items():
+        print(f"  {share:7.1%} at T={value} of the teacher's mass{'  LITTLE MASS' if value in low else ''}")
+    if low:
+        print(
+            f"teacher_logits: at T={', '.join(low)} a student sees most of the teacher as one outcome. To "
+            f"change it: {MORE_MASS}; by mass instead of number, mode: nucleus, eps: 0.02 takes fewer bytes "
+            "where the teacher is sure"
+        )
     report_event(
         "logit_cache",
         label_positions=reader.positions,
         bytes_per_position=per_position,
         kept_mass=mass,
+        little_mass_at=low,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ import torch
 
 from harness.distill.cache_format import CacheSpec, RowBlock
 from harness.distill.distributions import distribution_rows
+from harness.distill.reporting import report_event
 from harness.errors import KitError
 from harness.files import file_digest
-from harness.models.batches import IGNORED, Batch
+from harness.models.batches import Batch, Mode
 from harness.models.generation_transformers import load_causal_model
+from harness.models.head import LogitPass
+from harness.models.support import Prepared, prepare
 
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -76,54 +78,48 @@ class LogitTeacher:
     """A causal language model in eval mode, split into its trunk and its output matrix.
 
     Args:
-        model: From transformers, on the device.
-        device: Where it is.
+        prepared: The model, on the device.
     """
 
-    def __init__(self, model: Any, device: str) -> None:
-        self._model = model.eval()
-        self._device = torch.device(device)
-        self._head = _Head(model.get_output_embeddings())
+    def __init__(self, prepared: Prepared) -> None:
+        prepared.model.eval()
+        self._prepared = prepared
+        self._device = prepared.head.weight.device
+        self._logits = LogitPass(prepared.head)
         # torch's own annotations miss the streams.
         self._cuda: Any = torch.cuda
         self._stream = self._cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     @classmethod
-    def load(cls, directory: Path, *, dtype: str, device: str) -> LogitTeacher:
-        """Load weights straight to the device.
+    def load(
+        cls, directory: Path, *, dtype: str, device: str, batching: Mode, seq_len: int, vocab_size: int
+    ) -> LogitTeacher:
+        """Load weights straight to the device, and compare what the stage will compute with what the model
+        says.
+
+        Args:
+            directory: Model folder.
+            dtype: Of the weights.
+            device: Where to.
+            batching: How rows will be made.
+            seq_len: Positions of a row.
+            vocab_size: Of the configuration.
 
         Raises:
-            KitError: transformers cannot load the folder.
+            KitError: transformers cannot load the folder, or the kit cannot run this model.
         """
-        if device.startswith("cuda"):
-            # cuBLAS reads this at its first call; without it two streams give other bits.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        return cls(load_causal_model(directory, dtype=dtype, device=device), device)
-
-    @torch.inference_mode()
-    def check(self, vocab_size: int) -> None:
-        """Compare trunk and output matrix with the model's own logits on a few tokens.
-
-        Raises:
-            KitError: They differ: the model does more between its last hidden state and its logits (scaling,
-                soft-capping) than one matrix.
-        """
-        if self._head.vocab_size != vocab_size:
+        prepared = prepare(
+            load_causal_model(directory, dtype=dtype, device=device),
+            attention="block",
+            batching=batching,
+            seq_len=seq_len,
+        )
+        if prepared.head.vocab_size != vocab_size:
             raise KitError(
-                f"an output matrix of {self._head.vocab_size} rows", expected=f"vocab_size {vocab_size}"
+                f"an output matrix of {prepared.head.vocab_size} rows", expected=f"vocab_size {vocab_size}"
             )
-        ids = torch.arange(min(8, vocab_size), device=self._device)[None]
-        own = self._model(input_ids=ids, use_cache=False).logits[0].float()
-        ours = self._head(self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
-        if not bool(own.isfinite().all()):
-            raise KitError("the teacher gives no finite distribution", fix="check that its weights are whole")
-        if not torch.allclose(ours, own, rtol=0.03, atol=0.03 * float(own.abs().max())):
-            raise KitError(
-                "the teacher's logits are not its last hidden state times its output matrix",
-                where=type(self._model).__name__,
-                expected="a model such as OLMo-2, Llama, Qwen: no scaling or capping of logits",
-            )
+        report_event("model_checked", **prepared.describe())
+        return cls(prepared)
 
     @torch.inference_mode()
     def rows(
@@ -140,21 +136,12 @@ class LogitTeacher:
         Returns:
             A function that waits for the copy from the device and gives the rows.
         """
-        batch = batch.to(self._device)
-        hidden = self._model.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask(),
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        row, column = (batch.labels != IGNORED).nonzero(as_tuple=True)
-        # A label at t is predicted from t - 1; position 0 of an example never is a label.
-        hidden, target = hidden[row, column - 1], batch.labels[row, column]
+        hidden, target = self._prepared.states(batch.to(self._device))
         parts = []
         for start in range(0, len(target), chunk):
             some = slice(start, start + chunk)
             rows = distribution_rows(
-                self._head(hidden[some]), target[some], spec, None if uniforms is None else uniforms[some]
+                self._logits(hidden[some]), target[some], spec, None if uniforms is None else uniforms[some]
             )
             parts.append(rows.for_storage())
         return self._to_host({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
@@ -183,34 +170,3 @@ class LogitTeacher:
 
 def _block(tensors: dict[str, torch.Tensor]) -> RowBlock:
     return RowBlock(**{name: tensor.numpy() for name, tensor in tensors.items()})
-
-
-class _Head:
-    """The output matrix: hidden states [R, d] to float32 logits [R, V], accumulated in float32."""
-
-    def __init__(self, layer: Any) -> None:
-        self._weight: torch.Tensor = layer.weight.detach()
-        bias = getattr(layer, "bias", None)
-        self._bias: torch.Tensor | None = None if bias is None else bias.detach().float()
-        # Products of bfloat16 numbers are exact in float32, so a bfloat16 matmul that accumulates and answers
-        # in float32 is as good as one of float32 copies, and ten times faster on tensor cores.
-        self._mixed = self._weight.dtype != torch.float32 and self._weight.is_cuda and _mixed_matmul()
-        if self._weight.dtype != torch.float32 and not self._mixed:
-            self._weight = self._weight.float()
-
-    @property
-    def vocab_size(self) -> int:
-        return int(self._weight.shape[0])
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self._mixed:
-            logits = torch.mm(hidden, self._weight.t(), out_dtype=torch.float32)
-        else:
-            logits = hidden.float() @ self._weight.t()
-        return logits if self._bias is None else logits.add_(self._bias)
-
-
-def _mixed_matmul() -> bool:
-    """Whether this torch has a matmul of bfloat16 that answers in float32 (from 2.8, on CUDA)."""
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return (major, minor) >= (2, 8)

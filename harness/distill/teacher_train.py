@@ -23,7 +23,7 @@ class TeacherTrain(StudentTrain):
     lr: float = field(default=3e-3, metadata={"help": "peak learning rate"})
     warmup_steps: int = field(default=30, metadata={"help": "optimizer steps of linear warm-up"})
     max_epochs: int = field(default=1, metadata={"help": "horizon in epochs"})
-    effective_batch: int = field(default=8, metadata={"help": "rows of an optimizer step"})
+    effective_batch: int = field(default=8, metadata={"help": "examples of an optimizer step"})
     micro_batch: int = field(default=8, metadata={"help": "rows of a forward pass"})
     batching: Literal["packed", "bucketed"] = field(
         default="bucketed", metadata={"help": "bucketed: short examples of like length together"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.models.forward import Attention
 from harness.models.losses import Tail
 
 
@@ -17,7 +16,6 @@ class TrainOptions:
         warmup_steps: Optimizer steps of the warm-up.
         max_epochs: Epochs of the horizon; the cosine ends there.
         max_steps: Optimizer steps of the horizon instead, when given.
-        accumulation: Micro-batches of an optimizer step.
         clip_norm: Bound on the gradient's norm; 0 for none.
         eval_every_steps: Optimizer steps between evaluations; 0 leaves the one at the end.
         early_stop_eps: See `EarlyStop`.
@@ -26,15 +24,14 @@ class TrainOptions:
         temperature: T of the KL term.
         tail: How the teacher's missing mass is read.
         gradient_checkpointing: Recompute each layer in the backward.
-        attention: How packed rows are kept apart.
-        state_every_steps: Optimizer steps between saved states; 0 saves with every evaluation, -1 never.
+        state_every_steps: Optimizer steps between saved states; 0 saves with every evaluation and, between
+            them, as often as that takes a hundredth of the time; -1 never.
     """
 
     lr: float
     warmup_steps: int
     max_epochs: int
     max_steps: int | None = None
-    accumulation: int = 1
     clip_norm: float = 1.0
     eval_every_steps: int = 0
     early_stop_eps: float = 2e-3
@@ -43,7 +40,6 @@ class TrainOptions:
     temperature: float = 1.0
     tail: Tail = "bucket"
     gradient_checkpointing: bool = False
-    attention: Attention = "auto"
     state_every_steps: int = 0
 
 

@@ -2,8 +2,8 @@
 
 A regime is a loss and its inputs (`alpha` and a `Teacher`), nothing else: optimizer, schedule, clipping,
 evaluation, early stopping, batches and counting are the same code with the same numbers. An optimizer step
-takes `accumulation` micro-batches, never across an epoch's end, and divides their summed loss by the label
-tokens of them all, so that its gradient does not depend on how its rows were split.
+takes so many examples, never across an epoch's end, and divides their summed loss by the label tokens of them
+all, so that its gradient does not depend on how they were packed into rows or split into micro-batches.
 
 Counting, in the protocol's words: *trained* are the label tokens of an example when it enters the loss for
 the first time (every later epoch counts none); *processed* and *positions* count every forward pass in the
@@ -17,7 +17,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +25,8 @@ from typing import Any, Protocol
 
 import torch
 
-from harness.distill.adafactor import Adafactor
-from harness.distill.checkpoint import State, StateFolder, recover_folder, save_model
+from harness.distill.adafactor import Adafactor, clip_gradients
+from harness.distill.checkpoint import State, StateFolder, Writer, host_copy, recover_folder, save_model
 from harness.distill.early_stop import EarlyStop
 from harness.distill.reporting import ProgressLine, report_event, report_tokens
 from harness.distill.schedule import cosine_with_warmup
@@ -34,8 +34,11 @@ from harness.distill.train_options import Counters, TrainOptions, TrainResult
 from harness.errors import KitError
 from harness.files import write_json
 from harness.models.batches import Batch
-from harness.models.forward import label_states, use_attention
 from harness.models.losses import LossSum, TeacherRows, kd_loss
+from harness.models.support import Prepared
+
+STATE_EVERY_S = 5.0
+"""Least time between two states that are saved for no evaluation."""
 
 
 class Batches(Protocol):
@@ -46,6 +49,9 @@ class Batches(Protocol):
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Number of batches of an epoch."""
+
+    def steps(self, epoch: int) -> Iterable[range]:
+        """The batches of each optimizer step of an epoch, in order."""
 
 
 class Teacher(Protocol):
@@ -59,7 +65,7 @@ class Trainer:
     """Trains one model into one folder.
 
     Args:
-        model: A causal language model of transformers, on its device.
+        prepared: A causal language model of transformers, on its device, as `support.prepare` gives it.
         optimizer: Over the model's parameters.
         train: Training batches.
         validation: Validation batches; None for none, and then no early stop either.
@@ -71,7 +77,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        prepared: Prepared,
         optimizer: Adafactor,
         train: Batches,
         validation: Batches | None,
@@ -80,22 +86,27 @@ class Trainer:
         out: Path,
         tokenizer: Path,
     ) -> None:
-        self._model = model
+        self._prepared = prepared
+        self._model = model = prepared.model
         self._optimizer = optimizer
         self._train = train
         self._validation = validation
         self._teacher = teacher
+        spec = getattr(teacher, "spec", None)
+        self._teacher_rows = 0 if spec is None else int(spec.vocab_size)
         self._options = options
         self._out = out
         self._tokenizer = tokenizer
         self._device = next(model.parameters()).device
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self._attention = use_attention(model, options.attention)
         if options.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self._counters = Counters()
         self._stop = EarlyStop(options.early_stop_eps, options.patience)
         self._states = StateFolder(out / "state")
+        self._writer = Writer()
+        self._kept_step: int | None = None
+        self._saved_s = self._state_cost_s = 0.0
         self._metrics = out / "metrics.jsonl"
         self._reported_step = 0
         self._last: dict[str, float | None] = {"loss": None, "eval_loss": None}
@@ -105,9 +116,7 @@ class Trainer:
         """The horizon: max_steps, or max_epochs times the steps of the first epoch."""
         if self._options.max_steps is not None:
             return self._options.max_steps
-        return self._options.max_epochs * math.ceil(
-            self._train.batches_per_epoch(0) / self._options.accumulation
-        )
+        return self._options.max_epochs * sum(1 for _ in self._train.steps(0))
 
     def run(self) -> TrainResult:
         """Train from where the folder stands to the horizon or the early stop."""
@@ -115,6 +124,7 @@ class Trainer:
         options, counters, total = self._options, self._counters, self.total_steps
         progress = ProgressLine("student_train", total, done=counters.step)
         evaluated = counters.step
+        self._saved_s = time.monotonic()
         self._model.train()
         for epoch, first, batches in self._steps(total):
             if self._stop.stop:
@@ -130,11 +140,9 @@ class Trainer:
             if at_end or (options.eval_every_steps and counters.step % options.eval_every_steps == 0):
                 self._evaluate()
                 evaluated = counters.step
-            every = options.state_every_steps
-            if not at_end and (
-                counters.step % every == 0 if every > 0 else every == 0 and evaluated == counters.step
-            ):
+            if not at_end and self._state_is_due(evaluated == counters.step):
                 self._save_state()
+        self._writer.wait()
         progress.close()
         return TrainResult(
             counters,
@@ -170,11 +178,12 @@ class Trainer:
     def _plan(self, steps: int) -> Iterator[tuple[int, int, range]]:
         epoch, first = self._counters.epoch, self._counters.batch
         while steps > 0:
-            count = self._train.batches_per_epoch(epoch)
-            while first < count and steps > 0:
-                numbers = range(first, min(first + self._options.accumulation, count))
-                yield epoch, first, numbers
-                first, steps = numbers.stop, steps - 1
+            for numbers in self._train.steps(epoch):
+                if numbers.start >= first and steps > 0:
+                    yield epoch, numbers.start, numbers
+                    steps -= 1
+                if steps == 0:
+                    return
             epoch, first = epoch + 1, 0
 
     def _load(self, epoch: int, number: int) -> tuple[Batch, TeacherRows | None]:
@@ -185,14 +194,21 @@ class Trainer:
                 raise KitError(f"alpha={self._options.alpha:g} needs a logit cache", where="student_train")
             cached = self._teacher.rows_of(batch, temperature=self._options.temperature)
             rows = TeacherRows.from_cache(cached, self._device)
+            if self._teacher_rows > self._prepared.head.vocab_size:
+                rows = rows.within(self._prepared.head.vocab_size)
         return batch.to(self._device), rows
 
     def _loss(self, batch: Batch, rows: TeacherRows | None, *, alpha: float) -> LossSum:
-        hidden, labels = label_states(self._model, batch, self._attention)
-        weight = self._model.get_output_embeddings().weight
+        hidden, labels = self._prepared.states(batch)
         options = self._options
         return kd_loss(
-            hidden, weight, labels, rows, alpha=alpha, temperature=options.temperature, tail=options.tail
+            hidden,
+            self._prepared.head,
+            labels,
+            rows,
+            alpha=alpha,
+            temperature=options.temperature,
+            tail=options.tail,
         )
 
     def _step(
@@ -211,7 +227,7 @@ class Trainer:
             parts += torch.stack(
                 [loss.total.detach().double(), loss.ce, loss.ce.new_zeros(()) if loss.kl is None else loss.kl]
             )
-        norm = clip_gradients(list(self._names), options.clip_norm)
+        norm = clip_gradients(self._optimizer, options.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         value, ce, kl = (parts / labels).tolist()
@@ -284,15 +300,31 @@ class Trainer:
             self._keep()
 
     def _keep(self) -> None:
-        save_model(self._model, self._out / "checkpoint", self._tokenizer)
+        """Keep the weights as the checkpoint: copied to the host now, written while training goes on."""
+        self._writer.wait()
+        weights = host_copy(self._model.state_dict())
+        folder = self._out / "checkpoint"
+        self._writer.submit(lambda: save_model(self._model, folder, self._tokenizer, weights))
+        self._kept_step = self._counters.step
 
     def _write(self, record: dict[str, Any]) -> None:
         line = json.dumps({key: _finite(value) for key, value in record.items()})
         with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
+    def _state_is_due(self, evaluated: bool) -> bool:
+        """Every so many steps; else with an evaluation, and between them as often as saving takes no more
+        than a hundredth of the time.
+        """
+        every = self._options.state_every_steps
+        if every:
+            return every > 0 and self._counters.step % every == 0
+        passed_s = time.monotonic() - self._saved_s
+        return evaluated or passed_s > max(STATE_EVERY_S, 100 * self._state_cost_s)
+
     def _save_state(self) -> None:
-        optimizer = self._optimizer.export(self._names)
+        start_s = time.monotonic()
+        optimizer = host_copy(self._optimizer.export(self._names))
         optimizer["torch_rng"] = torch.get_rng_state()
         if self._device.type == "cuda":
             optimizer["cuda_rng"] = torch.cuda.get_rng_state(self._device)
@@ -302,7 +334,21 @@ class Trainer:
             "last": self._last,
             "metrics_bytes": self._metrics.stat().st_size,
         }
-        self._states.save(self._counters.step, State(self._model.state_dict(), optimizer, trainer))
+        step = self._counters.step
+        # The checkpoint that is being written has these weights already.
+        kept = self._out / "checkpoint" if self._kept_step == step else None
+        if kept is None:
+            self._writer.wait()
+        state = State({} if kept else host_copy(self._model.state_dict()), optimizer, trainer)
+        copied_s = time.monotonic()
+
+        def write() -> None:
+            begun_s = time.monotonic()
+            self._states.save(step, state, kept)
+            self._state_cost_s = copied_s - start_s + time.monotonic() - begun_s
+
+        self._writer.submit(write)
+        self._saved_s = copied_s
 
     def _resume(self) -> None:
         """Take up the last state of the folder, and cut off the metrics of steps that are to be done
@@ -336,22 +382,6 @@ class Trainer:
         report_event(
             "resumed", step=self._counters.step, lost_steps=self._reported_step - self._counters.step
         )
-
-
-def clip_gradients(parameters: list[torch.nn.Parameter], bound: float) -> torch.Tensor:
-    """Scale the gradients so that their common norm is at most `bound` (0: only measure it).
-
-    Returns:
-        The norm before, float32, summed in float32 whatever the gradients' type.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    if bound > 0.0:
-        factor = (bound / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor.to(gradient.dtype) if gradient.dtype == torch.float64 else factor)
-    return norm
 
 
 def _step_of(line: bytes) -> int:

@@ -54,32 +54,6 @@ def _open(machine: Machine) -> str:
 
 
 @machine_check(
-    "RAPL mirrors", "cpu", "Some machines show one package's counter under two names; it counts once."
-)
-def rapl_mirrors(machine: Machine) -> Verdict | None:
-    """Whether a package is shown twice."""
-    packages = [zone.label for zone in machine.rapl.zones if zone.label.startswith("package")]
-    if len(packages) < 2:
-        return None
-    data = {"mirrors": list(machine.rapl_mirrors)}
-    if machine.rapl_mirrors:
-        return Verdict(
-            "info", f"{', '.join(machine.rapl_mirrors)} repeats another one and is not added", data=data
-        )
-    return Verdict("ok", f"{len(packages)} packages with counters of their own", data=data)
-
-
-@machine_check(
-    "RAPL psys", "cpu", "psys contains the packages and more; it is recorded, never added to them."
-)
-def rapl_psys(machine: Machine) -> Verdict | None:
-    """Whether the platform's own counter is there."""
-    if not any(zone.label.startswith("psys") for zone in machine.rapl.zones):
-        return None
-    return Verdict("info", "present, recorded beside the packages")
-
-
-@machine_check(
     "memory (DRAM)", "cpu", "Where memory has a counter its energy is measured, else estimated or absent."
 )
 def dram(machine: Machine) -> Verdict:

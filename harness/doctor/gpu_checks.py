@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.doctor.checks import Verdict, gpu_check, machine_check
 from harness.doctor.inventory import GpuFacts
 from harness.doctor.observe import Machine
+from harness.doctor.torch_build import too_old, torch_cuda
 
 _DRIVER_NOT_LOADED, _NO_PERMISSION, _LIBRARY_NOT_FOUND, _FUNCTION_NOT_FOUND = 9, 4, 12, 13
 _MISMATCH = 18
@@ -32,9 +33,11 @@ def nvml(machine: Machine) -> Verdict:
     facts = machine.nvml
     data = {"driver": facts.driver, "cuda": facts.cuda, "nvidia_pci_devices": machine.nvidia_on_pci}
     if facts.error is None:
-        return Verdict(
-            "ok", f"driver {facts.driver or 'of unknown version'}, CUDA {facts.cuda or '?'}", data=data
-        )
+        said = f"driver {facts.driver or 'of unknown version'}, CUDA {facts.cuda or '?'}"
+        if least := too_old(facts.driver, torch_cuda()):
+            said += f"; torch here has CUDA {torch_cuda()} and needs driver {least}: it would use the CPU"
+            return Verdict("warn", said, _NEWER_DRIVER, data)
+        return Verdict("ok", said, data=data)
     hardware = machine.nvidia_module or bool(machine.nvidia_on_pci)
     what = facts.error
     if facts.code == _LIBRARY_NOT_FOUND:
@@ -228,21 +231,6 @@ def mig(machine: Machine, gpu: GpuFacts) -> Verdict | None:
     chosen = ", one of them selected" if gpu.mig_selected else ""
     fix = f"sudo nvidia-smi -i {gpu.index} -mig 0"
     return Verdict("warn", f"on, {gpu.mig_instances} instance(s){chosen}", fix, data)
-
-
-@gpu_check("ECC", "It takes memory bandwidth and some power; equal settings compare.")
-def ecc(machine: Machine, gpu: GpuFacts) -> Verdict | None:
-    """ECC mode, and whether it is about to change."""
-    data = {"ecc": gpu.ecc, "ecc_pending": gpu.ecc_pending, "uncorrected_errors": gpu.ecc_errors}
-    if gpu.ecc is None:
-        return Verdict("info", "not on this card", data=data)
-    if gpu.ecc_errors:
-        fix = f"sudo nvidia-smi --gpu-reset -i {gpu.index}"
-        return Verdict("warn", f"{gpu.ecc_errors} uncorrected errors since the driver was loaded", fix, data)
-    state = "on" if gpu.ecc else "off"
-    if gpu.ecc != gpu.ecc_pending and gpu.ecc_pending is not None:
-        return Verdict("warn", f"{state}, but changes at the next reset", "sudo reboot", data)
-    return Verdict("info", state, data=data)
 
 
 @gpu_check("other processes", "Their energy is in every figure of the card; the run is flagged as shared.")

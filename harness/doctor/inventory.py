@@ -55,7 +55,6 @@ class GpuFacts:
     read_errors: dict[str, int] = field(default_factory=dict)
     ticks: int = 0
     refresh_us: float | None = None
-    read_us: int | None = None
     power_mw: int | None = None
     average_mw: int | None = None
     module_scope: bool = False
@@ -64,9 +63,6 @@ class GpuFacts:
     persistence: bool | None = None
     mig: bool | None = None
     mig_instances: int = 0
-    ecc: bool | None = None
-    ecc_pending: bool | None = None
-    ecc_errors: int | None = None
     throttle_bits: int | None = None
     foreign_pids: list[int] | None = None
 
@@ -209,7 +205,6 @@ def _describe(source: Any, owner_pid: int) -> dict[str, Any]:
 
     entry = source.describe()
     reading = source.read()
-    ecc = ask(pynvml.nvmlDeviceGetEccMode)
     pids = source.compute_pids()
     graphics = ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses)
     if pids is not None and graphics is not None:
@@ -222,7 +217,6 @@ def _describe(source: Any, owner_pid: int) -> dict[str, Any]:
         "architecture": ask(pynvml.nvmlDeviceGetArchitecture),
         "methods": dict(source.methods),
         "read_errors": dict(reading.errors or {}),
-        "read_us": reading.read_us,
         "power_mw": reading.power_mw,
         "average_mw": reading.average_mw,
         "module_scope": code == 0 and module_power_mw(source.handle) is not None,
@@ -231,13 +225,6 @@ def _describe(source: Any, owner_pid: int) -> dict[str, Any]:
         "persistence": entry["persistence"],
         "mig": None if mig is None else bool(mig[0]),
         "mig_instances": _mig_instances(source.handle) if mig and mig[0] else 0,
-        "ecc": None if ecc is None else bool(ecc[0]),
-        "ecc_pending": None if ecc is None else bool(ecc[1]),
-        "ecc_errors": ask(
-            pynvml.nvmlDeviceGetTotalEccErrors,
-            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-            pynvml.NVML_VOLATILE_ECC,
-        ),
         "throttle_bits": ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons),
         "foreign_pids": None if pids is None else foreign_pids(pids, owner_pid),
     }

@@ -7,7 +7,6 @@ permission, no CodeCarbon.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from harness.doctor.inventory import Nvml, run_helper, take_inventory
 from harness.errors import KitError
+from harness.files import existing, free_bytes
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper
 from harness.meter.sources.base import Found, Wanted, Zone, load_source, own_process
@@ -25,9 +25,6 @@ from harness.meter.sources.rapl import powercap_root
 from harness.spec import load_protocol
 
 _HELPER_TIMEOUT_S = 40.0
-_MIRROR_LOOKS = 3
-_MIRROR_PAUSE_S = 0.05
-_MIRROR_APART_UJ = 1_000_000  # two packages that were never the same agree to a joule only by chance
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ class Machine:
     root: bool = False
     powercap_exists: bool = False
     zones: Mapping[str, Found] = field(default_factory=dict)
-    rapl_mirrors: tuple[str, ...] = ()
     estimator: EstimatorFacts = field(default_factory=EstimatorFacts)
     scheduling: str | None = None
     clocks: Clocks = field(default_factory=Clocks)
@@ -101,11 +97,7 @@ class Machine:
 
 
 def observe(target: str = "runs") -> Machine:
-    """Look at everything once.
-
-    Args:
-        target: The folder that runs are to go to; need not exist.
-    """
+    """Look at everything once."""
     offset_us, begin_us = utc_us() - mono_us(), mono_us()
     with ThreadPoolExecutor(max_workers=2) as pool:
         asked_nvml = pool.submit(take_inventory)
@@ -123,7 +115,6 @@ def observe(target: str = "runs") -> Machine:
             "root": hasattr(os, "geteuid") and os.geteuid() == 0,
             "powercap_exists": _has_zones(root),
             "zones": zones,
-            "rapl_mirrors": _mirrors(zones["rapl"]),
             "scheduling": _scheduling(),
             "disk": _disk(target),
             "cpu_count": os.cpu_count(),
@@ -201,35 +192,11 @@ def _zones() -> dict[str, Found]:
     return {name: module.discover(Wanted()) for name, module in modules.items() if not own_process(module)}
 
 
-def _mirrors(probe: Found) -> tuple[str, ...]:
-    """Package zones that show the counter of an earlier one; adding them would count it twice."""
-    packages = [zone for zone in probe.zones if zone.label.startswith("package")]
-    if len(packages) < 2:
-        return ()
-    looks: list[list[int | None]] = []
-    for _ in range(_MIRROR_LOOKS):
-        looks.append([zone.read().energy for zone in packages])
-        time.sleep(_MIRROR_PAUSE_S)
-    copies = []
-    for later in range(1, len(packages)):
-        if any(_same(looks, earlier, later) for earlier in range(later)):
-            copies.append(packages[later].label)
-    return tuple(copies)
-
-
-def _same(looks: list[list[int | None]], a: int, b: int) -> bool:
-    for look in looks:
-        left, right = look[a], look[b]
-        if left is None or right is None or abs(left - right) > _MIRROR_APART_UJ:
-            return False
-    return True
-
-
-def package_watts(zones: Sequence[Zone], seconds: float = 0.05) -> dict[str, float]:
+def package_watts(zones: Sequence[Zone]) -> dict[str, float]:
     """Mean power of each zone over a moment, as a sign of life; a zone that wrapped or failed is left out."""
     begin_us = mono_us()
     first = {zone.label: zone.read().energy for zone in zones}
-    time.sleep(seconds)
+    time.sleep(0.05)
     elapsed_us = mono_us() - begin_us
     watts = {}
     for zone in zones:
@@ -301,11 +268,9 @@ def _look_at_clocks() -> tuple[str | None, tuple[str, ...], float, int]:
 
 
 def _disk(target: str) -> Disk:
-    folder = Path(target).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = existing(Path(target))
     try:
-        free: int | None = shutil.disk_usage(folder).free
+        free: int | None = free_bytes(folder)
     except OSError:
         free = None
     return Disk(target, free, folder.is_dir() and os.access(folder, os.W_OK))

@@ -1,7 +1,7 @@
-"""What a trained model is worth: suites of benchmarks and their scores.
+"""What a trained model is worth: suites of benchmarks, its answers, a judge, scores.
 
-`suites` is the registry: a suite names its benchmarks, a benchmark the adapter that scores it
-(`lm_eval_tasks` so far). Q against the teacher's scores is `harness.accounting.quality`. No training and no
-metering here; the program is stage `harness.evaluation.evaluate`. This package imports nothing by itself, and
-`suites` never imports torch.
+`suites` reads what is asked and how, `items` the questions; `evaluate` and `judging` are the two stages.
+`lm_eval_tasks`, `pairwise` and `dialogues` ask and score benchmarks. Q against the teacher's scores is
+`harness.accounting.quality`, two students item by item `harness.accounting.item_scores`. No training and
+no metering here. This package imports nothing by itself, and `suites` never imports torch.
 """

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from harness.models.batches import Batcher
+from harness.errors import KitError
+from harness.models.batches import Batcher, Mode
 from harness.models.dataset import TokenDataset
-from harness.models.forward import label_states, use_attention
 from harness.models.generation import TokenWork
 from harness.models.losses import sft_loss
+from harness.models.support import prepare
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,20 @@ def held_out_loss(
     """
     if not len(dataset):
         return None
-    attention = use_attention(model, "auto")
-    weight = model.get_output_embeddings().weight
-    batches = Batcher(dataset, seq_len=seq_len, micro_batch=rows, seed=0, mode="packed")
-    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    mode: Mode = "packed"
+    try:
+        prepared = prepare(model, seq_len=seq_len)
+    except KitError:  # one example a row then: more padding, the same loss
+        mode = "bucketed"
+        prepared = prepare(model, batching=mode, seq_len=seq_len)
+    device = prepared.head.weight.device
+    batches = Batcher(dataset, seq_len=seq_len, micro_batch=rows, seed=0, mode=mode)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     labels = 0
     for number in range(batches.batches_per_epoch(0)):
-        batch = batches.batch(0, number).to(weight.device)
-        hidden, targets = label_states(model, batch, attention)
-        total += sft_loss(hidden, weight, targets).ce
+        batch = batches.batch(0, number).to(device)
+        hidden, targets = prepared.states(batch)
+        total += sft_loss(hidden, prepared.head, targets).ce
         labels += batch.label_tokens
         work.add(TokenWork(processed=batch.real_tokens, positions=batch.positions))
     return HeldOut(total.item() / labels, labels)

@@ -21,12 +21,16 @@ MODULES = (
     "harness.distill.teacher_generate",
     "harness.distill.teacher_logits",
     "harness.distill.trainer",
+    "harness.evaluation.judging",
     "harness.evaluation.lm_eval_tasks",
     "harness.evaluation.lm_eval_model",
 )
 
-# pyarrow's allocator would start a thread when it is imported.
+# pyarrow's allocator and numpy's OpenBLAS would start threads when they are imported. torch has its own.
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 skip_unused_imports()
 for _name in MODULES:
     importlib.import_module(_name)
+# Compiles several hundred patterns when the first model is loaded, whatever the model is.
+importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("olmo2")

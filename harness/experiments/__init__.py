@@ -1,9 +1,10 @@
 """The paper's experiments as data, and `kit reproduce`, which runs them under the meter.
 
-    data/          grid.yaml (cells and sweeps), targets.yaml (tables and figures), profiles/ (settings)
+    data/          grid.yaml (cells and sweeps), targets.yaml (tables), profiles/ (settings)
     paper.py       the published values
     grid.py        cells of the grid and of the sweeps
     profile.py     settings of a profile
+    teacher.py     whether the pocket teacher is the kept one
     pipelines.py   cells and profile -> pipeline files
     estimate.py    time and energy before the start
     machine.py     which profile fits this machine

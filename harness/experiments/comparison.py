@@ -33,6 +33,13 @@ def remarks(results: Results, result: CellResult) -> list[Remark]:
     paper = published().get((result.cell.regime, result.cell.size))
     if results.profile.is_pocket:
         return _pocket(result, paper)
+    if not results.profile.comparable:
+        why = f"profile {results.profile.name} shows that every stage runs, no more"
+        if results.profile.own:
+            why = "models or data are not the paper's"
+        return [
+            Remark(quantity, "not comparable", why) for quantity in ("energy", "energy_per_token", "quality")
+        ]
     return [_energy(results, result, paper), _per_token(result, paper), _quality(result, paper)]
 
 

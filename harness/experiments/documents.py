@@ -1,6 +1,6 @@
-"""The tables of a reproduction as files: Markdown, CSV and JSON, and the frontier as SVG and Vega-Lite.
+"""The tables of a reproduction as files: Markdown, CSV and JSON.
 
-In a pocket reproduction every table and figure says so in its first lines and its columns carry the word.
+In a pocket reproduction every table says so in its first lines and its columns carry the word.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import Interval
-from harness.accounting.rounding import J_PER_KWH, break_even_text, plus_minus, significant
+from harness.accounting import BreakEven, Interval
+from harness.accounting.rounding import break_even_text, plus_minus, significant
+from harness.distill.cache_format import LITTLE_MASS
 from harness.errors import KitError
 from harness.experiments.comparison import remarks
-from harness.experiments.frontier import draw, frontier
+from harness.experiments.frontier import frontier
 from harness.experiments.grid import REGIME_WORDS, Target
 from harness.experiments.paper import published_break_even
 from harness.experiments.results import CellResult, Results
 from harness.experiments.tables import (
     as_csv,
     as_json,
+    cells_of_sweeps,
     grid_of,
     published_record,
     sweep_rows,
     table2_csv,
     table3_rows,
 )
+from harness.spec.factors import attribution
 
 NOT_AVAILABLE = "-"
 
@@ -48,23 +51,13 @@ def write_documents(results: Results, name: str, target: Target, folder: Path) -
         File name to path, in the order a reader wants them.
 
     Raises:
-        KitError: The folder cannot be written, or the figure cannot be drawn.
+        KitError: The folder cannot be written.
     """
     texts: dict[str, str] = {}
     for table in target.tables:
-        texts[f"{table}.md"] = _MARKDOWN[table](results)
+        texts[f"{table}.md"] = _MARKDOWN.get(table, sweeps_markdown)(results)
         texts[f"{table}.csv"] = _csv(results, table)
         texts[f"{table}.json"] = json.dumps(as_json(results, name), indent=2, sort_keys=True) + "\n"
-    # Tables first: they stay where the figure cannot be drawn.
-    written = _write(texts, folder)
-    points = frontier(grid_of(results))
-    if "frontier" in target.figures and points:
-        pictures = {f"frontier.{ending}": text for ending, text in draw(results, points).items()}
-        written |= _write(pictures, folder)
-    return written
-
-
-def _write(texts: Mapping[str, str], folder: Path) -> dict[str, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
@@ -75,7 +68,7 @@ def _write(texts: Mapping[str, str], folder: Path) -> dict[str, Path]:
 
 
 def _csv(results: Results, table: str) -> str:
-    if table == "table2":
+    if table in ("table2", "stopping", "serving"):
         return table2_csv(results)
     return as_csv(table3_rows(results) if table == "table3" else sweep_rows(results))
 
@@ -88,7 +81,9 @@ def table2_markdown(results: Results) -> str:
     head = ["pipeline", "size", f"E {unit}{label}", f"E {unit}, teacher shared{label}"]
     head += [f"E over SFT{label}", "E over SFT, published"]
     head += [f"J/token{label}", f"Q{label}"]
-    head += [f"N*{label}", "E kWh, published", "J/token, published", "Q, published", "N*, published"]
+    repeated = [result for result in grid_of(results) if results.break_even_cpu(result) is not None]
+    head += [f"N*{label}", *(["N* in CPU seconds"] if repeated else [])]
+    head += ["E kWh, published", "J/token, published", "Q, published", "N*, published"]
     lines = []
     for result in grid_of(results):
         cell = result.cell
@@ -104,7 +99,8 @@ def table2_markdown(results: Results) -> str:
                 number(paper["published_energy_relative_to_sft"], 2),
                 figure(result.per_reference_token, 1.0),
                 quality_text(result),
-                NOT_AVAILABLE if cell.regime == "sft" or even is None else break_even_text(even),
+                NOT_AVAILABLE if cell.regime == "sft" or even is None else _even_text(results, result, even),
+                *([_cpu_text(results, result)] if repeated else []),
                 number(paper["published_energy_kwh"], 2),
                 number(paper["published_energy_j_per_token"], 2),
                 number(paper["published_quality"], 2),
@@ -125,9 +121,16 @@ def table2_markdown(results: Results) -> str:
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
             "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
             "and, for an estimate, its factor of two; that of Q is 1.96 standard errors of its benchmarks.",
+            *(
+                ["N* in CPU seconds: the same from CPU time of the processes, over repeats."]
+                if repeated
+                else []
+            ),
             f"`{NOT_AVAILABLE}`: not available, or not defined.",
             "",
-            *frontier_words(results),
+            *frontier_words(grid_of(results)),
+            *_students(results),
+            *_beside(results),
             *_sensitivity(results),
             "## What may be compared",
             "",
@@ -144,6 +147,129 @@ def table2_markdown(results: Results) -> str:
             "",
         ]
     )
+
+
+NOISE = "no verdict: equal positions, and the difference is within run-to-run spread"
+
+
+def _even_text(results: Results, result: CellResult, even: BreakEven) -> str:
+    return NOISE if results.is_noise(result) else break_even_text(even)
+
+
+def _students(results: Results) -> list[str]:
+    """Each student's energy as positions times J/position, and why its training ended."""
+    lines = ["## Why a student costs what it costs", ""]
+    lines += [
+        "Energy of a student's training = positions (evaluations included) x J/position. A regime whose"
+    ]
+    lines += [
+        "students stop earlier is cheaper for that; at equal positions only the work of a position differs."
+    ]
+    lines += [""]
+    head = ["pipeline", "size", "positions", "mJ/position", "ended", "best step"]
+    rows = [
+        [
+            REGIME_WORDS[result.cell.regime],
+            result.cell.size.upper(),
+            NOT_AVAILABLE if result.positions is None else f"{result.positions:,}",
+            figure(result.per_position, 1e3),
+            result.ended,
+            NOT_AVAILABLE if (best := result.training.get("best_step")) is None else f"{best:,}",
+        ]
+        for result in grid_of(results)
+    ]
+    return [*lines, *markdown(head, rows), "", spread_words(results), ""]
+
+
+def _beside(results: Results) -> list[str]:
+    """What stands beside the energy: time on GPUs, speed, memory and, where a grid was named, CO2e."""
+    label, grid = _label(results), results.grid
+    head = [
+        "pipeline",
+        "size",
+        f"GPU-hours{label}",
+        f"tokens/s, training{label}",
+        f"peak GPU memory, MiB{label}",
+    ]
+    head += [] if grid is None else [f"g CO2e, {grid.name} {grid.year}{label}"]
+    rows = []
+    for result in grid_of(results):
+        peak, speed = result.peak_gpu_mib, result.tokens_per_s
+        row = [REGIME_WORDS[result.cell.regime], result.cell.size.upper()]
+        row += [f"{result.gpu_hours:.3g}" if result.basis.gpu else NOT_AVAILABLE]
+        row += [NOT_AVAILABLE if value is None else f"{value:,.0f}" for value in (speed, peak)]
+        rows.append([*row, *([] if grid is None else [figure(results.co2e_kg(result), 1e3)])])
+    said = "CO2e is not given: name a grid with --region."
+    if grid is not None:
+        said = f"CO2e: E times {grid.g_co2e_per_kwh:g} g/kWh ({grid.factor_id}: {attribution(grid)}), PUE 1."
+    return ["## Beside the energy", "", *markdown(head, rows), "", said, ""]
+
+
+def stopping_markdown(results: Results) -> str:
+    """When each student's training ended and what it took, for a person."""
+    title = "# When each student's training ended"
+    return "\n".join([title, "", *_preface(results), "", *_students(results), *_notes(results), ""])
+
+
+def _paid_text(results: Results, result: CellResult, even: BreakEven) -> str:
+    return "no verdict: equal work" if results.serving_is_noise(result) else break_even_text(even)
+
+
+def serving_markdown(results: Results) -> str:
+    """J per served token of every cell and T* against direct SFT, for a person."""
+    label = _label(results)
+    head = [
+        "pipeline",
+        "size",
+        f"J/served token{label}",
+        f"tokens/s{label}",
+        "workload",
+        f"T*, tokens{label}",
+    ]
+    lines = []
+    for result in grid_of(results):
+        one, even = result.served, results.serving(result)
+        lines.append(
+            [
+                REGIME_WORDS[result.cell.regime],
+                result.cell.size.upper(),
+                "not measured" if one is None else figure(one.per_token, 1.0),
+                NOT_AVAILABLE if one is None else f"{one.tokens * 1e6 / one.duration_us:,.0f}",
+                NOT_AVAILABLE if one is None else one.workload,
+                NOT_AVAILABLE if even is None else _paid_text(results, result, even),
+            ]
+        )
+    said = [
+        "J/served token: energy of the steady part of stage `serve`, loading and warm-up left out, over its",
+        "generated tokens. T*: served tokens after which what the student cost more than direct SFT of its",
+        "size has been saved. Students of one size are one architecture and do equal work here, so T* has",
+        "no verdict where they differ by no more than the run-to-run spread of equal work, or where that was",
+        "not measured. Serving is in no E of the other tables.",
+    ]
+    title = "# J per served token"
+    return "\n".join(
+        [title, "", *_preface(results), "", *markdown(head, lines), "", *said, "", *_notes(results), ""]
+    )
+
+
+def spread_words(results: Results) -> str:
+    """The run-to-run spread in a sentence."""
+    spread = results.spread
+    if spread is None:
+        return "Run-to-run spread: not measured (no cell was repeated with everything equal)."
+    cpu = "" if spread.relative_cpu is None else f" ({100 * spread.relative_cpu:.1f} % of its CPU seconds)"
+    return (
+        f"Run-to-run spread: {len(spread.energies_j)} runs of equal work ({spread.cell}) differ by "
+        f"{100 * spread.relative:.1f} % (standard deviation) in the energy of student_train{cpu}; two single "
+        f"runs of equal work differ by up to {100 * spread.noise:.0f} % by chance (95 %)."
+    )
+
+
+def _cpu_text(results: Results, result: CellResult) -> str:
+    """N* in CPU seconds and over how many repeats."""
+    even = results.break_even_cpu(result)
+    count = len(results.repeats(result))
+    return NOT_AVAILABLE if even is None else f"{break_even_text(even)}, {count} repeats"
 
 
 def table3_markdown(results: Results) -> str:
@@ -193,7 +319,10 @@ def sweeps_markdown(results: Results) -> str:
     ]
     note = "Mean and standard deviation over the seeds; the paper's values of these sweeps are not available."
     title = "# Sweeps around the 1B cells"
-    return "\n".join([title, "", *_preface(results), "", *markdown(head, lines), "", note, ""])
+    said = []
+    for sweep, cells in cells_of_sweeps(results).items():
+        said += [f"{sweep}: {line}" for line in frontier_words(cells) if line]
+    return "\n".join([title, "", *_preface(results), "", *markdown(head, lines), "", note, "", *said, ""])
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -208,7 +337,7 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _unit(results: Results) -> tuple[str, float]:
-    return ("J", 1.0) if results.profile.is_pocket else ("kWh", 1 / J_PER_KWH)
+    return results.unit
 
 
 def _label(results: Results) -> str:
@@ -235,8 +364,25 @@ def _notes(results: Results) -> list[str]:
     if failed:
         listed = ", ".join(f"{name} {significant(joules)} J" for name, joules in failed)
         lines.append(f"In E, used by attempts that did not complete: {listed}.")
+    lines += _kept_mass(results)
     deviations = [f"- {deviation}" for deviation in results.deviations]
     return [*lines, *([""] if lines else []), "Deviations of this profile from the paper:", "", *deviations]
+
+
+def _kept_mass(results: Results) -> list[str]:
+    """How much of the teacher's mass the logit cache's ids hold at each temperature of a student."""
+    shares = {
+        result.training["temperature"]: result.training["kept_mass"]
+        for result in results.cells
+        if result.training.get("kept_mass") is not None
+    }
+    if not shares:
+        return []
+    said = ", ".join(
+        f"{share:.1%} at T={temperature:g}{' (little)' if share < LITTLE_MASS else ''}"
+        for temperature, share in sorted(shares.items())
+    )
+    return [f"Of the teacher's mass the cached ids hold {said}; the loss sees the rest as one outcome."]
 
 
 def figure(energy: Interval | None, scale: float) -> str:
@@ -280,9 +426,9 @@ def _sensitivity(results: Results) -> list[str]:
     return [*lines, *markdown(head, rows), ""] if rows else []
 
 
-def frontier_words(results: Results) -> list[str]:
-    """The frontier in words."""
-    points = frontier(grid_of(results))
+def frontier_words(cells: Sequence[CellResult]) -> list[str]:
+    """The frontier of some cells in words."""
+    points = frontier(cells)
     if not points:
         return []
     best = ", ".join(p.name for p in points if p.on_frontier)
@@ -326,4 +472,10 @@ def _mean(row: Mapping[str, Any], name: str, scale: float) -> str:
     return text if spread is None else f"{text} ± {significant(spread * scale, most=2)}"
 
 
-_MARKDOWN = {"table2": table2_markdown, "table3": table3_markdown, "sweeps": sweeps_markdown}
+_MARKDOWN = {
+    "table2": table2_markdown,
+    "table3": table3_markdown,
+    "stopping": stopping_markdown,
+    "serving": serving_markdown,
+}
+"""Table to its maker; every other one is of sweeps."""

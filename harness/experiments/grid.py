@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import KitError
+from harness.report.palette import METHOD_WORDS
 
 Regime = Literal["sft", "kd", "synthetic_sft"]
 REGIMES: tuple[Regime, ...] = ("sft", "kd", "synthetic_sft")
-REGIME_WORDS = {"sft": "Baseline SFT", "kd": "Logit KD", "synthetic_sft": "Synthetic SFT"}
+REGIME_WORDS = {regime: METHOD_WORDS[regime] for regime in REGIMES}
 DATA = Path(__file__).parent / "data"
 
 
@@ -68,16 +69,24 @@ class Target(_Strict):
         grid: Whether it needs the main grid.
         sweeps: Which sweeps it needs.
         repeats: Whether sweeps are repeated with every seed of `repeat_seeds`.
+        datasets: mixture: all data in one set; each: the whole target on each data set by itself.
+        grid_repeats: How often the main grid is run, with seeds 0, 1, ...; None: with the grid's seeds.
+        serve: Whether every student answers a serving workload too.
         tables: Tables it ends with.
-        figures: Figures it ends with.
+        figures: Figures it ends with, by the names of `harness.report.figures`.
+        advice: Whether it ends with what the cells say to the design rules.
     """
 
     title: str
     grid: bool = False
     sweeps: tuple[str, ...] = ()
     repeats: bool = False
+    datasets: Literal["mixture", "each"] = "mixture"
+    grid_repeats: int | None = Field(default=None, ge=1)
+    serve: bool = False
     tables: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    advice: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,8 @@ class Cell:
         temperature: kd: T; else None.
         variant: synthetic_sft: the teacher's answers it learns from; else None.
         is_default: Whether it is the cell of the main grid but for its seed.
+        serve: Whether its model is to answer the profile's workload too.
+        again: 0, or the how-manieth repeat with everything equal: its student is trained, not evaluated.
     """
 
     regime: Regime
@@ -111,6 +122,8 @@ class Cell:
     temperature: float | None = None
     variant: Variant | None = None
     is_default: bool = True
+    again: int = 0
+    serve: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -121,7 +134,8 @@ class Cell:
             parts.append(f"alpha{self.alpha:g}-T{self.temperature:g}".replace(".", "_"))
         if not self.is_default and self.variant is not None:
             parts.append(self.variant.name)
-        return "-".join([*parts, f"seed{self.seed}"] if self.seed else parts)
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join([*parts, f"again{self.again}"] if self.again else parts)
 
 
 @cache
@@ -185,10 +199,13 @@ def sweep_cells(name: str, grid: Grid | None = None, *, repeats: bool = False) -
 
 def cells_of(target: Target, grid: Grid | None = None) -> list[Cell]:
     """Every cell that a target needs, each once, the main grid first."""
+    grid = grid or load_grid()
+    if target.grid_repeats is not None:
+        grid = grid.model_copy(update={"seeds": tuple(range(target.grid_repeats))})
     cells = main_cells(grid) if target.grid else []
     for name in target.sweeps:
         cells += sweep_cells(name, grid, repeats=target.repeats)
-    return list(dict.fromkeys(cells))
+    return [replace(cell, serve=target.serve) for cell in dict.fromkeys(cells)]
 
 
 def _cell(grid: Grid, regime: Regime, size: str, seed: int, **changed: Any) -> Cell:

@@ -14,8 +14,11 @@ from pathlib import Path
 from harness.accounting import BreakEven, Interval, break_even
 from harness.accounting.interval import total
 from harness.accounting.rounding import J_PER_KWH
+from harness.accounting.shared_scales import alone
 from harness.accounting.totals import per_token
 from harness.errors import KitError
+from harness.report.palette import role_of
+from harness.report.study import Entry
 from harness.spec import load_protocol
 
 REFERENCE_TOKENS = 30_000_000
@@ -138,3 +141,44 @@ def _rows(name: str) -> Iterator[dict[str, str]]:
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
+
+
+def published_entries() -> list[Entry]:
+    """The published cells for figures; exact values, in a group of their own.
+
+    Raises:
+        KitError: as `published`.
+    """
+    protocol = load_protocol()
+    found = []
+    for (regime, size), cell in published().items():
+        if cell.energy_kwh is None:
+            continue
+        base = published().get(("sft", size))
+        energy = cell.energy_kwh * J_PER_KWH
+        roles: dict[str, float] = {}
+        for kind, kwh in cell.stages_kwh.items():
+            role = role_of(kind, protocol)
+            roles[role] = roles.get(role, 0.0) + kwh * J_PER_KWH
+        parts, extra = None, None
+        if regime != "sft" and base is not None and base.energy_kwh is not None:
+            extra = Interval.exact(energy - base.energy_kwh * J_PER_KWH)
+            if cell.teacher_kwh is not None and base.stages_kwh:
+                students = (base.stages_kwh["student_train"], cell.stages_kwh["student_train"])
+                joules = [kwh * J_PER_KWH for kwh in (cell.teacher_kwh, *students)]
+                parts = tuple(alone(Interval.exact(j)) for j in joules)
+        found.append(
+            Entry(
+                name=f"{regime.replace('_', '-')}-{size}",
+                method=regime,
+                size=size,
+                group="published (arXiv 2605.13981)",
+                energy=alone(Interval.exact(energy)),
+                roles=roles,
+                quality=None if cell.quality is None else Interval.exact(cell.quality),
+                tokens=REFERENCE_TOKENS,
+                parts=None if parts is None else (parts[0], parts[1], parts[2]),
+                extra=extra,
+            )
+        )
+    return found

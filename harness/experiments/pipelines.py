@@ -20,11 +20,16 @@ from typing import Any
 import yaml
 
 from harness.errors import KitError
+from harness.evaluation.suites import read_suite, suite_file
 from harness.experiments.grid import Cell, Variant
 from harness.experiments.profile import Profile, Values
+from harness.experiments.teacher import kept_teacher
 from harness.spec import current_version
 
 SHARED = "shared"
+TOKENIZER = "tokenizer"
+"""Folder in a data set with the tokenizer it was made with (`harness.distill.preprocess`): every later stage
+takes that one."""
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would be billed for waiting
@@ -90,21 +95,62 @@ def charged_stages(cell: Cell) -> dict[str, tuple[str, ...]]:
     return {"preprocess": ("preprocess",), "teacher": teacher}
 
 
+def judged(profile: Profile) -> bool:
+    """Whether the profile's suite has answers for a judge."""
+    suite = read_suite(suite_file(str(profile.settings("evaluate")["suite"])))
+    return any(benchmark.judged for benchmark in suite.benchmarks)
+
+
+def scored(profile: Profile, run: str) -> str:
+    """The product of a run with its last scores."""
+    last = "judged" if judged(profile) else "scores"
+    return f"teacher-{last}" if run == SHARED else last
+
+
+def run_stages(profile: Profile, cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Run to the names of its stages that figures need."""
+    judge = judged(profile)
+    runs = {SHARED: [*shared_stages(cells), "evaluate-teacher", *(["judge-teacher"] if judge else [])]}
+    own = ["student_train", "evaluate", *(["judge"] if judge else [])]
+    return runs | {
+        cell.name: own[:1] if cell.again else [*own, *(["serve"] if cell.serve else [])] for cell in cells
+    }
+
+
 def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Path:
     """Write the pipeline file of everything the cells share; returns its path."""
+    return _write(layout, SHARED, profile, shared_document(profile, cells, layout))
+
+
+def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: int | None) -> Path:
+    """Write the pipeline file of one cell; returns its path."""
+    return _write(layout, cell.name, profile, cell_document(profile, cell, layout, reference_tokens))
+
+
+def shared_document(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Values:
+    """The pipeline of everything the cells share. Nothing of it needs to be there yet."""
     work = "${run_dir}/"
     stages: list[Values] = []
+    if profile.prerun_idle_s:
+        looked = ["python", "-m", "harness.cli.main", "doctor"]
+        stages.append({"name": "prerun", "kind": "prerun", "command": looked})
     if profile.kind == "generated":
-        teacher, stages = _made_here(profile, work)
+        teacher, made = _made_here(profile, work)
+        stages += made
     else:
         teacher = str(layout.assets[profile.teacher])
     tokenizer = _tokenizer(profile, layout, work + "models/tokenizer")
     revision = layout.revisions.get(profile.teacher)
+    template = {"teacher": teacher, "tokenizer": None}.get(profile.chat_template, profile.chat_template)
     stages.append(
         _stage(
             "preprocess",
             "preprocess",
-            {"tokenizer": tokenizer, **_sources(profile.settings("preprocess"), layout)},
+            {
+                "tokenizer": tokenizer,
+                "chat_template": template,
+                **_sources(profile.settings("preprocess"), layout),
+            },
             inputs={"tokenizer": tokenizer},
             out=work + "dataset",
         )
@@ -128,7 +174,7 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
             )
         )
     for variant in _variants(cells):
-        stages += _synthetic(profile, variant, teacher, tokenizer, layout, work)
+        stages += _synthetic(profile, variant, teacher, layout, work)
     stages.append(
         _stage(
             "evaluate-teacher",
@@ -137,6 +183,7 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
             {
                 "model": teacher,
                 "model_revision": revision,
+                "tokenizer": f"{work}dataset/{TOKENIZER}",
                 "dataset": work + "dataset",
                 **profile.settings("evaluate"),
             },
@@ -145,14 +192,31 @@ def write_shared(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Pat
             program="evaluate",
         )
     )
-    return _write(layout, SHARED, profile, "other", stages, reference_tokens=None)
+    made_here = teacher if profile.kind == "generated" else None
+    if judged(profile):
+        stages.append(
+            _judge(
+                profile,
+                layout,
+                "judge-teacher",
+                "x-judge_teacher",
+                work + "teacher-scores",
+                made_here,
+                out=work + "teacher-judged",
+                inputs={"teacher": teacher},
+            )
+        )
+    document = _document(SHARED, profile, "other", stages, reference_tokens=None)
+    if profile.prerun_idle_s:
+        document["idle_baseline"] = dict.fromkeys(("before", "after"), f"{profile.prerun_idle_s}s")
+    return document
 
 
-def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: int | None) -> Path:
-    """Write the pipeline file of one cell; returns its path."""
+def cell_document(profile: Profile, cell: Cell, layout: Layout, reference_tokens: int | None) -> Values:
+    """The pipeline of one cell."""
     model_name = profile.students[cell.size]
     model = str(layout.assets[model_name]) if layout.assets else layout.shared(f"models/{model_name}")
-    tokenizer = _tokenizer(profile, layout, layout.shared("models/tokenizer"))
+    tokenizer = layout.shared(f"dataset/{TOKENIZER}")
     settings = profile.student_settings(cell)
     # Whole products, as the shared run's log names them.
     inputs = {"model": model} if layout.assets else {"models": layout.shared("models")}
@@ -171,9 +235,11 @@ def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: i
         inputs=inputs,
         out="${run_dir}/student",
     )
+    if cell.again:
+        return _document(cell.name, profile, cell.regime, [train], reference_tokens=reference_tokens)
     checkpoint = "${stages.student_train.out}/checkpoint"
     # Held-out data are the same in all regimes, whatever the student was trained on.
-    held_out, teacher = layout.shared("dataset"), layout.shared("teacher-scores")
+    held_out, teacher = layout.shared("dataset"), layout.shared(scored(profile, SHARED))
     compared = {"dataset": held_out, "teacher_results": f"{teacher}/results.json"}
     evaluate = _stage(
         "evaluate",
@@ -182,8 +248,64 @@ def write_cell(profile: Profile, cell: Cell, layout: Layout, reference_tokens: i
         inputs={"model": "${stages.student_train.out}", "dataset": held_out, "teacher_scores": teacher},
         out="${run_dir}/scores",
     )
-    method = cell.regime
-    return _write(layout, cell.name, profile, method, [train, evaluate], reference_tokens=reference_tokens)
+    stages = [train, evaluate]
+    serve = (
+        []
+        if not cell.serve
+        else [
+            _stage(
+                "serve",
+                "serve",
+                {
+                    "model": checkpoint,
+                    "dataset": held_out,
+                    "tokenizer": tokenizer,
+                    **profile.settings("serve"),
+                },
+                inputs={"model": "${stages.student_train.out}", "dataset": held_out},
+                out="${run_dir}/served",
+            )
+        ]
+    )
+    if not judged(profile):
+        return _document(cell.name, profile, cell.regime, stages + serve, reference_tokens=reference_tokens)
+    made_here = layout.shared("teacher/checkpoint") if profile.kind == "generated" else None
+    judge = _judge(
+        profile, layout, "judge", "judge", "${stages.evaluate.out}", made_here, out="${run_dir}/judged",
+        teacher=teacher, inputs={"teacher": layout.shared("teacher")} if made_here else {},
+    )  # fmt: skip
+    stages += [judge, *serve]
+    return _document(cell.name, profile, cell.regime, stages, reference_tokens=reference_tokens)
+
+
+def _judge(
+    profile: Profile,
+    layout: Layout,
+    name: str,
+    kind: str,
+    answers: str,
+    made_here: str | None,
+    *,
+    out: str,
+    teacher: str | None = None,
+    inputs: Mapping[str, str],
+) -> Values:
+    """The stage that judges what an evaluation left: the suite's judge, or a teacher made here."""
+    asset = profile.judge or profile.teacher
+    if made_here is None and asset not in layout.assets:
+        raise KitError(
+            f"profile {profile.name} has no judge: the lock of assets names no {asset!r}",
+            expected="the weights that suite's judge was pinned with",
+            fix="add them to the lock of assets, then: kit fetch",
+        )
+    judge = made_here or str(layout.assets[asset])
+    settings: Values = {"answers": answers, "judge": judge}
+    read = {"answers": answers, **({} if made_here else {"judge": judge}), **inputs}
+    if teacher is not None:
+        settings["teacher_results"] = f"{teacher}/results.json"
+        read["teacher_scores"] = teacher
+    settings |= profile.settings("judge")
+    return _stage(name, kind, settings, inputs=read, out=out, program="judging")
 
 
 def _made_here(profile: Profile, work: str) -> tuple[str, list[Values]]:
@@ -196,6 +318,17 @@ def _made_here(profile: Profile, work: str) -> tuple[str, list[Values]]:
         out=work + "models",
         program="pocket_models",
     )
+    kept = kept_teacher(profile)
+    if kept is not None:
+        place = _stage(
+            "teacher-kept",
+            "x-teacher_kept",
+            {"model": f"{work}models/{profile.teacher}", "recipe": kept["recipe_sha256"]},
+            inputs={"models": work + "models"},
+            out=work + "teacher",
+            program="pocket_teacher",
+        )
+        return work + "teacher/checkpoint", [models, place]
     data = _stage(
         "teacher-data",
         "x-teacher_data",
@@ -219,21 +352,25 @@ def _made_here(profile: Profile, work: str) -> tuple[str, list[Values]]:
     return work + "teacher/checkpoint", [models, data, train]
 
 
-def _synthetic(
-    profile: Profile, variant: Variant, teacher: str, tokenizer: str, layout: Layout, work: str
-) -> list[Values]:
+def _synthetic(profile: Profile, variant: Variant, teacher: str, layout: Layout, work: str) -> list[Values]:
+    tokenizer = f"{work}dataset/{TOKENIZER}"
     scaled = profile.scaled(variant)
     answers = f"{work}synthetic-{variant.name}"
+    settings = profile.settings("teacher_generate")
+    if variant.max_new_tokens < profile.own_grid.defaults.max_new_tokens:
+        # Answers that a lower limit cuts stay in: else the sweep of lengths would be one of amounts as well.
+        settings["filters.require_end"] = False
     generate = _stage(
         f"teacher-generate-{variant.name}",
         "teacher_generate",
         {
             "teacher": teacher,
             "teacher_revision": layout.revisions.get(profile.teacher),
+            "tokenizer": tokenizer,
             "dataset": work + "dataset",
             "prompts": scaled.prompts,
             "max_new_tokens": scaled.max_new_tokens,
-            **profile.settings("teacher_generate"),
+            **settings,
         },
         inputs={"teacher": teacher, "dataset": work + "dataset"},
         out=answers,
@@ -248,7 +385,7 @@ def _synthetic(
         f"preprocess-{variant.name}",
         "preprocess",
         {"tokenizer": tokenizer, **settings},
-        inputs={"tokenizer": tokenizer, "answers": answers},
+        inputs={"dataset": work + "dataset", "answers": answers},
         out=f"{work}dataset-{variant.name}",
         program="preprocess",
     )
@@ -282,7 +419,7 @@ def _variants(cells: Sequence[Cell]) -> list[Variant]:
 def _stage(
     name: str, kind: str, settings: Values, *, inputs: Mapping[str, str], out: str, program: str | None = None
 ) -> Values:
-    package = "evaluation" if (program or kind) == "evaluate" else "distill"
+    package = "evaluation" if (program or kind) in ("evaluate", "judging") else "distill"
     words = ["python", "-m", f"harness.{package}.{program or kind}", "--out", "${outputs.out}"]
     for key, value in settings.items():
         if value is not None:
@@ -297,22 +434,24 @@ def _word(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _write(
-    layout: Layout,
-    run: str,
-    profile: Profile,
-    method: str,
-    stages: list[Values],
-    *,
-    reference_tokens: int | None,
-) -> Path:
+def _document(
+    run: str, profile: Profile, method: str, stages: list[Values], *, reference_tokens: int | None
+) -> Values:
     document: Values = {"protocol": current_version(), "name": run, "method": method}
     document["labels"] = list(profile.labels)
     document["sampling"] = {"period_ms": profile.period_ms}
+    document["record_commands"] = "whole"  # the settings of a cell, which sweeps are drawn by
     document["env"] = {**ENVIRONMENT, **profile.env}
     if reference_tokens is not None:
         document["reference_tokens"] = reference_tokens
+    # No stage uses them: with them each bundle's manifest says what differs from the paper.
+    declared = {f"deviation_{n:02}": " ".join(words.split()) for n, words in enumerate(profile.deviations, 1)}
+    document["vars"] = {"profile": profile.name, **declared}
     document["stages"] = stages
+    return document
+
+
+def _write(layout: Layout, run: str, profile: Profile, document: Values) -> Path:
     text = f"# Profile {profile.name}, written by kit reproduce.\n" + yaml.safe_dump(
         document, sort_keys=False, width=110
     )

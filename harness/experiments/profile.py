@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import KitError
-from harness.experiments.grid import DATA, Cell, Variant
+from harness.experiments.grid import DATA, Cell, Defaults, Grid, Regime, Sweep, Variant, load_grid
+from harness.experiments.own_models import anchored, check_sizes, without_others
 
 PROFILES = DATA / "profiles"
 Values = dict[str, Any]
@@ -33,11 +34,63 @@ class EstimateData(_Strict):
     student_seconds: dict[str, float]
 
 
+Range = tuple[float, float, float]
+"""Low, likely, high."""
+
+
+class Amounts(_Strict):
+    """What a plan must assume, since it shows only when the data are there or training stops.
+
+    Attributes:
+        tokens_per_example: Of a conversation, cut at seq_len.
+        label_share: Label tokens among them.
+        answer_tokens: Of a teacher's answer.
+        prompt_tokens: Of a question.
+        steps: Optimizer steps until an early stop.
+        evaluate_items: Tokens of an item of the evaluation, prompt and answer.
+    """
+
+    tokens_per_example: Range
+    label_share: Range
+    answer_tokens: Range
+    prompt_tokens: Range
+    steps: Range
+    evaluate_items: Range
+
+
 class ProfileScale(_Strict):
     """The grid's settings in a profile's own units; what is not listed stays as it is."""
 
     max_new_tokens: dict[int, int] = Field(default_factory=dict)
     prompts: dict[int, int] = Field(default_factory=dict)
+
+
+class GridChanges(_Strict):
+    """What of the kit's grid a profile does otherwise; sizes are those of its students.
+
+    Attributes:
+        defaults: Setting of a cell to its value: alpha, temperature, max_new_tokens, prompts.
+        sweeps: In place of the kit's.
+        again: How often the first SFT student is trained once more with everything equal, for the run-to-run
+            spread.
+    """
+
+    regimes: tuple[Regime, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    repeat_seeds: tuple[int, ...] | None = None
+    defaults: dict[str, float] = Field(default_factory=dict)
+    sweeps: dict[str, Sweep] | None = None
+    again: int = Field(default=0, ge=0)
+
+
+class Budget(_Strict):
+    """What a student may spend.
+
+    Attributes:
+        positions: Positions through a student in training steps, at most; padding counts.
+    """
+
+    positions: int = Field(gt=0)
 
 
 class Profile(_Strict):
@@ -51,15 +104,28 @@ class Profile(_Strict):
         teacher: Name of the teacher's model.
         students: Size to name of the model.
         tokenizer: Asset with the tokenizer and chat template; the teacher's own if None.
+        chat_template: Whose chat template data are made and the teacher is prompted with, for logits as for
+            answers: the tokenizer asset's, the teacher's, the one it was trained with, or a file's.
+        judge: Asset with the suite's judge; the teacher if None.
         period_ms: Sampling period.
+        prerun_idle_s: Seconds of the idle baseline before and after the shared stages, with a look at the
+            instruments as stage `prerun`; 0: neither.
         reference_tokens: Declared denominator; None: the label tokens of the training split.
         env: Environment of every stage.
         fork_stages: Whether stages are forked from one process that has imported torch and the rest: for
             stages of seconds.
+        kept_teacher: Whether a generated teacher that the kit has kept is used instead of training it.
         scale: See there.
+        grid: See there.
+        budget: See there; None: none but the stages' own settings.
+        own: Whether models or data are not the kit's.
         stages: Stage to its settings.
         students_train: Size to settings of student_train, the same for all regimes.
+        regimes_train: Regime to settings of student_train. Regimes that differ are not compared by their
+            pipelines alone: only where another's confound is to be shown.
+        amounts: See there; None: no plan can be made.
         estimate: See there.
+        comparable: Whether its figures may stand beside the published ones at all.
         deviations: What differs from the paper, and why.
     """
 
@@ -70,15 +136,48 @@ class Profile(_Strict):
     teacher: str
     students: dict[str, str]
     tokenizer: str | None = None
+    chat_template: str = "tokenizer"
+    judge: str | None = None
     period_ms: float = 500
+    prerun_idle_s: int = Field(default=0, ge=0)
     reference_tokens: int | None = None
     env: dict[str, str] = Field(default_factory=dict)
     fork_stages: bool = False
+    kept_teacher: bool = False
     scale: ProfileScale = Field(default_factory=ProfileScale)
+    grid: GridChanges = Field(default_factory=GridChanges)
+    budget: Budget | None = None
+    own: bool = False
     stages: dict[str, Values]
     students_train: dict[str, Values] = Field(default_factory=dict)
-    estimate: EstimateData
+    regimes_train: dict[Regime, Values] = Field(default_factory=dict)
+    comparable: bool = True
+    amounts: Amounts | None = None
+    estimate: EstimateData | None
     deviations: tuple[str, ...]
+
+    @property
+    def own_grid(self) -> Grid:
+        """The grid with this profile's students and changes."""
+        kit = load_grid()
+        changed = self.grid.model_dump(exclude_none=True, exclude={"defaults", "sweeps", "again"})
+        sizes = tuple(self.students)
+        sweeps = kit.sweeps if self.grid.sweeps is None else self.grid.sweeps
+        # A sweep is around the smallest of the paper's students; here around the first.
+        sweeps = {
+            name: sweep if sweep.size in sizes else sweep.model_copy(update={"size": sizes[0]})
+            for name, sweep in sweeps.items()
+        }
+        defaults = Defaults.model_validate({**kit.defaults.model_dump(), **self.grid.defaults})
+        return kit.model_copy(update={**changed, "sizes": sizes, "defaults": defaults, "sweeps": sweeps})
+
+    @property
+    def lock_profile(self) -> str:
+        """The profile that the lock of assets knows it by: the kit's own, or for a file the one of its
+        kind."""
+        if (PROFILES / f"{self.name}.yaml").exists():
+            return self.name
+        return "paper" if self.kind == "assets" else "pocket"
 
     @property
     def is_pocket(self) -> bool:
@@ -92,7 +191,12 @@ class Profile(_Strict):
     def student_settings(self, cell: Cell) -> Values:
         """Settings of a cell's training: those of its size, and the regime's own numbers."""
         values = {**self.settings("student_train"), **self.students_train.get(cell.size, {})}
+        values |= self.regimes_train.get(cell.regime, {})
         values["seed"] = cell.seed
+        if self.budget is not None:
+            # A row never holds more than seq_len positions, so this many steps stay within the budget.
+            steps = self.budget.positions // (values["effective_batch"] * values["seq_len"])
+            values["max_steps"] = min(max(1, steps), values.get("max_steps") or steps)
         if cell.regime == "kd":
             return {**values, "regime": "kd", "alpha": cell.alpha, "temperature": cell.temperature}
         values.pop("tail", None)
@@ -124,10 +228,15 @@ def load_profile(name: str | Path) -> Profile:
     values = _read(path)
     values["name"] = path.stem
     try:
-        return Profile.model_validate(values)
+        profile = Profile.model_validate(values)
+        check_sizes(profile.students)
+        _ = profile.own_grid if profile.students else None
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise KitError("; ".join(lines), where=str(path)) from None
+    if not profile.students:
+        raise KitError("names no student", where=str(path), expected="students: {NAME: folder or hub id}")
+    return profile
 
 
 def _read(path: Path, depth: int = 0) -> Values:
@@ -140,10 +249,24 @@ def _read(path: Path, depth: int = 0) -> Values:
     if not isinstance(loaded, dict) or depth > 5:
         raise KitError("is no profile", where=str(path), expected="a mapping, based on five others at most")
     base = loaded.pop("base", None)
+    if path.parent != PROFILES:
+        loaded = anchored(loaded, path.parent.absolute())
     if base is None:
-        return loaded
+        return dict(loaded)
     below = path.with_name(f"{base}.yaml")
-    return _merged(_read(below if below.exists() else PROFILES / f"{base}.yaml", depth + 1), loaded)
+    values = _read(below if below.exists() else PROFILES / f"{base}.yaml", depth + 1)
+    if path.parent != PROFILES and values.get("kind") == "assets":
+        values, others = without_others(values, loaded), values
+        if values != others:
+            loaded = {**_OF_OWN_MODELS, **loaded, "own": True, "comparable": False}
+    return _merged(values, loaded)
+
+
+_OF_OWN_MODELS: Values = {
+    "summary": "models or data of your own in the paper's experiment",
+    "labels": ["own-models"],
+    "deviations": ["Models or data are not the paper's; no figure stands beside a published one."],
+}
 
 
 def _merged(base: Values, own: Values) -> Values:

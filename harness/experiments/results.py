@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import UNATTRIBUTED, BreakEven, Interval, break_even
-from harness.accounting.amortize import student_sensitivity
+import pyarrow.compute as pc
+
+from harness.accounting import UNATTRIBUTED, BreakEven, Interval, break_even, serving_break_even
+from harness.accounting.amortize import repeated_break_even, student_sensitivity
 from harness.accounting.interval import total
-from harness.accounting.quality import Measured, Quality, quality
+from harness.accounting.quality import Quality
+from harness.accounting.rounding import J_PER_KWH
 from harness.accounting.shared_scales import Energy, Scales, added, alone, ratio
 from harness.accounting.stage_scales import Bars, Sharing, ranges
-from harness.accounting.totals import per_token, roots, row_energy, tokens
+from harness.accounting.totals import co2e_kg, per_token, roots, row_energy, tokens
 from harness.bundle import Bundle
 from harness.bundle.derive import scale_bars, sharing
 from harness.errors import KitError
+from harness.evaluation.results import quality_of, scores_of
 from harness.evaluation.suites import suite_named
 from harness.experiments.grid import Cell
 from harness.experiments.lineage import Row, energy_of, parts_of, stage_rows
-from harness.experiments.pipelines import SHARED, Layout, charged_stages
+from harness.experiments.pipelines import SHARED, Layout, charged_stages, judged, scored
 from harness.experiments.profile import Profile
 from harness.experiments.reproduce import reference_tokens
+from harness.experiments.teacher import teacher_words
+from harness.report.serving import Served, not_compared, served
 from harness.report.words import method_words
 from harness.spec import load_protocol
+from harness.spec.factors import GridFactor
 
-PARTS = ("preprocess", "teacher", "student_train", "evaluate")
+PARTS = ("preprocess", "teacher", "student_train", "evaluate", "judge")
 """What a cell's total is the sum of, in the order of the paper's stage table."""
 
 
@@ -60,6 +69,43 @@ class Basis:
         return f"{gpu}; CPU: {cpu}"
 
 
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Two-sided 95 % quantile of Student's t by degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class RunSpread:
+    """How far equal work differs from run to run: a student's training, repeated with everything equal.
+
+    Attributes:
+        cell: Name of the cell.
+        energies_j: Of its training in each run, the first included.
+        cpu_s: CPU seconds of the same; None where one is unknown.
+    """
+
+    cell: str
+    energies_j: tuple[float, ...]
+    cpu_s: tuple[float, ...] | None
+
+    @property
+    def relative(self) -> float:
+        """Standard deviation over mean of the energies."""
+        return statistics.stdev(self.energies_j) / statistics.fmean(self.energies_j)
+
+    @property
+    def relative_cpu(self) -> float | None:
+        """The same of the CPU seconds."""
+        if self.cpu_s is None:
+            return None
+        return statistics.stdev(self.cpu_s) / statistics.fmean(self.cpu_s)
+
+    @property
+    def noise(self) -> float:
+        """Relative difference of two single runs of equal work that chance reaches in 5 % of cases:
+        t x sqrt(2) x `relative`."""
+        return T_95.get(len(self.energies_j) - 1, 1.96) * math.sqrt(2.0) * self.relative
+
+
 @dataclass(frozen=True)
 class CellResult:
     """The figures of one cell.
@@ -75,8 +121,13 @@ class CellResult:
         quality_stderr: Its standard error; None where unknown.
         scores: Benchmark to score.
         heldout_loss: Nats a label token; None where evaluate gives none.
-        training: What `student_train` says of itself, without energies.
+        training: What `student_train` says of itself, without energies, and its `max_steps`.
         basis: What the joules are made of.
+        cpu_s: CPU seconds of `teacher` and `student_train`, all attempts; None where one is unknown.
+        served: J per served token; None where it was not measured.
+        gpu_hours: devices times time of the stages in `parts`.
+        tokens_per_s: real tokens through the student for each second of its training; None where unknown.
+        peak_gpu_mib: most memory in use on one GPU in the cell's own run; None where no GPU says.
         scaled: Each of `parts` by the scales that it shares with others; a part that is missing shares none.
     """
 
@@ -96,6 +147,11 @@ class CellResult:
     training: Mapping[str, Any]
     basis: Basis
     scaled: Mapping[str, Energy | None] = field(default_factory=dict)
+    cpu_s: Mapping[str, float | None] = field(default_factory=dict)
+    served: Served | None = None
+    gpu_hours: float = 0.0
+    tokens_per_s: float | None = None
+    peak_gpu_mib: int | None = None
 
     def by_scales(self, *parts: str) -> Energy | None:
         """Energy of some parts by the scales they share; None unless all are known."""
@@ -106,6 +162,27 @@ class CellResult:
                 return None
             found.append(self.scaled.get(part) or alone(energy))
         return added(found)
+
+    @property
+    def positions(self) -> int | None:
+        """Positions through the student in its training, evaluations included; None where unknown."""
+        counts = [self.training.get(name) for name in ("positions", "eval_positions")]
+        known = [count for count in counts if isinstance(count, int)]
+        return sum(known) if len(known) == len(counts) else None
+
+    @property
+    def per_position(self) -> Interval | None:
+        """J of the student's training a position."""
+        return per_token(self.parts["student_train"], self.positions)
+
+    @property
+    def ended(self) -> str:
+        """How the training ended, in words."""
+        step, total = self.training.get("step"), self.training.get("total_steps")
+        if self.training.get("stopped") == "early":
+            return f"stopped early at step {step:,} of {total:,}"
+        limit = "steps" if self.training.get("max_steps") else "epochs"
+        return f"ran out of {limit} at step {step:,}" if isinstance(step, int) else "unknown"
 
     @property
     def total(self) -> Interval | None:
@@ -154,6 +231,8 @@ class Results:
         shared_run_id: The run that paid for data and teacher.
         not_forked: Stages in these figures that were not forked, by their logs, in a profile that forks.
         bars: Ranges of the scales that energies share.
+        spread: From run to run; None where no cell was repeated with everything equal.
+        grid: The reader's factor for CO2e; None: not asked for.
     """
 
     profile: Profile
@@ -164,16 +243,27 @@ class Results:
     shared_run_id: str = ""
     not_forked: Sequence[str] = ()
     bars: Bars = field(default_factory=lambda: scale_bars(load_protocol()))
+    spread: RunSpread | None = None
+    grid: GridFactor | None = None
+
+    @property
+    def unit(self) -> tuple[str, float]:
+        """Unit of energies in tables and what joules are multiplied by: kWh, or J where all are small."""
+        most = max((cell.total.best for cell in self.cells if cell.total is not None), default=0.0)
+        small = self.profile.is_pocket or (self.profile.own and most < J_PER_KWH)
+        return ("J", 1.0) if small else ("kWh", 1.0 / J_PER_KWH)
 
     @property
     def deviations(self) -> tuple[str, ...]:
-        """What differs from the paper: the profile's, and where the logs say otherwise of imports."""
-        if not self.not_forked:
-            return self.profile.deviations
-        return (
-            *self.profile.deviations,
-            f"Not forked, so that their own imports are in the figures: {', '.join(self.not_forked)}.",
-        )
+        """What differs from the paper: the profile's, the teacher's, and imports where the logs say so."""
+        found = list(self.profile.deviations)
+        teacher = teacher_words(self.profile)
+        if teacher is not None:
+            found.insert(1, teacher)
+        if self.not_forked:
+            names = ", ".join(self.not_forked)
+            found.append(f"Not forked, so that their own imports are in the figures: {names}.")
+        return tuple(found)
 
     def cell(self, regime: str, size: str, seed: int = 0) -> CellResult | None:
         """The cell of the main grid; None if it was not run."""
@@ -200,6 +290,39 @@ class Results:
         direct = baseline.by_scales("student_train")
         return break_even(teacher, direct, distilled, scales=self.scales(teacher, direct, distilled))
 
+    def is_noise(self, result: CellResult) -> bool:
+        """Whether a distilled student did as much work as the SFT one and their energies differ by no more
+        than run-to-run spread explains: then the difference, and N*, say nothing."""
+        baseline = self.cell("sft", result.cell.size, result.cell.seed)
+        if baseline is None or result.cell.regime == "sft" or self.spread is None:
+            return False
+        ours, theirs = result.parts["student_train"], baseline.parts["student_train"]
+        if ours is None or theirs is None or result.positions is None:
+            return False
+        mean = (ours.best + theirs.best) / 2
+        return result.positions == baseline.positions and (
+            abs(ours.best - theirs.best) <= self.spread.noise * mean
+        )
+
+    def co2e_kg(self, result: CellResult) -> Interval | None:
+        """Emissions of a cell's energy by the reader's factor, at a PUE of 1; None without one."""
+        if result.total is None or self.grid is None:
+            return None
+        return co2e_kg(result.total, self.grid.g_co2e_per_kwh)
+
+    def repeats(self, result: CellResult) -> list[CellResult]:
+        """The cells that differ from this one by their seed alone, itself included."""
+        same = replace(result.cell, seed=0)
+        return [other for other in self.cells if replace(other.cell, seed=0) == same]
+
+    def break_even_cpu(self, result: CellResult) -> BreakEven | None:
+        """N* in CPU seconds, from the repeats of a distilled cell and of direct SFT; None without repeats."""
+        baseline = self.cell("sft", result.cell.size, result.cell.seed)
+        if baseline is None or result.cell.regime == "sft":
+            return None
+        students = [[r.cpu_s.get("student_train") for r in self.repeats(c)] for c in (baseline, result)]
+        return repeated_break_even(result.cpu_s.get("teacher"), *students)
+
     def relative(self, result: CellResult) -> Interval | None:
         """E of a cell over that of SFT of the same size, what both share cancelled; None where unknown."""
         baseline = self.cell("sft", result.cell.size, result.cell.seed)
@@ -208,20 +331,49 @@ class Results:
         ours, theirs = result.by_scales(*PARTS), baseline.by_scales(*PARTS)
         return None if ours is None or theirs is None else ratio(ours, theirs, self.scales(ours, theirs))
 
+    def serving(self, result: CellResult) -> BreakEven | None:
+        """T* of a distilled cell against direct SFT of the same size; None where either was not measured."""
+        baseline = self.cell("sft", result.cell.size, result.cell.seed)
+        if baseline is None or result.cell.regime == "sft":
+            return None
+        one, two = result.served, baseline.served
+        ours, theirs = result.by_scales(*PARTS), baseline.by_scales(*PARTS)
+        if one is None or two is None or not_compared(one, two) or ours is None or theirs is None:
+            return None
+        scales = self.scales(ours, theirs, one.scaled, two.scaled)
+        return serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
+
+    def serving_is_noise(self, result: CellResult) -> bool:
+        """Whether nothing tells the J per served token of a cell and of SFT of its size apart.
+
+        They are one architecture at one workload: a difference within run-to-run spread says nothing.
+        """
+        baseline = self.cell("sft", result.cell.size, result.cell.seed)
+        if self.spread is None or baseline is None or baseline.served is None or result.served is None:
+            return True
+        ours, theirs = result.served.per_token.best, baseline.served.per_token.best
+        return abs(ours - theirs) <= self.spread.noise * (ours + theirs) / 2
+
     def scales(self, *energies: Energy | None) -> Scales:
         """Ranges of the scales that some energies name."""
         return ranges([energy for energy in energies if energy is not None], self.bars)
 
 
-def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
+def collect(profile: Profile, cells: Sequence[Cell], layout: Layout, again: Sequence[Cell] = ()) -> Results:
     """Read the bundles of a complete reproduction.
+
+    Args:
+        profile: The profile.
+        cells: Those of the tables.
+        layout: Where everything is.
+        again: Repeats of one of them with everything equal.
 
     Raises:
         KitError: A bundle or a product is missing.
     """
     shared_run = layout.run(SHARED)
     shared, shared_scales = stage_rows(shared_run), sharing(Bundle.open(shared_run))
-    teacher_scores, teacher_loss, teacher = read_scores(layout.product(SHARED, "teacher-scores"))
+    teacher_scores, teacher_loss, teacher = read_scores(layout.product(SHARED, scored(profile, SHARED)))
     reference = reference_tokens(profile, layout)
     charged = {name for cell in cells for names in charged_stages(cell).values() for name in names}
     uncharged: dict[str, Interval | None] = {
@@ -232,14 +384,41 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
     results = []
     for cell in cells:
         students = len({c.size for c in cells if c.regime == cell.regime and c.variant == cell.variant})
-        results.append(_cell(cell, layout, shared, shared_scales, teacher, reference, students))
+        results.append(_cell(profile, cell, layout, shared, shared_scales, teacher, reference, students))
     run_id = str(Bundle.open(shared_run).manifest["run_id"])
     not_forked: list[str] = []
     if profile.fork_stages:
         not_forked += _not_forked(shared_run, SHARED, charged)
         for cell in cells:
-            not_forked += _not_forked(layout.run(cell.name), cell.name, ("student_train", "evaluate"))
-    return Results(profile, results, teacher_scores, teacher_loss, uncharged, run_id, not_forked)
+            not_forked += _not_forked(layout.run(cell.name), cell.name, PARTS[2:])
+    spread = _run_spread(layout, again) if again else None
+    return Results(
+        profile, results, teacher_scores, teacher_loss, uncharged, run_id, not_forked, spread=spread
+    )
+
+
+def _run_spread(layout: Layout, again: Sequence[Cell]) -> RunSpread | None:
+    """The spread of one cell's training over runs of equal work; None where an energy is unknown.
+
+    Raises:
+        KitError: A repeat did other work than the first run.
+    """
+    first = replace(again[0], again=0)
+    rows = [stage_rows(layout.run(cell.name)) for cell in (first, *again)]
+    work = {_json(layout.product(cell.name, "student/summary.json"))["positions"] for cell in (first, *again)}
+    if len(work) > 1:
+        raise KitError(
+            f"repeats of {first.name} went through {', '.join(map(str, sorted(work)))} positions",
+            expected="the same work in each",
+            fix="remove their folders under runs/ and run the same command again",
+        )
+    energies = [energy_of(found, ["student_train"]) for found in rows]
+    known = tuple(energy.best for energy in energies if energy is not None)
+    cpu = [_cpu_seconds(found, ["student_train"]) for found in rows]
+    seconds = tuple(value for value in cpu if value is not None)
+    if len(known) < len(rows) or not all(known):
+        return None
+    return RunSpread(first.name, known, seconds if len(seconds) == len(rows) else None)
 
 
 def _not_forked(run: Path, name: str, stages: Collection[str]) -> list[str]:
@@ -253,6 +432,7 @@ def _not_forked(run: Path, name: str, stages: Collection[str]) -> list[str]:
 
 
 def _cell(
+    profile: Profile,
     cell: Cell,
     layout: Layout,
     shared: Sequence[Row],
@@ -270,17 +450,21 @@ def _cell(
         "teacher": energy_of(shared, teacher_names) if teacher_names else Interval.exact(0.0),
         "student_train": energy_of(own, ["student_train"]),
         "evaluate": energy_of(own, ["evaluate"]),
+        "judge": energy_of(own, ["judge"]) if judged(profile) else Interval.exact(0.0),
     }
     scaled: dict[str, Energy | None] = {
         part: parts_of(shared, charged[part], shared_scales) for part in ("preprocess", "teacher")
     }
-    scaled |= {part: parts_of(own, [part], own_scales) for part in ("student_train", "evaluate")}
+    scaled |= {part: parts_of(own, [part], own_scales) for part in PARTS[2:]}
     names = {*charged["preprocess"], *teacher_names}
     rows = [row for row in shared if row["name"] in names]
     rows += [row for row in own if row["stage"] != UNATTRIBUTED]
-    scores, loss, details = read_scores(layout.product(cell.name, "scores"))
+    scores, loss, details = read_scores(layout.product(cell.name, scored(profile, cell.name)))
     found = _quality(details, teacher)
     students_rows = [row for row in own if row["stage"] == "student_train"]
+    billed = [row for row in roots(rows) if row["stage"] not in load_protocol().kinds("serves")]
+    finished_us = sum(_length_us(row) for row in students_rows if row["status"] == "completed")
+    processed = tokens(students_rows, "processed")
     return CellResult(
         cell=cell,
         run_id=str(Bundle.open(run).manifest["run_id"]),
@@ -295,10 +479,33 @@ def _cell(
         quality_note=found.reason or "",
         scores=scores,
         heldout_loss=loss,
-        training=_json(layout.product(cell.name, "student/summary.json")),
+        training={
+            **_json(layout.product(cell.name, "student/summary.json")),
+            "max_steps": _json(layout.product(cell.name, "student/config.json")).get("max_steps"),
+        },
         basis=_basis(rows),
         scaled=scaled,
+        cpu_s={
+            "teacher": _cpu_seconds(shared, teacher_names) if teacher_names else 0.0,
+            "student_train": _cpu_seconds(own, ["student_train"]),
+        },
+        gpu_hours=sum(_length_us(row) * len(row["device_ids"]) for row in billed) / 3.6e9,
+        tokens_per_s=processed * 1e6 / finished_us if processed and finished_us else None,
+        peak_gpu_mib=pc.max(Bundle.open(run).table("power", ["mem_used_mib"]).column(0)).as_py(),
+        served=served(
+            own, Bundle.open(run).table("events").to_pylist(), load_protocol().kinds("serves"), own_scales
+        ),
     )
+
+
+def _length_us(row: Row) -> int:
+    return int(row["mono_end_us"] - row["mono_start_us"])
+
+
+def _cpu_seconds(rows: Iterable[Row], names: Collection[str]) -> float | None:
+    """CPU seconds of stages by name, all attempts together; None where one is unknown, or there is none."""
+    found = [row["process_cpu_s"] for row in roots(rows) if row["name"] in names]
+    return math.fsum(found) if found and None not in found else None
 
 
 def _sum(rows: Iterable[Row]) -> Interval | None:
@@ -319,7 +526,9 @@ def read_scores(folder: Path) -> tuple[dict[str, float], float | None, dict[str,
     """
     found = _json(folder / "results.json")
     try:
-        scores = {b["name"]: float(b["score"]) for b in found["benchmarks"] if b["score"] is not None}
+        suite = suite_named(str(found["suite"]).partition(" ")[0])
+        rows = scores_of(found, suite.benchmarks)
+        scores = {name: float(row["score"]) for name, row in rows.items()}
     except (KeyError, TypeError, ValueError):
         raise KitError("holds no benchmarks", where=str(folder / "results.json")) from None
     return scores, found.get("heldout_loss"), found
@@ -327,17 +536,7 @@ def read_scores(folder: Path) -> tuple[dict[str, float], float | None, dict[str,
 
 def _quality(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Quality:
     """Q from two `results.json`; undefined where they are of different suites."""
-    if student.get("suite") != teacher.get("suite"):
-        return Quality(None, f"suite {student.get('suite')}, the teacher's {teacher.get('suite')}")
-    scores, teacher_scores = (
-        {
-            b["name"]: Measured(float(b["score"]), b.get("stderr"))
-            for b in side["benchmarks"]
-            if b["score"] is not None
-        }
-        for side in (student, teacher)
-    )
-    return quality(scores, teacher_scores, suite_named(str(student["suite"])).benchmarks)
+    return quality_of(suite_named(str(student["suite"]).partition(" ")[0]), dict(student), dict(teacher))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.accounting import BreakEven, Interval
-from harness.accounting.rounding import J_PER_KWH, break_even_text
+from harness.accounting.rounding import break_even_text
 from harness.experiments.comparison import remarks
 from harness.experiments.documents import (
     NOT_AVAILABLE,
@@ -22,12 +22,13 @@ from harness.experiments.results import Results
 from harness.experiments.tables import grid_of, published_record
 
 _OPEN = "open"
+_NOISE = "noise"
 
 
 def summary(results: Results) -> list[str]:
     """The main table in short, the frontier and how much of it may be compared."""
     pocket = results.profile.is_pocket
-    unit, scale = ("J", 1.0) if pocket else ("kWh", 1.0 / J_PER_KWH)
+    unit, scale = results.unit
     how = "estimated" if any(result.basis.estimated for result in results.cells) else "measured"
     here = f"{'pocket' if pocket else results.profile.name}, {how} here"
     rows = [["", "", here, "", "", "", "published", "", "", ""]]
@@ -44,7 +45,7 @@ def summary(results: Results) -> list[str]:
                 figure(result.total, scale),
                 _times(results.relative(result)),
                 quality_text(result),
-                _reuses(results.break_even(result)),
+                _NOISE if results.is_noise(result) else _reuses(results.break_even(result)),
                 number(paper["published_energy_kwh"], 2),
                 number(paper["published_energy_relative_to_sft"], 1),
                 number(paper["published_quality"], 2),
@@ -55,13 +56,33 @@ def summary(results: Results) -> list[str]:
     lines += ["", *_read(results)]
     if any(row[5] == _OPEN for row in rows):
         lines += ["N* open: its interval reaches from reuses that pay to reuses that never do."]
-    lines += ["", *frontier_words(results)]
+    if any(row[5] == _NOISE for row in rows):
+        lines += ["N* noise: equal positions, and the difference is within run-to-run spread."]
+    lines += ["", *_students(results)]
+    lines += ["", *frontier_words(grid_of(results))]
     said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     bases = "; ".join(sorted({result.basis.words for result in results.cells}))
     lines.append(f"{bases[:1].upper()}{bases[1:]}.")
     if pocket:
         lines.append("Pocket figures say nothing about OLMo-2 and are not ranked beside measured ones.")
     return [*lines, f"Cell by cell, of {verdicts.total()} figures beside published ones: {said}."]
+
+
+def _students(results: Results) -> list[str]:
+    """Energy of each student's training as positions times J/position, and how it ended."""
+    lines = [f"{'student training':22}{'positions':>12}{'mJ/position':>15}  ended"]
+    for result in grid_of(results):
+        name = f"{REGIME_WORDS[result.cell.regime]} {result.cell.size.upper()}"
+        count = NOT_AVAILABLE if result.positions is None else f"{result.positions:,}"
+        lines.append(f"{name:22}{count:>12}{figure(result.per_position, 1e3):>15}  {result.ended}")
+    if results.spread is not None:
+        spread = results.spread
+        runs, share = len(spread.energies_j), 100 * spread.relative
+        lines.append(
+            f"{runs} equal runs of {spread.cell} spread by {share:.1f} % in joules"
+            + ("." if spread.relative_cpu is None else f", {100 * spread.relative_cpu:.1f} % in CPU seconds.")
+        )
+    return lines
 
 
 def _times(times: Interval | None) -> str:

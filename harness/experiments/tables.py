@@ -16,9 +16,10 @@ from harness.accounting import Interval
 from harness.accounting.rounding import J_PER_KWH
 from harness.experiments.comparison import remarks
 from harness.experiments.frontier import frontier
-from harness.experiments.grid import load_grid, sweep_cells
+from harness.experiments.grid import sweep_cells
 from harness.experiments.paper import published, published_break_even
 from harness.experiments.results import PARTS, CellResult, Results
+from harness.experiments.teacher import kept_teacher
 
 Record = dict[str, Any]
 
@@ -54,6 +55,10 @@ def cell_record(results: Results, result: CellResult) -> Record:
     record |= _interval("unattributed_energy_j", result.unattributed)
     record |= _interval("energy_j_per_reference_token", result.per_reference_token)
     record |= _interval("student_energy_j_per_trained_token", result.per_trained_token)
+    record["student_positions"] = result.positions
+    record |= _interval("student_energy_j_per_position", result.per_position)
+    record["student_ended"] = result.training.get("stopped")
+    record["student_steps"] = result.training.get("step")
     record["reference_tokens"] = result.reference
     record["tokens_trained"] = result.trained
     record["quality"] = result.quality
@@ -62,10 +67,25 @@ def cell_record(results: Results, result: CellResult) -> Record:
     record["heldout_loss"] = result.heldout_loss
     even = results.break_even(result)
     record["break_even_case"] = None if even is None else even.case
+    record["break_even_within_spread"] = results.is_noise(result)
     record["break_even_reuses"] = None if even is None else even.ratio
     record["break_even_reuses_whole"] = None if even is None else even.whole
     record["break_even_low"] = None if even is None or not math.isfinite(even.low) else even.low
     record["break_even_high"] = None if even is None or not math.isfinite(even.high) else even.high
+    record["gpu_hours"] = result.gpu_hours
+    record["student_tokens_per_s"] = result.tokens_per_s
+    record["peak_gpu_memory_mib"] = result.peak_gpu_mib
+    record |= _interval("co2e_kg", results.co2e_kg(result))
+    record["co2e_factor_id"] = None if results.grid is None else results.grid.factor_id
+    one = result.served
+    record["serving_workload"] = None if one is None else one.workload
+    record["served_tokens"] = None if one is None else one.tokens
+    record["served_tokens_per_s"] = None if one is None else one.tokens * 1e6 / one.duration_us
+    record |= _interval("energy_j_per_served_token", None if one is None else one.per_token)
+    paid = results.serving(result)
+    record["serving_within_spread"] = None if paid is None else results.serving_is_noise(result)
+    record["serving_case"] = None if paid is None else paid.case
+    record["serving_tokens"] = None if paid is None else paid.ratio
     for part, methods in result.basis.methods.items():
         record[f"{part}_energy_methods"] = "+".join(methods)
     record["run_id"] = result.run_id
@@ -107,8 +127,15 @@ def as_json(results: Results, target: str) -> Record:
         "labels": list(results.profile.labels),
         "deviations": list(results.deviations),
         "cells": cells,
-        "teacher": {"scores": dict(results.teacher_scores), "heldout_loss": results.teacher_heldout_loss},
+        "teacher": {
+            "scores": dict(results.teacher_scores),
+            "heldout_loss": results.teacher_heldout_loss,
+            "kept": kept_teacher(results.profile),
+        },
         "not_charged": {name: _interval("energy_j", e) for name, e in results.uncharged.items()},
+        "run_spread": None
+        if results.spread is None
+        else {**vars(results.spread), "relative": results.spread.relative, "noise": results.spread.noise},
         "frontier": [vars(point) for point in frontier(grid_of(results))],
     }
 
@@ -166,10 +193,9 @@ def table3_rows(results: Results) -> list[Record]:
 def sweep_rows(results: Results) -> list[Record]:
     """The sweeps: a row a setting with mean and spread over the seeds, and the energy of failed attempts."""
     rows = []
-    by_cell = {result.cell: result for result in results.cells}
-    grid = load_grid()
-    for name, sweep in grid.sweeps.items():
-        found = [by_cell[c] for c in sweep_cells(name, repeats=True) if c in by_cell]
+    grid = results.profile.own_grid
+    for name, found in cells_of_sweeps(results).items():
+        sweep = grid.sweeps[name]
         groups: dict[tuple[Any, ...], list[CellResult]] = {}
         for result in found:
             values = {
@@ -194,6 +220,17 @@ def sweep_rows(results: Results) -> list[Record]:
             row["failed_attempts_energy_j"] = sum(failed) if failed else 0.0
             rows.append(row)
     return rows
+
+
+def cells_of_sweeps(results: Results) -> dict[str, list[CellResult]]:
+    """Sweep to its cells, all seeds; sweeps without any are left out."""
+    by_cell = {result.cell: result for result in results.cells}
+    grid = results.profile.own_grid
+    found = {
+        name: [by_cell[cell] for cell in sweep_cells(name, grid, repeats=True) if cell in by_cell]
+        for name in grid.sweeps
+    }
+    return {name: cells for name, cells in found.items() if cells}
 
 
 def grid_of(results: Results) -> list[CellResult]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 PAUSE_S = 1.0
+REACHABLE_S = 5.0
 # Several files at once fill a fast line; each keeps a connection and at most one unfinished file on the disk.
 WORKERS = 4
 CLIENT = f"huggingface_hub {huggingface_hub.__version__}"
@@ -92,12 +93,28 @@ def prepare_client() -> None:
     huggingface_hub.logging.set_verbosity_error()
 
 
+def check_reachable(endpoint: str | None = None) -> None:
+    """Ask the hub once whether it is there, before anything is tried again and again.
+
+    Raises:
+        KitError: Nothing answers within a few seconds.
+    """
+    prepare_client()
+    place = endpoint or constants.ENDPOINT
+    try:
+        httpx2.head(place, timeout=REACHABLE_S)
+    except httpx2.HTTPError as error:
+        raise KitError(
+            f"does not answer within {REACHABLE_S:.0f} s ({_reason(error)})",
+            where=place,
+            expected="a network to the hub, or to a mirror named by HF_ENDPOINT",
+            fix="check the network; or fetch on another machine and copy its cache folder (KIT_CACHE)",
+            exit_code=1,
+        ) from None
+
+
 def list_files(asset: Asset, endpoint: str | None = None) -> list[LockedFile]:
     """The wanted files of an asset at its commit, sorted by path, with the hub's digests.
-
-    Args:
-        asset: Which repository, commit and patterns.
-        endpoint: The hub; $HF_ENDPOINT if None.
 
     Raises:
         KitError: The hub has no such repository or commit, or cannot be reached.
@@ -332,3 +349,11 @@ def _bar(advance: Callable[[int], None]) -> type[Any]:
             """The rate on the wire."""
 
     return Silent
+
+
+def in_cache(repository: str, repo_type: str) -> Path | None:
+    """The newest snapshot of a repository in the hub's cache; None without one. Nothing is fetched."""
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, repo_type=repo_type, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None

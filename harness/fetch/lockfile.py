@@ -63,6 +63,8 @@ class Asset(_Frozen):
     """Day on which the revision was the head of the repository's main branch."""
     bytes: int = Field(ge=0)
     """Of all selected files together."""
+    approximate: bool = False
+    """Whether `bytes` is a round figure: the hub's own list at `revision` then says how much it is."""
     include: tuple[str, ...] = ()
     """Patterns of the files that are wanted; all if empty."""
     files: tuple[LockedFile, ...] = ()

@@ -18,6 +18,8 @@ from harness.fetch.lockfile import Asset
 from harness.fetch.store import Store, check_space, human
 
 LINE_EVERY_S = 10.0
+APPROXIMATELY = 0.4
+"""How far a round figure of the lock may be from what the hub lists."""
 WAITING = "another kit is fetching it; waiting"
 
 
@@ -97,15 +99,14 @@ def prefetch(
         progress: Who is told. Called from several threads.
         endpoint: The hub; $HF_ENDPOINT if None.
 
-    Returns:
-        Folder of each asset's files.
-
     Raises:
         KitError: Too little space, or the hub does not deliver what the lock says. What is complete by then
             stays, and a second call goes on from there.
     """
     plan = make_plan(assets, store)
     check_space(store, sum(item.missing_bytes for item in plan))
+    if any(item.fault for item in plan):
+        load_client().check_reachable(endpoint)
     for item in plan:
         if item.fault is None:
             continue
@@ -120,7 +121,7 @@ def _fetch(name: str, asset: Asset, store: Store, progress: FetchProgress, endpo
     hub = load_client()
     files = list(asset.files) or hub.list_files(asset, endpoint)
     total = sum(file.size for file in files)
-    if total != asset.bytes:
+    if total != asset.bytes if not asset.approximate else abs(total / asset.bytes - 1) > APPROXIMATELY:
         raise KitError(
             f"the hub lists {total:,} bytes at {asset.revision[:12]}, the lock {asset.bytes:,}",
             where=f"{name} ({asset.repository})",

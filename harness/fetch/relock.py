@@ -32,7 +32,7 @@ def _resolve(asset: Asset, today: date, endpoint: str | None) -> Asset:
     observed = asset.observed if revision == asset.revision else today.isoformat()
     moved = asset.model_copy(update={"revision": revision, "observed": observed})
     files = tuple(hub.list_files(moved, endpoint))
-    changed = {"files": files, "bytes": sum(file.size for file in files)}
+    changed = {"files": files, "bytes": sum(file.size for file in files), "approximate": False}
     # Checked once more: what a hub says goes into a file that others trust.
     return Asset.model_validate(moved.model_copy(update=changed).model_dump())
 
@@ -41,3 +41,24 @@ def difference(old: AssetsLock, new: AssetsLock) -> str:
     """A unified diff of two locks; empty if they are the same."""
     before, after = (dump_lock(lock).splitlines(keepends=True) for lock in (old, new))
     return "".join(difflib.unified_diff(before, after, fromfile="locked", tofile="resolved"))
+
+
+def head_of(repository: str) -> str:
+    """Commit at the head of a model repository's main branch.
+
+    Raises:
+        KitError: It cannot be found, or the hub cannot be reached.
+    """
+    unknown = "0" * 40
+    asset = Asset.model_validate(
+        {
+            "role": "judge",
+            "type": "model",
+            "repository": repository,
+            "revision": unknown,
+            "observed": "1970-01-01",
+            "bytes": 1,
+        }
+    )
+    head: str = load_client().head(asset, None)
+    return head

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,24 +21,18 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.fetch.lockfile import Asset, LockedFile
+from harness.files import cache_folder, free_bytes, fsync_path
 
 RECEIPT_SCHEMA = "asset-receipt/1.0"
 # Left free on top of what is fetched: a full disk ruins more than a download.
 SPARE_BYTES = 1 << 30
 
 
-def default_cache() -> Path:
-    """$KIT_CACHE, else distill-energy-kit in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
-    if chosen := os.environ.get("KIT_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-energy-kit"
-
-
 class Store:
-    """A cache folder; `default_cache()` if none is named. Reading never writes to it."""
+    """A cache folder; `cache_folder()` if none is named. Reading never writes to it."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or default_cache()
+        self.root = root or cache_folder()
 
     def files(self, asset: Asset) -> Path:
         """Folder of a complete asset's files."""
@@ -88,8 +81,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """Free space of the disk the cache is or will be on."""
-        absolute = self.root.absolute()
-        return shutil.disk_usage(next(f for f in (absolute, *absolute.parents) if f.exists())).free
+        return free_bytes(self.root)
 
     @contextmanager
     def exclusive(self, asset: Asset, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -152,10 +144,10 @@ class Store:
         }
         (partial / "receipt.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         for path in (*partial.rglob("*"), partial):
-            _force_to_disk(path)
+            fsync_path(path)
         published.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(published)
-        _force_to_disk(published.parent)
+        fsync_path(published.parent)
 
 
 def check_space(store: Store, needed: int) -> None:
@@ -183,11 +175,3 @@ def human(size: float) -> str:
         if size < 1000:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
-
-
-def _force_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,12 +52,14 @@ class SectionResult:
         data: Its figures, units in the keys.
         tables: For the readable report.
         text: Further lines for it, printed as they are.
+        closing: Tables that stand at the report's end and are printed there.
     """
 
     expectations: Sequence[Expectation] = ()
     data: dict[str, Any] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     text: str = ""
+    closing: Sequence[Table] = ()
 
 
 @dataclass
@@ -88,12 +90,6 @@ class Bench:
         """A duration, scaled; never so short that a stage would lie within a few refreshes."""
         return max(_SHORTEST_S, nominal * self.scale)
 
-    def refresh_us(self) -> float:
-        """The slowest counter refresh that the probe found, 100 ms if it found none."""
-        probe = self.results.get("probe")
-        found = [] if probe is None else probe.data.get("counter_refresh_ms", [])
-        return max((1e3 * period for period in found), default=100_000.0)
-
 
 Sections = Mapping[str, tuple[str, Callable[[Bench], SectionResult]]]
 """Title and function of each section by its name, in the order they run."""
@@ -115,6 +111,8 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
     if unknown:
         raise KitError(f"there is no section {unknown[0]!r}", expected=f"one of {', '.join(sections)}")
     seconds: dict[str, float] = {}
+    failed: list[str] = []
+    stem = ""
     for name in [name for name in sections if not only or name in only]:
         title, run = sections[name]
         bench.say(f"{name}: {title.lower()}")
@@ -129,6 +127,23 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
         seconds[name] = time.monotonic() - begun
         for expectation in result.expectations:
             bench.say(f"  {expectation.verdict:7} {expectation.title}: {expectation.observed}")
+        # After each section: who is cut off keeps what came before.
+        failed, stem = _write(bench, nvml, sections, seconds, folder)
+    for caption, header, body in (table for done in bench.results.values() for table in done.closing):
+        bench.say(f"{caption}:")
+        for line in (header, *body):
+            bench.say("  " + "  ".join(f"{cell:>16}" if n else f"{cell:<20}" for n, cell in enumerate(line)))
+    bench.say(
+        f"{len(failed) or 'no'} expectation{'s' * (len(failed) != 1)} failed; "
+        f"see {folder / f'{stem}.md'} and {stem}.json"
+    )
+    return failed
+
+
+def _write(
+    bench: Bench, nvml: Nvml, sections: Sections, seconds: Mapping[str, float], folder: Path
+) -> tuple[list[str], str]:
+    """Write what there is so far; returns the ids that failed, and the files' name."""
     expectations = [one for done in bench.results.values() for one in done.expectations]
     failed = [one.id for one in expectations if one.verdict == "fail"]
     # Nothing in the result names a host, a user or a path.
@@ -158,11 +173,7 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(result_json, indent=1) + "\n", encoding="utf-8")
     (folder / f"{stem}.md").write_text(_markdown(result_json, bench), encoding="utf-8")
-    bench.say(
-        f"{len(failed) or 'no'} expectation{'s' * (len(failed) != 1)} failed; "
-        f"see {folder / f'{stem}.md'} and {stem}.json"
-    )
-    return failed
+    return failed, stem
 
 
 def _markdown(result: Mapping[str, Any], bench: Bench) -> str:
@@ -189,6 +200,8 @@ def _markdown(result: Mapping[str, Any], bench: Bench) -> str:
             lines += ["", f"{caption}:", "", *_table(header, body)]
         if done.text:
             lines += ["", "```", done.text, "```"]
+    for caption, header, body in (table for done in bench.results.values() for table in done.closing):
+        lines += ["", f"## {caption}", "", *_table(header, body)]
     return "\n".join([*lines, "", HONESTY, ""])
 
 
@@ -204,3 +217,13 @@ def shown(value: float | None, form: str = "{:.2f}") -> str:
 def percent(share: float | None) -> str:
     """A share in per cent."""
     return shown(None if share is None else 100 * share, "{:.3g} %")
+
+
+BESIDE_HEADER = ("case", "s planned", "s measured", "off", "J planned", "J measured", "off")
+
+
+def beside(pairs: Iterable[tuple[float, float | None]]) -> Iterator[str]:
+    """Cells of what was planned, what was measured, and how far that is off, for each pair."""
+    for said, found in pairs:
+        yield from (shown(said, "{:.3f}"), shown(found, "{:.3f}"))
+        yield shown(None if found is None else found / said - 1, "{:+.0%}")

@@ -14,7 +14,7 @@ Piece = tuple[str, str, float, dict[str, float]]
 """A stage: its name, the load's kind, nominal seconds, the load's shape."""
 
 _KEPT = (
-    *("name", "mono_start_us", "mono_end_us", "work_start_us", "work_end_us", "samples", "missed_samples"),
+    *("name", "mono_start_us", "mono_end_us", "samples", "missed_samples"),
     *("device_ids", "device_energy_j", "flags", "gpu_energy_j", "gpu_energy_j_low", "gpu_energy_j_high"),
     *("gpu_energy_counter_j", "gpu_energy_integral_j", "gpu_energy_method", "gpu_energy_boundary_j"),
     "gpu_counter_vs_integral",
@@ -49,19 +49,30 @@ class MeteredRun:
         return cls(
             stages=[row for row in rows if row["stage"] != UNATTRIBUTED],
             gaps=[row for row in rows if row["stage"] == UNATTRIBUTED],
-            counters=sorted(counters, key=lambda row: row["boundary"]),
+            counters=sorted(counters, key=lambda row: row["mono_us"]),
             sampler=bundle.manifest["sampling"]["sessions"][0],
         )
 
-    def counter_span_mj(self) -> int | None:
-        """The counters' own difference between the first and last boundary, all devices, mJ."""
-        total = 0
+    def counter_span_mj(self) -> tuple[int, int] | None:
+        """What the counters themselves say of the time between the first and the last boundary, mJ.
+
+        A boundary lies between two refreshes, so these are bounds: the refreshes inside, and those around.
+        All devices together; None where a boundary has no refresh on both sides.
+        """
+        least = most = 0
         for device in {row["device_id"] for row in self.counters}:
-            values = [row["value"] for row in self.counters if row["device_id"] == device]
-            if values[0] is None or values[-1] is None:
+            rows = [row for row in self.counters if row["device_id"] == device]
+            moments = [row["mono_us"] for row in rows if row["boundary"] is not None]
+            read = [(row["mono_us"], row["value"]) for row in rows if row["value"] is not None]
+            first, last = min(moments), max(moments)
+            inside = [value for t, value in read if first <= t <= last]
+            before = [value for t, value in read if t <= first]
+            after = [value for t, value in read if t >= last]
+            if not (inside and before and after):
                 return None
-            total += values[-1] - values[0]
-        return total
+            least += inside[-1] - inside[0]
+            most += after[0] - before[-1]
+        return least, most
 
     def data(self) -> list[dict[str, Any]]:
         """What the result file keeps of each stage."""
@@ -78,20 +89,13 @@ class MeteredRun:
         return caption, _HEADER, rows
 
 
-def meter_pieces(bench: Bench, name: str, pieces: Sequence[Piece], *, boundary: str = "tick") -> MeteredRun:
-    """Meter the pieces one after another.
-
-    Args:
-        bench: The bench; it scales the durations.
-        name: The run's name.
-        pieces: The stages.
-        boundary: How stage boundaries are taken: "tick" or "interpolate".
-    """
+def meter_pieces(bench: Bench, name: str, pieces: Sequence[Piece]) -> MeteredRun:
+    """Meter the pieces one after another."""
     from harness import Meter
 
     labels = ("rehearsal",) if bench.rehearsal else ()
     out = bench.folder / name
-    with Meter(out=out, name=name, boundary=boundary, cpu="none", labels=labels) as meter:
+    with Meter(out=out, name=name, cpu="none", labels=labels) as meter:
         for stage, kind, seconds, shape in pieces:
             with meter.stage(stage, kind=f"x-{kind}"):
                 bench.load.work(kind, bench.seconds(seconds), **shape)
@@ -112,9 +116,3 @@ def half_width_j(row: dict[str, Any]) -> float | None:
     """Half of the stage's interval."""
     low, high = row["gpu_energy_j_low"], row["gpu_energy_j_high"]
     return None if low is None or high is None else float(high - low) / 2
-
-
-def half_width_share(row: dict[str, Any]) -> float | None:
-    """The same over its energy."""
-    half = half_width_j(row)
-    return None if half is None or not row["gpu_energy_j"] else half / float(row["gpu_energy_j"])

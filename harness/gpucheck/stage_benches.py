@@ -11,20 +11,30 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.doctor.inventory import shorten_uuids
 from harness.errors import KitError
-from harness.gpucheck.check import Bench, Expectation, SectionResult, Table, judged, shown
+from harness.gpucheck.check import (
+    BESIDE_HEADER,
+    Bench,
+    Expectation,
+    SectionResult,
+    Table,
+    beside,
+    judged,
+    shown,
+)
 from harness.gpucheck.loader import OrderedProgram
 from harness.gpucheck.metered import MeteredRun, billed_s
 from harness.meter.helper import package_environ
 from harness.planning.cards import Card, find_card
 from harness.planning.cases import Case, card_cases, miniature_cases
+from harness.planning.steps import Efficiency, decode_step, forward_step, prompt_step, training_step
 from harness.planning.sums import leave_out, memory_of, work_of
 
-BUDGET_S = 300.0
-"""No case is begun later than this: the whole check is to end within ten minutes."""
+BUDGET_S = 240.0
+"""No case is begun later than this: the whole check is to end within eight minutes."""
 
 GOOD_PJ_PER_FLOP = 3.0
 """Above this an H100 mostly waits (1.0 to 1.7 is healthy)."""
@@ -41,20 +51,8 @@ _UNKNOWN = "no case, or a card whose limits are not known"
 _COMPLETE = ("models_complete", "Every case that fits the card runs to its end", "all")
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """A bar for one figure of every case that has it.
-
-    Attributes:
-        id: The expectation's.
-        title: The expectation's.
-        bar: In words.
-        key: The figure.
-        stages: Whose cases it holds for.
-        holds: Whether a case's figure passes.
-        form: How a figure is shown.
-        hopper: Whether the bar is stated for an H100 or H200 only.
-    """
+class _Bar(NamedTuple):
+    """A bar for one figure of every case that has it; `hopper` is one stated for an H100 or H200 only."""
 
     id: str
     title: str
@@ -66,55 +64,23 @@ class _Bar:
     hopper: bool = False
 
 
+_ANCHORS = ", ".join(f"{name} {x:g}" for name, x in J_PER_TOKEN_BARS.items())
 _BARS = (
-    _Bar(
-        "models_memory",
-        "Training takes the memory that its sum states",
-        f"tensors within {_MEMORY_WITHIN:.0%}",
-        "memory_ratio",
-        ("student_train",),
-        lambda name, x: abs(x - 1) <= _MEMORY_WITHIN,
-        "{:.3f} of the sum",
-    ),
-    _Bar(
-        "models_card",
-        "No case takes more of the card than stated",
-        "at most the stated peak",
-        "card_ratio",
-        (*_COMPUTE, "teacher_generate"),
-        lambda name, x: x <= 1.0,
-        "{:.3f} of the sum",
-    ),
-    _Bar(
-        "models_mfu",
-        "Training and the teacher's forward use the card",
-        f"MFU at least {_LEAST_MFU:.0%}",
-        "mfu",
-        _COMPUTE,
-        lambda name, x: x >= _LEAST_MFU,
-        "{:.3f}",
-    ),
-    _Bar(
-        "models_pj",
-        "A FLOP of training and of the teacher's forward costs what a busy card takes",
-        f"at most {GOOD_PJ_PER_FLOP:g} pJ on an H100 or H200",
-        "pj_per_flop",
-        _COMPUTE,
-        lambda name, x: x <= GOOD_PJ_PER_FLOP,
-        "{:.2f} pJ",
-        hopper=True,
-    ),
-    _Bar(
-        "models_j_per_token",
-        "A token costs no more than the roofline's anchors allow",
-        "J/token on an H100 or H200: " + ", ".join(f"{name} {x:g}" for name, x in J_PER_TOKEN_BARS.items()),
-        "anchored_j_per_token",
-        _COMPUTE,
-        lambda name, x: x <= J_PER_TOKEN_BARS[name],
-        "{:.4f} J",
-        hopper=True,
-    ),
-)
+    _Bar("models_memory", "Training takes the memory that its sum states",
+         f"tensors within {_MEMORY_WITHIN:.0%}", "memory_ratio", ("student_train",),
+         lambda name, x: abs(x - 1) <= _MEMORY_WITHIN, "{:.3f} of the sum"),
+    _Bar("models_card", "No case takes more of the card than stated",
+         "at most the stated peak", "card_ratio", (*_COMPUTE, "teacher_generate"),
+         lambda name, x: x <= 1.0, "{:.3f} of the sum"),
+    _Bar("models_mfu", "Training and the teacher's forward use the card",
+         f"MFU at least {_LEAST_MFU:.0%}", "mfu", _COMPUTE, lambda name, x: x >= _LEAST_MFU, "{:.3f}"),
+    _Bar("models_pj", "A FLOP of training and of the teacher's forward costs what a busy card takes",
+         f"at most {GOOD_PJ_PER_FLOP:g} pJ on an H100 or H200", "pj_per_flop", _COMPUTE,
+         lambda name, x: x <= GOOD_PJ_PER_FLOP, "{:.2f} pJ", hopper=True),
+    _Bar("models_j_per_token", "A token costs no more than the roofline's anchors allow",
+         f"J/token on an H100 or H200: {_ANCHORS}", "anchored_j_per_token", _COMPUTE,
+         lambda name, x: x <= J_PER_TOKEN_BARS[name], "{:.4f} J", hopper=True),
+)  # fmt: skip
 
 # Column, the figure (a dotted key), its form, what it is divided by.
 _Column = tuple[str, str, str, float]
@@ -193,7 +159,41 @@ def run_stage_benches(bench: Bench) -> SectionResult:
             _table("Speed and energy (GPU board, billed at the counter's ticks)", _SPEED, figures),
         ],
         "\n".join(lines),
+        [] if card is None else [predictions(figures, card)],
     )
+
+
+def predictions(figures: Sequence[Mapping[str, Any]], card: Card) -> Table:
+    """What `kit plan` and the sums of memory say of the cases, beside what was measured."""
+    rows = []
+    for figure in figures:
+        case, measured = Case.from_json(figure["case"]), figure["measured"]
+        planned = planned_s(case, card)
+        watts = Efficiency().of("watts", case.stage).likely * card.watts
+        took = measured["seconds"] / measured["steps"]
+        energy = None if measured["energy_j"] is None else measured["energy_j"] / measured["steps"]
+        peak, taken = memory_of(case).tensors / 1e9, measured["allocated_peak_bytes"]
+        pairs = [(planned, took), (planned * watts, energy), (peak, None if taken is None else taken / 1e9)]
+        rows.append([figure["id"], *beside(pairs)])
+    header = (*BESIDE_HEADER, "GB stated", "GB measured", "off")
+    return "Predicted against measured, a step", header, rows
+
+
+def planned_s(case: Case, card: Card, engine: str = "transformers") -> float:
+    """Likely time of one step of a case; `engine` is what answers prompts."""
+    known, shape = Efficiency(), case.shape
+    if case.stage == "student_train":
+        step = training_step(
+            shape, rows=case.rows, seq_len=case.seq_len, accumulation=1, checkpointing=case.checkpointing
+        )
+        return step.seconds(card, known).likely
+    if case.stage == "teacher_logits":
+        one = forward_step(shape, rows=case.rows, seq_len=case.seq_len, labels=case.label_tokens, cached=True)
+        return one.seconds(card, known).likely
+    context = case.seq_len + case.new_tokens / 2
+    token = decode_step(shape, rows=case.rows, context=context, engine=engine)
+    read = prompt_step(shape, tokens=case.rows * case.seq_len, prompt=case.seq_len)
+    return read.seconds(card, known).likely + case.new_tokens * token.seconds(card, known).likely
 
 
 _clock = time.monotonic

@@ -8,6 +8,7 @@ finished: `{"op": "build", "case": {...}}`, `{"op": "run", "steps": n}`, `{"op":
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 from harness.gpucheck.load import Obey, serve
 from harness.models.quick_start import skip_unused_imports
+from harness.models.shapes import ModelShape
 from harness.planning.cases import Case
 
 
@@ -43,31 +45,38 @@ class Built:
         return sum(tensor.nbytes for state in states for key, tensor in state.items() if key != "step")
 
 
-def build(case: Case, device: str) -> Built:
-    """Make a case's model on the device, with random weights in bf16."""
-    import torch
-    from transformers import AutoModelForCausalLM, Olmo2Config
+def olmo2_config(shape: ModelShape, positions: int, **more: Any) -> Any:
+    """The configuration of an OLMo-2 of a shape."""
+    from transformers import Olmo2Config
 
-    shape = case.shape
-    settings = Olmo2Config(
+    return Olmo2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.mlp,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=case.seq_len + case.new_tokens,
+        max_position_embeddings=positions,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=1,
+        **more,
     )
+
+
+def build(case: Case, device: str) -> Built:
+    """Make a case's model on the device, with random weights in bf16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = olmo2_config(case.shape, case.seq_len + case.new_tokens)
     torch.manual_seed(0)
     with torch.device(device):  # made where they stay: the host need not have room for them
         model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16, attn_implementation="sdpa")
     if case.stage == "student_train":
         return _training(case, model)
     if case.stage == "teacher_logits":
-        return _logits(case, model, device)
+        return _logits(case, model)
     return _generation(case, model)
 
 
@@ -98,6 +107,7 @@ def _training(case: Case, model: Any) -> Built:
     from harness.distill.adafactor import Adafactor
     from harness.distill.train_options import TrainOptions
     from harness.distill.trainer import Trainer
+    from harness.models.support import prepare
 
     class Unsaved(Trainer):
         """Keeps no checkpoint: the weights are random."""
@@ -106,8 +116,10 @@ def _training(case: Case, model: Any) -> Built:
             return
 
     optimizer = Adafactor(model.parameters(), lr=1e-5, scale_parameter=False)
+    prepared = prepare(model, seq_len=case.seq_len)
     batches: Any = SimpleNamespace(  # an endless epoch
-        batch=lambda epoch, k: random_batch(case, k), batches_per_epoch=lambda epoch: 1 << 30
+        batch=lambda epoch, k: random_batch(case, k),
+        steps=lambda epoch: (range(k, k + 1) for k in itertools.count()),
     )
 
     def steps(count: int) -> None:
@@ -116,22 +128,23 @@ def _training(case: Case, model: Any) -> Built:
             warmup_steps=0,
             max_epochs=1,
             max_steps=count,
-            gradient_checkpointing=True,
+            gradient_checkpointing=case.checkpointing,
             state_every_steps=-1,
         )
         with tempfile.TemporaryDirectory(prefix="kit-gpu-check-") as folder:
-            Unsaved(model, optimizer, batches, None, None, options, Path(folder), Path(folder)).run()
+            Unsaved(prepared, optimizer, batches, None, None, options, Path(folder), Path(folder)).run()
 
     return Built(model, steps, optimizer)
 
 
-def _logits(case: Case, model: Any, device: str) -> Built:
+def _logits(case: Case, model: Any) -> Built:
     """Stage teacher_logits: forward, and the rows of the cache on the host; nothing is written."""
     from harness.distill.cache_format import CacheSpec
     from harness.distill.teacher_logits_model import LogitTeacher
+    from harness.models.support import prepare
 
     spec = CacheSpec(vocab_size=case.shape.vocabulary, k=case.k)
-    teacher = LogitTeacher(model, device)
+    teacher = LogitTeacher(prepare(model, attention="block", seq_len=case.seq_len))
 
     def steps(count: int) -> None:
         waiting: Any = None

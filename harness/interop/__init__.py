@@ -2,7 +2,7 @@
 
 An importer reads files of one format (`log_files`), turns them into stages (`imported`) and hands those to
 `write`, which derives, writes and seals the bundle. Shared on the way: intervals for totals that nobody can
-recompute (`bounds`), kinds guessed from names (`naming`), rows of CodeCarbon's emissions.csv (`codecarbon`).
+recompute (`bounds`), rows of CodeCarbon's emissions.csv (`codecarbon`).
 Nothing here measures, and nothing here is trusted more than the file it came from: every doubt becomes a
 flag and an event.
 """

@@ -97,12 +97,7 @@ def bound_recorded_total(
 
 
 def bound_codecarbon_total(energy_j: float, duration_s: float) -> StatedEnergy:
-    """Put an interval around the GPU energy of an emissions.csv row, joules.
-
-    Args:
-        energy_j: CodeCarbon's GPU energy, J.
-        duration_s: Length of the tracker's run, s.
-    """
+    """Put an interval around the GPU energy of an emissions.csv row, joules."""
     mean_w = energy_j / duration_s if duration_s > 0 else 0.0
     half = CODECARBON_REL * energy_j + mean_w * CODECARBON_EDGE_S
     return StatedEnergy(

@@ -53,7 +53,7 @@ def read_text(path: Path, *, expected: str, fix: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        message, fix = f"cannot be read ({error.strerror})", "check the file's permissions"
+        message, fix = f"cannot be read ({error.strerror})", "check the path and the file's permissions"
         raise KitError(message, where=str(path), fix=fix) from error
     except UnicodeDecodeError as error:
         message = f"byte {error.start} is not UTF-8 text"
@@ -90,11 +90,6 @@ class Fields:
     """Typed access to one JSON object or one row of a CSV; a wrong type is an error that names the field.
 
     A field that is absent, null or empty gives None.
-
-    Args:
-        value: The object.
-        where: File, and line if there is one.
-        fix: What to do about a wrong field.
     """
 
     def __init__(self, value: Mapping[str, Any], where: str | Path, fix: str = FIX_FILE) -> None:

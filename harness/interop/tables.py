@@ -68,8 +68,6 @@ def _stage_row(session: int, stage: ImportedStage, attempt: int) -> dict[str, An
         "t_end_us": end_us,
         "mono_start_us": start_us,
         "mono_end_us": end_us,
-        "work_start_us": start_us,
-        "work_end_us": end_us,
         "boundary_start": 0,
         "boundary_end": 1,
         "device_ids": [device.device_id for device in stage.devices],

@@ -13,11 +13,10 @@ from harness import __version__
 from harness.accounting import Sampling
 from harness.bundle import BundleWriter, scrub_value
 from harness.errors import KitError
-from harness.interop.imported import US_PER_S, ImportedRun, ImportedStage, with_overlaps
-from harness.interop.naming import safe_name
+from harness.interop.imported import US_PER_S, ImportedRun, ImportedStage, safe_name, with_overlaps
 from harness.interop.tables import build_tables
 from harness.journal.ulid import ulid_of
-from harness.spec import Protocol
+from harness.spec import Protocol, protocol_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +127,7 @@ def _manifest(run: ImportedRun, name: str, sampling: Sampling) -> dict[str, Any]
     labels += ["cpu_estimated"] if cpu else []
     labels += ["several_nodes"] if len({stage.node_id for stage in stages}) > 1 else []
     return {
+        "protocol_sha256": protocol_digest(),
         "name": name,
         "method": run.method,
         "status": "complete" if all(stage.status == "completed" for stage in stages) else "partial",
@@ -154,7 +154,6 @@ def _manifest(run: ImportedRun, name: str, sampling: Sampling) -> dict[str, Any]
             "nominal_period_us": sampling.nominal_period_us,
             "sampler_version": run.sampler,
             "clock": "UTC",
-            "boundary_mode": "sample",
             "sessions": [_session(session, stage, run) for session, stage in enumerate(stages)],
         },
         "boundary": {

@@ -17,12 +17,15 @@ from harness.errors import KitError
 from harness.journal.records import (
     KIND_JSON,
     KIND_POWER,
+    KIND_ZONE,
     POWER_FIELDS,
     ZONE_FIELDS,
+    Frame,
     is_being_written,
     read_journal,
     unread_bytes,
 )
+from harness.journal.schema import MOST_US, ONCE, problem
 
 POWER_DTYPE = np.dtype(list(POWER_FIELDS))
 ZONE_DTYPE = np.dtype(list(ZONE_FIELDS))
@@ -50,6 +53,7 @@ class JournalRun:
         records: JSON records of all journals, in the order of their monotonic time within a session.
         torn: journal file name -> bytes of a frame that was cut off by a kill.
         damaged: journal file name -> bytes before its last whole frame that cannot be read.
+        odd: journal file name -> what is odd about each entry that was set aside, in words.
         zone_ranges: wrap range by zone label.
         zone_sources: source by zone label.
     """
@@ -57,10 +61,22 @@ class JournalRun:
     records: list[dict[str, Any]] = field(default_factory=list)
     torn: dict[str, int] = field(default_factory=dict)
     damaged: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, list[str]] = field(default_factory=dict)
     zone_ranges: dict[str, int | None] = field(default_factory=dict)
     zone_sources: dict[str, str] = field(default_factory=dict)
+    _named: set[tuple[Any, ...]] = field(default_factory=set)
     _power: dict[PowerKey, IO[bytes]] = field(default_factory=dict)
     _zones: dict[ZoneKey, list[Rows]] = field(default_factory=dict)
+
+    def is_new(self, record: dict[str, Any]) -> bool:
+        """Whether this record, of which there can be one only, is the first."""
+        key = tuple(record.get(name) for name in ONCE.get(record["type"], ()))
+        if not key or None in key:
+            return True
+        named = (record["type"], *key)
+        new = named not in self._named
+        self._named.add(named)
+        return new
 
     def of_type(self, *types: str) -> list[dict[str, Any]]:
         """Records of the given types."""
@@ -165,17 +181,40 @@ def read_journals(run_dir: Path) -> JournalRun:
     return run
 
 
+def _odd(frame: Frame) -> str | None:
+    """In words, why an entry cannot be used."""
+    if frame.kind == KIND_JSON:
+        return problem(frame.record)
+    dtype = {KIND_POWER: POWER_DTYPE, KIND_ZONE: ZONE_DTYPE}.get(frame.kind)
+    if dtype is None:
+        return f"an entry of kind {frame.kind}"
+    if len(frame.payload) % dtype.itemsize:
+        return f"rows of {len(frame.payload)} bytes, not of {dtype.itemsize} each"
+    rows = np.frombuffer(frame.payload, dtype)
+    number = dtype.names[0] if dtype.names else ""
+    possible = (rows["mono_us"] >= 0) & (rows["mono_us"] < MOST_US) & (rows["session"] >= 0)
+    if not (possible & (rows[number] >= 0) & (np.abs(rows["t_us"]) < MOST_US)).all():
+        return "rows of no device or of no time"
+    return None
+
+
 def _read_one(path: Path, run: JournalRun) -> None:
     labels: list[str] = []
     power, zones = bytearray(), bytearray()
     session = session_of(path)
     last_us = 0
     for frame in read_journal(path):
-        if frame.kind == KIND_JSON:
+        odd = _odd(frame)
+        if odd is not None:
+            run.odd.setdefault(path.name, []).append(odd)
+        elif frame.kind == KIND_JSON:
             record = frame.record
             record.setdefault("session", session)
             # Records without a time of their own keep their place in the file.
             last_us = record.setdefault("mono_us", last_us)
+            if not run.is_new(record):
+                run.odd.setdefault(path.name, []).append(f"{record['type']}: it is there twice")
+                continue
             run.records.append(record)
             if record["type"] == "sampler_start":
                 labels = [zone["label"] for zone in record["zones"]]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.errors import KitError
+from harness.files import look_at, open_plain
 
 MAGIC = b"KITJNL1\n"
 KIND_JSON = 1
@@ -34,6 +35,8 @@ _HEADER = struct.Struct("<IIB")
 _FLOCK = struct.Struct("hhqqi4x")
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _MAX_PAYLOAD = 1 << 24
+_WINDOW = _MAX_PAYLOAD + 64
+"""Bytes looked through at a time for the next frame; a frame that begins in them ends in as many more."""
 _MAX_PENDING_BYTES = 64 << 20
 _CLOSE_PATIENCE_S = 10.0
 
@@ -108,7 +111,8 @@ class JournalWriter:
         Raises:
             KitError: It is larger than what a reader accepts (16 MiB); nothing of it is written.
         """
-        payload = json.dumps(record, separators=(",", ":")).encode()
+        # Half of a surrogate pair, as in a name that is no UTF-8, is no text that a table can hold.
+        payload = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
         if len(payload) > _MAX_PAYLOAD:
             kind = " ".join(str(record[name]) for name in ("type", "kind") if name in record)
             raise KitError(
@@ -177,6 +181,7 @@ class JournalWriter:
 
 def is_being_written(path: Path) -> bool:
     """Whether another process has this journal open for writing; false where locks are not known."""
+    look_at(path)
     try:
         with path.open("r+b") as stream:
             kind = _FLOCK.unpack(fcntl.fcntl(stream, fcntl.F_OFD_GETLK, _WHOLE_FILE))[0]
@@ -218,18 +223,20 @@ class Unread:
 
 def unread_bytes(path: Path) -> Unread:
     """What a reader leaves out of a journal."""
-    with path.open("rb") as stream:
+    size = look_at(path).st_size
+    with open_plain(path) as stream:
         last = len(MAGIC) if stream.read(len(MAGIC)) == MAGIC else 0
     damaged = 0
     for _, start, end in _frames(path):
         damaged += start - last
         last = end
-    return Unread(damaged, path.stat().st_size - last)
+    return Unread(damaged, size - last)
 
 
 def _frames(path: Path, position: int = 0) -> Iterator[tuple[Frame, int, int]]:
     """Whole frames with the positions of their begin and end."""
-    with path.open("rb") as stream:
+    look_at(path)
+    with open_plain(path) as stream:
         if stream.read(len(MAGIC)) == MAGIC:
             position = max(position, len(MAGIC))
         while True:
@@ -248,23 +255,45 @@ def _frame_at(stream: BinaryIO, position: int) -> tuple[Frame | None, int]:
     """The frame that begins there, and where it ends; None if none does."""
     stream.seek(position)
     header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None, position
+    if len(header) < _HEADER.size or not any(header):
+        return None, position  # zeros, as a power cut leaves them, would be an empty frame with its checksum
     length, checksum, kind = _HEADER.unpack(header)
     if length > _MAX_PAYLOAD:
         return None, position
     payload = stream.read(length)
     if len(payload) < length or zlib.crc32(payload, kind) != checksum:
         return None, position
-    record = json.loads(payload) if kind == KIND_JSON else {}
-    return Frame(kind, payload, record), position + _HEADER.size + length
+    return Frame(
+        kind, payload, _decoded(payload) if kind == KIND_JSON else {}
+    ), position + _HEADER.size + length
+
+
+def _decoded(payload: bytes) -> dict[str, Any]:
+    """The object of a JSON frame; an empty one where it holds something else."""
+    try:
+        found = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _next_frame(stream: BinaryIO, position: int) -> int | None:
     """Where the next whole frame begins, at `position` or behind it."""
-    stream.seek(position)
-    rest = stream.read()
-    for at in range(len(rest) - _HEADER.size):
+    while True:
+        stream.seek(position)
+        rest = stream.read(2 * _WINDOW)
+        last = len(rest) < 2 * _WINDOW
+        found = _frame_in(rest, len(rest) - _HEADER.size if last else _WINDOW)
+        if found is not None:
+            return position + found
+        if last:
+            return None
+        position += _WINDOW
+
+
+def _frame_in(rest: bytes, until: int) -> int | None:
+    """Where the first whole frame begins in these bytes, before `until`."""
+    for at in range(until):
         kind = rest[at + _HEADER.size - 1]
         if kind not in _ROW_BYTES and kind != KIND_JSON:
             continue
@@ -278,5 +307,5 @@ def _next_frame(stream: BinaryIO, position: int) -> int | None:
         else:
             fits = length % _ROW_BYTES[kind] == 0
         if fits and zlib.crc32(rest[begin : begin + length], kind) == checksum:
-            return position + at
+            return at
     return None

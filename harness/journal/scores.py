@@ -1,7 +1,8 @@
 """Scores that a stage reports: checked against tables `evals` and `eval_items` before they enter the journal.
 
 A stage says `{"eval": {...columns...}}` once for each benchmark, metric and filter, and its items' scores in
-one or more `{"eval_items": {subject, benchmark, metric, filter, first, scores: [...], item_sha256: [...]}}`.
+one or more `{"eval_items": {subject, benchmark, metric, filter, first, scores: [...], item_sha256: [...],
+groups: [...]}}`.
 Everything here is a name, a number or a digest: no prompt and no answer has a place.
 """
 
@@ -49,12 +50,14 @@ class Items:
         first: Number of the first item; None follows on what came before.
         scores: One for each item, None where none could be read.
         item_sha256: One for each item, or empty.
+        groups: One for each item, None where it has none; or empty.
     """
 
     key: Key
     first: int | None
     scores: tuple[float | None, ...]
     item_sha256: tuple[str, ...]
+    groups: tuple[str | None, ...] = ()
 
 
 def eval_row(message: object) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def items_chunk(message: object) -> Items:
         ValueError: What is missing, unknown or of the wrong type, in words.
     """
     given = _mapping(message, "eval_items")
-    unknown = sorted(set(given) - {*KEY, "first", "scores", "item_sha256"})
+    unknown = sorted(set(given) - {*KEY, "first", "scores", "item_sha256", "groups"})
     if unknown:
         raise ValueError(f"eval_items has no member {unknown[0]!r}")
     columns = _columns()
@@ -102,16 +105,20 @@ def items_chunk(message: object) -> Items:
     first = given.get("first")
     if first is not None and (isinstance(first, bool) or not isinstance(first, int) or first < 0):
         raise ValueError("eval_items: first must be a whole number >= 0")
-    scores, hashes = given.get("scores"), given.get("item_sha256") or []
-    if not isinstance(scores, list | tuple) or not isinstance(hashes, list | tuple) or not scores:
-        raise ValueError("eval_items: scores and item_sha256 must be lists, scores of at least one number")
-    if hashes and len(hashes) != len(scores):
-        raise ValueError(f"eval_items: {len(scores)} scores and {len(hashes)} item_sha256")
+    scores, hashes, groups = given.get("scores"), given.get("item_sha256") or [], given.get("groups") or []
+    if not all(isinstance(listed, list | tuple) for listed in (scores, hashes, groups)) or not scores:
+        raise ValueError(
+            "eval_items: scores, item_sha256 and groups must be lists, scores of at least one number"
+        )
+    for name, listed in (("item_sha256", hashes), ("groups", groups)):
+        if listed and len(listed) != len(scores):
+            raise ValueError(f"eval_items: {len(scores)} scores and {len(listed)} {name}")
     return Items(
         (named["subject"], named["benchmark"], named["metric"], named["filter"]),
         first,
         tuple(None if score is None else _number(score, "scores") for score in scores),
         tuple(_digest(digest, "item_sha256") for digest in hashes),
+        tuple(None if group is None else _name(group, "groups") for group in groups),
     )
 
 
@@ -139,7 +146,11 @@ def item_messages(items: Items) -> Iterator[dict[str, Any]]:
     named = dict(zip(KEY, items.key, strict=True))
     for start in range(0, len(items.scores), _ITEMS_A_LINE):
         stop = start + _ITEMS_A_LINE
-        listed = {"scores": items.scores[start:stop], "item_sha256": items.item_sha256[start:stop]}
+        listed: dict[str, Sequence[Any]] = {
+            "scores": items.scores[start:stop],
+            "item_sha256": items.item_sha256[start:stop],
+            "groups": items.groups[start:stop],
+        }
         yield {**named, "first": (items.first or 0) + start, **{k: list(v) for k, v in listed.items()}}
 
 
@@ -149,6 +160,7 @@ class Scoreboard:
 
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
     items: dict[Key, list[tuple[float | None, str | None]]] = field(default_factory=dict)
+    groups: dict[Key, list[str | None]] = field(default_factory=dict)
 
     def add_row(self, row: Mapping[str, Any]) -> bool:
         """Add a row; False when it was reported before, exactly so.
@@ -183,10 +195,14 @@ class Scoreboard:
         if sum(map(len, self.items.values())) + len(fresh) > _MAX_ITEMS:
             raise ValueError(f"eval_items: more than {_MAX_ITEMS} items in one stage")
         have += fresh
+        self.groups.setdefault(chunk.key, []).extend(chunk.groups or (None,) * len(fresh))
         return first
 
     def problems(self) -> list[str]:
         """What rows and items say of each other that cannot be, once all have come."""
+        # Here, because most stages score nothing and numpy takes a moment to import.
+        from harness.accounting.item_scores import ItemScores, summary
+
         found = []
         for key, items in self.items.items():
             row = self.rows.get(key)
@@ -198,14 +214,16 @@ class Scoreboard:
             if counts != (row["n_items"], row["n_scored"]):
                 stated = f"{row['n_items']} and {row['n_scored']} stated"
                 found.append(f"eval {_named(key)}: {counts[0]} items, {counts[1]} scored; {stated}")
-            elif row["aggregation"] == "mean":
-                mean = math.fsum(scored) / len(scored)
+            elif row["aggregation"] != "external":
+                mean, _ = summary(
+                    ItemScores([score for score, _ in items], self.groups[key], row["aggregation"])
+                )
                 if not math.isclose(mean, row["score"], rel_tol=_MEAN_REL, abs_tol=_MEAN_REL):
                     found.append(
                         f"eval {_named(key)}: the mean of its items is {mean!r}, not {row['score']!r}"
                     )
         for key, row in self.rows.items():
-            if row["aggregation"] == "mean" and key not in self.items:
+            if row["aggregation"] != "external" and key not in self.items:
                 found.append(f"eval {_named(key)}: called a mean, and no items were reported")
         return found
 
@@ -252,11 +270,10 @@ def _value(value: object, column: Column) -> Any:
     if column.name.endswith("_sha256"):
         return _digest(value, column.name)
     if column.type == "string":
-        if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT or not value.isprintable():
-            raise ValueError(f"eval: {column.name} must be a name of at most {_MAX_TEXT} characters")
-        if not column.allows(value):
-            raise ValueError(f"eval: {column.name} is {value!r}, not one of {', '.join(column.enum or ())}")
-        return value
+        named = _name(value, column.name)
+        if not column.allows(named):
+            raise ValueError(f"eval: {column.name} is {named!r}, not one of {', '.join(column.enum or ())}")
+        return named
     if column.type == "bool":
         if not isinstance(value, bool):
             raise ValueError(f"eval: {column.name} must be true or false")
@@ -269,6 +286,12 @@ def _value(value: object, column: Column) -> Any:
     if not number.is_integer() or abs(number) >= 2**31:
         raise ValueError(f"eval: {column.name} must be a whole number")
     return int(number)
+
+
+def _name(value: object, name: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT or not value.isprintable():
+        raise ValueError(f"eval: {name} must be a name of at most {_MAX_TEXT} characters")
+    return value
 
 
 def _number(value: object, name: str) -> float:

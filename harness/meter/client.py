@@ -1,9 +1,9 @@
-"""Starting the meter's processes and asking them for stage boundaries, from the runner or from a measured
+"""Starting the meter's processes and telling them of stage boundaries, from the runner or from a measured
 program.
 
+A boundary is a moment that the caller stamps. It is told in one message a helper, and no answer is awaited.
 A helper that dies is started again at once: the counter then still gives the right energy, and the hole in
-    the samples
-is in the log.
+the samples is in the log.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
 from harness.meter.choice import SourceChoice, choose
-from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper, Lost
 from harness.meter.sources.base import with_full_path
 
@@ -34,7 +33,6 @@ class MeterConfig:
 
     Attributes:
         period_us: Sampling period; the protocol's is 500,000.
-        boundary_mode: "tick" waits for the counter (at most one refresh), "interpolate" does not.
         devices: None follows CUDA_VISIBLE_DEVICES; an empty tuple meters no GPU; else NVML indices and UUIDs.
         cpu: "auto" (the best source that can be read here), the name of a source, or "none".
         sources: Sources to use whatever their rank, as NAME or NAME:ARGUMENT.
@@ -45,7 +43,6 @@ class MeterConfig:
     """
 
     period_us: int = 500_000
-    boundary_mode: str = "tick"
     devices: tuple[str, ...] | None = None
     cpu: str = "auto"
     sources: tuple[str, ...] = ()
@@ -55,25 +52,6 @@ class MeterConfig:
     def __post_init__(self) -> None:
         """Files are those of the folder that the caller is in now."""
         object.__setattr__(self, "sources", tuple(map(with_full_path, self.sources)))
-
-
-@dataclass(frozen=True)
-class TakenBoundary:
-    """A stage boundary as the meter took it: its number in the log and where each device was cut."""
-
-    number: int
-    mono_us: int
-    device_us: dict[int, int] = field(default_factory=dict)
-    compute_pids: dict[int, list[int]] = field(default_factory=dict)
-    process_cpu_s: float | None = None
-
-    def window_end_us(self) -> int:
-        """The last cut of this boundary."""
-        return max(self.device_us.values(), default=self.mono_us)
-
-    def window_start_us(self) -> int:
-        """The first cut of this boundary."""
-        return min(self.device_us.values(), default=self.mono_us)
 
 
 def visibility(env: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -90,8 +68,6 @@ class MeterClient:
         config: How to meter.
         on_event: Told (kind, severity, detail) about restarts, to be journalled by the caller.
         warn: Told in words what a person should know now.
-        on_record: Given the boundaries that are taken while there is no sampler, to be journalled by the
-            caller.
     """
 
     def __init__(
@@ -101,15 +77,14 @@ class MeterClient:
         config: MeterConfig,
         on_event: Callable[[str, str, dict[str, Any]], None],
         warn: Warn = lambda text: None,
-        on_record: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
         self._dir = journal_dir.absolute()  # a helper may work in another folder
         self._session = session
         self._config = config
         self._on_event = on_event
-        self._on_record = on_record
         self._warn = warn
         self._lock = threading.RLock()
+        self._number_lock = threading.Lock()
         self._serial = 0
         self._request = 0
         self._next_boundary = 0
@@ -146,6 +121,8 @@ class MeterClient:
             if self._estimator is not None:
                 self._await_estimator(choice)
         threading.Thread(target=self._watch, name="kit-meter-watch", daemon=True).start()
+        if self._estimator is not None:
+            threading.Thread(target=self._watch_estimator, name="kit-estimator-watch", daemon=True).start()
 
     def _await_estimator(self, choice: SourceChoice) -> None:
         assert self._estimator is not None
@@ -191,7 +168,6 @@ class MeterClient:
         return {
             "session": self._session,
             "period_us": self._config.period_us,
-            "boundary_mode": self._config.boundary_mode,
             "devices": None if devices is None else list(devices),
             "device_source": choice.devices,
             "zone_sources": choice.zones,
@@ -217,116 +193,65 @@ class MeterClient:
         """Process id of the sampler."""
         return None if self._sampler is None else self._sampler.process.pid
 
+    def helper_pids(self) -> list[int]:
+        """Process ids of the meter's own processes."""
+        return [helper.process.pid for helper in (self._sampler, self._estimator) if helper is not None]
+
     @property
     def stage_group(self) -> int | None:
         """Process group of the running stage."""
         return None if self._group is None else self._group[0]
 
-    def boundary(self, share: bool) -> TakenBoundary:
-        """Take a stage boundary.
+    def boundary(self, at_us: int, ends: int | None = None) -> int:
+        """Tell the helpers of a stage boundary, a moment that has just been stamped.
 
         Args:
-            share: Whether the previous boundary may serve when it is less than one counter refresh old: true
-                where a stage starts, false where one ends.
+            at_us: The moment, CLOCK_MONOTONIC.
+            ends: The stage that ends there, if one does.
+
+        Returns:
+            Its number.
         """
-        with self._lock:
-            while True:
-                # A number is used once: the sampler may have died after it wrote this boundary down.
-                number = self._next_boundary
-                self._next_boundary += 1
-                # Both are asked at once: the CPU figure belongs to this moment, and the watch for the
-                # counter's tick must not begin later for its sake.
-                asked = self._send_estimator(number)
-                try:
-                    taken = self._take(number, share)
-                except Lost:
-                    self._restart_sampler()
-                    continue
-                finally:
-                    estimate = self._receive_estimator(number) if asked else None
-                break
-            return TakenBoundary(
-                number=int(taken["boundary"]),
-                mono_us=int(taken["mono_us"]),
-                device_us={int(r["device_id"]): int(r["mono_us"]) for r in taken["readings"]},
-                compute_pids={int(k): v for k, v in taken["compute_pids"].items() if v is not None},
-                process_cpu_s=None if estimate is None else float(estimate["process_cpu_s"]),
-            )
+        number = self._number()
+        message = {"op": "boundary", "boundary": number, "at_us": at_us, "ends": ends}
+        for helper in (self._sampler, self._estimator):
+            if helper is not None:
+                with contextlib.suppress(Lost):  # noticed by those who wait for its end
+                    helper.send(message)
+        return number
 
-    def moment(self, at_us: int) -> TakenBoundary:
-        """A boundary at a moment that has passed: what the counters showed there lies between two samples."""
-        with self._lock:
-            number = self._next_boundary
-            self._next_boundary += 1
-            if self._sampler is not None:
-                with contextlib.suppress(Lost):  # a new one is told the next number when it starts
-                    self._sampler.send({"op": "numbered", "next": self._next_boundary})
-        devices = [int(device["device_id"]) for device in self.greeting["devices"]]
-        unread = {"mono_us": at_us, "uncertainty_us": 0, "value": None, "power_mw": None}
-        self._on_record(
-            {
-                "type": "boundary",
-                "boundary": number,
-                "session": self._session,
-                "mono_us": at_us,
-                "t_us": utc_us() - (mono_us() - at_us),
-                "moment": True,
-                "readings": [{"device_id": device, "method": "interpolated", **unread} for device in devices],
-                "compute_pids": {},
-                "zone_uncertainty_us": 0,
-            }
-        )
-        return TakenBoundary(number, at_us, dict.fromkeys(devices, at_us))
-
-    def _take(self, number: int, share: bool) -> dict[str, Any]:
+    def moment(self) -> int:
+        """Number of a boundary that lies in the past, between two samples."""
+        number = self._number()
         if self._sampler is not None:
-            return self._ask_sampler({"op": "boundary", "boundary": number, "share": share})
-        # Nobody reads a GPU any more, but stages still have a beginning and an end.
-        record = {
-            "type": "boundary",
-            "boundary": number,
-            "session": self._session,
-            "mono_us": mono_us(),
-            "t_us": utc_us(),
-            "readings": [],
-            "compute_pids": {},
-            "zone_uncertainty_us": 0,
-        }
-        self._on_record(record)
-        return record
+            with contextlib.suppress(Lost):  # a new one is told the next number when it starts
+                self._sampler.send({"op": "numbered", "next": number + 1})
+        return number
 
-    def _ask_sampler(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self._sampler is not None
+    def _number(self) -> int:
+        with self._number_lock:
+            self._next_boundary += 1
+            return self._next_boundary - 1
+
+    def settle(self) -> None:
+        """Wait until all boundaries so far are in the journals: one refresh of the counters at most."""
+        with self._lock:
+            with contextlib.suppress(Lost):
+                if self._sampler is not None:
+                    self._ask(self._sampler, {"op": "settle"})
+            with contextlib.suppress(Lost):
+                if self._estimator is not None:
+                    self._ask(self._estimator, {"op": "settle"})
+
+    def _ask(self, helper: Helper, message: dict[str, Any]) -> dict[str, Any]:
         self._request += 1
-        self._sampler.send({**message, "id": self._request})
+        helper.send({**message, "id": self._request})
         while True:
-            answer = self._sampler.receive(_ANSWER_TIMEOUT_S)
+            answer = helper.receive(_ANSWER_TIMEOUT_S)
             if "warning" in answer:
                 self._warn(answer["warning"])
             elif answer.get("id") == self._request:
                 return answer
-
-    def _send_estimator(self, boundary: int) -> bool:
-        if self._estimator is None:
-            return False
-        try:
-            self._estimator.send({"op": "boundary", "id": boundary, "boundary": boundary})
-        except Lost:
-            self._lose_estimator()
-            return False
-        return True
-
-    def _receive_estimator(self, boundary: int) -> dict[str, Any] | None:
-        if self._estimator is None:
-            return None
-        try:
-            # An answer to an earlier question is left over when Ctrl-C came in between.
-            while (answer := self._estimator.receive(_ANSWER_TIMEOUT_S)).get("id") != boundary:
-                pass
-        except Lost:
-            self._lose_estimator()
-            return None
-        return answer
 
     def _lose_estimator(self) -> None:
         """A new estimator would count from zero: CPU energy is unknown from here on, and the log says so."""
@@ -391,13 +316,20 @@ class MeterClient:
                 watched = self._sampler
             if watched is None:
                 return
-            with contextlib.suppress(ChildProcessError):  # reaped already by whoever noticed first
-                os.waitid(os.P_PID, watched.process.pid, os.WEXITED | os.WNOWAIT)
+            _await_end(watched)
             with self._lock:
                 if self._stopping:
                     return
                 if self._sampler is watched:
                     self._restart_sampler()
+
+    def _watch_estimator(self) -> None:
+        watched = self._estimator
+        assert watched is not None
+        _await_end(watched)
+        with self._lock:
+            if not self._stopping and self._estimator is watched:
+                self._lose_estimator()
 
     def stop(self) -> None:
         """End the helpers; their journals are then complete."""
@@ -405,7 +337,7 @@ class MeterClient:
             self._stopping = True
             if self._sampler is not None:
                 try:
-                    unwritten = int(self._ask_sampler({"op": "stop"})["pending_bytes"])
+                    unwritten = int(self._ask(self._sampler, {"op": "stop"})["pending_bytes"])
                     if unwritten:
                         self._on_event("journal_error", "error", {"lost_bytes": unwritten})
                         self._warn(f"{unwritten} bytes of samples could not be written and are lost")
@@ -415,11 +347,14 @@ class MeterClient:
                 self._sampler = None
             if self._estimator is not None:
                 try:
-                    self._estimator.send({"op": "stop", "id": -1})
-                    while self._estimator.receive(_ANSWER_TIMEOUT_S).get("id") != -1:
-                        pass
+                    self._ask(self._estimator, {"op": "stop"})
                 except Lost:
                     assert self._choice is not None
                     self._on_event(f"x-{self._choice.estimator}_lost", "error", {"at": "stop"})
                 self._estimator.close()
                 self._estimator = None
+
+
+def _await_end(helper: Helper) -> None:
+    with contextlib.suppress(ChildProcessError):  # reaped already by whoever noticed first
+        os.waitid(os.P_PID, helper.process.pid, os.WEXITED | os.WNOWAIT)

@@ -6,23 +6,19 @@ stage. Run as `python -m harness.meter.estimator CONFIG-JSON`; commands and answ
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
 from harness.meter.child import ignore_signals, say
 from harness.meter.clocks import mono_us, utc_us
-from harness.meter.process_tree import MeasuredTree
+from harness.meter.process_tree import MeasuredTree, lives
 from harness.meter.sources.base import ESTIMATE, Wanted, load_source
 
 _PERIOD_S = 1.0
@@ -87,7 +83,7 @@ class Worker:
         self._tree.root_lost()
         until = time.monotonic() + _SAMPLER_ENDS_S
         next_look = 0.0
-        while time.monotonic() < until and any(map(_lives, self._samplers)):
+        while time.monotonic() < until and any(map(lives, self._samplers)):
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + _PERIOD_S
                 self._look(None)
@@ -104,10 +100,13 @@ class Worker:
             self._samplers = command["pids"]
             self._tree.add_helpers(command["pids"])
             return True
-        say({"id": command["id"], **self._look(int(command["boundary"]))}, self._answers)
+        if command["op"] == "boundary":
+            self._look(int(command["boundary"]))
+        elif command["op"] == "settle":
+            say({"id": command["id"]}, self._answers)
         return True
 
-    def _look(self, boundary: int | None) -> dict[str, Any]:
+    def _look(self, boundary: int | None) -> None:
         values = {zone.label: zone.read().energy for zone in self._found.zones}
         reading = {
             "type": ESTIMATE,
@@ -119,40 +118,21 @@ class Worker:
             "uncertainty_us": self._found.zones[0].uncertainty_us,
             "cpu_uj": values.get("cpu"),
             "ram_uj": values.get("ram"),
-            "process_cpu_s": round(self._tree.cpu_seconds(), 3),
         }
         self._journal.append_record(reading)
-        return reading
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def main() -> int:
     """Entry point of the estimator process."""
     ignore_signals()
-    # Nothing that CodeCarbon or its imports print may reach the answers, and no user setting of its may
-    # change them.
     answers = os.dup(1)
-    os.dup2(2, 1)
-    for name in [name for name in os.environ if name.startswith("CODECARBON_")]:
-        del os.environ[name]
-    config = json.loads(sys.argv[1])
-    with tempfile.TemporaryDirectory(prefix="kit-codecarbon-") as empty_home:
-        os.environ["HOME"] = empty_home
-        os.chdir(empty_home)
-        try:
-            worker = Worker(config, answers)
-        except (KitError, RuntimeError, psutil.Error) as error:
-            message = error.message if isinstance(error, KitError) else str(error)
-            say({"error": message}, answers)
-            return 2
-        code = worker.run()
-        os.chdir("/")
-        return code
+    os.dup2(2, 1)  # nothing that a source prints may reach the answers
+    try:
+        worker = Worker(json.loads(sys.argv[1]), answers)
+    except KitError as error:
+        say({"error": error.message}, answers)
+        return 2
+    return worker.run()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import secrets
 from pathlib import Path
 
-from harness.files import sync_folder
+from harness.files import cache_folder, sync_folder
 
 _SECRET_BYTES = 32
 _MACHINE = (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id"))
@@ -40,12 +40,8 @@ def machine_scale_id(cpu_model: str | None) -> str | None:
 
 def _secret() -> bytes | None:
     """The secret, made where there is none; None where it can be neither read nor made."""
-    base = os.environ.get("KIT_CACHE")
-    folder = (
-        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "distill-energy-kit"
-    )
     try:
-        path = folder.expanduser() / "scale.key"
+        path = cache_folder() / "scale.key"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             made = path.with_name(f".scale.key.{os.getpid()}")

@@ -21,10 +21,12 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
+from harness.meter.cells import CellReader
 from harness.meter.child import cpu_s, ignore_signals, raise_priority, say
 from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
+from harness.meter.foreign import foreign_pids
 from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Device, Found, Reading, Wanted, Zone, load_source
-from harness.meter.ticks import Tick, TickModel, interpolated, watch_ticks
+from harness.meter.ticks import TickModel, watch_ticks
 from harness.meter.watchers import GpuWatch, LatenessHistogram, ZoneWatch
 
 VERSION = "1"
@@ -43,17 +45,16 @@ class Sampler:
     """The state of the sampler process.
 
     Args:
-        config: `journal` (file to create), `session`, `period_us`, `boundary_mode` ("tick" or "interpolate"),
-            `device_source` (name and argument of the source of devices), `zone_sources` (the same of each
-            source of zones), `devices` (None = those the job may use, [] = none, or a list of numbers and
-            UUIDs), `known_devices` (None, or [device id, UUID] of each device of the sampler that this one
-            replaces), `visible` (see `Wanted`), `owner_pid`, `next_boundary` (first number not used yet).
+        config: `journal` (file to create), `session`, `period_us`, `device_source` (name and argument of the
+            source of devices), `zone_sources` (the same of each source of zones), `devices` (None = those the
+            job may use, [] = none, or a list of numbers and UUIDs), `known_devices` (None, or [device id,
+            UUID] of each device of the sampler that this one replaces), `visible` (see `Wanted`),
+            `owner_pid`, `next_boundary` (first number not used yet).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.session = int(config["session"])
         self.period_us = int(config["period_us"])
-        self.mode = str(config["boundary_mode"])
         self.owner_pid = int(config["owner_pid"])
         self.journal = JournalWriter(Path(config["journal"]))
         self.clock = ClockWatch()
@@ -61,7 +62,6 @@ class Sampler:
         self.ticks = 0
         self.missed_ticks = 0
         self.group: tuple[int, int] | None = None  # process group of the running stage, and the stage's uid
-        self.last_boundary: dict[str, Any] | None = None
         self._disk_error: str | None = None
         self._cpu_at_ready_s = 0.0
         self._ready_us = 0
@@ -71,6 +71,10 @@ class Sampler:
         self._look_again_us = 0
         self._look_pause_us = _LOOK_AGAIN_US
         self.next_boundary = int(config["next_boundary"])
+        self._input = bytearray()
+        self._input_ended = False
+        self._deferred: list[dict[str, Any]] = []  # commands that wait for the cells of all boundaries
+        self._ends: list[tuple[int, int]] = []  # (boundary, stage) whose processes are still to be asked for
         name, argument = config["device_source"]
         wanted = Wanted(config["devices"], config["known_devices"], config["visible"], argument)
         self.opened: Found = load_source(name).discover(wanted)
@@ -87,6 +91,9 @@ class Sampler:
         self._zone_uncertainty_us = max([ZONE_UNCERTAINTY_US, *(zone.uncertainty_us for zone in self.zones)])
         self.models = {gpu.index: TickModel() for gpu in self.gpus}
         self._watched = [(gpu, GpuWatch(gpu.index)) for gpu in self.gpus]
+        self.cells = CellReader(
+            self.gpus, self.models, self.journal, self.session, idle=self._between_looks, silent=self._silent
+        )
 
     def event(self, kind: str, severity: str = "info", **fields: Any) -> None:
         """Journal an event; `device_id`, `stage_uid` and `at_us` are columns, the rest is detail."""
@@ -141,7 +148,6 @@ class Sampler:
             "cuda": self.opened.facts.get("cuda"),
             "scheduling": scheduling,
             "period_us": self.period_us,
-            "boundary_mode": self.mode,
             "sampler_version": VERSION,
             "mono_us": mono_us(),
             "t_us": utc_us(),
@@ -251,82 +257,68 @@ class Sampler:
             **self.lateness.summary(),
         }
 
-    def boundary(self, number: int, share: bool) -> dict[str, Any]:
-        """Take a stage boundary, or hand out the last one when it is less than one refresh old.
+    def boundary(self, number: int, at_us: int, stage_uid: int | None = None) -> None:
+        """Read everything beside a boundary that was stamped a moment ago, and watch for the ticks behind it.
 
-        Sharing makes the end of a stage the start of the next one, so that nothing falls between them.
+        Args:
+            number: Of the boundary.
+            at_us: Its moment.
+            stage_uid: The stage that ends here, if one does: foreign processes are then looked for. That is
+                slow and locking in a driver, so it is done once the counters have ticked.
         """
-        last = self.last_boundary
-        if share and last is not None and last["shareable"] and self._fresh(last):
-            return last
-        if self.mode == "interpolate":
-            readings = [self._interpolate(gpu) for gpu in self.gpus]
-        else:
-            seen = self._watch_counters()
-            readings = [(seen.get(gpu.index) or [self._immediate(gpu)])[-1] for gpu in self.gpus]
-        powers = {gpu.index: gpu.read() for gpu in self.gpus}
-        record = {
-            "type": "boundary",
-            "boundary": number,
-            "session": self.session,
-            "mono_us": mono_us(),
-            "t_us": utc_us(),
-            "readings": [
-                {
-                    "device_id": tick.device_id,
-                    "mono_us": tick.mono_us,
-                    "uncertainty_us": tick.uncertainty_us,
-                    "value": tick.energy_mj,
-                    "method": tick.method,
-                    "power_mw": powers[tick.device_id].power_mw,
-                }
-                for tick in readings
-            ],
-            # Slow and locking in a driver: asked for where a stage ends, not before one may begin.
-            "compute_pids": {} if share else {str(gpu.index): gpu.compute_pids() for gpu in self.gpus},
-            "zone_uncertainty_us": self._zone_uncertainty_us,
-        }
-        self._read_zones(number)
-        self.journal.append_record(record)
-        shareable = bool(readings) and all(tick.method == "tick" for tick in readings)
-        self.last_boundary = {**record, "shareable": shareable}
         self.next_boundary = max(self.next_boundary, number + 1)
-        return self.last_boundary
+        powers = {}
+        for gpu in self.gpus:
+            reading = gpu.read()
+            power_mw = reading.power_mw if reading.power_mw is not None else reading.average_mw
+            powers[str(gpu.index)] = [power_mw, reading.mono_us]
+            if reading.energy is not None:
+                self.cells.follow(gpu, reading)
+        self._read_zones(number)
+        self.journal.append_record(
+            {
+                "type": "boundary",
+                "boundary": number,
+                "session": self.session,
+                "mono_us": at_us,
+                "t_us": utc_us() - (mono_us() - at_us),
+                "powers": powers,
+                "zone_uncertainty_us": self._zone_uncertainty_us,
+            }
+        )
+        if stage_uid is not None:
+            self._ends.append((number, stage_uid))
 
-    def _watch_counters(self, count: int = 1, *, interruptible: bool = False) -> dict[int, list[Tick]]:
-        """Wait for ticks of the counters there are; the schedule of samples is kept meanwhile.
+    def _silent(self, device_id: int) -> None:
+        self.event("counter_stuck", "warning", device_id=device_id)
+
+    def _look_for_foreigners(self) -> None:
+        """Processes on the devices that are not the measured job's, where stages have just ended."""
+        ends, self._ends = self._ends, []
+        if not ends:
+            return
+        for gpu in self.gpus:
+            foreign = foreign_pids(gpu.compute_pids() or [], self.owner_pid)
+            for _, stage_uid in ends if foreign else ():
+                self.event(
+                    "foreign_process",
+                    "warning",
+                    stage_uid=stage_uid,
+                    device_id=gpu.index,
+                    processes=len(foreign),
+                )
+
+    def _watch_counters(self, count: int = 1, *, interruptible: bool = False) -> None:
+        """Learn from ticks of the counters there are; the schedule of samples is kept meanwhile.
 
         Args:
             count: Ticks to wait for.
             interruptible: Whether a command ends the watch: no boundary waits for a look that is only useful.
         """
         ticking = [gpu for gpu in self.gpus if gpu.methods["energy"] != "absent"]
-        if not ticking:
-            return {}
         idle = self._keep_schedule_until_asked if interruptible else self._keep_schedule
         calm_s = max(_CALM_S, 2 * self._sample_s)
-        return watch_ticks(
-            ticking, self.models, count=count, calm_s=calm_s, spin=not interruptible, idle=idle
-        )
-
-    def _fresh(self, boundary: dict[str, Any]) -> bool:
-        now = mono_us()
-        return all(
-            now - reading["mono_us"] <= (self.models[reading["device_id"]].period_us or 0.0)
-            for reading in boundary["readings"]
-        )
-
-    def _interpolate(self, gpu: Device) -> Tick:
-        reading = gpu.read()
-        return interpolated(gpu, self.models[gpu.index], reading.power_mw, reading.average_mw)
-
-    def _immediate(self, gpu: Device) -> Tick:
-        """The reading of a counter that does not tick or cannot be read."""
-        energy_mj = None if gpu.methods["energy"] == "absent" else gpu.read_energy()
-        if energy_mj is not None:
-            self.event("counter_stuck", "warning", device_id=gpu.index)
-        period = self.models[gpu.index].period_us
-        return Tick(gpu.index, mono_us(), round(period or 100_000), energy_mj, "immediate")
+        watch_ticks(ticking, self.models, count=count, calm_s=calm_s, spin=not interruptible, idle=idle)
 
     def _keep_schedule(self, calm: bool) -> bool:
         overdue = mono_us() - self._due_us
@@ -340,25 +332,36 @@ class Sampler:
 
     def run(self) -> int:
         """Sample until told to stop. Returns the process's exit code."""
-        commands = bytearray()
         while True:
-            wait_s = max(0.0, (self._due_us - mono_us()) / 1e6)
-            readable, _, _ = select.select([0], [], [], wait_s)
-            if readable:
-                chunk = os.read(0, 1 << 16)
-                if not chunk:
-                    return self._owner_lost()
-                commands += chunk
-                while b"\n" in commands:
-                    line, _, rest = bytes(commands).partition(b"\n")
-                    commands = bytearray(rest)
-                    if not self._obey(json.loads(line)):
-                        return 0
-            if os.getppid() != self.owner_pid:
+            due_us = min(self._due_us, self.cells.due_us())
+            self._receive(max(0.0, (due_us - mono_us()) / 1e6))
+            self.cells.watch()
+            self._look_for_foreigners()
+            if self._answer():
+                return 0
+            if self._input_ended or os.getppid() != self.owner_pid:
                 return self._owner_lost()
+            self.cells.look_again()
             if mono_us() >= self._due_us:
                 self._tick()
                 self._refresh_models()
+
+    def _receive(self, wait_s: float = 0.0) -> None:
+        """Take in commands; those about boundaries are carried out at once."""
+        if self._input_ended or not select.select([0], [], [], wait_s)[0]:
+            return
+        chunk = os.read(0, 1 << 16)
+        self._input_ended = not chunk
+        self._input += chunk
+        while b"\n" in self._input:
+            line, _, rest = bytes(self._input).partition(b"\n")
+            self._input = bytearray(rest)
+            self._obey(json.loads(line))
+
+    def _between_looks(self, calm: bool) -> bool:
+        self._receive()
+        self.cells.look_again()
+        return self._keep_schedule(calm)
 
     def _refresh_models(self) -> None:
         """Look at the next tick of counters whose tick times become uncertain, to keep boundaries cheap."""
@@ -378,24 +381,33 @@ class Sampler:
     def _fading_at_us(self) -> float:
         return min((model.fades_at_us() for model in self.models.values()), default=math.inf)
 
-    def _obey(self, command: dict[str, Any]) -> bool:
+    def _obey(self, command: dict[str, Any]) -> None:
         operation = command["op"]
         if operation == "boundary":
-            taken = self.boundary(int(command["boundary"]), bool(command["share"]))
-            say({"id": command["id"], **taken})
+            self.boundary(int(command["boundary"]), int(command["at_us"]), command["ends"])
         elif operation == "group":
             group = command["pgid"]
             self.group = None if group is None else (int(group), int(command["stage_uid"]))
         elif operation == "numbered":
             self.next_boundary = max(self.next_boundary, int(command["next"]))
-        elif operation == "stop":
-            self._finish()
-            say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
-            return False
-        return True
+        else:
+            self._deferred.append(command)
+
+    def _answer(self) -> bool:
+        """Answer what waited for the counters; whether it was told to stop."""
+        deferred, self._deferred = self._deferred, []
+        for command in deferred:
+            if command["op"] == "settle":
+                say({"id": command["id"]})
+            elif command["op"] == "stop":
+                self._finish()
+                say({"id": command["id"], "stopped": True, "pending_bytes": self.journal.pending_bytes})
+                return True
+        return False
 
     def _finish(self) -> None:
-        # The last boundary then has a sample behind it to interpolate with.
+        self.cells.finish()
+        # The last boundary then has a sample behind it.
         self._sample(utc_us() - mono_us())
         self.journal.append_record({**self._stats(), "type": "sampler_end"})
         self.journal.close()
@@ -409,8 +421,10 @@ class Sampler:
         if self.group is not None:
             group, stage_uid = self.group
             self._end_group(group)
-        taken = self.boundary(self.next_boundary, share=False)
-        self.event("runner_lost", "error", stage_uid=stage_uid, boundary=taken["boundary"])
+        number = self.next_boundary
+        self.boundary(number, mono_us(), stage_uid)
+        self.event("runner_lost", "error", stage_uid=stage_uid, boundary=number)
+        self._look_for_foreigners()
         self._finish()
         return 3
 

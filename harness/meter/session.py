@@ -1,9 +1,8 @@
 """One session of a run: the run folder, the owner's journal, the meter's processes, and stages one after
 another.
 
-Both ways of measuring use it: `harness.api.Meter` for stages inside a Python program,
-    `harness.audit.runner` for
-stages that are processes.
+Both ways of measuring use it: `harness.api.Meter` for stages inside a Python program, `harness.audit.runner`
+for stages that are processes.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
+from harness.journal.schema import problem
 from harness.journal.scores import KEY, Items, Scoreboard
-from harness.meter.client import MeterClient, MeterConfig, TakenBoundary, Warn
+from harness.meter.client import MeterClient, MeterConfig, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
-from harness.meter.foreign import foreign_pids
-from harness.spec import current_version
+from harness.meter.process_tree import MeasuredTree
+from harness.spec import current_version, load_protocol
+from harness.text import as_name
 
 TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
@@ -53,21 +54,27 @@ class RunInfo:
 
 @dataclass
 class OpenStage:
-    """A stage that is running."""
+    """A stage that is running.
+
+    Attributes:
+        begun_us: Its opening boundary, CLOCK_MONOTONIC.
+        finish: Number and moment of its closing one, once it is taken.
+        cpu_s: CPU time of the measured processes at the opening boundary, and after `finish` between the two.
+    """
 
     uid: int
     name: str
     kind: str
     attempt: int
-    start: TakenBoundary
-    work_start_us: int
+    begun_us: int
+    cpu_s: float
     tokens: dict[str, int] = field(default_factory=dict)
     scores: Scoreboard = field(default_factory=Scoreboard)
     consumed: list[str] = field(default_factory=list)
     produced: list[str] = field(default_factory=list)
     devices: list[int] | None = None
     dirty: bool = False
-    finish: TakenBoundary | None = None
+    finish: tuple[int, int] | None = None
 
 
 @dataclass
@@ -97,16 +104,24 @@ class MeterSession:
         self.info = info
         self.session = info.first_session
         self.stage: OpenStage | None = None
-        self.boundaries: list[TakenBoundary] = []
         self._children: list[OpenChild] = []
         self._child_attempts: dict[tuple[int, str, str], int] = {}
         self._next_uid = info.first_stage_uid
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()  # threads may begin stages: one does, the other is told
         self._closed = threading.Event()
         self._warn = warn
         self._journal_error: str | None = None
         journal_dir = run_dir / "journal"
+        try:
+            str(run_dir.absolute()).encode()
+        except UnicodeEncodeError:
+            raise KitError(
+                "the path holds bytes that are no UTF-8: no table can be written there",
+                where=str(run_dir),
+                fix="choose another folder for the run",
+            ) from None
         try:
             journal_dir.mkdir(parents=True, exist_ok=True)
             self._journal = JournalWriter(journal_dir / f"{self.session:03d}-000-runner.jnl")
@@ -122,7 +137,7 @@ class MeterSession:
                 where=str(run_dir),
                 expected="a writable folder",
             ) from None
-        self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn, self._record)
+        self.client = MeterClient(journal_dir, self.session, config, self._meter_event, warn)
         try:
             self._record(
                 {
@@ -130,25 +145,26 @@ class MeterSession:
                     "run_id": info.run_id,
                     "pid": os.getpid(),
                     "session": self.session,
-                    "name": info.name,
+                    "name": as_name(info.name),
                     "method": info.method,
                     "protocol": info.protocol,
-                    "labels": list(info.labels),
+                    "labels": [as_name(label) for label in info.labels],
                     "pipeline": info.pipeline,
                     "pue": info.pue,
-                    "region": info.region,
+                    "region": as_name(info.region) if isinstance(info.region, str) else info.region,
                     "reference_tokens": info.reference_tokens,
                     "clock_id": clock_id(),
                     "mono_us": mono_us(),
                     "t_us": utc_us(),
                     "period_us": config.period_us,
-                    "boundary_mode": config.boundary_mode,
                 }
             )
             self.client.start()
         except BaseException:
             self._abandon()
             raise
+        self._helpers = self.client.helper_pids()
+        self._tree = MeasuredTree(os.getpid(), config.include_self, self._helpers)
         self.nothing_measured = self.client.measures_nothing()
         if self.nothing_measured is not None:
             warn(self.nothing_measured)
@@ -171,6 +187,8 @@ class MeterSession:
             file.unlink()
 
     def _record(self, record: dict[str, Any]) -> None:
+        if odd := problem(record):  # no reader would take it, and with it the whole run
+            raise KitError(odd, where="what is to be recorded", fix="give a value that a log can hold")
         with self._lock:
             self._journal.append_record(record)
 
@@ -179,14 +197,17 @@ class MeterSession:
 
     def event(self, kind: str, severity: str = "info", **detail: Any) -> None:
         """Write an event at this moment, belonging to the running stage if there is one."""
+        self._event(kind, severity, mono_us(), detail)
+
+    def _event(self, kind: str, severity: str, at_us: int, detail: dict[str, Any]) -> None:
         self._record(
             {
                 "type": "event",
                 "kind": kind,
                 "severity": severity,
                 "session": self.session,
-                "mono_us": mono_us(),
-                "t_us": utc_us(),
+                "mono_us": at_us,
+                "t_us": utc_us() - (mono_us() - at_us),
                 "device_id": detail.pop("device_id", None),
                 "stage_uid": detail.pop("stage_uid", self.stage.uid if self.stage else None),
                 "detail": detail,
@@ -195,9 +216,14 @@ class MeterSession:
 
     def report_event(self, name: str, detail: dict[str, Any]) -> None:
         """Write an event that a stage reported itself."""
-        kind = "checkpoint" if name == "checkpoint" else "stage_event"
-        words = {} if kind == "checkpoint" else {"event": name}
-        self.event(kind, "info", **words, **({"report": detail} if detail else {}))
+        kind = {"checkpoint": "checkpoint", "work_elsewhere": "x-work_elsewhere"}.get(name, "stage_event")
+        words = {"event": name} if kind == "stage_event" else {}
+        self._event(kind, "info", self._reported_us(), {**words, **({"report": detail} if detail else {})})
+
+    def _reported_us(self) -> int:
+        """The moment of a report: now, or the end of a stage that is over: its last ones are read later."""
+        finish = self.stage.finish if self.stage else None
+        return mono_us() if finish is None else min(mono_us(), finish[1])
 
     def begin(
         self,
@@ -208,7 +234,7 @@ class MeterSession:
         command_sha256: str | None = None,
         devices: list[int] | None = None,
     ) -> OpenStage:
-        """Take the starting boundary of a stage and write it down.
+        """Begin a stage: its opening boundary is now.
 
         Args:
             name: Its name.
@@ -221,37 +247,59 @@ class MeterSession:
         Raises:
             KitError: A stage is running already: the protocol wants them disjoint.
         """
-        if self.stage is not None:
-            raise KitError(
-                f"stage {name!r} begins while {self.stage.name!r} is still running",
-                expected="stages one after another",
-                fix=f"end {self.stage.name!r} first",
-            )
-        start = self.client.boundary(share=True)
-        self.boundaries.append(start)
-        stage = OpenStage(self._next_uid, name, kind, attempt, start, mono_us(), devices=devices)
-        self._next_uid += 1
+        with self._beginning:
+            if self.stage is not None:
+                raise KitError(
+                    f"stage {name!r} begins while {self.stage.name!r} is still running",
+                    expected="stages one after another",
+                    fix=f"end {self.stage.name!r} first",
+                )
+            at_us = mono_us()  # first of all: what is read below takes milliseconds
+            number = self.client.boundary(at_us)
+            cpu_s = self._cpu_s()
+            stage = OpenStage(self._next_uid, name, kind, attempt, at_us, cpu_s, devices=devices)
+            self._next_uid += 1
+            self._record_start(stage.uid, name, kind, attempt, number, at_us, devices, command_sha256)
+            self.stage = stage
+            return stage
+
+    def _cpu_s(self) -> float:
+        """CPU time of the measured processes so far, those that have ended included."""
+        helpers = self.client.helper_pids()
+        if helpers != self._helpers:
+            self._tree.add_helpers(helpers)
+            self._helpers = helpers
+        return self._tree.cpu_seconds()
+
+    def _record_start(
+        self,
+        uid: int,
+        name: str,
+        kind: str,
+        attempt: int,
+        number: int,
+        at_us: int,
+        devices: list[int] | None,
+        command_sha256: str | None = None,
+        **extra: Any,
+    ) -> None:
         self._record(
             {
                 "type": "stage_start",
                 "session": self.session,
-                "stage_uid": stage.uid,
+                "stage_uid": uid,
                 "name": name,
                 "stage": kind,
                 "attempt": attempt,
-                "boundary": start.number,
-                "boundary_us": start.mono_us,
-                "device_us": start.device_us,
+                "boundary": number,
+                "boundary_us": at_us,
                 **({} if devices is None else {"devices": devices}),
-                "work_start_us": stage.work_start_us,
                 "mono_us": mono_us(),
                 "t_us": utc_us(),
                 "command_sha256": command_sha256,
-                "process_cpu_s": start.process_cpu_s,
+                **extra,
             }
         )
-        self.stage = stage
-        return stage
 
     def add_tokens(self, counts: dict[str, int]) -> None:
         """Add to the running stage's token counts, by column name; written within half a second."""
@@ -275,32 +323,16 @@ class MeterSession:
         """
         stage = self.stage
         last_us = self._children[-1].begun_us if self._children else 0
-        until_us = mono_us() if stage is None or stage.finish is None else stage.finish.window_start_us()
-        if stage is None or not max(stage.work_start_us, last_us) <= at_us <= until_us:
+        until_us = mono_us() if stage is None or stage.finish is None else stage.finish[1]
+        if stage is None or not max(stage.begun_us, last_us) <= at_us <= until_us:
             raise KitError(f"{name!r} begins at {at_us}, outside the running stage")
         parent = self._children[-1].uid if self._children else stage.uid
         attempt = self._child_attempts.get((parent, name, kind), 0) + 1
         self._child_attempts[(parent, name, kind)] = attempt
         child = OpenChild(self._next_uid, name, at_us)
         self._next_uid += 1
-        start = self.client.moment(at_us)
-        self._record(
-            {
-                "type": "stage_start",
-                "session": self.session,
-                "stage_uid": child.uid,
-                "parent_uid": parent,
-                "name": name,
-                "stage": kind,
-                "attempt": attempt,
-                "boundary": start.number,
-                **({} if stage.devices is None else {"devices": stage.devices}),
-                "work_start_us": at_us,
-                "mono_us": mono_us(),
-                "t_us": utc_us(),
-                "command_sha256": None,
-            }
-        )
+        number = self.client.moment()
+        self._record_start(child.uid, name, kind, attempt, number, at_us, stage.devices, parent_uid=parent)
         self._children.append(child)
 
     def end_child(self, name: str, status: str, at_us: int) -> None:
@@ -312,21 +344,35 @@ class MeterSession:
         child = self._children[-1] if self._children else None
         if child is None or child.name != name or not child.begun_us < at_us <= mono_us():
             raise KitError(f"{name!r} ends at {at_us} and is not what is running")
-        finish = self.client.moment(at_us)
         self._children.pop()
+        self._record_end(child.uid, self.client.moment(), at_us, status, child.tokens)
+
+    def _record_end(
+        self,
+        uid: int,
+        number: int,
+        at_us: int,
+        status: str,
+        tokens: dict[str, int],
+        *,
+        exit_code: int | None = None,
+        process_cpu_s: float | None = None,
+        **extra: Any,
+    ) -> None:
         self._record(
             {
                 "type": "stage_end",
                 "session": self.session,
-                "stage_uid": child.uid,
-                "boundary": finish.number,
-                "work_end_us": at_us,
+                "stage_uid": uid,
+                "boundary": number,
+                "boundary_us": at_us,
                 "mono_us": mono_us(),
                 "t_us": utc_us(),
                 "status": status,
-                "exit_code": None,
-                "process_cpu_s": None,
-                "tokens": child.tokens,
+                "exit_code": exit_code,
+                "process_cpu_s": process_cpu_s,
+                "tokens": tokens,
+                **extra,
             }
         )
 
@@ -337,6 +383,8 @@ class MeterSession:
             KitError: No stage is running, or the benchmark was reported before with other values.
         """
         stage = self._scoring()
+        if row["judge_id"] and not row["judge_stage_uid"] and stage.kind in load_protocol().kinds("judge"):
+            row = {**row, "judge_stage_uid": stage.uid}
         try:
             fresh = stage.scores.add_row(row)
         except ValueError as error:
@@ -357,82 +405,55 @@ class MeterSession:
             raise KitError(str(error)) from None
         if first is not None:
             named = dict(zip(KEY, items.key, strict=True))
-            scores, hashes = list(items.scores), list(items.item_sha256)
-            record = {"type": "eval_items", "stage_uid": stage.uid, **named, "first": first}
-            self._record({**record, "scores": scores, "item_sha256": hashes})
+            listed = {"scores": list(items.scores), "item_sha256": list(items.item_sha256)}
+            listed |= {"groups": list(items.groups)} if items.groups else {}
+            self._record({"type": "eval_items", "stage_uid": stage.uid, **named, "first": first, **listed})
 
     def _scoring(self) -> OpenStage:
         if self.stage is None:
             raise KitError("a score was reported while no stage is running", fix="report it inside a stage")
         return self.stage
 
-    def cut(self) -> None:
-        """Take the ending boundary of the running stage now; `end` writes it down once the rest is known.
+    def cut(self, at_us: int | None = None) -> None:
+        """Close the running stage: its boundary is `at_us`, now by default. `end` writes it down later.
 
         What the caller still has to read and decide then costs the stage nothing.
         """
         stage = self.stage
         assert stage is not None
         if stage.finish is None:
-            stage.finish = self.client.boundary(share=False)
+            at_us = max(stage.begun_us + 1, mono_us() if at_us is None else at_us)
+            stage.finish = self.client.boundary(at_us, stage.uid), at_us
+            stage.cpu_s = self._cpu_s() - stage.cpu_s
 
     def end(
-        self, status: str, *, exit_code: int | None = None, work_end_us: int | None = None, **extra: Any
-    ) -> TakenBoundary:
-        """Take the ending boundary of the running stage, unless `cut` did, and write it down.
+        self, status: str, *, exit_code: int | None = None, at_us: int | None = None, **extra: Any
+    ) -> int:
+        """Close the running stage, unless `cut` did, and write it down.
 
         Args:
             status: "completed", "failed" or "interrupted".
             exit_code: Of a process stage.
-            work_end_us: When the work ended, if earlier than now.
+            at_us: Its closing boundary, now by default.
             **extra: Further fields for the stage's record.
+
+        Returns:
+            Its length, microseconds.
         """
         stage = self.stage
         assert stage is not None
-        work_end_us = work_end_us or mono_us()
+        self.cut(at_us)
+        assert stage.finish is not None
+        number, end_us = stage.finish
         while self._children:  # its program ended without a word about them
             child = self._children[-1]
-            self.end_child(child.name, "interrupted", max(work_end_us, child.begun_us + 1))
-        self.cut()
-        finish = stage.finish
-        assert finish is not None
-        self.boundaries.append(finish)
-        cpu_s = None
-        if finish.process_cpu_s is not None and stage.start.process_cpu_s is not None:
-            cpu_s = finish.process_cpu_s - stage.start.process_cpu_s
-        self._notice_foreign(stage.uid, finish)
+            self.end_child(child.name, "interrupted", max(end_us, child.begun_us + 1))
         self.stage = None
-        self._record(
-            {
-                "type": "stage_end",
-                "session": self.session,
-                "stage_uid": stage.uid,
-                "boundary": finish.number,
-                "boundary_us": finish.mono_us,
-                "device_us": finish.device_us,
-                "work_end_us": work_end_us,
-                "mono_us": mono_us(),
-                "t_us": utc_us(),
-                "status": status,
-                "exit_code": exit_code,
-                "process_cpu_s": cpu_s,
-                "tokens": stage.tokens,
-                **extra,
-            }
+        cpu_s = round(stage.cpu_s, 3)
+        self._record_end(
+            stage.uid, number, end_us, status, stage.tokens, exit_code=exit_code, process_cpu_s=cpu_s, **extra
         )
-        return finish
-
-    def _notice_foreign(self, stage_uid: int, boundary: TakenBoundary) -> None:
-        for device_id, pids in boundary.compute_pids.items():
-            foreign = foreign_pids(pids)
-            if foreign:
-                self.event(
-                    "foreign_process",
-                    "warning",
-                    stage_uid=stage_uid,
-                    device_id=device_id,
-                    processes=len(foreign),
-                )
+        return end_us - stage.begun_us
 
     def artifact(self, stage_uid: int, role: str, entry: dict[str, Any]) -> None:
         """Record that a stage consumed or produced an artifact (columns of the artifacts table)."""
@@ -463,13 +484,14 @@ class MeterSession:
         stage = self.stage
         if stage is not None and stage.dirty:
             stage.dirty = False
+            at_us = self._reported_us()
             self._record(
                 {
                     "type": "stage_tokens",
                     "session": self.session,
                     "stage_uid": stage.uid,
-                    "mono_us": mono_us(),
-                    "t_us": utc_us(),
+                    "mono_us": at_us,
+                    "t_us": utc_us() - (mono_us() - at_us),
                     "tokens": dict(stage.tokens),
                 }
             )

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 from harness.errors import KitError
 
+ALL = "all"
+"""Every GPU of the machine, whatever the environment shows: reserved for the run, and paid for by it."""
+
+ORDER_IN_DOUBT = "device_order_ambiguous"
+"""The doubt, and the label of a run, where the GPUs that were metered may not be those that were used."""
+
 
 @dataclass(frozen=True)
 class GpuIdentity:
@@ -51,7 +57,7 @@ def select_visible(gpus: list[GpuIdentity], visible: str | None, device_order: s
     entries = [entry.strip() for entry in visible.split(",")]
     numbered = any(entry.isdigit() for entry in entries)
     if numbered and device_order != "PCI_BUS_ID" and len({gpu.model for gpu in gpus}) > 1:
-        doubts.append("device_order_ambiguous")
+        doubts.append(ORDER_IN_DOUBT)
     chosen: list[int] = []
     mig: list[int] = []
     named: set[str] = set()
@@ -67,16 +73,19 @@ def select_visible(gpus: list[GpuIdentity], visible: str | None, device_order: s
         named.add(entry)
         if is_mig and gpu.index not in mig:
             mig.append(gpu.index)
-    return Selection(tuple(chosen), tuple(mig), tuple(doubts))
+    # Whatever the numbers mean, a list of all cards is all cards.
+    return Selection(tuple(chosen), tuple(mig), tuple(doubts) if len(chosen) < len(gpus) else ())
 
 
 def select_listed(gpus: list[GpuIdentity], wanted: list[str]) -> Selection:
-    """Resolve an explicit `devices:` list of NVML indices, UUIDs or UUID prefixes.
+    """Resolve an explicit `devices:` list of NVML indices, UUIDs or UUID prefixes; ["all"] is every GPU.
 
     Raises:
         KitError: An entry names no GPU of this machine.
     """
     by_index = sorted(gpus, key=lambda gpu: gpu.index)
+    if wanted == [ALL]:
+        return Selection(tuple(gpu.index for gpu in by_index))
     chosen: list[int] = []
     mig: list[int] = []
     for entry in wanted:

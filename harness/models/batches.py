@@ -74,7 +74,7 @@ class Batcher:
     Args:
         dataset: The split.
         seq_len: Positions of a packed row; no example may be longer.
-        micro_batch: Rows of a batch; the last of an epoch (and none other) may have fewer.
+        micro_batch: Rows of a batch; the last of a step (and none other) may have fewer.
         seed: Decides every epoch's order together with the epoch's number.
         mode: "packed": several examples a row, separated by segments, all rows seq_len wide. "bucketed": one
             example a row, rows of like length together, as wide as the longest of the batch.
@@ -82,6 +82,8 @@ class Batcher:
             positions and shuffles no less, since the batches are shuffled over the whole epoch.
         pad_id: Token in the padding; never a label, never seen by a real token.
         indices: Use only these examples.
+        effective_batch: Examples of an optimizer step, whatever `mode` and `micro_batch`; the last of an
+            epoch may have fewer. None: each batch is a step, and "packed" fills rows across the whole window.
 
     Raises:
         KitError: An example does not fit seq_len, or there is none.
@@ -98,6 +100,7 @@ class Batcher:
         window: int = 2048,
         pad_id: int = 0,
         indices: Sequence[int] | None = None,
+        effective_batch: int | None = None,
     ) -> None:
         if mode not in ("packed", "bucketed"):
             raise KitError(f"batch mode {mode!r}", expected="packed or bucketed")
@@ -117,7 +120,9 @@ class Batcher:
         self.micro_batch = micro_batch
         self.seed = seed
         self.mode = mode
-        self._window = max(1, window // micro_batch) * micro_batch
+        self._effective = effective_batch
+        unit = effective_batch or micro_batch
+        self._window = max(1, window // unit) * unit
         self._pad_id = pad_id
         self._plans: dict[int, EpochPlan] = {}
 
@@ -132,6 +137,19 @@ class Batcher:
     def batches_per_epoch(self, epoch: int) -> int:
         """Number of batches of an epoch; may differ a little between epochs in packed mode."""
         return len(self.plan(epoch))
+
+    def steps(self, epoch: int) -> list[range]:
+        """The batches of each optimizer step of an epoch."""
+        batches = self.plan(epoch)
+        if self._effective is None:
+            return [range(k, k + 1) for k in range(len(batches))]
+        found, first, examples = [], 0, 0
+        for k, rows in enumerate(batches, start=1):
+            examples += sum(map(len, rows))
+            if examples >= self._effective or k == len(batches):
+                found.append(range(first, k))
+                first, examples = k, 0
+        return found
 
     def batch(self, epoch: int, k: int) -> Batch:
         """Batch k of an epoch."""
@@ -148,6 +166,8 @@ class Batcher:
         random = np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
         order = self._indices[_shuffled(random, len(self._indices))]
         lengths = self._dataset.lengths
+        if self._effective is not None:
+            return self._steps_of_examples(order, random, self._effective)
         rows: list[list[int]] = []
         for start in range(0, len(order), self._window):
             part = order[start : start + self._window]
@@ -162,6 +182,29 @@ class Batcher:
             # The short batch stays last: optimizer steps of whole batches come out equal in every epoch.
             whole = len(rows) // self.micro_batch
             batches = [batches[i] for i in _shuffled(random, whole)] + batches[whole:]
+        return batches
+
+    def _steps_of_examples(
+        self, order: npt.NDArray[np.int64], random: np.random.PCG64, size: int
+    ) -> EpochPlan:
+        """Groups of `size` examples, each split into batches by itself: how many rows share a batch or
+        examples a row changes no group, and so no gradient.
+        """
+        lengths = self._dataset.lengths
+        if self.mode == "bucketed":
+            windows = [order[start : start + self._window] for start in range(0, len(order), self._window)]
+            order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in windows])
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        if self.mode == "bucketed":
+            whole = len(order) // size
+            groups = [groups[i] for i in _shuffled(random, whole)] + groups[whole:]
+        batches = []
+        for group in groups:
+            if self.mode == "packed":
+                rows = [group[row].tolist() for row in pack(lengths[group], self.seq_len)]
+            else:
+                rows = [[index] for index in group.tolist()]
+            batches += [rows[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
         return batches
 
 

@@ -3,6 +3,10 @@
 Every assistant turn is a label, its end token included, and nothing else is. Where a turn begins and ends the
 template itself says: what it renders before the turn (with the generation prompt) and through the turn are
 prefixes of the whole, or it marks the turn with `{% generation %}`. No tag is searched for.
+
+A template that renders a turn differently once others follow (it strips the reasoning of earlier turns, or
+ends only the last one) has no such prefixes. Of such a conversation the last answer alone is a label, below
+the history as the template shows it: just what a model is given when it is to speak.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -23,15 +28,36 @@ from harness.errors import KitError
 
 Message = Mapping[str, str]
 
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    TEMPLATE_FILE,
+    "generation_config.json",
+)
+"""What goes along with a model's weights. A folder without weights also needs config.json: transformers
+chooses the tokenizer's class by it."""
+
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as tokens: input_ids int32 [n] and label_mask bool [n]."""
+    """A conversation as tokens.
+
+    Attributes:
+        input_ids: int32 [n].
+        label_mask: bool [n].
+        last_only: Of several answers the last alone is a label.
+    """
 
     input_ids: npt.NDArray[np.int32]
     label_mask: npt.NDArray[np.bool_]
+    last_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,69 @@ class Dropped:
     """Why a conversation cannot be used: a reason that is counted."""
 
     reason: str
+
+
+PLAIN = "plain"
+"""Name of a template for models that have none: role tags in plain text, the end token after an answer."""
+_PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def read_template(place: Path) -> str:
+    """The chat template of a tokenizer or model folder, of a file that holds nothing else, or PLAIN.
+
+    Raises:
+        KitError: There is none.
+    """
+    if str(place) == PLAIN:
+        return _PLAIN_TEMPLATE
+    try:
+        if place.is_file():
+            return place.read_text(encoding="utf-8")
+        if (place / TEMPLATE_FILE).is_file():
+            return (place / TEMPLATE_FILE).read_text(encoding="utf-8")
+        template = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+        if isinstance(template, str):
+            return template
+        said = "tokenizer_config.json names several"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = f"{type(error).__name__}: {error}"
+    raise KitError(
+        f"no chat template there ({said})",
+        where=str(place),
+        expected=f"{TEMPLATE_FILE}, or one chat_template in tokenizer_config.json",
+    )
+
+
+def write_tokenizer(source: Path, target: Path, template: str | None = None) -> None:
+    """Copy a tokenizer's files, with another chat template where one is given.
+
+    Args:
+        source: Tokenizer or model folder.
+        target: Folder to fill; made if missing.
+        template: Takes the place of the tokenizer's own.
+
+    Raises:
+        KitError: There is no such folder.
+    """
+    if not source.is_dir():
+        raise KitError("no tokenizer there", where=str(source), expected="a tokenizer or model folder")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in (*TOKENIZER_FILES, "config.json"):
+        if (source / name).is_file():
+            (target / name).write_bytes((source / name).read_bytes())
+    if template is None:
+        return
+    (target / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    settings = target / "tokenizer_config.json"
+    if settings.exists():
+        fields = json.loads(settings.read_text(encoding="utf-8"))
+        fields.pop("chat_template", None)
+        settings.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class ChatEncoder:
@@ -63,6 +152,8 @@ class ChatEncoder:
                 "the tokenizer has no chat template",
                 where=str(tokenizer.name_or_path),
                 expected="chat_template in tokenizer_config.json, or chat_template.jinja",
+                fix="preprocess with chat_template: FILE, or plain for a base model, and give the data set's "
+                "tokenizer folder to the stages after it",
             )
         self.tokenizer = tokenizer
         self.tokenizer_sha256 = _tokenizer_digest(tokenizer)
@@ -103,10 +194,10 @@ class ChatEncoder:
         Returns:
             For each, its tokens and labels, or why there are none: "empty", "no_assistant_turn",
             "assistant_speaks_first", "special_token_in_content", "refused_by_template" or
-            "turns_not_separable" (the template renders a turn differently once others follow).
+            "turns_not_separable" (the template does not render the last answer below its prompt).
         """
         texts: list[str] = []
-        spans: list[list[tuple[int, int]]] = []
+        spans: list[tuple[list[tuple[int, int]], bool]] = []
         result: list[Encoded | Dropped | None] = []
         for messages in conversations:
             rendered = self._locate(messages)
@@ -114,11 +205,11 @@ class ChatEncoder:
                 result.append(rendered)
                 continue
             texts.append(rendered[0])
-            spans.append(rendered[1])
+            spans.append(rendered[1:])
             result.append(None)
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
         where = iter(spans)
-        return [_labelled(next(encodings), next(where)) if item is None else item for item in result]
+        return [_labelled(next(encodings), *next(where)) if item is None else item for item in result]
 
     @property
     def _backend(self) -> Any:
@@ -131,8 +222,9 @@ class ChatEncoder:
         assert isinstance(text, str)
         return text
 
-    def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]] | Dropped:
-        """The rendered text and the character span of every assistant turn."""
+    def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]], bool] | Dropped:
+        """The rendered text, the character spans of the turns that are labels, and whether those are the last
+        one of several."""
         from jinja2 import TemplateError
 
         speakers = [message["role"] for message in messages]
@@ -144,21 +236,26 @@ class ChatEncoder:
             return Dropped("assistant_speaks_first")
         if any(special in message["content"] for message in messages for special in self._specials):
             return Dropped("special_token_in_content")
+        answers = [number for number, speaker in enumerate(speakers) if speaker == "assistant"]
+        last_only = False
         try:
-            spans = self._marked_spans(messages) if self._marked else self._prefix_spans(messages)
+            spans = self._marked_spans(messages) if self._marked else self._prefix_spans(messages, answers)
+            if spans is None and len(answers) > 1:
+                last_only = True
+                spans = self._prefix_spans(messages[: answers[-1] + 1], answers[-1:])
         except TemplateError:
             return Dropped("refused_by_template")
         if spans is None:
             return Dropped("turns_not_separable")
         text, turns = spans
-        return text, [self._to_end_of_turn(text, start, end) for start, end in turns]
+        return text, [self._to_end_of_turn(text, start, end) for start, end in turns], last_only
 
-    def _prefix_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]] | None:
+    def _prefix_spans(
+        self, messages: Sequence[Message], answers: Sequence[int]
+    ) -> tuple[str, list[tuple[int, int]]] | None:
         text = self._render(messages)
         spans = []
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        for number in answers:
             before = self._render(messages[:number], generation=True)
             last = number == len(messages) - 1
             through = text if last else self._render(messages[: number + 1])
@@ -188,7 +285,7 @@ class ChatEncoder:
         return (start, end + len(closing)) if closing and text.startswith(closing, end) else (start, end)
 
 
-def _labelled(encoding: Any, spans: list[tuple[int, int]]) -> Encoded:
+def _labelled(encoding: Any, spans: list[tuple[int, int]], last_only: bool) -> Encoded:
     """Tokens that lie wholly in a span are labels. One that began before it has a piece of the prompt, which
     a model is given before it speaks.
     """
@@ -199,7 +296,7 @@ def _labelled(encoding: Any, spans: list[tuple[int, int]]) -> Encoded:
     for start, end in spans:
         mask |= (starts >= start) & (ends > start) & (ends <= end)
     mask[:1] = False
-    return Encoded(ids, mask)
+    return Encoded(ids, mask, last_only)
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

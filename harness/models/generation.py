@@ -8,7 +8,7 @@ And what it counts as generated is what was sampled: the end token included, pad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -43,6 +43,7 @@ class TokenSampling:
         max_new_tokens: Most tokens of an answer, the end token included.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_p: Mass of the nucleus: of the likeliest tokens the fewest that hold it; 1 for all.
+        ignore_end: Whether an end token ends no answer: each has max_new_tokens.
 
     Raises:
         KitError: A value out of range.
@@ -51,6 +52,7 @@ class TokenSampling:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    ignore_end: bool = False
 
     def __post_init__(self) -> None:
         fine = self.max_new_tokens >= 1 and self.temperature >= 0 and 0 < self.top_p <= 1
@@ -107,12 +109,16 @@ class Generator(Protocol):
 
     Attributes:
         work: What it did so far.
+        one_queue: Whether it schedules any number of prompts by itself and answers each as it ends.
     """
 
     work: TokenWork
+    one_queue: bool
 
-    def generate(self, prompts: Sequence[Prompt], sampling: TokenSampling) -> list[Generation]:
-        """Answer every prompt, in the order given."""
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: TokenSampling
+    ) -> Iterator[tuple[Prompt, Generation]]:
+        """Answer every prompt; those that end first come first. `work` has what came, and no more."""
 
     def describe(self) -> dict[str, Any]:
         """Engine, versions and flags: whatever decides the outputs beside model, prompts and sampling."""

@@ -8,7 +8,7 @@ prompt's first token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from harness.errors import KitError
+from harness.models.forward import scores_are_capped, use_attention, windows_of
 from harness.models.generation import (
     Generation,
     Prompt,
@@ -36,13 +37,24 @@ class TransformersGenerator:
     Args:
         model: A causal language model on its device, in eval mode; attention "sdpa" or "eager".
         tokenizer: Its tokenizer.
-        batch_size: Prompts a batch.
+        batch_size: Most prompts a batch; by default as many as fit, or 128 where nobody can tell.
+        rows_that_fit: Says of model, tokens of a prompt and of an answer how many rows the memory holds.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int) -> None:
-        if batch_size < 1:
+    one_queue = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int | None = None,
+        rows_that_fit: Callable[[Any, int, int], int] | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
             raise KitError(f"batch_size {batch_size}", expected="at least 1")
         self.work = TokenWork()
+        self._rows_that_fit = rows_that_fit
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
@@ -50,14 +62,22 @@ class TransformersGenerator:
 
     @classmethod
     def load(
-        cls, directory: Path, *, dtype: str, device: str, batch_size: int, tokenizer: Any
+        cls,
+        directory: Path,
+        *,
+        dtype: str,
+        device: str,
+        batch_size: int | None,
+        tokenizer: Any,
+        rows_that_fit: Callable[[Any, int, int], int] | None = None,
     ) -> TransformersGenerator:
         """Load a model folder onto a device.
 
         Raises:
             KitError: transformers cannot load it.
         """
-        return cls(load_causal_model(directory, dtype=dtype, device=device), tokenizer, batch_size=batch_size)
+        model = load_causal_model(directory, dtype=dtype, device=device)
+        return cls(model, tokenizer, batch_size=batch_size, rows_that_fit=rows_that_fit)
 
     @property
     def longest(self) -> int | None:
@@ -66,21 +86,57 @@ class TransformersGenerator:
         return None if value is None else int(value)
 
     def generate(self, prompts: Sequence[Prompt], sampling: TokenSampling) -> list[Generation]:
-        """Answer every prompt, in the order given; batches are made of prompts of like length."""
+        """Answer every prompt, in the order given; batches are made of prompts of like length.
+
+        Where the memory does not hold a batch, half of it is tried.
+
+        Raises:
+            KitError: Not even one prompt fits.
+        """
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].token_ids), i))
         result: dict[int, Generation] = {}
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
+        start, most = 0, self._batch_size
+        while start < len(order):
+            longest = len(prompts[order[start]].token_ids)
+            size = most or 128
+            if self._rows_that_fit is not None:
+                fits = self._rows_that_fit(self._model, longest, sampling.max_new_tokens)
+                size = min(most or fits, fits)
+            chosen = order[start : start + size]
             rows = [prompts[i].token_ids for i in chosen]
+            ends = () if sampling.ignore_end else self._ends
             points = None
             if sampling.temperature > 0:
                 drawn = [uniforms(prompts[i].seed, sampling.max_new_tokens) for i in chosen]
                 points = torch.from_numpy(np.stack(drawn))
-            answers, work = decode(self._model, rows, sampling, ends=self._ends, points=points)
+            try:
+                answers, work = decode(self._model, rows, sampling, ends=ends, points=points)
+            except torch.OutOfMemoryError:
+                if len(chosen) == 1:
+                    raise KitError(
+                        f"no memory for one prompt of {longest} tokens and {sampling.max_new_tokens} new",
+                        where="generate",
+                        fix="a card with more memory, or fewer --max_new_tokens",
+                        exit_code=1,
+                    ) from None
+                most = len(chosen) // 2
+                print(
+                    f"generate: out of memory with {len(chosen)} prompts; {most} are tried",
+                    flush=True,
+                )
+                torch.cuda.empty_cache()
+                continue
+            start += len(chosen)
             self.work.add(work)
             for i, answer in zip(chosen, answers, strict=True):
-                result[i] = as_generation(self._tokenizer, answer, self._ends)
+                result[i] = as_generation(self._tokenizer, answer, ends)
         return [result[i] for i in range(len(prompts))]
+
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: TokenSampling
+    ) -> Iterator[tuple[Prompt, Generation]]:
+        """Every prompt with its answer, when all of them are there."""
+        yield from zip(prompts, self.generate(prompts, sampling), strict=True)
 
     def describe(self) -> dict[str, Any]:
         """Engine, versions and flags."""
@@ -129,6 +185,8 @@ def load_causal_model(directory: Path, *, dtype: str, device: str) -> Any:
             where=str(directory),
             expected="a Hugging Face folder with config.json and safetensors",
         ) from None
+    if scores_are_capped(model):
+        use_attention(model, "eager")
     return model.eval()
 
 
@@ -174,10 +232,14 @@ def decode(
 
     from transformers import DynamicCache
 
+    # Where layers have windows of their own transformers makes the mask, from which places are real.
+    windowed = bool(windows_of(model))
     # Grown by one place a step; rows that have ended leave it.
     cache = DynamicCache(config=model.config)
     places = (seen[:, :width].cumsum(dim=1) - 1).clamp(min=0)
-    mask = _prefill_mask(seen[:, :width]) if int(lengths.min()) < width else None
+    mask = None
+    if int(lengths.min()) < width:
+        mask = seen[:, :width] if windowed else _prefill_mask(seen[:, :width])
     work = TokenWork(processed=sum(len(prompt) for prompt in prompts), positions=count * width)
     answers: list[list[int]] = [[] for _ in range(count)]
     alive = torch.arange(count, device=device)
@@ -208,7 +270,8 @@ def decode(
             open_rows = open_rows[keep]
         ids = chosen[:, None]
         places = (lengths + step)[:, None]
-        mask = seen[:, None, None, : width + step + 1]
+        mask = seen[:, : width + step + 1]
+        mask = mask if windowed else mask[:, None, None]
         work.processed += remaining
         work.positions += len(alive)
     work.generated = sum(len(answer) for answer in answers)

@@ -25,6 +25,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from harness.errors import KitError
+from harness.models.head import Head
 
 Tail = Literal["bucket", "partial", "renormalised"]
 TAILS: tuple[Tail, ...] = ("bucket", "partial", "renormalised")
@@ -48,6 +49,18 @@ class TeacherRows:
     logp: torch.Tensor
     log_tail: torch.Tensor
     a_t: Mapping[float, torch.Tensor] = field(default_factory=dict)
+
+    def within(self, rows: int) -> TeacherRows:
+        """The same for a student of fewer rows: the teacher's ids beyond them, which are padding to both,
+        become part of the tail.
+        """
+        beyond = self.ids >= rows
+        if not bool(beyond.any()):
+            return self
+        lost = torch.where(beyond, self.logp, -torch.inf)
+        tail = torch.logaddexp(self.log_tail, torch.logsumexp(lost, dim=1))
+        kept = torch.where(beyond, -torch.inf, self.logp)
+        return TeacherRows(torch.where(beyond, 0, self.ids), kept, tail, self.a_t)
 
     @classmethod
     def from_cache(cls, rows: Any, device: torch.device | str = "cpu") -> TeacherRows:
@@ -118,7 +131,7 @@ class LossSum:
 
 def kd_loss(
     hidden: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Head,
     labels: torch.Tensor,
     teacher: TeacherRows | None = None,
     *,
@@ -131,7 +144,7 @@ def kd_loss(
 
     Args:
         hidden: [P, d] final hidden states of the positions that predict the labels.
-        weight: [V, d] output matrix (no bias).
+        weight: [V, d] output matrix, or a head with what follows it.
         labels: int64 [P], the label of each position.
         teacher: The teacher's rows in the order of the labels; None only with alpha = 1.
         alpha: Weight of the cross-entropy, in [0, 1]. At 1 the teacher is not looked at: the same bits as
@@ -156,31 +169,50 @@ def kd_loss(
             raise KitError(f"{len(teacher.ids)} teacher rows for {len(labels)} labels")
         ids = teacher.ids
         logp, log_tail = teacher.at(temperature, tail)
+    head = weight if isinstance(weight, Head) else Head(weight)
+    if len(labels) and not hidden.is_meta:
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= head.vocab_size:
+            raise KitError(
+                f"label {low if low < 0 else high} for a vocabulary of {head.vocab_size}",
+                expected="the positions with a label alone (-100 marks those without)",
+            )
     if chunk is None:
         elements = CPU_CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS
-        chunk = max(32, elements // weight.shape[0])
+        chunk = max(32, elements // head.vocab_size)
     wanted = torch.is_grad_enabled()
     total, ce, kl = cast(
         tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, labels, ids, logp, log_tail, alpha, temperature, chunk, wanted
+            hidden,
+            head.weight,
+            head.bias,
+            head,
+            labels,
+            ids,
+            logp,
+            log_tail,
+            alpha,
+            temperature,
+            chunk,
+            wanted,
         ),
     )
     return LossSum(total, ce, None if ids is None else kl)
 
 
 def sft_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None
+    hidden: torch.Tensor, weight: torch.Tensor | Head, labels: torch.Tensor, *, chunk: int | None = None
 ) -> LossSum:
     """Sum of the cross-entropy: `kd_loss` with alpha = 1."""
     return kd_loss(hidden, weight, labels, alpha=1.0, chunk=chunk)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Value and both gradients in one pass over the chunks, three matrix products each as in a plain
-    backward.
+    """Value and gradients in one pass over the chunks, three matrix products each as in a plain backward.
 
-    Saved for the backward: d total / d hidden [P, d] and d total / d weight [V, d], in their own types.
+    Saved for the backward: d total / d hidden [P, d], d total / d weight [V, d] and, where the head has a
+    bias, d total / d bias [V], in their own types.
     """
 
     @staticmethod
@@ -188,6 +220,8 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        head: Head,
         labels: torch.Tensor,
         ids: torch.Tensor | None,
         logp: torch.Tensor | None,
@@ -201,16 +235,21 @@ class _ChunkedLoss(torch.autograd.Function):
         of_weight = wanted and ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(hidden) if of_hidden else None
         grad_weight = torch.zeros_like(weight) if of_weight else None
+        grad_bias = None
+        if bias is not None and wanted and ctx.needs_input_grad[2]:
+            # Summed over the chunks: in no narrower type than the loss.
+            grad_bias = torch.zeros(len(bias), dtype=_wide(bias.dtype), device=bias.device)
+        any_gradient = of_hidden or of_weight or grad_bias is not None
         # Sums of many rows: float64, so that they do not depend on how the rows were split.
         ce = torch.zeros((), dtype=torch.float64, device=hidden.device)
         kl = torch.zeros_like(ce)
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
             logits = hidden[part] @ weight.t()
-            if logits.dtype in (torch.bfloat16, torch.float16):
-                logits = logits.float()
+            logits = head.shape_logits(logits.to(_wide(logits.dtype)))
+            slope = head.slope(logits) if any_gradient else None
             if ids is None or logp is None or log_tail is None:
-                ce_rows, gradient = _cross_entropy(logits, labels[part], of_hidden or of_weight)
+                ce_rows, gradient = _cross_entropy(logits, labels[part], any_gradient)
             else:
                 ce_rows, kl_rows, gradient = _distill(
                     logits,
@@ -220,18 +259,26 @@ class _ChunkedLoss(torch.autograd.Function):
                     log_tail[part].to(logits.dtype),
                     alpha,
                     temperature,
-                    of_hidden or of_weight,
+                    any_gradient,
                 )
                 kl += kl_rows.sum(dtype=torch.float64)
             ce += ce_rows.sum(dtype=torch.float64)
             if gradient is not None:
+                if slope is not None:
+                    gradient.mul_(slope)
+                elif head.scale != 1.0:
+                    gradient.mul_(head.scale)
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
                 gradient = gradient.to(hidden.dtype)
                 if grad_hidden is not None:
                     torch.mm(gradient, weight, out=grad_hidden[part])
                 if grad_weight is not None:
                     grad_weight.addmm_(gradient.t(), hidden[part])
-            del logits, gradient  # else this chunk would live on beside the next one
-        ctx.gradients = (grad_hidden, grad_weight)
+            del logits, gradient, slope  # else this chunk would live on beside the next one
+        if bias is not None and grad_bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         total = ce if ids is None else alpha * ce + (1.0 - alpha) * temperature**2 * kl
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = total.to(dtype, copy=True)
@@ -243,12 +290,16 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the loss's gradients were handed out already: backward works once")
-        grad_hidden, grad_weight = ctx.gradients
-        ctx.gradients = None
-        for gradient in (grad_hidden, grad_weight):
+        gradients, ctx.gradients = ctx.gradients, None
+        for gradient in gradients:
             if gradient is not None:
                 gradient.mul_(outputs[0].to(gradient.dtype))
-        return (grad_hidden, grad_weight, *(None,) * 8)
+        return (*gradients, *(None,) * 9)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that logits of this one are made in."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _cross_entropy(

@@ -1,13 +1,17 @@
-"""What a GPU can do at most: dense bf16 arithmetic and memory bandwidth, by the name NVML gives it.
+"""What a GPU can do at most, as its vendor states it, by the name NVML gives it: rows of
+`protocol/*/gpus.yaml`.
 
-From NVIDIA's data sheets; where they state bf16 with sparsity, half of it. bf16 with float32 sums, as
-training uses it. A card that is not here has no MFU and no roofline: unknown is better than a guess.
+A card that is not there, or only as a roof, has no MFU and no plan: unknown is better than a guess.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from harness.errors import KitError
 
 
 @dataclass(frozen=True)
@@ -16,42 +20,73 @@ class Card:
 
     Attributes:
         name: For people.
-        flops: Dense bf16 FLOP/s.
+        flops: Dense bf16 FLOP/s, sums in float32.
         bytes_per_s: Memory bandwidth.
-        hopper_sxm: Whether the bars of `reference` hold, which are stated for an H100 SXM (an H200 has the
-            same processor).
+        memory_bytes: Memory.
+        watts: Limit of the board.
     """
 
     name: str
     flops: float
     bytes_per_s: float
-    hopper_sxm: bool = False
+    memory_bytes: int = 0
+    watts: float = 0.0
+
+    @property
+    def hopper_sxm(self) -> bool:
+        """Whether the bars of `reference` hold, which are stated for an H100 SXM (an H200 has the same
+        processor)."""
+        return self.name in ("H100 SXM", "H200 SXM")
 
 
-# (pattern of NVML's name, card); the first that fits counts.
-_CARDS: tuple[tuple[str, Card], ...] = (
-    (r"H100 NVL", Card("H100 NVL", 835.5e12, 3.9e12)),
-    (r"H100 PCIe", Card("H100 PCIe", 756.5e12, 2.0e12)),
-    (r"H100 (80GB HBM3|SXM)", Card("H100 SXM", 989.4e12, 3.35e12, hopper_sxm=True)),
-    (r"H200 NVL", Card("H200 NVL", 835.5e12, 4.8e12)),
-    (r"H200", Card("H200 SXM", 989.4e12, 4.8e12, hopper_sxm=True)),
-    (r"B200", Card("B200", 2250e12, 8.0e12)),
-    (r"A100-SXM4-80GB", Card("A100 SXM 80 GB", 312e12, 2.039e12)),
-    (r"A100-SXM4-40GB", Card("A100 SXM 40 GB", 312e12, 1.555e12)),
-    (r"A100 80GB PCIe", Card("A100 PCIe 80 GB", 312e12, 1.935e12)),
-    (r"A100-PCIE-40GB", Card("A100 PCIe 40 GB", 312e12, 1.555e12)),
-    (r"L40S", Card("L40S", 362.05e12, 0.864e12)),
-    (r"L40", Card("L40", 181.05e12, 0.864e12)),
-    (r"L4", Card("L4", 121e12, 0.300e12)),
-    (r"RTX 4090", Card("RTX 4090", 165.2e12, 1.008e12)),
-)
+ALIASES = {
+    "h100-sxm": "H100 SXM",
+    "h200": "H200 SXM",
+    "a100": "A100 SXM 80 GB",
+    "l40s": "L40S",
+    "rtx4090": "RTX 4090",
+    "b200": "B200",
+}
+"""Words of --gpu."""
+
+
+@cache
+def _rows() -> tuple[tuple[str, Card], ...]:
+    from harness.spec import version_folder
+    from harness.spec.load import read_yaml
+
+    data: Any = read_yaml(version_folder(None) / "gpus.yaml")
+    return tuple((row["pattern"], _card(row)) for row in data["gpus"] if "name" in row)
+
+
+def _card(row: dict[str, Any]) -> Card:
+    # What NVML shows of 80 GB: 81,559 MiB, since a seller's GB of memory is 1024^3.
+    return Card(
+        row["name"],
+        row["bf16_tflops"] * 1e12,
+        row["bandwidth_tb_s"] * 1e12,
+        int(row["memory_gb"] * (1 << 30) * 0.9955),
+        float(row["watts"]),
+    )
 
 
 def find_card(model: str | None) -> Card | None:
     """The card of an NVML model name; None for an unknown one, and for a part of a card (MIG)."""
     if not model or "MIG" in model:
         return None
-    for pattern, card in _CARDS:
-        if re.search(rf"(?<![A-Z0-9]){pattern}(?![A-Z0-9])", model):
+    for pattern, card in _rows():
+        if re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Z0-9])", model):
             return card
     return None
+
+
+def named_card(word: str) -> Card:
+    """The card of a word of --gpu.
+
+    Raises:
+        KitError: No such card.
+    """
+    for _, card in _rows():
+        if card.name == ALIASES.get(word.lower(), word):
+            return card
+    raise KitError(f"no card {word!r}", expected=", ".join(ALIASES))

@@ -36,6 +36,9 @@ CONTEXT_BYTES = 3_000_000_000
 class TrainingMemory:
     """Bytes by part; the peak is the standing parts, the largest moment and the context.
 
+    With one micro-batch a step there are no gradients before the backward, and in the backward they come as
+    activations go: so gradients stand beside activations only where several micro-batches add up.
+
     Attributes:
         weights: Of the model.
         gradients: One for every weight.
@@ -50,6 +53,7 @@ class TrainingMemory:
         head_gradient: The head's gradient of one micro-batch, before it is added to the others.
         step_temporaries: Of the optimizer, for the largest matrix.
         context: What the process takes besides tensors.
+        accumulated: Whether gradients of an earlier micro-batch are there when the next one runs.
     """
 
     weights: int
@@ -65,11 +69,12 @@ class TrainingMemory:
     head_gradient: int
     step_temporaries: int
     context: int
+    accumulated: bool = False
 
     @property
     def standing(self) -> int:
-        """What is there all the time."""
-        return self.weights + self.gradients + self.optimizer_state
+        """What is there all the time, the gradients only where they are accumulated."""
+        return self.weights + self.optimizer_state + (self.gradients if self.accumulated else 0)
 
     @property
     def at_loss(self) -> int:
@@ -85,7 +90,8 @@ class TrainingMemory:
     @property
     def peak(self) -> int:
         """The most at any time, context included."""
-        return self.standing + max(self.at_loss, self.at_backward, self.step_temporaries) + self.context
+        at_step = self.step_temporaries + (0 if self.accumulated else self.gradients)
+        return self.standing + max(self.at_loss, self.at_backward, at_step) + self.context
 
 
 def training_memory(
@@ -99,6 +105,7 @@ def training_memory(
     checkpointing: bool = True,
     loss_chunk: int | None = None,
     temperature: float = 1.0,
+    accumulation: int = 1,
     context: int = CONTEXT_BYTES,
 ) -> TrainingMemory:
     """Sum the memory of a training step.
@@ -113,6 +120,7 @@ def training_memory(
         checkpointing: Whether layers are computed again in the backward.
         loss_chunk: Label positions a chunk; the loss's own choice on a GPU by default.
         temperature: Another one than 1 needs a second chunk in float32.
+        accumulation: Micro-batches of an optimizer step.
         context: What the process takes besides tensors.
     """
     d, kv, mlp, size = shape.width, shape.kv_width, shape.mlp, weight_bytes
@@ -137,7 +145,8 @@ def training_memory(
         weights=shape.parameters * size,
         gradients=shape.parameters * size,
         optimizer_state=state,
-        checkpoints=shape.layers * block_input,
+        # Without checkpointing a block's input is among what its first products keep.
+        checkpoints=shape.layers * block_input if checkpointing else 0,
         kept_layers=0 if checkpointing else shape.layers * layer,
         layer=layer,
         # In a norm's backward five float32 tensors and one more, or two of the MLP's.
@@ -148,4 +157,5 @@ def training_memory(
         head_gradient=shape.vocabulary * d * size,
         step_temporaries=8 * shape.largest_matrix + noise,
         context=context,
+        accumulated=accumulation > 1,
     )

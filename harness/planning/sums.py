@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.models.shapes import ModelShape
-from harness.planning.cards import Card
 from harness.planning.cases import Case
 from harness.planning.memory import CONTEXT_BYTES, training_memory
+
+if TYPE_CHECKING:
+    from harness.planning.cards import Card
 
 WEIGHT_BYTES = 2
 
@@ -123,7 +126,8 @@ def _training(case: Case) -> Work:
     passes = WEIGHT_BYTES * (3 * matrix_parameters(shape) + shape.parameters)
     # Its gradient is read for the norm and for the update, a weight is read and written.
     step = 4 * WEIGHT_BYTES * shape.parameters
-    phases = (Phase("forward and backward", 4 * trunk + 3 * head, passes), Phase("optimizer", 0, step))
+    done = (4 if case.checkpointing else 3) * trunk + 3 * head
+    phases = (Phase("forward and backward", done, passes), Phase("optimizer", 0, step))
     return Work(tokens, "processed", 3 * (trunk + head), phases)
 
 
@@ -189,29 +193,80 @@ def memory_of(case: Case, *, head_copy: bool = False) -> Memory:
     shape = case.shape
     if case.stage == "student_train":
         stated = training_memory(
-            shape, rows=case.rows, seq_len=case.seq_len, label_tokens=case.label_tokens, context=0
+            shape,
+            rows=case.rows,
+            seq_len=case.seq_len,
+            label_tokens=case.label_tokens,
+            checkpointing=case.checkpointing,
+            context=0,
         )
         return Memory(stated.weights, stated.standing, stated.peak)
-    weights = WEIGHT_BYTES * shape.parameters
-    standing = weights
     if case.stage == "teacher_generate":
-        tokens = case.rows * case.seq_len
-        at_prompts = cache_bytes(shape, case.rows, case.seq_len) + layer_bytes(shape, tokens)
-        cache = cache_bytes(shape, case.rows, case.seq_len + case.new_tokens)
-        # Logits, also in float32, their softmax, its sorted values, and three tensors of 8 bytes.
-        choice = case.rows * shape.vocabulary * (WEIGHT_BYTES + 3 * 4 + 3 * 8)
-        # One layer's keys and values exist twice while the cache grows by a place.
-        at_last_token = cache + max(choice, cache // shape.layers)
-        return Memory(weights, standing, standing + max(at_prompts, at_last_token))
-    if head_copy:
-        standing += 4 * shape.vocabulary * shape.width
-    tokens, labels = case.rows * case.seq_len, case.label_tokens
-    chunk = min(case.chunk, labels)
+        return generation_memory(shape, rows=case.rows, prompt=case.seq_len, new_tokens=case.new_tokens)
+    return logits_memory(
+        shape,
+        rows=case.rows,
+        seq_len=case.seq_len,
+        label_tokens=case.label_tokens,
+        k=case.k,
+        chunk=case.chunk,
+        head_copy=head_copy,
+    )
+
+
+def logits_memory(
+    shape: ModelShape,
+    *,
+    rows: int,
+    seq_len: int,
+    k: int,
+    chunk: int,
+    label_tokens: int | None = None,
+    head_copy: bool = False,
+) -> Memory:
+    """What stage teacher_logits takes; arguments as in `Case` and `memory_of`."""
+    weights = WEIGHT_BYTES * shape.parameters
+    standing = weights + (4 * shape.vocabulary * shape.width if head_copy else 0)
+    tokens = rows * seq_len
+    labels = tokens if label_tokens is None else label_tokens
     states = (tokens + labels) * shape.width * WEIGHT_BYTES
     # Logits and one more tensor of their size; ids and log-probabilities of this batch and the one before.
-    at_head = states + 2 * 4 * chunk * shape.vocabulary
-    rows = 2 * labels * case.k * 6
-    return Memory(weights, standing, standing + max(layer_bytes(shape, tokens), at_head) + rows)
+    at_head = states + 2 * 4 * min(chunk, labels) * shape.vocabulary
+    kept = 2 * labels * k * 6
+    return Memory(weights, standing, standing + max(layer_bytes(shape, tokens), at_head) + kept)
+
+
+def generation_memory(shape: ModelShape, *, rows: int, prompt: int, new_tokens: int) -> Memory:
+    """What generation with transformers takes at the most: every prompt of one length, every answer full.
+
+    Args:
+        shape: The model.
+        rows: Prompts of a batch.
+        prompt: Tokens of a prompt.
+        new_tokens: Most tokens of an answer.
+    """
+    weights = WEIGHT_BYTES * shape.parameters
+    tokens, last = rows * prompt, prompt + new_tokens
+    # Attention with a mask wants as many key heads as query heads: one layer's are copied out.
+    wide = 2 * WEIGHT_BYTES * shape.width if shape.kv_heads < shape.heads else 0
+    layer = max(layer_bytes(shape, tokens), tokens * (wide + 8 * WEIGHT_BYTES * shape.width))
+    at_prompts = cache_bytes(shape, rows, prompt) + layer
+    # Logits, also in float32, their softmax, its sorted values, and three tensors of 8 bytes.
+    choice = rows * shape.vocabulary * (WEIGHT_BYTES + 3 * 4 + 3 * 8)
+    cache = cache_bytes(shape, rows, last)
+    # One layer's keys and values exist twice while the cache grows by a place.
+    at_last_token = cache + max(choice, cache // shape.layers + rows * last * wide)
+    return Memory(weights, weights, weights + max(at_prompts, at_last_token))
+
+
+def fitting_rows(shape: ModelShape, free_bytes: int, *, prompt: int, new_tokens: int) -> int:
+    """Most rows of a generation batch that fit into so much memory beside weights; 0 if not even one."""
+    low, high = 0, 1 << 16
+    while low < high:
+        middle = (low + high + 1) // 2
+        memory = generation_memory(shape, rows=middle, prompt=prompt, new_tokens=new_tokens)
+        low, high = (middle, high) if memory.tensors - memory.weights <= free_bytes else (low, middle - 1)
+    return low
 
 
 def layer_bytes(shape: ModelShape, tokens: int) -> int:

@@ -16,15 +16,17 @@ from harness.accounting import (
     pareto_frontier,
     serving_break_even,
 )
-from harness.accounting.amortize import UNDEFINED, student_sensitivity
+from harness.accounting.amortize import UNDEFINED, repeated_break_even, student_sensitivity
 from harness.accounting.interval import total
-from harness.accounting.rounding import break_even_sentence, break_even_text, printable
+from harness.accounting.rounding import break_even_sentence, break_even_text
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
-from harness.report.scores import HELD_OUT
+from harness.report.scores import HELD_OUT, paired
+from harness.report.serving import not_compared
 
 if TYPE_CHECKING:
+    from harness.accounting.item_scores import PairedQuality
     from harness.report.model import RunReport
     from harness.report.scores import SuiteScores
 
@@ -48,11 +50,17 @@ class Against:
         times: `ours` over `theirs`, what both share cancelled; None where one is unknown.
         even: N* of this run's teacher with the other run as direct training.
         moved: the same if both students' energies were known to `STUDENT_REL` only.
-        serving: T*, the tokens to be served until what this run cost more has paid; None when not asked for.
+        even_cpu: N* in CPU seconds of the processes, where both runs repeat their student; None elsewhere.
+        repeats: how often each does.
+        serving: T*, the tokens to be served until what this run cost more has paid; None where the joules per
+            served token are neither measured nor given.
+        no_serving: why not.
+        served_measured: whether `serving` is of measured joules per served token.
         verdict: which run is better in energy, or in energy and Q where both have it, with an interval, of
             one suite and judge; or a tie; None where the two may not be compared.
         doubts: what a reader must know of the comparison.
         differences: why the two may not be compared.
+        q_gap: this run's Q less the other's over the same items; None where they were not asked the same.
     """
 
     name: str
@@ -66,6 +74,11 @@ class Against:
     verdict: str | None
     doubts: Sequence[str] = ()
     differences: Sequence[str] = ()
+    even_cpu: BreakEven | None = None
+    repeats: int = 0
+    q_gap: PairedQuality | None = None
+    no_serving: str | None = None
+    served_measured: bool = False
 
 
 def against(report: RunReport, other: RunReport, serving: tuple[float, float] | None = None) -> Against:
@@ -74,44 +87,92 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     Args:
         report: the run that uses a teacher's output.
         other: the run that trains directly.
-        serving: joules per served token of the other run's model and of this one's, for T*.
+        serving: joules per served token of the other run's model and of this one's, for T*; None: what the
+            runs' serve stages measured.
     """
-    ours, theirs = _whole(report), _whole(other)
+    ours, theirs = whole_energy(report), whole_energy(other)
     teacher = None if ours is None else _teacher(report, other)
     direct, distilled = (_student(r) for r in (other, report))
     known = [energy for energy in (ours, theirs, teacher, direct, distilled) if energy is not None]
     scales = ranges(known, scale_bars(report.protocol))
-    unlike = _differences(report, other)
+    differing = differences_between(report, other)
     even = moved = UNDEFINED
-    if not unlike:
+    if not differing:
         even = break_even(teacher, direct, distilled, scales=scales)
         moved = student_sensitivity(_at_best(teacher), _at_best(direct), _at_best(distilled), STUDENT_REL)
-    extra = None if ours is None or theirs is None else difference(ours, theirs, scales)
+    seconds = [_cpu_seconds(r, r.protocol.kinds("student")) for r in (other, report)]
+    even_cpu = None
+    if not differing and len(seconds[0]) == len(seconds[1]):
+        even_cpu = _even_cpu(report, *seconds)
     return Against(
-        name=printable(str(other.manifest.get("name", ""))),
+        name=str(other.manifest.get("name", "")),
         run_id=str(other.manifest.get("run_id", "")),
-        ours=None if ours is None else _stated(report),
-        theirs=None if theirs is None else _stated(other),
+        ours=None if ours is None else stated_energy(report),
+        theirs=None if theirs is None else stated_energy(other),
         times=None if ours is None or theirs is None else ratio(ours, theirs, scales),
         even=even,
         moved=moved,
-        serving=None if serving is None else serving_break_even(extra, *map(Interval.exact, serving)),
-        verdict=None if unlike else _verdict(report, other, ours, theirs, scales),
+        serving=None if differing and serving is None else _serving(report, other, serving, scales),
+        served_measured=serving is None,
+        no_serving=None if serving else not_compared(report.served, other.served),
+        verdict=None if differing else _verdict(report, other, ours, theirs, scales),
         doubts=_doubts(report, other),
-        differences=unlike,
+        differences=differing,
+        even_cpu=even_cpu,
+        repeats=len(seconds[0]),
+        q_gap=None if differing else paired_q(report, other),
     )
 
 
-def _whole(report: RunReport) -> Energy | None:
+def _serving(
+    report: RunReport, other: RunReport, given: tuple[float, float] | None, scales: Scales
+) -> BreakEven | None:
+    """T* from given or measured joules per served token; None where there are neither."""
+    ours, theirs = whole_energy(report), whole_energy(other)
+    if given is not None:
+        extra = None if ours is None or theirs is None else difference(ours, theirs, scales)
+        return serving_break_even(extra, *map(Interval.exact, given))
+    one, two = report.served, other.served
+    if one is None or two is None or not_compared(one, two) or ours is None or theirs is None:
+        return None
+    scales = {**scales, **ranges([one.scaled, two.scaled], scale_bars(report.protocol))}
+    return serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
+
+
+def break_even_parts(
+    report: RunReport, other: RunReport
+) -> tuple[Energy | None, Energy | None, Energy | None]:
+    """What N* is formed of: teacher's output, direct training, distilled student; None = unknown."""
+    return _teacher(report, other), _student(other), _student(report)
+
+
+def _cpu_seconds(report: RunReport, kinds: Sequence[str]) -> list[float | None]:
+    """CPU seconds of each completed stage of some kinds; None where they are unknown."""
+    rows = [line.row for line in report.lines if line.depth == 0]
+    return [row["process_cpu_s"] for row in rows if row["stage"] in kinds and row["status"] == "completed"]
+
+
+def _even_cpu(
+    report: RunReport, direct: Sequence[float | None], distilled: Sequence[float | None]
+) -> BreakEven | None:
+    """N* in CPU seconds, the teacher shared by as many students as each run has."""
+    teacher = _cpu_seconds(report, report.protocol.kinds("teacher"))
+    known = [seconds for seconds in teacher if seconds is not None]
+    if not known or len(known) < len(teacher) or report.inherited is not None or report.unknown_origins:
+        return None  # what others spent on the teacher's output is known in joules only
+    return repeated_break_even(math.fsum(known) / len(direct or [0]), direct, distilled)
+
+
+def whole_energy(report: RunReport) -> Energy | None:
     """Energy of a run and of what others paid for it; None unless all of it is known."""
-    if report.costs is None or report.unknown_origins or report.totals.whole_of() is None:
+    if report.costs is None or report.unknown_origins or report.made.whole_of() is None:
         return None
     return report.costs.whole
 
 
-def _stated(report: RunReport) -> Interval:
+def stated_energy(report: RunReport) -> Interval:
     """The same with its interval; a sensor's gain stands beside it, not in it (4.4)."""
-    known = [energy for energy in (report.totals.it, report.inherited) if energy is not None]
+    known = [energy for energy in (report.made.it, report.inherited) if energy is not None]
     return total(known)
 
 
@@ -138,12 +199,16 @@ def _verdict(
     if ours is None or theirs is None:
         return "not comparable: an energy is unknown"
     q, what = (Interval.exact(0.0), Interval.exact(0.0)), "energy"
-    qualities = _quality(report), _quality(other)
+    qualities = q_of(report), q_of(other)
     if qualities[0] is not None and qualities[1] is not None and _no_q(report, other) is None:
         q, what = (qualities[0], qualities[1]), "energy and Q"
+        pair = paired_q(report, other)
+        if pair is not None:
+            # On the same items the difference is known far better than either Q.
+            q = (pair.difference, Interval.exact(0.0))
     points = (
-        ParetoPoint("this run", _stated(report), q[0], ours),
-        ParetoPoint("that run", _stated(other), q[1], theirs),
+        ParetoPoint("this run", stated_energy(report), q[0], ours),
+        ParetoPoint("that run", stated_energy(other), q[1], theirs),
     )
     for standing in pareto_frontier(points, scales):
         if standing.dominated_by:
@@ -153,12 +218,10 @@ def _verdict(
     return f"neither is better in {what}"
 
 
-def _differences(report: RunReport, other: RunReport) -> list[str]:
-    """Why two runs may not be compared (9), in words; none where they may."""
+def differences_between(report: RunReport, other: RunReport) -> list[str]:
+    """Why N* and a verdict make no sense of two runs (9), in words; none where they may be formed."""
     runs = report, other
-    if report.manifest.get("run_id") is not None and report.manifest.get("run_id") == other.manifest.get(
-        "run_id"
-    ):
+    if same_run(report, other):
         return ["they are one run"]
     found = []
     taught = report.protocol.taught_methods
@@ -171,6 +234,18 @@ def _differences(report: RunReport, other: RunReport) -> list[str]:
     sizes = [r.student_bytes for r in runs]
     if sizes[0] and sizes[1] and max(sizes[0], sizes[1]) > STUDENT_BYTES * min(sizes[0], sizes[1]):
         found.append(f"the students' checkpoints have {sizes[0]} bytes here and {sizes[1]} there")
+    return found + unlike(report, other)
+
+
+def same_run(report: RunReport, other: RunReport) -> bool:
+    """Whether two bundles are of one run."""
+    mine, yours = (r.manifest.get("run_id") for r in (report, other))
+    return mine is not None and mine == yours
+
+
+def unlike(report: RunReport, other: RunReport) -> list[str]:
+    """What differs between two runs so that their energies do not compare (9), in words."""
+    runs, found = (report, other), []
     counts = [r.token_counts.get("reference") for r in runs]
     which = "reference"
     if counts == [None, None]:
@@ -180,7 +255,7 @@ def _differences(report: RunReport, other: RunReport) -> list[str]:
         found.append(f"{which} tokens are {words[0]} here and {words[1]} there")
     suites = [sorted(s.suite for s in r.scores if s.suite != HELD_OUT) for r in runs]
     if suites[0] != suites[1]:
-        words = [printable(", ".join(names)) or "none" for names in suites]
+        words = [", ".join(names) or "none" for names in suites]
         found.append(f"the suites are {words[0]} here and {words[1]} there")
     devices = [_devices(r) for r in runs]
     if devices[0] != devices[1]:
@@ -197,7 +272,7 @@ def _devices(report: RunReport) -> str:
     hardware = report.manifest.get("hardware") or {}
     models = Counter(str(device.get("model")) for device in hardware.get("devices") or ())
     gpus = [f"{count} x {model}" for model, count in sorted(models.items())] or ["no GPU"]
-    return printable(", ".join([*gpus, str(hardware.get("cpu_model") or "an unknown CPU")]))
+    return ", ".join([*gpus, str(hardware.get("cpu_model") or "an unknown CPU")])
 
 
 def _judged(report: RunReport) -> SuiteScores | None:
@@ -206,7 +281,7 @@ def _judged(report: RunReport) -> SuiteScores | None:
     return found[0] if len(found) == 1 else None
 
 
-def _quality(report: RunReport) -> Interval | None:
+def q_of(report: RunReport) -> Interval | None:
     """Q of that suite with its interval; None where either is unknown."""
     suite = _judged(report)
     return None if suite is None or suite.quality is None else suite.quality.interval
@@ -221,9 +296,15 @@ def _no_q(report: RunReport, other: RunReport) -> str | None:
         return "Q is of different suites and left out"
     if _judges(ours) != _judges(theirs):
         return "Q is by different judges and left out"
-    if _quality(report) is None or _quality(other) is None:
+    if q_of(report) is None or q_of(other) is None:
         return "how well Q is known is not known, and it is left out"
     return None
+
+
+def paired_q(report: RunReport, other: RunReport) -> PairedQuality | None:
+    """This run's Q less that run's, item by item; None where their items, judge or teacher differ."""
+    ours, theirs = _judged(report), _judged(other)
+    return None if ours is None or theirs is None else paired(ours, theirs)
 
 
 def _judges(suite: SuiteScores) -> set[tuple[str, str | None]]:
@@ -246,7 +327,7 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
         if run.totals.incomplete:
             found.append(f"the energy of a GPU of {whose} run is unknown")
         if run.unknown_origins:
-            names = printable(", ".join(run.unknown_origins))
+            names = ", ".join(run.unknown_origins)
             found.append(f"what another run paid for {names} of {whose} run is unknown")
     return found
 
@@ -257,6 +338,12 @@ def against_lines(found: Against) -> list[tuple[str, str]]:
         lines = [("against", f"{found.name}: no verdict, the two may not be compared")]
         return lines + [("differs", words) for words in found.differences]
     lines = [("against", f"{found.name}: {found.verdict}")]
+    if found.q_gap is not None:
+        gap = found.q_gap.difference
+        words = {"better": "better", "worse": "worse", "tie": "a tie"}[found.q_gap.verdict]
+        lines.append(
+            ("Q less that", f"{gap.best:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) item by item: {words}")
+        )
     if found.times is not None:
         times = found.times
         high = f"{times.high:.3g}" if math.isfinite(times.high) else "no end"
@@ -264,9 +351,14 @@ def against_lines(found: Against) -> list[tuple[str, str]]:
             ("E over that", f"{times.best:.3g} ({times.low:.3g} to {high}), what both share cancelled")
         )
     lines.append(("N*", break_even_sentence(found.even, "reuses", "until the teacher has paid for itself")))
+    if found.even_cpu is not None:
+        words = break_even_sentence(found.even_cpu, "reuses", "until the teacher has paid for itself")
+        lines.append(("N* by CPU time", f"{words}; CPU seconds, {found.repeats} repeats of each student"))
     if found.serving is not None:
         until = "until this run's extra energy is saved"
         lines.append(("T*", break_even_sentence(found.serving, "served tokens", until)))
+    else:
+        lines.append(("T*", f"not measured: {found.no_serving}"))
     return lines
 
 
@@ -277,6 +369,11 @@ def against_notes(found: Against) -> list[str]:
         notes.append(
             "N* divides the teacher's energy by a small difference of two students' energies: with "
             f"±{STUDENT_REL:.0%} on both of them it would be {break_even_text(found.moved)}."
+        )
+    if found.serving is not None and found.served_measured:
+        notes.append(
+            "T* divides by the difference of two measured J per served token; what differs run to run of "
+            "equal work is not in its interval, and two students of one architecture do equal work."
         )
     if found.even.case == "undefined" and not found.differences:
         notes.append("N* is not defined: the energy of a student's training or of the teacher is not known.")

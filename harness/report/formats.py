@@ -11,11 +11,14 @@ from typing import Any
 
 from harness.accounting import BreakEven, Interval
 from harness.accounting.rounding import J_PER_KWH, duration
+from harness.accounting.totals import co2e_kg, facility
+from harness.errors import KitError
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import as_dicts
 from harness.report.terminal import summary_lines
-from harness.report.words import method_words, notes, stage_notes, title
+from harness.report.words import PLAIN_COUNTER, method_words, notes, stage_notes, title
 from harness.spec.factors import attribution
+from harness.text import MAX_LINE, json_shown, shown
 
 REPORT_VERSION = "1.0"
 """Version of the JSON report: a key more raises the second number, a key that goes or changes the first."""
@@ -23,7 +26,7 @@ REPORT_VERSION = "1.0"
 STAGE_KEYS = (
     "stage_uid",
     "name",
-    "stage",
+    "kind",
     "parent_uid",
     "attempt",
     "status",
@@ -83,9 +86,15 @@ def break_even_dict(even: BreakEven, what: str = "reuses") -> dict[str, Any]:
 def stage_dict(line: StageLine) -> dict[str, Any]:
     """One stage; recomputed figures."""
     row = line.row
-    out: dict[str, Any] = {key: row.get(key) for key in STAGE_KEYS}
+    # What the log calls `stage` is the kind; on screen and in words a stage is called by its name.
+    out: dict[str, Any] = {key: row.get("stage" if key == "kind" else key) for key in STAGE_KEYS}
     out["duration_us"] = line.duration_us
     out["share_of_it_energy"] = line.share
+    out["gpu_time_us"] = line.duration_us * len(row.get("device_ids") or ())
+    processed = row.get("tokens_processed")
+    out["processed_tokens_per_s"] = (
+        processed * 1e6 / line.duration_us if processed and line.duration_us else None
+    )
     out |= bounds("it_energy_j", line.energy)
     for name, energy in line.per_token.items():
         out |= bounds(f"energy_j_per_{name}_token", energy)
@@ -125,12 +134,24 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         )
     }
     out["stages"] = [stage_dict(line) for line in report.lines]
+    out["gpu_time_us"] = round(report.gpu_hours * 3.6e9)
+    out["training_tokens_per_s"] = report.throughput
+    out["peak_gpu_memory_mib"] = report.peak_gpu_mib
     out["unattributed"] = stage_dict(report.unattributed) if report.unattributed else None
     out["totals"] = parts
     out["tokens"] = dict(report.token_counts)
     out["per_token"] = {}
     for name, energy in report.per_token.items():
         out["per_token"] |= bounds(f"energy_j_per_{name}_token", energy)
+    out["serving"] = None
+    if report.served is not None:
+        served = report.served
+        out["serving"] = {
+            **served.asked,
+            "tokens_generated": served.tokens,
+            "duration_us": served.duration_us,
+            **bounds("energy_j_per_served_token", served.per_token),
+        }
     out["facility"] = None
     if report.facility is not None:
         source = report.options.pue_factor
@@ -176,7 +197,11 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             "energy_ratio_low": None if times is None else times.low,
             "energy_ratio_high": None if times is None or not math.isfinite(times.high) else times.high,
             "break_even": break_even_dict(even),
+            "break_even_cpu_seconds": None
+            if report.against.even_cpu is None
+            else {**break_even_dict(report.against.even_cpu), "repeats": report.against.repeats},
             "serving_tokens": None if serving is None else break_even_dict(serving, "tokens"),
+            "serving_reason": report.against.no_serving,
             "break_even_if_students_known_to_3_percent": break_even_dict(moved),
         }
     out["reuse_reason"] = report.no_reuse
@@ -213,11 +238,14 @@ _KEYS: dict[str, Any] = {
     "labels": {"type": ["array", "null"], "items": {"type": "string"}},
     **{key: {"type": ["object", "null"]} for key in ("boundary", "hardware")},
     "stages": {"type": "array", "items": {"$ref": "#/$defs/stage"}},
+    "gpu_time_us": {"type": "integer"},
+    "training_tokens_per_s": {"type": ["number", "null"]},
+    "peak_gpu_memory_mib": {"type": ["integer", "null"]},
     "unattributed": {"anyOf": [{"$ref": "#/$defs/stage"}, {"type": "null"}]},
     "totals": {"$ref": "#/$defs/figures"},
     "tokens": {"type": "object", "additionalProperties": {"type": "integer"}},
     "per_token": {"$ref": "#/$defs/figures"},
-    **{key: {"type": ["object", "null"]} for key in ("facility", "against", "reuse")},
+    **{key: {"type": ["object", "null"]} for key in ("serving", "facility", "against", "reuse")},
     "reuse_reason": {"type": ["string", "null"]},
     **{key: {"type": "array", "items": {"type": "object"}} for key in ("carbon", "differences")},
     "rows_missing_or_extra": {"type": "integer"},
@@ -245,7 +273,7 @@ def report_schema() -> dict[str, Any]:
                 "patternProperties": {
                     r"^(tokens_|samples$|.*_us$)": {"type": ["integer", "null"]},
                     r"_energy_j(_|$)|^energy_j_per_": energy,
-                    r"^(name|stage|status|.*_method)$": {"type": ["string", "null"]},
+                    r"^(name|kind|status|.*_method)$": {"type": ["string", "null"]},
                 },
             },
         },
@@ -253,15 +281,26 @@ def report_schema() -> dict[str, Any]:
 
 
 def to_json(report: RunReport) -> str:
-    """JSON text; NaN and infinity cannot occur."""
-    return json.dumps(as_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    """JSON text, without NaN and infinity.
+
+    Raises:
+        KitError: A figure is one of them, which no log of the kit holds.
+    """
+    try:
+        text = json.dumps(as_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise KitError(
+            "a figure of the log is no finite number",
+            where=str(report.manifest.get("name")),
+            fix="kit validate DIR",
+        ) from None
+    return json_shown(text)
 
 
 def to_csv(report: RunReport) -> str:
     """One line for each stage, unattributed last; empty = unknown."""
-    rows = [stage_dict(line) for line in report.lines]
-    if report.unattributed:
-        rows.append(stage_dict(report.unattributed))
+    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    rows = [stage_dict(line) | _carbon(report, line) for line in lines]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
@@ -271,13 +310,23 @@ def to_csv(report: RunReport) -> str:
     return out.getvalue()
 
 
+def _carbon(report: RunReport, line: StageLine) -> dict[str, Any]:
+    """CO2e of a stage by the grid and the PUE that the reader chose; nothing where none was."""
+    if not report.carbon:
+        return {}
+    factor = report.carbon[0].factor
+    kg = None
+    if line.energy is not None:
+        kg = co2e_kg(facility(line.energy, report.options.pue or 1.0), factor.g_co2e_per_kwh)
+    return bounds("co2e_kg", kg) | {"co2e_factor_id": factor.factor_id}
+
+
 def _flat(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, list):
-        return " ".join(map(str, value))
-    # A spreadsheet would run a cell that begins like a formula.
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+        value = " ".join(map(str, value))
+    return shown(value, "csv") if isinstance(value, str) else value
 
 
 def to_markdown(report: RunReport) -> str:
@@ -288,7 +337,7 @@ def to_markdown(report: RunReport) -> str:
     parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
     head = ["stage", "kind", "status", "time", "share", *(f"{p.upper()} {unit}" for p in parts), "J/token"]
     lines = [
-        f"### {_escape(str(report.manifest.get('name')))}",
+        f"### {shown(report.manifest.get('name'), 'markdown')}",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "|".join(["---"] * 3 + ["---:"] * (len(head) - 3)) + "|",
@@ -297,9 +346,9 @@ def to_markdown(report: RunReport) -> str:
         value, of = _per_token(line)
         share = "" if line.share is None else f"{line.share:.1%}"
         cells = [
-            _escape(title(line)),
-            str(line.row["stage"]),
-            str(line.row["status"]),
+            shown(title(line), "markdown"),
+            shown(line.row["stage"], "markdown"),
+            shown(line.row["status"], "markdown"),
             duration(line.duration_us),
             share,
             *(_with_method(line.row, part, _cell(line.row, part, size)) for part in parts),
@@ -309,19 +358,18 @@ def to_markdown(report: RunReport) -> str:
     sums = [_interval_text(getattr(report.totals, p).interval, size) for p in parts]
     lines.append("| " + " | ".join(["**total**", "", "", "", "", *(f"**{s}**" for s in sums), ""]) + " |")
     lines.append("")
-    lines += [f"- {name.strip()}: {value}" for name, value in summary_lines(report)]
-    doubts = [f"- {_escape(names)}: {'; '.join(sentences)}." for names, sentences in stage_notes(report)]
+    lines += [f"- {_said(name.strip())}: {_said(value)}" for name, value in summary_lines(report)]
+    doubts = [f"- {_said(names)}: {_said('; '.join(each))}." for names, each in stage_notes(report)]
     lines += ["", *doubts] if doubts else []
-    lines += ["", *(f"{note}  " for note in notes(report))]
+    lines += ["", *(f"{_said(note)}  " for note in notes(report))]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _with_method(row: Mapping[str, Any], part: str, value: str) -> str:
     method = row.get(f"{part}_energy_method", "absent")
-    return value if method in ("absent", "counter_tick") else f"{value} ({method_words(method)})"
+    return value if method in ("absent", *PLAIN_COUNTER) else f"{value} ({_said(method_words(method))})"
 
 
-def _escape(text: str) -> str:
-    for mark in "\\|`*_<>[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+def _said(text: str) -> str:
+    """A sentence that may name things of the bundle, as Markdown."""
+    return shown(text, "markdown", limit=MAX_LINE)

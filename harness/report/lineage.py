@@ -118,3 +118,27 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
         paid,
         frozenset(str(row["artifact_id"]) for row in consumed),
     )
+
+
+def gpu_costs(
+    rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], shared: Sharing
+) -> Costs | None:
+    """The same of the GPUs alone; None where none was metered.
+
+    Of what another run paid the GPU's part is known where the log names the scales of every part: those of a
+    GPU are a device's gain. Where it does not, there is no such figure.
+    """
+    blank = {f"{part}_energy_j": None for part in ("cpu", "dram")}
+    found = costs([{**row, **blank} for row in rows], artifacts, events, shared)
+    if not found.own:
+        return None
+    paid = []
+    for item in found.paid:
+        words = {key: {name.split()[0] for name in key} for key in item.energy}
+        if any(not (names == {"gain"} or names & {"estimate", "program"}) for names in words.values()):
+            return None
+        gpu = {key: joules for key, joules in item.energy.items() if words[key] == {"gain"}}
+        if gpu:
+            joules = sum(part.best for part in gpu.values())
+            paid.append(Paid(item.artifacts, item.kind, joules, gpu))
+    return Costs(found.own, paid, found.consumed)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.amortize import Reuse, reuse
@@ -25,17 +27,24 @@ from harness.accounting.totals import (
     student_tokens,
     unknown_origins,
 )
+from harness.accounting.unused import unused_devices
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived, derive_bundle, sharing
+from harness.bundle.series import ACCOUNTED, PowerRows
 from harness.errors import KitError
 from harness.report.comparison import Against
-from harness.report.lineage import Costs, costs
+from harness.report.lineage import Costs, costs, gpu_costs
 from harness.report.scores import Baseline, SuiteScores, idle_baseline, suite_scores
+from harness.report.serving import Served, served
+from harness.report.traces import Trace, counter_traces, thinned
 from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
+from harness.text import shown
 from harness.validate.compare import Difference, differences, stage_key
 
 Row = Mapping[str, Any]
+Utilisation = tuple[int, int, int]
+"""Device, readings of its utilisation, the highest of them in %."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,13 @@ class RunReport:
         against: this run beside direct training of the same student; None when not asked for.
         costs: the same energies by what they were for and by the scales they share; None of a made-up report.
         student_bytes: size of what the student's stages produced; None where nothing is declared.
+        unused_devices: devices that no kernel was seen on, with their part of the total.
+        gpu_costs: `costs` of the GPUs alone; None without any, or where what others paid is not split.
+        artifacts: rows of `artifacts`: what each stage read and made.
+        traces: power over time for a picture; empty unless asked for.
+        made: totals without serving: what training and scoring the model took.
+        served: J per served token; None where it was not measured.
+        peak_gpu_mib: most memory in use on one GPU at a sample; None where no GPU says.
     """
 
     manifest: Mapping[str, Any]
@@ -120,6 +136,7 @@ class RunReport:
     unattributed: StageLine | None
     holes: int
     totals: RunTotals
+    made: RunTotals
     sensor_rel: float
     per_token: Mapping[str, Interval]
     token_counts: Mapping[str, int]
@@ -138,6 +155,27 @@ class RunReport:
     against: Against | None = None
     costs: Costs | None = None
     student_bytes: int | None = None
+    unused_devices: Mapping[int, float | None] = field(default_factory=dict)
+    gpu_costs: Costs | None = None
+    artifacts: Sequence[Row] = ()
+    traces: Sequence[Trace] = ()
+    served: Served | None = None
+    peak_gpu_mib: int | None = None
+
+    @property
+    def gpu_hours(self) -> float:
+        """Devices times time of the stages that billed them."""
+        rows = [(line.duration_us, line.row["device_ids"]) for line in self.lines if line.depth == 0]
+        return sum(length_us * len(devices) for length_us, devices in rows) / 3.6e9
+
+    @property
+    def throughput(self) -> float | None:
+        """Real tokens through the student in its training for each second of it; None where unknown."""
+        student = self.protocol.kinds("student")
+        lines = [line for line in self.lines if line.depth == 0 and line.row["stage"] in student]
+        length_us = sum(line.duration_us for line in lines if line.row["status"] == "completed")
+        count = self.token_counts.get("processed")
+        return count * 1e6 / length_us if count and length_us else None
 
     @property
     def protocol_version(self) -> str:
@@ -145,21 +183,40 @@ class RunReport:
         return self.protocol.version
 
 
-def build(folder: Path | str, options: Options | None = None) -> RunReport:
+def build(folder: Path | str, options: Options | None = None, *, points: int = 0) -> RunReport:
     """Read a bundle, recompute it, and work out every figure of the report.
 
     Args:
         folder: run folder with manifest.json.
         options: what the reader chose.
+        points: slices of time of each device's power to keep for a picture; 0 keeps none.
 
     Raises:
         KitError: the bundle or a factor cannot be read.
     """
     options = options or Options()
-    factors = same_series(region_factors(options.region, "--region")) if options.region else ()
+    if options.region:
+        region_factors(options.region, "--region")  # a slip is told before the work
     bundle = Bundle.open(folder)
+    for problem in bundle.written.manifest.problems(bundle.manifest):
+        # A report looks into objects and lists; another odd value is shown as it is.
+        if problem.observed not in ("missing", "null") and problem.expected.startswith(
+            ("an object", "a list")
+        ):
+            raise KitError(
+                f"{problem.path} is {problem.observed}",
+                where=str(bundle.folder / "manifest.json"),
+                expected=problem.expected,
+                fix=f"kit validate {folder}",
+            )
     try:
-        result: Derived[None] = derive_bundle(bundle, threads=min(4, os.cpu_count() or 2))
+        look, columns = (
+            _look(bundle.manifest, points),
+            (*ACCOUNTED, "util_pct", "mem_used_mib", *(("t_us",) if points else ())),
+        )
+        result: Derived[tuple[Utilisation, Trace | None, int | None]] = derive_bundle(
+            bundle, columns=columns, look=look, threads=min(4, os.cpu_count() or 2)
+        )
     except KitError:
         raise
     except Exception as error:
@@ -169,18 +226,53 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
             where=str(folder),
             fix=f"kit validate {folder}",
         ) from error
+    period_us = int(bundle.manifest["sampling"]["nominal_period_us"])
+    drawn = [trace for _, trace, _ in result.seen if trace is not None]
+    peaks = [mib for _, _, mib in result.seen if mib is not None]
+    drawn += counter_traces(result.counters, points, period_us) if points else []
+    used = [used for used, _, _ in result.seen]
+    return report_of(bundle, result, used, options, traces=drawn, peak_gpu_mib=max(peaks, default=None))
+
+
+def report_of(
+    bundle: Bundle,
+    result: Derived[Any],
+    used: Iterable[Utilisation],
+    options: Options | None = None,
+    *,
+    traces: Sequence[Trace] = (),
+    peak_gpu_mib: int | None = None,
+) -> RunReport:
+    """Every figure of the report from a recomputation that was done already; arguments as of `build`.
+
+    Args:
+        bundle: the bundle.
+        result: what its raw rows give.
+        used: utilisation of each series.
+        options: what the reader chose.
+        traces: power over time for a picture.
+        peak_gpu_mib: most memory in use on one GPU.
+    """
+    options = options or Options()
+    factors = same_series(region_factors(options.region, "--region")) if options.region else ()
     fresh = result.stages
     stored = bundle.table("stages").to_pylist()
     protocol = bundle.written
     totals = run_totals(fresh, result.sessions, teacher_kinds=protocol.kinds("teacher"))
     whole = totals.it
+    # No training is charged for what answering a workload took (4.7).
+    serves = protocol.kinds("serves")
+    trained = [row for row in fresh if row["stage"] not in serves]
+    made = (
+        totals if len(trained) == len(fresh) else run_totals(trained, teacher_kinds=protocol.kinds("teacher"))
+    )
     artifacts, events = bundle.table("artifacts").to_pylist(), bundle.table("events").to_pylist()
     inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
-    found = costs(fresh, artifacts, events, sharing(bundle))
+    found = costs(trained, artifacts, events, sharing(bundle))
     no_reuse = None
     if options.amortize is not None:
         no_reuse = _no_reuse(
-            totals, found, protocol, unknown, bundle.manifest.get("method") in protocol.taught_methods
+            made, found, protocol, unknown, bundle.manifest.get("method") in protocol.taught_methods
         )
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
     counts = _token_counts(fresh, reference, protocol.kinds("student"))
@@ -194,24 +286,57 @@ def build(folder: Path | str, options: Options | None = None) -> RunReport:
         unattributed=_unattributed(holes, whole),
         holes=len(holes),
         totals=totals,
+        made=made,
         sensor_rel=protocol.tolerances.sensor_rel,
-        per_token={n: e for n, c in counts.items() if (e := per_token(totals.whole_of(), c)) is not None},
+        per_token={n: e for n, c in counts.items() if (e := per_token(made.whole_of(), c)) is not None},
         token_counts=counts,
         options=options,
         facility=building,
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
-        reuse=None if no_reuse else _reuse(totals, found, options.amortize, protocol.kinds("teacher")),
+        reuse=None if no_reuse else _reuse(made, found, options.amortize, protocol.kinds("teacher")),
         no_reuse=no_reuse,
         inherited=inherited,
         unknown_origins=unknown,
         changed=list(differences(stored, fresh, protocol)),
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
         events=[e for e in events if e["severity"] != "info"],
-        scores=suite_scores(bundle.table("evals").to_pylist()),
+        scores=suite_scores(
+            bundle.table("evals").to_pylist(), bundle.table("eval_items").to_pylist(), events
+        ),
         baseline=idle_baseline(fresh, protocol.sampling.idle_min_us, protocol.kinds("idle")),
         costs=found,
         student_bytes=_student_bytes(fresh, artifacts, protocol.kinds("student")),
+        unused_devices=unused_devices(fresh, used, protocol.kinds("idle")),
+        gpu_costs=gpu_costs(trained, artifacts, events, sharing(bundle)),
+        artifacts=artifacts,
+        traces=traces,
+        peak_gpu_mib=peak_gpu_mib,
+        served=served(fresh, events, serves, sharing(bundle)),
     )
+
+
+def _look(
+    manifest: Mapping[str, Any], points: int
+) -> Callable[[PowerRows], tuple[Utilisation, Trace | None, int | None]]:
+    """What is kept of each power series beside its energy."""
+    devices = {int(d["device_id"]): str(d.get("model")) for d in manifest["hardware"]["devices"]}
+    period_us = int(manifest["sampling"]["nominal_period_us"])
+
+    def look(rows: PowerRows) -> tuple[Utilisation, Trace | None, int | None]:
+        percent, known = rows.pair("util_pct")
+        device = rows.key.device_id
+        used = device, int(known.sum()), int(percent[known].max(initial=0))
+        mib, read = rows.pair("mem_used_mib")
+        peak = int(mib[read].max()) if read.any() else None
+        if not points:
+            return used, None, peak
+        power_mw, read = rows.pair("power_mw")
+        watts = np.where(read, power_mw / 1000.0, np.nan)
+        name = shown(f"GPU {device} ({devices.get(device, 'unknown')}), {rows.key.node_id}")
+        shape = thinned(rows.array("t_us").copy(), watts, points, period_us)
+        return used, Trace(name, "gpu", "board power as read", *shape, int(read.sum())), peak
+
+    return look
 
 
 def _student_bytes(rows: Sequence[Row], artifacts: Sequence[Row], student: Sequence[str]) -> int | None:
@@ -291,7 +416,7 @@ def _no_reuse(
     if totals.it is None:
         return "nothing was measured"
     if totals.incomplete:
-        return "the energy of a GPU is unknown"
+        return "the energy of a GPU or of a service elsewhere is unknown"
     if unknown:
         return f"what another run paid for {', '.join(unknown)} is unknown"
     if found.teacher(protocol.kinds("teacher")) is None:

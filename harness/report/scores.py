@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.interval import total as interval_total
+from harness.accounting.item_scores import ItemScores, PairedQuality, paired_quality
 from harness.accounting.quality import Measured, Quality, quality
 from harness.accounting.totals import roots, row_energy
+from harness.errors import KitError
+
+if TYPE_CHECKING:
+    from harness.evaluation.suites import Suite
 
 Row = Mapping[str, Any]
 
@@ -26,14 +32,25 @@ class SuiteScores:
     Attributes:
         student: rows of evals, by name of the benchmark.
         teacher: the same for the teacher; empty where nothing was compared.
-        quality: Q over all benchmarks of either side; None without a teacher, or of held-out losses. A
-            teacher at the lowest score there can be counts as one at its floor: the log holds no other.
+        quality: Q over the benchmarks of the suite by its file; of a suite that has none here over all
+            benchmarks of either side, and a teacher at the lowest score there can be counts as one at its
+            floor. None without a teacher, or of held-out losses.
+        items: scores of the student's items by name of the benchmark, of those that Q is over.
+        first_preferred: by benchmark, what its judge gave whichever of two answers it saw first; 0.5 without
+            a bias of place.
     """
 
     suite: str
     student: Mapping[str, Row]
     teacher: Mapping[str, Row]
     quality: Quality | None
+    items: Mapping[str, ItemScores] = field(default_factory=dict)
+    first_preferred: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def judges(self) -> list[str]:
+        """judge_id of whoever judged the student."""
+        return list(dict.fromkeys(str(row["judge_id"]) for row in self.student.values() if row["judge_id"]))
 
 
 @dataclass(frozen=True)
@@ -61,13 +78,24 @@ class _Scale:
     floor: float
 
 
-def suite_scores(evals: Sequence[Row]) -> list[SuiteScores]:
+def suite_scores(
+    evals: Sequence[Row], items: Sequence[Row] = (), events: Sequence[Row] = ()
+) -> list[SuiteScores]:
     """Scores by suite, in the order of their stages.
 
     Args:
         evals: rows of evals.
+        items: rows of eval_items.
+        events: rows of events.
     """
     found = []
+    places = {
+        (event["stage_uid"], told["benchmark"]): float(told["first_preferred"])
+        for event in events
+        if event["kind"] == "stage_event" and "judge_of_pairs" in str(event["detail"])
+        for told in [json.loads(event["detail"]).get("report", {})]
+        if told.get("first_preferred") is not None
+    }
     for suite in dict.fromkeys(row["suite"] for row in evals):
         rows = [row for row in evals if row["suite"] == suite]
         # A suite may be scored in several stages; Q is over all of its benchmarks, whichever stage gave each.
@@ -77,19 +105,86 @@ def suite_scores(evals: Sequence[Row]) -> list[SuiteScores]:
             for subject in ("student", "teacher")
         }
         judged = sides["teacher"] and suite != HELD_OUT
-        q = _quality(sides["student"], sides["teacher"]) if judged else None
-        found.append(SuiteScores(str(suite), sides["student"], sides["teacher"], q))
+        scales = _scales(str(suite), sides["student"], sides["teacher"])
+        q = _quality(sides["student"], sides["teacher"], scales) if judged else None
+        own = {scale.name: sides["student"].get(scale.name) for scale in scales}
+        listed = {name: _items_of(row, items) for name, row in own.items() if row is not None}
+        place = {name: p for (uid, name), p in places.items() if any(row["stage_uid"] == uid for row in rows)}
+        found.append(SuiteScores(str(suite), sides["student"], sides["teacher"], q, listed, place))
     return found
+
+
+def _scales(suite: str, student: Mapping[str, Row], teacher: Mapping[str, Row]) -> list[_Scale]:
+    """What Q is over: by the suite's file, else every benchmark of either side."""
+    names = {**student, **teacher}
+    known = _definition(suite)
+    if known is None:
+        return [_Scale(name, float(row["score_min"])) for name, row in names.items()]
+    scales = []
+    for benchmark in known.benchmarks:
+        key = (benchmark.name, benchmark.metric, benchmark.filter)
+        alike = [name for name, row in names.items() if tuple(row[part] for part in _KEY) == key]
+        scales.append(_Scale(alike[0] if alike else benchmark.name, benchmark.floor))
+    return scales
+
+
+def _definition(suite: str) -> Suite | None:
+    """The suite's file; None where the name is not one of its digests, or a part of its items was asked."""
+    if "@" not in suite:
+        return None
+    from harness.evaluation.suites import suite_named
+
+    try:
+        return suite_named(suite)
+    except KitError:
+        return None
+
+
+def _items_of(row: Row, items: Sequence[Row]) -> ItemScores:
+    named = ("stage_uid", "subject", *_KEY)
+    mine = [item for item in items if all(item[part] == row[part] for part in named)]
+    mine.sort(key=lambda item: int(item["item"]))
+    groups = [item.get("group") for item in mine]
+    return ItemScores(
+        [item["score"] for item in mine],
+        groups if any(groups) else (),
+        "group_mean" if row["aggregation"] == "group_mean" else "mean",
+    )
+
+
+def paired(ours: SuiteScores, theirs: SuiteScores) -> PairedQuality | None:
+    """Q of one run's student less that of another's, item by item; None where they were not asked the same.
+
+    Both must have been compared with one teacher: the same scores of the same model.
+    """
+    if ours.suite != theirs.suite or ours.items.keys() != theirs.items.keys() or not ours.items:
+        return None
+    taught = {}
+    for name in ours.items:
+        rows = [side.get(name) for run in (ours, theirs) for side in (run.student, run.teacher)]
+        if any(row is None for row in rows):
+            return None
+        mine, teacher, other, again = (row for row in rows if row is not None)
+        alike = [
+            (row["items_sha256"], row["judge_id"], row["score_unit"]) for row in (mine, teacher, other, again)
+        ]
+        if len(set(alike)) > 1 or mine["items_sha256"] is None:
+            return None
+        if (teacher["score"], teacher["model_sha256"]) != (again["score"], again["model_sha256"]):
+            return None
+        taught[name] = float(teacher["score"])
+    return paired_quality(ours.items, theirs.items, taught)
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
     """The benchmark's name, with its metric and filter where the name alone is not unique."""
     keys = {tuple(other[part] for part in _KEY) for other in rows}
     alike = [key for key in keys if key[0] == row["benchmark"]]
-    return str(row["benchmark"]) if len(alike) == 1 else " ".join(str(row[part]) for part in _KEY)
+    parts = [str(row[part]) for part in _KEY if (part, row[part]) != ("filter", "none")]
+    return str(row["benchmark"]) if len(alike) == 1 else " ".join(parts)
 
 
-def _quality(student: Mapping[str, Row], teacher: Mapping[str, Row]) -> Quality:
+def _quality(student: Mapping[str, Row], teacher: Mapping[str, Row], suite: Sequence[_Scale]) -> Quality:
     def measured(side: Mapping[str, Row], other: Mapping[str, Row]) -> dict[str, Measured]:
         return {
             name: Measured(row["score"], row["stderr"])
@@ -97,9 +192,10 @@ def _quality(student: Mapping[str, Row], teacher: Mapping[str, Row]) -> Quality:
             if row["n_scored"] == row["n_items"] and _same_items(row, other.get(name))
         }
 
-    names = {**student, **teacher}
-    suite = [_Scale(name, float(row["score_min"])) for name, row in names.items()]
-    return quality(measured(student, teacher), measured(teacher, student), suite)
+    over = {scale.name for scale in suite}
+    sides = measured(student, teacher), measured(teacher, student)
+    ours, theirs = ({name: score for name, score in side.items() if name in over} for side in sides)
+    return quality(ours, theirs, suite)
 
 
 def _same_items(row: Row, other: Row | None) -> bool:
@@ -149,8 +245,15 @@ def score_lines(suites: Sequence[SuiteScores]) -> list[tuple[str, str]]:
             lost = f", {row['n_unparsed']} of {row['n_items']} not scored" if row["n_unparsed"] else ""
             other = suite.teacher.get(name)
             teacher = "" if other is None else f" (teacher {other['score']:.4g})"
-            shown = f"{name} {row['metric']} {row['score']:.4g}{error}{unit}{teacher}{lost}"
+            metric = "" if name != row["benchmark"] else f" {row['metric']}"
+            shown = f"{name}{metric} {row['score']:.4g}{error}{unit}{teacher}{lost}"
             lines.append((suite.suite if number == 0 else "", shown))
+        if suite.judges:
+            from harness.evaluation.judge_check import published
+
+            lines += [("judge", f"{judge}: {published(judge)}") for judge in suite.judges]
+        for name, place in suite.first_preferred.items():
+            lines.append(("judge", f"{name}: gives what it sees first {place:.2f} (no bias of place: 0.5)"))
         if suite.quality is not None:
             lines.append((f"Q {suite.suite}", _quality_text(suite.quality)))
     return lines
@@ -177,6 +280,8 @@ def as_dicts(suites: Sequence[SuiteScores], baseline: Baseline | None) -> dict[s
             "suite": suite.suite,
             "student": [dict(row) for row in suite.student.values()],
             "teacher": [dict(row) for row in suite.teacher.values()],
+            "judges": suite.judges,
+            "first_preferred": dict(suite.first_preferred),
             "q": suite.quality and suite.quality.q,
             "q_low": suite.quality and suite.quality.interval and suite.quality.interval.low,
             "q_high": suite.quality and suite.quality.interval and suite.quality.interval.high,

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
-from harness.accounting.rounding import J_PER_KWH, duration, encodable, printable, quantity, significant
+from harness.accounting.rounding import J_PER_KWH, duration, encodable, quantity, significant
 from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
 from harness.report.words import method_words, notes, said_once, stage_notes, title
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
+from harness.text import MAX_LINE, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,8 @@ def print_report(report: RunReport, console: Console) -> None:
         console.print()
         console.print(_summary(report))
         _print_notes(report, console)
-    console.file.write(encodable(capture.get(), console.encoding))
+    lines = (line.rstrip() for line in capture.get().split("\n"))
+    console.file.write(encodable("\n".join(lines), console.encoding))
 
 
 def _colour(name: str, protocol: Protocol) -> str:
@@ -72,10 +74,10 @@ def _heading(report: RunReport, width: int) -> Text:
     machine = ", ".join(f"{models.count(m)} x {m}" for m in dict.fromkeys(models)) or "no GPU"
     if not models and hardware.get("cpu_model"):
         machine += f", {hardware['cpu_model']}"
-    text = Text(printable(str(manifest.get("name", ""))), "bold", no_wrap=True, overflow="ellipsis")
-    facts = f"   {manifest.get('method')}   {printable(machine)}   protocol {report.protocol_version}"
+    text = Text(shown(manifest.get("name", "")), "bold", no_wrap=True, overflow="ellipsis")
+    facts = f"   {shown(manifest.get('method'))}   {shown(machine)}   protocol {report.protocol_version}"
     text.append(facts, "default")
-    text.append(f"   run {manifest.get('run_id')}" if width >= WIDE else "", "dim")
+    text.append(f"   run {shown(manifest.get('run_id'))}" if width >= WIDE else "", "dim")
     return text
 
 
@@ -151,7 +153,8 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
     wide = width >= WIDE
     size, unit = _unit(report)
     parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
-    parts = parts if wide else parts[:2]
+    largest = sorted(parts, key=lambda p: getattr(report.totals, p).energy_j, reverse=True)
+    parts = parts if wide else [p for p in parts if p in largest[:2]]
     lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
     heads = ["stage", "time", "share of energy" if wide else "share", *(f"{p.upper()} {unit}" for p in parts)]
     foots = ["total", duration(_billed_us(report)), "", *(_total_cell(report, part, size) for part in parts)]
@@ -161,13 +164,13 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
     needs = [max(len(heads[i]), len(foots[i]), *(len(r[i]) for r in rows), 0) for i in range(len(heads))]
     # Three cells a column for padding and rule; 5 before the bar for the percentage.
     room = width - 2 - sum(n + 3 for i, n in enumerate(needs) if i not in (0, 2)) - 6 - 5
-    # The bar goes first, then the parts from the last: what a stage cost per token is not given up.
+    # The bar goes first, then the parts from the least: what a stage cost per token is not given up.
     bar_least = 4
     if not wide and room < 12 + bar_least:
         bar_least = 0
         while room < 12 and len(parts) > 1:
-            parts.pop()
-            cut = 3 + len(parts)
+            cut = 3 + parts.index(next(p for p in reversed(largest) if p in parts))
+            parts.pop(cut - 3)
             room += needs.pop(cut) + 3
             heads, foots = [*heads[:cut], *heads[cut + 1 :]], [*foots[:cut], *foots[cut + 1 :]]
             rows = [[*row[:cut], *row[cut + 1 :]] for row in rows]
@@ -229,23 +232,23 @@ def _cells(
 
     row = line.row
     failed = row["status"] != "completed"
-    name = "  " * line.depth + printable(title(line))
+    name = "  " * line.depth + shown(title(line))
     if line is report.unattributed and report.holes > 1:
         name += f", {report.holes} times" if wide else ""
     mark = ("x " if ascii_only else "✗ ") if failed else ""
-    shown = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
+    named = Text(mark + name, "red" if failed else "dim" if line is report.unattributed else "")
     if wide and row["stage"] not in (row["name"], UNATTRIBUTED):
-        shown.append(f" {printable(row['stage'])}", "dim")
+        named.append(f" {shown(row['stage'])}", "dim")
     if any(not said_once(flag) for flag in row["flags"]):
-        shown.append(" *", "yellow")
+        named.append(" *", "yellow")
     value, denominator = _per_token(line)
-    cells = [shown, Text(duration(line.duration_us)), Text("")]
+    cells = [named, Text(duration(line.duration_us)), Text("")]
     cells += [Text(_cell(row, part, size)) for part in parts]
     if wide:
         count = row[_TOKEN_COLUMNS[denominator]] if denominator else None
         method = str(row["gpu_energy_method" if "gpu" in parts else "cpu_energy_method"])
         cells += [Text(_relative(line.energy)), Text("-" if count is None else _count(count)), Text(value)]
-        cells += [Text(denominator, "dim"), Text(method_words(method), "dim")]
+        cells += [Text(denominator, "dim"), Text(shown(method_words(method)), "dim")]
     else:
         cells.append(Text(value))
     return cells
@@ -262,22 +265,24 @@ _TOKEN_COLUMNS = {name: f"tokens_{name}" for name in _TOKEN_ORDER[:-1]}
 
 
 def _count(number: int) -> str:
+    rounded = float(f"{number:.4g}")  # 999,999 is 1 M, not 1000 k
     for size, suffix in ((10**9, " G"), (10**6, " M"), (10**4, " k")):
-        if number >= size:
+        if rounded >= size:
             unit = 1000 if suffix == " k" else size
-            return f"{number / unit:.4g}{suffix}"
+            return f"{rounded / unit:.4g}{suffix}"
     return str(number)
 
 
 def _summary(report: RunReport) -> Table:
     """Totals below the table, a name and a figure a line."""
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column()
     for name, value in summary_lines(report):
-        grid.add_row(name, value)
+        grid.add_row(Text(shown(name)), Text(shown(value, limit=MAX_LINE)))
     return grid
 
 
@@ -306,8 +311,26 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.baseline is not None:
         found.append(("  above idle", _above_idle(report.baseline)))
     for name, energy in report.per_token.items():
-        count = report.token_counts[name]
-        found.append((PER_TOKEN[name], f"{_q(energy)} over {_count(count)} tokens, whole run"))
+        count = _count(report.token_counts[name])
+        what = "positions" if name == "positions" else "tokens"
+        found.append((PER_TOKEN[name], f"{_q(energy)} over {count} {what}, whole run"))
+    if report.gpu_hours:
+        found.append(("GPU-hours", f"{report.gpu_hours:.3g}: devices times time of the stages on them"))
+    if report.throughput is not None:
+        found.append(("throughput", f"{report.throughput:,.0f} processed tokens/s in the student's training"))
+    if report.peak_gpu_mib is not None:
+        mib = report.peak_gpu_mib
+        size = f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
+        found.append(("peak memory", f"{size} in use on one GPU, at a sample"))
+    if report.served is not None:
+        served = report.served
+        rate = f"{served.tokens * 1e6 / served.duration_us:,.0f} tokens/s"
+        found.append(
+            (
+                "per served token",
+                f"{_q(served.per_token)} over {_count(served.tokens)} tokens, {rate}, {served.workload}",
+            )
+        )
     if report.facility is not None:
         found.append(("facility energy", f"{least}{both(report.facility)} at {_pue(report)}"))
     if report.carbon:
@@ -315,10 +338,10 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.inherited is not None:
         found.append(("inherited", f"{_q(report.inherited)} paid by other runs for artifacts used here"))
     if report.unknown_origins:
-        names = printable(", ".join(report.unknown_origins))
+        names = ", ".join(report.unknown_origins)
         found.append(("inherited", f"unknown: no run says what {names} cost"))
     if report.no_reuse is not None:
-        found.append(("reuse", f"no figure: {printable(report.no_reuse)}"))
+        found.append(("reuse", f"no figure: {report.no_reuse}"))
     if report.reuse is not None:
         found.append(
             ("marginal", f"{both(report.reuse.marginal)}: this run once the teacher's output exists")
@@ -360,8 +383,8 @@ def _carbon(report: RunReport) -> str:
     text = f"{_grams(used.kg)} ({factor.name} {factor.year}: {per_kwh}, {factor.factor_id})"
     for other in others:
         change = other.factor.g_co2e_per_kwh / factor.g_co2e_per_kwh - 1
-        shown = f"{change:+.{0 if abs(change) >= 0.01 else 1}%}"
-        text += f"; with {other.factor.year}'s {_intensity(other.factor)} {_grams(other.kg)} ({shown})"
+        by = f"{change:+.{0 if abs(change) >= 0.01 else 1}%}"
+        text += f"; with {other.factor.year}'s {_intensity(other.factor)} {_grams(other.kg)} ({by})"
     return text
 
 
@@ -404,11 +427,11 @@ def _print_notes(report: RunReport, console: Console) -> None:
         console.print()
         for names, sentences in marked:
             text = Text("* ", "yellow")
-            text.append(names, "bold default")
-            text.append(": " + "; ".join(sentences) + ".", "default")
+            text.append(shown(names, limit=MAX_LINE), "bold default")
+            text.append(": " + shown("; ".join(sentences), limit=MAX_LINE) + ".", "default")
             console.print(text)
     said = notes(report)
     if said:
         console.print()
         for note in said:
-            console.print(Text(note))
+            console.print(Text(shown(note, limit=MAX_LINE)))

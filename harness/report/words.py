@@ -7,23 +7,33 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from harness.accounting.rounding import duration, printable, quantity
+from harness.accounting.interval import total as interval_total
+from harness.accounting.rounding import duration, quantity
+from harness.accounting.shared_scales import absolute
+from harness.accounting.unused import devices_reserved
 from harness.errors import KitError
-from harness.report.comparison import against_notes
+from harness.meter.visible import ORDER_IN_DOUBT
+from harness.report.comparison import against_notes, whole_energy
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
+from harness.report.study import scales_of
 from harness.spec import load_protocol
 from harness.spec.factors import SCOPES, attribution, region_factors
+from harness.text import shown
 
 _METHODS = {
     "counter_tick": "counter",
-    "counter_interpolated": "counter, interpolated",
+    "counter_step": "counter",
+    "counter_linear": "counter, straight at an end",
     "counter_sample": "counter, sampled",
     "counter_split": "counter, bridged",
     "power_integral": "power samples",
-    "imported": "imported",
+    "imported": "another tool",
     "absent": "absent",
     "mixed": "mixed",
 }
+
+PLAIN_COUNTER = ("counter_tick", "counter_step")
+"""Methods about which a table of joules says nothing more."""
 
 
 def method_words(method: str) -> str:
@@ -51,7 +61,7 @@ def flag_sentence(flag: str, line: StageLine) -> str:
     row = line.row
     known = load_protocol().flag_named(flag)
     if known is None:
-        return printable(flag.replace("_", " "))
+        return flag.replace("_", " ")
     relative = row.get("gpu_counter_vs_integral")
     return known.words.format(
         gap=duration(int(row.get("gap_us") or 0)),
@@ -68,7 +78,7 @@ def stage_notes(report: RunReport) -> Iterator[tuple[str, list[str]]]:
     for line in lines:
         sentences = tuple(flag_sentence(f, line) for f in line.row["flags"] if not said_once(f))
         if sentences:
-            grouped.setdefault(sentences, []).append(printable(title(line)))
+            grouped.setdefault(sentences, []).append(title(line))
     for sentences, names in grouped.items():
         yield ", ".join(names), list(sentences)
 
@@ -108,12 +118,13 @@ def notes(report: RunReport) -> list[str]:
     for event in report.events:
         if event["kind"] == "source_absent":
             detail = json.loads(event["detail"] or "{}")
-            source, reason = (printable(str(detail.get(name, "unknown"))) for name in ("source", "reason"))
+            source, reason = (str(detail.get(name, "unknown")) for name in ("source", "reason"))
             found.append(f"{source} did not start, what it measures is missing: {reason}")
+    found += _unused(report)
     student = [line.row for line in report.lines if line.row["stage"] in report.protocol.kinds("student")]
     silent = [str(r["name"]) for r in student if r["status"] == "completed" and r["tokens_trained"] is None]
     if silent and len(silent) < len(student) and "trained" not in report.token_counts:
-        names = printable(", ".join(dict.fromkeys(silent)))
+        names = ", ".join(dict.fromkeys(silent))
         found.append(f"J/token of the run is unknown: {names} counted no tokens.")
     flags = {flag for line in report.lines for flag in line.row["flags"]}
     if "cpu_estimated" in flags:
@@ -138,13 +149,36 @@ def notes(report: RunReport) -> list[str]:
     labels = report.manifest.get("labels") or []
     if "simulated" in labels:
         found.append("Simulated: some signals are made up. Never set it beside a measured figure.")
-    shown = [printable(str(label)) for label in labels if label not in ("cpu_estimated", "no_gpu")]
+    if ORDER_IN_DOUBT in labels:
+        found.append(
+            "The cards that were metered may not be those that were used: CUDA numbers cards of two models "
+            "by speed. Set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name cards by their UUID."
+        )
+    shown = [str(label) for label in labels if label not in ("cpu_estimated", "no_gpu")]
     if shown:
         found.append(f"Labels: {', '.join(shown)}.")
     if report.options.region and report.options.pue is None:
         found.append("PUE was not applied: CO2e is that of the IT energy alone. Give it with --pue.")
     found += _factor_notes(report)
     return found
+
+
+def _unused(report: RunReport) -> Iterator[str]:
+    """Cards that are part of the total and on which nothing of the run was seen."""
+    unused = report.unused_devices
+    if not unused:
+        return
+    known = [energy for energy in unused.values() if energy is not None]
+    part = quantity(sum(known), "J") if known else "an unknown part"
+    named = f"GPU {', '.join(map(str, unused))}: no kernel ran there; {part} of the total"
+    if devices_reserved(report.manifest):
+        yield f"{named}, reserved and paid for (devices: all)."
+        return
+    ids = {int(device) for line in report.lines for device in line.row["device_ids"]}
+    used = sorted(ids - set(unused))
+    shown = ",".join(map(str, used))
+    fix = f"devices: [{shown}]" if used else "devices: none"
+    yield f"{named}. To leave them out: {fix} in the pipeline file, or CUDA_VISIBLE_DEVICES={shown}."
 
 
 def _dram_constant(report: RunReport) -> Iterator[str]:
@@ -199,3 +233,52 @@ def _stated_options(report: RunReport) -> list[str]:
     if report.options.pue is None and isinstance(pue, float | int) and 1 < pue <= 10:
         found.append(f"--pue {pue:g}")
     return found
+
+
+_METHODS_IN_WORDS = {
+    "sft": "supervised training without a teacher",
+    "kd": "distilling from a teacher's logits",
+    "synthetic_sft": "training on a teacher's answers",
+}
+
+
+def summary_sentence(report: RunReport) -> str:
+    """The run in one sentence, as a person would say it."""
+    name = shown(str(report.manifest.get("name", "")))
+    what = _METHODS_IN_WORDS.get(str(report.manifest.get("method")))
+    subject = f"{name}, {what}," if what else name
+    energies = [e for e in (report.totals.it, report.inherited) if e is not None]
+    if not energies:
+        return f"Of {subject.rstrip(',')} no energy was measured."
+    whole = whole_energy(report)
+    energy = interval_total(energies) if whole is None else absolute(whole, scales_of([whole]))
+    parts = [f"{subject} took {quantity(energy.best, 'J', energy.low, energy.high)}"]
+    if report.inherited is not None:
+        share = report.inherited.best / energy.best if energy.best else 0.0
+        parts[0] += f", {share:.0%} of it paid by an earlier run whose output it uses"
+    largest = max(
+        (line for line in report.lines if line.energy is not None and line.depth == 0),
+        key=lambda line: line.energy.best if line.energy else 0.0,
+        default=None,
+    )
+    if largest is not None and largest.energy is not None and energy.best > 0 and len(report.lines) > 1:
+        share = largest.energy.best / energy.best
+        parts.append(f"{share:.0%} of it went into {shown(title(largest))}")
+    for token in ("reference", "trained", "processed"):
+        if token in report.per_token and report.inherited is None:
+            each = report.per_token[token]
+            parts.append(f"each {token} token took {quantity(each.best, 'J', each.low, each.high)}")
+            break
+    judged = [s.quality for s in report.scores if s.quality is not None and s.quality.q is not None]
+    if len(judged) == 1 and judged[0] is not None and judged[0].q is not None:
+        parts.append(f"the student kept {judged[0].q:.2f} of its teacher's quality")
+    text = parts[0] + (": " + ", ".join(parts[1:]) if len(parts) > 1 else "")
+    states = {
+        load_protocol().method_states().get(m)
+        for p in (report.totals.gpu, report.totals.cpu)
+        for m in p.methods
+    }
+    doubt = " The joules are an estimate, good to a factor of two." if "estimated" in states else ""
+    if report.totals.incomplete:
+        doubt += " A GPU's energy is unknown, so this is a lower bound."
+    return f"{text}.{doubt}"

@@ -7,6 +7,7 @@ accounting. The YAML files are the only place where a column, a stage kind or a 
 from __future__ import annotations
 
 from harness.spec.document import DocumentSpec, Problem
+from harness.spec.freeze import frozen_list, protocol_digest
 from harness.spec.jsonschema import json_schema
 from harness.spec.load import (
     available_versions,
@@ -30,8 +31,10 @@ __all__ = [
     "Tolerances",
     "available_versions",
     "current_version",
+    "frozen_list",
     "json_schema",
     "load_protocol",
+    "protocol_digest",
     "protocol_root",
     "short_version",
     "version_folder",

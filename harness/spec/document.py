@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FieldType = Literal["string", "int64", "float64", "bool", "object", "list<string>", "list<object>"]
 
@@ -36,10 +35,9 @@ class Problem(NamedTuple):
     expected: str
 
 
-class DocumentField(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class DocumentField:
     """One field of a document; `open` admits keys of an object that are not listed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str
     type: FieldType
@@ -50,37 +48,27 @@ class DocumentField(BaseModel):
     pattern: str | None = None
     enum: tuple[str, ...] | None = None
     fields: tuple[DocumentField, ...] = ()
-    doc: str = Field(min_length=1)
+    doc: str
 
-    @field_validator("enum", "fields", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DocumentField:
+    def __post_init__(self) -> None:
+        """Raises ValueError where its parts contradict each other."""
+        if not self.doc:
+            raise ValueError(f"{self.name} has no doc")
         if self.fields and "object" not in self.type:
             raise ValueError(f"{self.name} is {self.type} and cannot have fields")
         if (self.pattern or self.enum) and self.type != "string":
             raise ValueError(f"{self.name} is {self.type}; pattern and enum need a string")
-        return self
 
 
-class DocumentSpec(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class DocumentSpec:
     """Definition of a JSON document."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     document: str
     schema_id: str
     clause: str
     doc: str
     fields: tuple[DocumentField, ...]
-
-    @field_validator("fields", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
     def problems(self, value: object) -> list[Problem]:
         """Every difference between `value` (parsed JSON) and this definition. Keys `x-*` are admitted."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from harness.errors import KitError
 from harness.spec.model import Protocol
+from harness.spec.strict import MISSING, UNKNOWN, Slip, build
 
 _BaseLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -55,22 +54,35 @@ def protocol_root() -> Path:
         if not Path(chosen).is_dir():
             raise KitError("is no folder", where=f"{ROOT_VARIABLE}={chosen}", expected="protocol versions")
         return Path(chosen).absolute()
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "_protocol", package.parent / "protocol"):
+    places = _places(__file__)
+    for candidate in places:
         if candidate.is_dir():
             return candidate
     raise KitError(
         "the protocol definitions are missing from this installation",
-        where=str(package),
-        expected=f"{package / '_protocol'} (installed) or {package.parent / 'protocol'} (checkout)",
+        where=str(places[0].parent),
+        expected=f"{places[0]} (installed) or {places[1]} (checkout)",
         fix="reinstall the package: pip install --force-reinstall distill-energy-kit",
     )
 
 
+@cache
+def _places(module: str) -> tuple[Path, Path]:
+    package = Path(module).resolve().parents[1]
+    return package / "_protocol", package.parent / "protocol"
+
+
 def available_versions(root: Path | None = None) -> list[str]:
     """Versions (`major.minor`) of a protocol root, oldest first."""
-    found = [p.name for p in (root or protocol_root()).iterdir() if (p / "protocol.yaml").is_file()]
-    return sorted(filter(_FOLDER.fullmatch, found), key=lambda name: tuple(map(int, name.split("."))))
+    root = root or protocol_root()
+    return list(_versions_in(root, root.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _versions_in(root: Path, _changed_ns: int) -> tuple[str, ...]:
+    found = [p.name for p in root.iterdir() if (p / "protocol.yaml").is_file()]
+    order = sorted(filter(_FOLDER.fullmatch, found), key=lambda name: tuple(map(int, name.split("."))))
+    return tuple(order)
 
 
 def current_version(root: Path | None = None) -> str:
@@ -101,7 +113,9 @@ def version_folder(version: str | None = None, *, root: Path | None = None) -> P
     short = short_version(version or current_version(root))
     known = available_versions(root)
     if short not in known:
-        near = difflib.get_close_matches(short, known, n=1, cutoff=0.1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(short, known, n=1, cutoff=0.1)
         raise KitError(
             f"protocol version {version!r} is not known to this installation",
             expected=f"one of {', '.join(known) or '(none installed)'}",
@@ -141,9 +155,9 @@ def _load(folder: Path) -> Protocol:
     for described in (*data["tables"].values(), data["manifest"]):
         _fill_enums(described, data)
     try:
-        return Protocol.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, folder) from None
+        return build(Protocol, data)
+    except Slip as slip:
+        raise _explain(slip, folder) from None
 
 
 def _fill_enums(described: dict[str, Any], data: dict[str, Any]) -> None:
@@ -183,28 +197,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _explain(error: ValidationError, folder: Path) -> KitError:
-    """First problem of a validation error in words: which file, which key, what was found."""
-    first = error.errors(include_url=False)[0]
-    location = list(first["loc"])
-    file = folder / "protocol.yaml"
-    if location[:1] == ["tables"] and len(location) > 1:
-        file, location = folder / "tables" / f"{location[1]}.yaml", location[2:]
-    elif location[:1] == ["manifest"]:
-        file, location = folder / "manifest.yaml", location[1:]
-    dotted = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        message = f"unknown key {dotted!r}"
-    elif first["type"] == "missing":
-        message = f"key {dotted!r} is missing"
-    elif first["type"] == "value_error":  # a sentence of the models' own
-        message = ": ".join(part for part in (dotted, str(first["ctx"]["error"])) if part)
-    else:
-        message = f"{dotted}: {first['msg']} (found {_short(first['input'])})"
-    more = error.error_count() - 1
-    return KitError(message + (f"; {more} more like it" if more else ""), where=str(file))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _explain(slip: Slip, folder: Path) -> KitError:
+    """A slip in words: which file, which key, what was found."""
+    path, file = slip.path, folder / "protocol.yaml"
+    if path[:1] == ("tables",) and len(path) > 1:
+        file, path = folder / "tables" / f"{path[1]}.yaml", path[2:]
+    elif path[:1] == ("manifest",):
+        file, path = folder / "manifest.yaml", path[1:]
+    dotted = ".".join(map(str, path))
+    sentences = {UNKNOWN: f"unknown key {dotted!r}", MISSING: f"key {dotted!r} is missing"}
+    told = sentences.get(slip.message) or ": ".join(part for part in (dotted, slip.message) if part)
+    return KitError(told, where=str(file))

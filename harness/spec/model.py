@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from harness.errors import KitError
 from harness.spec.document import DocumentSpec
@@ -37,20 +35,23 @@ TypeName = Literal[
 ]
 
 _CLAUSE = re.compile(r"[1-9]\d*(\.[1-9]\d*)*")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-class Strict(BaseModel):
-    """Base of every protocol model: frozen, no coercion, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-
-def _tuple(value: object) -> object:
-    """YAML gives lists; frozen models keep tuples, and strict mode would refuse the change."""
-    return tuple(value) if isinstance(value, list) else value
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name: small letters, digits and _")
 
 
-class Column(Strict):
+def _check_positive(model: object, *names: str) -> None:
+    for name in names:
+        if not getattr(model, name) > 0:
+            raise ValueError(f"{name} is {getattr(model, name)}, expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
     """One column of a table.
 
     Attributes:
@@ -60,34 +61,30 @@ class Column(Strict):
         enum: Allowed words of a string column; a last entry `x-*` admits any word with that prefix.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str
     type: TypeName
     unit: str | None = None
     nullable: bool = False
-    field_id: int = Field(ge=1)
+    field_id: int
     clause: str
     stability: Literal["experimental", "stable", "deprecated"] = "stable"
     derived: bool = False
     encoding: Literal["delta", "plain", "dict"] = "plain"
     enum: tuple[str, ...] | None = None
-    doc: str = Field(min_length=1)
+    doc: str
 
-    _listed = field_validator("enum", mode="before")(_tuple)
-
-    @field_validator("clause")
-    @classmethod
-    def _is_clause(cls, value: str) -> str:
-        if not _CLAUSE.fullmatch(value):
-            raise ValueError(f"{value!r} is no clause number such as '5.2.1'")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Column:
+    def __post_init__(self) -> None:
+        """Raises ValueError where its parts contradict each other."""
+        _check_name(self.name)
+        _check_positive(self, "field_id")
+        if not _CLAUSE.fullmatch(self.clause):
+            raise ValueError(f"clause: {self.clause!r} is no clause number such as '5.2.1'")
+        if not self.doc:
+            raise ValueError(f"column {self.name} has no doc")
         if self.encoding == "delta" and "int" not in self.type.split("<")[0]:
             raise ValueError(f"encoding delta needs an integer column, {self.name} is {self.type}")
         if self.enum is not None and self.type != "string":
             raise ValueError(f"enum needs a string column, {self.name} is {self.type}")
-        return self
 
     def allows(self, value: str) -> bool:
         """Whether `value` is one of the enum's words, or carries its open prefix."""
@@ -96,7 +93,8 @@ class Column(Strict):
         return any(word.endswith("*") and value.startswith(word[:-1]) for word in self.enum)
 
 
-class TableSpec(Strict):
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
     """One table: columns in their order on disk, the key, and the order of rows (ascending, nulls first)."""
 
     table: str
@@ -107,10 +105,8 @@ class TableSpec(Strict):
     sort: tuple[str, ...]
     columns: tuple[Column, ...]
 
-    _listed = field_validator("key", "sort", "columns", mode="before")(_tuple)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TableSpec:
+    def __post_init__(self) -> None:
+        """Raises ValueError where its parts contradict each other."""
         names = self.names
         for what, values in (("column", names), ("field_id", [c.field_id for c in self.columns])):
             repeated = sorted({str(v) for v in values if list(values).count(v) > 1})
@@ -124,7 +120,6 @@ class TableSpec(Strict):
         for column in self.columns:
             if not column.clause.startswith(f"{self.clause}."):
                 raise ValueError(f"column {column.name}: clause {column.clause} is outside {self.clause}")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,13 +139,15 @@ class TableSpec(Strict):
         raise KeyError(f"table {self.table} has no column {name!r}")
 
 
-class StageKind(Strict):
+@dataclass(frozen=True, kw_only=True)
+class StageKind:
     """A kind of stage (2.1). What a program may ask of a kind is one of these properties, never its name.
 
     Attributes:
         inside: What belongs to such a stage.
         teacher: Its joules are the teacher's, charged once for all students that use its output (4.6).
         student: It trains the student: its joules are the student's, its tokens the run's (4.5).
+        serves: It answers a fixed workload with a finished model: no training is charged for it (4.7).
         scores: It scores a model.
         judge: It scores the outputs of another stage's model, which names it (5.6).
         idle: It is a wait, by which idle power is known (2.6).
@@ -163,13 +160,15 @@ class StageKind(Strict):
     inside: str | None = None
     teacher: bool = False
     student: bool = False
+    serves: bool = False
     scores: bool = False
     judge: bool = False
     idle: bool = False
     derived: bool = False
 
 
-class Method(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Method:
     """What a pipeline distils with.
 
     Attributes:
@@ -181,7 +180,32 @@ class Method(Strict):
     teacher: bool = False
 
 
-class PowerSource(Strict):
+@dataclass(frozen=True, kw_only=True)
+class ServingWorkload:
+    """What a model is asked so that its joules per served token compare (4.7).
+
+    Attributes:
+        engine: "transformers" or "vllm".
+        batch: Prompts that the engine is given at once.
+        prompts: How many there are.
+        output_tokens: Tokens of every answer, no more and no fewer.
+        rounds: How often all prompts are answered.
+    """
+
+    name: str
+    engine: Literal["transformers", "vllm"]
+    batch: int
+    prompts: int
+    output_tokens: int
+    rounds: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number cannot be."""
+        _check_positive(self, "batch", "prompts", "output_tokens", "rounds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerSource:
     """An instrument, real or not (4.1, 4.3); `harness.meter.sources` has a module of its name.
 
     Attributes:
@@ -191,9 +215,10 @@ class PowerSource(Strict):
         method: What the part's method column says; None for a source of devices.
         rank: The lowest that can be read here is used; None: only where it is asked for by name.
         words: What a report calls it.
+        floor_mw: Part -> the least that one device or zone of it draws for ten seconds, idle.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str
     clause: str
     parts: dict[str, str]
     reads: tuple[Literal["counter", "power"], ...]
@@ -203,19 +228,21 @@ class PowerSource(Strict):
     rank: int | None
     words: str
     doc: str
+    floor_mw: dict[str, int] = field(default_factory=dict)
 
-    _listed = field_validator("reads", mode="before")(_tuple)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PowerSource:
+    def __post_init__(self) -> None:
+        """Raises ValueError where its parts contradict each other."""
+        _check_name(self.name)
+        if set(self.floor_mw) - set(self.parts):
+            raise ValueError(f"source {self.name}: floor_mw of a part that it does not measure")
         if (self.method is None) != ("device" in self.parts.values()):
             raise ValueError(f"source {self.name}: a source of zones has a method, one of devices has none")
         if (self.unit == "uJ") != (self.method is not None):
             raise ValueError(f"source {self.name}: zones count uJ, devices mJ")
-        return self
 
 
-class Flag(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Flag:
     """A doubt about a row of stages.
 
     Attributes:
@@ -232,31 +259,38 @@ class Flag(Strict):
     whole_run: bool = False
 
 
-class Denominator(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Denominator:
     """A token count that J/token can be given by (4.5); `name` is a column of stages."""
 
     name: str
     doc: str
 
 
-class SystemBoundary(Strict):
+@dataclass(frozen=True, kw_only=True)
+class SystemBoundary:
     """What the joules cover (1.1, 1.2)."""
 
     energy: Literal["it_joules"]
     components: tuple[str, ...]
     states: tuple[str, ...]
 
-    _listed = field_validator("components", "states", mode="before")(_tuple)
 
-
-class SamplingRules(Strict):
+@dataclass(frozen=True, kw_only=True)
+class SamplingRules:
     """Clause 3."""
 
-    nominal_period_us: int = Field(gt=0)
-    gap_factor: float = Field(gt=1)
-    min_samples: int = Field(gt=0)
+    nominal_period_us: int
+    gap_factor: float
+    min_samples: int
     idle_min_us: int | None = None
     clock: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number cannot be."""
+        _check_positive(self, "nominal_period_us", "min_samples")
+        if not self.gap_factor > 1:
+            raise ValueError(f"gap_factor is {self.gap_factor}, expected more than 1")
 
     @property
     def gap_us(self) -> int:
@@ -264,10 +298,11 @@ class SamplingRules(Strict):
         return round(self.nominal_period_us * self.gap_factor)
 
 
-class Tolerances(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
     """Bars of the validation rules; relative unless the name carries a unit."""
 
-    closure_rel: float = Field(gt=0)
+    closure_rel: float
     clock_step_event_us: int
     clock_step_error_us: int
     counter_vs_integral_remark: float
@@ -281,33 +316,42 @@ class Tolerances(Strict):
     program_rel: float = 0.2
     estimate_stage_rel: float = 0.01
     interval_coverage: float | None = None
+    unsampled_share: float = 0.1
+    unattributed_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number cannot be."""
+        _check_positive(self, "closure_rel")
 
 
-class Container(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Container:
     """How tables become Parquet files (6.2)."""
 
     footer_prefix: str
     footer_keys: tuple[str, ...]
     compression: Literal["zstd"]
     compression_level: int
-    row_group_rows: int = Field(gt=0)
-    part_rows: int = Field(gt=0)
+    row_group_rows: int
+    part_rows: int
 
-    _listed = field_validator("footer_keys", mode="before")(_tuple)
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number cannot be."""
+        _check_positive(self, "row_group_rows", "part_rows")
 
 
-class ComparabilityRules(Strict):
+@dataclass(frozen=True, kw_only=True)
+class ComparabilityRules:
     """What two results must share to be ranked together (9)."""
 
     key: tuple[str, ...]
 
-    _listed = field_validator("key", mode="before")(_tuple)
 
-
-class Protocol(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
     """One version of the protocol: `protocol.yaml`, its tables and the manifest."""
 
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    version: str
     title: str
     clauses: dict[str, str]
     boundary: SystemBoundary
@@ -315,6 +359,7 @@ class Protocol(Strict):
     sources: tuple[PowerSource, ...] = ()
     extension_prefix: str
     methods: tuple[Method, ...]
+    serving_workloads: tuple[ServingWorkload, ...] = ()
     sampling: SamplingRules
     tolerances: Tolerances
     denominators: tuple[Denominator, ...]
@@ -324,13 +369,12 @@ class Protocol(Strict):
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 
-    _listed = field_validator("stage_kinds", "sources", "methods", "denominators", "flags", mode="before")(
-        _tuple
-    )
-    _schemas: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _schemas: dict[str, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Protocol:
+    def __post_init__(self) -> None:
+        """Raises ValueError where its parts contradict each other."""
+        if not _VERSION.fullmatch(self.version):
+            raise ValueError(f"version: {self.version!r} is no version such as '1.0.0'")
         clauses = [t.clause for t in self.tables.values()] + [k.clause for k in self.stage_kinds]
         clauses += [source.clause for source in self.sources]
         unknown = sorted(set(clauses) - set(self.clauses))
@@ -348,7 +392,6 @@ class Protocol(Strict):
             lost = sorted({d.name for d in self.denominators} - set(stages.names))
             if lost:
                 raise ValueError(f"denominators that stages does not carry: {lost}")
-        return self
 
     @property
     def major(self) -> int:
@@ -360,9 +403,23 @@ class Protocol(Strict):
         """Names of the stage kinds, in the protocol's order."""
         return tuple(kind.name for kind in self.stage_kinds)
 
-    def kinds(self, role: Literal["teacher", "student", "scores", "judge", "idle"]) -> tuple[str, ...]:
+    def kinds(
+        self, role: Literal["teacher", "student", "serves", "scores", "judge", "idle"]
+    ) -> tuple[str, ...]:
         """Names of the stage kinds with a property, in the protocol's order."""
         return tuple(kind.name for kind in self.stage_kinds if getattr(kind, role))
+
+    def workload(self, name: str) -> ServingWorkload:
+        """A serving workload by its name.
+
+        Raises:
+            KitError: There is none of that name.
+        """
+        for workload in self.serving_workloads:
+            if workload.name == name:
+                return workload
+        known = ", ".join(workload.name for workload in self.serving_workloads)
+        raise KitError(f"no serving workload {name!r}", where="serve", expected=f"one of {known}")
 
     def named_kinds(self, *, idle: bool = True) -> tuple[str, ...]:
         """Names of the stage kinds that a stage can be begun with; `idle` ones are left out if False."""
@@ -383,6 +440,8 @@ class Protocol(Strict):
         if name in names or re.fullmatch(rf"{self.extension_prefix}[a-z0-9][a-z0-9_-]{{0,60}}", name):
             return name
         expected = ", ".join((*names, f"{self.extension_prefix}<your own>"))
+        from difflib import get_close_matches
+
         near = get_close_matches(name.lower(), names, n=1, cutoff=0.6)
         own = f"name a kind of your own with {self.extension_prefix}, such as {self.extension_prefix}warmup"
         fix = f"did you mean {near[0]!r}?" if near else own

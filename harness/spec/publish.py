@@ -73,7 +73,7 @@ def _arrow(column: Column) -> dict[str, Any]:
 
 
 def _stage_kinds(protocol: Protocol) -> str:
-    roles = ("teacher", "student", "scores", "judge", "idle", "derived")
+    roles = ("teacher", "student", "serves", "scores", "judge", "idle", "derived")
     rows = [
         f"| `{kind.name}` | {kind.doc} | {kind.inside or ''} "
         f"| {', '.join(role for role in roles if getattr(kind, role))} |"

@@ -22,17 +22,29 @@ FLOP_PER_TOKEN = 2.0
 
 
 @cache
-def _gpus(path: Path) -> tuple[tuple[str, float], ...]:
+def _gpus(path: Path) -> tuple[dict[str, Any], ...]:
     data: Any = read_yaml(path)
-    return tuple((str(entry["pattern"]), float(entry["dense_tflops"]) * 1e12) for entry in data["gpus"])
+    return tuple(data["gpus"])
+
+
+def card(model: str, version: str | None = None) -> dict[str, Any] | None:
+    """The entry of gpus.yaml for a GPU by its name; None when the name is unknown."""
+    for entry in _gpus(version_folder(version) / "gpus.yaml"):
+        if re.search(rf"(?<![A-Za-z0-9])(?:{entry['pattern']})(?![0-9])", model):
+            return entry
+    return None
 
 
 def peak_flops(model: str, version: str | None = None) -> float | None:
     """Highest dense rate of a GPU by its name, operations a second; None when the name is unknown."""
-    for pattern, flops in _gpus(version_folder(version) / "gpus.yaml"):
-        if re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![0-9])", model):
-            return flops
-    return None
+    entry = card(model, version)
+    return None if entry is None else float(entry["dense_tflops"]) * 1e12
+
+
+def card_watts(model: str, version: str | None = None) -> float | None:
+    """What the vendor lets such a board draw; None when it is not listed."""
+    entry = card(model, version)
+    return None if entry is None or entry.get("watts") is None else float(entry["watts"])
 
 
 def stage_parameters(ctx: Context) -> dict[int, int]:

@@ -13,10 +13,11 @@ from typing import Any
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.canonical import canonical_json
 from harness.bundle.commit import MANIFEST
+from harness.meter.visible import ORDER_IN_DOUBT
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
-from harness.validate.structure import ONLINE_TEACHER
+from harness.validate.structure import ONLINE_TEACHER, unfinished
 from harness.validate.tokens import COUNTS, reported_tokens
 
 STAGES = "stages.parquet"
@@ -59,9 +60,19 @@ def _gpu_models(ctx: Context) -> list[str]:
     return [f"{models.count(model)}x {model}" for model in sorted(set(models))]
 
 
+def states(ctx: Context) -> dict[str, str]:
+    """Component -> its state by the recomputed methods and their sources; of imported figures as stated."""
+    sources = {row["source"] for row in ctx.boundary_rows if row["device_id"] is not None}
+    found = {}
+    for part in ctx.protocol.boundary.components:
+        methods = {row[f"{part}_energy_method"] for row in ctx.facts.stages if row["stage"] != UNATTRIBUTED}
+        held = ctx.protocol.state_of(methods, sources if part == "gpu" else ())
+        found[part] = ctx.manifest["boundary"][part] if "imported" in methods else held
+    return found
+
+
 def _boundary(ctx: Context) -> str:
-    states = ctx.manifest["boundary"]
-    return ", ".join(f"{part} {states[part]}" for part in ctx.protocol.boundary.components)
+    return ", ".join(f"{part} {state}" for part, state in states(ctx).items())
 
 
 def _cpu_method(ctx: Context) -> list[str]:
@@ -87,15 +98,29 @@ def _power_limit(ctx: Context) -> list[str]:
     return sorted(found)
 
 
+def _guests(ctx: Context) -> bool:
+    """Whether a foreign process was seen on a metered device, whatever the manifest says."""
+    return any(event["kind"] == "foreign_process" for event in ctx.events)
+
+
+def _reference(ctx: Context) -> Any:
+    """The run's declared denominator; with those of stages that have another one."""
+    reference = ctx.manifest["reference_tokens"]
+    own = {row["token_denominator"] for row in ctx.stages} - {None, reference}
+    # Text where JSON has no exact number: the digest must not fail at a count that cannot be.
+    exact = [count if abs(count) < 2**53 else str(count) for count in sorted(own)]
+    return [reference, *exact] if own else reference
+
+
 _FIELDS: dict[str, Callable[[Context], Any]] = {
     "protocol_major": lambda ctx: ctx.written.major,
     "gpu_models": _gpu_models,
     "boundary": _boundary,
     "cpu_energy_method": _cpu_method,
-    "reference_tokens": lambda ctx: ctx.manifest["reference_tokens"],
+    "reference_tokens": _reference,
     "suite_id": _suites,
     "power_limit": _power_limit,
-    "shared_node": lambda ctx: ctx.manifest["shared_node"],
+    "shared_node": lambda ctx: True if _guests(ctx) else ctx.manifest["shared_node"],
 }
 """Field of the key -> its value. A field this kit does not know is unknown, and the digest says so."""
 
@@ -109,20 +134,30 @@ def _labelled(ctx: Context, word: str, means: str) -> Iterator[Hit]:
 def simulated(ctx: Context) -> Iterator[Hit]:
     """The signals are made up."""
     yield from _labelled(ctx, "simulated", "its signals are made up")
+    parts = [part for part, state in states(ctx).items() if state == "simulated"]
+    if parts and "simulated" not in ctx.manifest["labels"]:
+        yield Hit("counters.parquet", f"{' and '.join(parts)} energy is simulated", "measured joules")
 
 
 @rule("C402")
 def estimated(ctx: Context) -> Iterator[Hit]:
     """Some component is estimated."""
-    parts = [part for part, state in ctx.manifest["boundary"].items() if state == "estimated"]
+    both = (states(ctx), ctx.manifest["boundary"])
+    parts = [part for part in both[0] if "estimated" in (both[0][part], both[1][part])]
     if parts or {"estimated", "cpu_estimated"} & set(ctx.manifest["labels"]):
-        yield Hit(MANIFEST, f"{' and '.join(parts) or 'some energy'} is estimated", "measured joules")
+        yield Hit(MANIFEST, f"estimated: {' and '.join(parts) or 'some energy'}", "measured joules")
 
 
 @rule("C403")
 def imported(ctx: Context) -> Iterator[Hit]:
     """The figures come from another tool's log."""
     yield from _labelled(ctx, "imported", "another tool's log, measured by other rules")
+
+
+@rule("C414")
+def device_in_doubt(ctx: Context) -> Iterator[Hit]:
+    """The metered cards may not be those that were used."""
+    yield from _labelled(ctx, ORDER_IN_DOUBT, "CUDA may have numbered the cards in another order")
 
 
 @rule("C404")
@@ -134,7 +169,7 @@ def pocket(ctx: Context) -> Iterator[Hit]:
 @rule("C405")
 def shared(ctx: Context) -> Iterator[Hit]:
     """Somebody else's work ran on the metered devices."""
-    if ctx.manifest["shared_node"]:
+    if ctx.manifest["shared_node"] or _guests(ctx):
         yield Hit(MANIFEST, "foreign processes ran on the metered devices", "devices of its own")
 
 
@@ -143,6 +178,8 @@ def incomplete(ctx: Context) -> Iterator[Hit]:
     """The run did not complete."""
     if ctx.manifest["status"] != "complete":
         yield Hit(MANIFEST, f"status {ctx.manifest['status']}", "complete")
+    for number, row in unfinished(ctx):
+        yield Hit(STAGES, f"{ctx.named(row)} is {row['status']}", "completed", (number,), row["gpu_energy_j"])
 
 
 @rule("C407")
@@ -158,8 +195,9 @@ def short_stages(ctx: Context) -> Iterator[Hit]:
 @rule("C408")
 def no_gpu(ctx: Context) -> Iterator[Hit]:
     """No GPU energy was measured."""
-    if ctx.manifest["boundary"]["gpu"] != "measured":
-        yield Hit(MANIFEST, f"GPU energy is {ctx.manifest['boundary']['gpu']}", "measured")
+    state = states(ctx)["gpu"]
+    if state != "measured":
+        yield Hit(STAGES, f"GPU energy is {state}", "measured")
 
 
 @rule("C409")

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR
+from harness.accounting.item_scores import ItemScores
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived
 from harness.errors import KitError
@@ -121,10 +122,19 @@ class Context:
         """Rows of eval_items with this key, in stored order."""
         return self._items.get(key, [])
 
+    def grouped(self, row: dict[str, Any]) -> ItemScores | None:
+        """The items of a row of evals; None where none of them has a group."""
+        items = self.items_of(tuple(row[name] for name in EVAL_KEY))
+        groups = [item["group"] for item in items]
+        if not any(groups) or row["aggregation"] == "external":
+            return None
+        return ItemScores([item["score"] for item in items], groups, row["aggregation"])
+
     @cached_property
     def _items(self) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
         found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for batch in self.bundle.iter_batches("eval_items", [*EVAL_KEY, "item", "item_sha256"]):
+        wanted = [*EVAL_KEY, "item", "item_sha256", "score", "group"]
+        for batch in self.bundle.iter_batches("eval_items", wanted):
             for row in batch.to_pylist():
                 found.setdefault(tuple(row[name] for name in EVAL_KEY), []).append(row)
         return found
@@ -153,11 +163,11 @@ class Context:
 
     @cached_property
     def boundary_rows(self) -> list[dict[str, Any]]:
-        """Rows of counters that belong to a boundary."""
+        """Rows of counters that belong to a boundary, and ticks of devices beside one."""
         columns = ["node_id", "source", "device_id", "session", "t_us", "mono_us", "value", "boundary"]
         found: list[dict[str, Any]] = []
-        for batch in self.bundle.iter_batches("counters", columns, encoded=True):
-            marked = pc.is_valid(batch.column("boundary"))
+        for batch in self.bundle.iter_batches("counters", [*columns, "method"], encoded=True):
+            marked = pc.or_(pc.is_valid(batch.column("boundary")), pc.equal(batch.column("method"), "tick"))
             found += batch.filter(marked).to_pylist()
         return found
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
 from harness.bundle.derive import derive_bundle
+from harness.bundle.files import MAX_MANIFEST
 from harness.bundle.series import PowerRows
-from harness.bundle.versions import written_by
+from harness.bundle.versions import MAX_PATH, strict_json, written_by
 from harness.errors import KitError
+from harness.files import read_bytes
 from harness.spec import Protocol, available_versions, load_protocol, short_version
 from harness.validate import (
     authenticity,
@@ -25,6 +27,9 @@ from harness.validate import (
     container,
     invariants,
     plausibility,
+    private,
+    rank,
+    redundancy,
     schema,
     scores,
     structure,
@@ -45,14 +50,17 @@ ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
 MODULES = (
     container,
     schema,
+    private,
     invariants,
     structure,
     tokens,
     scores,
+    redundancy,
     plausibility,
     authenticity,
     claims,
     comparability,
+    rank,
 )
 """Imported for the rules they register."""
 
@@ -106,7 +114,7 @@ def validate_many(
     Takes and returns what `validate` does, one report a folder in the same order. A waiver is unused only if
     no bundle has its finding.
     """
-    seen = [_look_into(Path(folder), levels, threads, protocol) for folder in folders]
+    seen = [look_into(Path(folder), levels, threads, protocol) for folder in folders]
     contexts = [ctx for _, ctx in seen]
     reports = [report for report, _ in seen]
     if len(seen) > 1:
@@ -120,6 +128,12 @@ def validate_many(
     return [_weighed(report, ctx) for report, ctx in zip(reports, contexts, strict=True)]
 
 
+def validate_and_keep(folder: Path | str, *, threads: int | None = None) -> tuple[Report, Context]:
+    """Check one bundle at all levels, and hand out what was read and computed for it."""
+    report, ctx = look_into(Path(folder), LEVELS, threads, None)
+    return _weighed(report, ctx), ctx
+
+
 def _judge(manifest: Mapping[str, Any], protocol: str | None) -> Protocol:
     """The protocol a bundle is judged by: the one asked for, else its own, else the current one."""
     own = manifest.get("protocol_version")
@@ -128,8 +142,8 @@ def _judge(manifest: Mapping[str, Any], protocol: str | None) -> Protocol:
     return load_protocol(protocol)
 
 
-def _look_into(
-    folder: Path, levels: Sequence[int], threads: int | None, protocol: str | None
+def look_into(
+    folder: Path, levels: Sequence[int] = LEVELS, threads: int | None = None, protocol: str | None = None
 ) -> tuple[Report, Context]:
     """Findings and labels of one bundle, as they come."""
     threads = threads or min(4, os.cpu_count() or 2)
@@ -184,10 +198,13 @@ def _weighed(report: Report, ctx: Context) -> Report:
         return report
     key = class_key(ctx)
     rules = load_rules(ctx.protocol.version)
-    rankable = report.errors == 0 and not any(rules[label.id].unrankable for label in labels)
+    # A waiver is for reading: what it explains was found in the figures that a ranking compares.
+    errors = [f for f in findings if f.severity == "error"]
+    reasons = [f"{f.id} {f.name}{'' if f.counts else ', waived'}: {f.observed}" for f in errors]
+    reasons += [f"{x.id} {x.name}: {x.observed}" for x in labels if rules[x.id].unrankable]
     return replace(
         report,
-        comparability=Comparability(key, class_text(key), class_digest(key), rankable, labels),
+        comparability=Comparability(key, class_text(key), class_digest(key), tuple(reasons), labels),
     )
 
 
@@ -210,11 +227,14 @@ def _open(folder: Path, protocol: str | None) -> Context:
         ctx.problem = f"{folder} is {'a file' if folder.exists() else 'not there'}"
         return ctx
     try:
-        ctx.manifest_bytes = (folder / MANIFEST).read_bytes()
-        manifest: Any = json.loads(ctx.manifest_bytes)
-    except FileNotFoundError:
-        left = (folder / "journal").is_dir()
-        ctx.problem = "no manifest.json" + (", only a journal that was not sealed" if left else "")
+        if not lexists(folder / MANIFEST):
+            left = (folder / "journal").is_dir()
+            ctx.problem = "no manifest.json" + (", only a journal that was not sealed" if left else "")
+            return ctx
+        ctx.manifest_bytes = read_bytes(folder / MANIFEST, MAX_MANIFEST)
+        manifest: Any = strict_json(ctx.manifest_bytes)
+    except KitError as error:
+        ctx.problem = error.message
         return ctx
     except (OSError, ValueError, RecursionError) as error:
         ctx.problem = f"not readable as JSON: {str(error)[:120]}"
@@ -244,13 +264,18 @@ def _scan(ctx: Context, threads: int) -> None:
         ctx.files.append(facts)
         jobs += [(facts.rows, job) for job in work]
     jobs.sort(key=lambda item: -item[0])
-    many = sum(facts.rows for facts in ctx.files) > _FEW_ROWS
-    with ThreadPoolExecutor(threads if many else 1) as pool:
+    if threads == 1 or sum(facts.rows for facts in ctx.files) <= _FEW_ROWS:
+        for _, job in jobs:
+            job()
+        return
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda item: item[1](), jobs))
 
 
 def _inside(folder: Path, path: str) -> bool:
     parts = path.split("/")
+    if len(path) > MAX_PATH or len(parts) > 2:
+        return False
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         return False
     return not any(folder.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts)))
@@ -268,7 +293,7 @@ def _blocked(ctx: Context) -> str | None:
             if facts.order is not None:
                 return f"{facts.path} is not in key order"
     problems = {p.path.split(".")[0].split("[")[0] for p in ctx.written.manifest.problems(ctx.manifest)}
-    broken = problems & {"hardware", "sampling", "labels", "method", "boundary", "status"}
+    broken = problems & {"hardware", "sampling", "labels", "method", "boundary", "status", "reference_tokens"}
     return f"manifest field {min(broken)} is not as the protocol defines it" if broken else None
 
 

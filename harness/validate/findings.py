@@ -71,15 +71,20 @@ class Comparability:
         key: field of `comparability.key` -> its value for this run; None is unknown.
         text: the key on one line.
         digest: sha256 of the key's canonical JSON; runs of one class share it.
-        rankable: whether the run may be ranked inside its class.
+        reasons: why the run may not be ranked inside its class; empty where it may.
         labels: the C4xx labels that apply, as findings that refuse nothing.
     """
 
     key: Mapping[str, Any]
     text: str
     digest: str
-    rankable: bool
+    reasons: tuple[str, ...]
     labels: tuple[Finding, ...] = ()
+
+    @property
+    def rankable(self) -> bool:
+        """Whether the run may be ranked inside its class."""
+        return not self.reasons
 
     def as_dict(self) -> dict[str, Any]:
         """For `--format json`."""
@@ -89,6 +94,7 @@ class Comparability:
             "class_sha256": self.digest,
             "key": dict(self.key),
             "rankable": self.rankable,
+            "not_rankable": list(self.reasons),
             "labels": labels,
         }
 

@@ -7,15 +7,17 @@ Three files hold the rules: this one power, counters and sampling, `authenticity
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from harness.accounting import UNATTRIBUTED
 from harness.accounting.counter import GPU_MAX_W
 from harness.accounting.rapl import ZONE_MAX_W, ZONE_REFRESH_US
 from harness.accounting.series import Sampling
+from harness.accounting.unused import devices_reserved, unused_devices
+from harness.validate.claims import card_watts
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.power_facts import SeriesFacts
@@ -50,6 +52,12 @@ SAMPLER_SHARE = 0.05
 """Of one core; a sampler that takes more is part of what it measures."""
 
 SAMPLER_MIN_S = 60.0
+
+FLOOR_US = 10_000_000
+"""A window so long has a mean; below it a refresh of the counter may fall outside."""
+
+CARD_FACTOR = 1.5
+"""Vendors of boards go above the reference card by less."""
 
 
 def _signals(ctx: Context) -> Iterator[tuple[SeriesFacts, SignalFacts, str]]:
@@ -87,14 +95,14 @@ def power_above_idle(ctx: Context) -> Iterator[Hit]:
             yield Hit(POWER, observed, f"at least 0.9 x {signal.idle_mw / 1000:g} W", count=signal.below_idle)
 
 
-def _bar(ctx: Context, joules: float, device_us: int, window_us: int) -> float:
+def disagreement_bar(ctx: Context, joules: float, device_us: int, window_us: int) -> float:
     """How far counter and integral may part: 15 % where a device's power is low or time short, else 5 %."""
     bars = ctx.protocol.tolerances
     low = window_us < bars.short_stage_us or joules / max(device_us, 1) * 1e6 < bars.low_power_mean_w
     return bars.counter_vs_integral_finding_low_power if low else bars.counter_vs_integral_finding
 
 
-def _length_us(row: dict[str, Any]) -> int:
+def length_us(row: dict[str, Any]) -> int:
     """Device time of a row: the sum of its devices' windows."""
     return sum(end - start for start, end in zip(row["device_start_us"], row["device_end_us"], strict=False))
 
@@ -104,10 +112,10 @@ def counter_and_integral(ctx: Context) -> Iterator[Hit]:
     """Counter and integral of a stage agree, as far as the samples can tell."""
     for number, row in _measured(ctx):
         apart = row["gpu_counter_vs_integral"]
-        devices, length = max(1, len(row["device_ids"])), _length_us(row)
+        devices, length = max(1, len(row["device_ids"])), length_us(row)
         if row["samples"] < devices * ctx.protocol.sampling.min_samples:
             continue  # a handful of samples says nothing of the counter; label C407 names the stage
-        bar = _bar(ctx, row["gpu_energy_integral_j"], length, length // devices)
+        bar = disagreement_bar(ctx, row["gpu_energy_integral_j"], length, length // devices)
         # The flag holds that the difference is more than the samples' own doubt.
         if abs(apart) > bar and "counter_disagrees" in row["flags"]:
             joules = abs(row["gpu_energy_counter_j"] - row["gpu_energy_integral_j"])
@@ -121,11 +129,11 @@ def run_counter_and_integral(ctx: Context) -> Iterator[Hit]:
     rows = [row for _, row in _measured(ctx) if row["parent_uid"] is None]
     counter = sum(row["gpu_energy_counter_j"] for row in rows)
     integral = sum(row["gpu_energy_integral_j"] for row in rows)
-    length = sum(_length_us(row) for row in rows)
+    length = sum(length_us(row) for row in rows)
     if integral <= 0 or length < ctx.protocol.tolerances.short_stage_us:
         return
     disputed = sum(row["gpu_energy_integral_j"] for row in rows if "counter_disagrees" in row["flags"])
-    apart, bar = counter / integral - 1, _bar(ctx, integral, length, length)
+    apart, bar = counter / integral - 1, disagreement_bar(ctx, integral, length, length)
     if abs(apart) > bar and disputed > bar * integral:
         observed = f"the counters say {counter:.6g} J, the power samples {integral:.6g} J ({apart:+.1%})"
         yield Hit(STAGES, observed, f"at most {bar:.0%} apart", (), abs(counter - integral))
@@ -212,6 +220,23 @@ def sources_started(ctx: Context) -> Iterator[Hit]:
             yield Hit("events.parquet", observed, "its readings", (number,))
 
 
+@rule("W316")
+def devices_used(ctx: Context) -> Iterator[Hit]:
+    """Something of the run was seen on every device that it is billed for."""
+    if devices_reserved(ctx.manifest):
+        return
+    # High power without a kernel is a reading to doubt (W309), no idle card.
+    readings = [
+        (facts.key.device_id, signal.util_samples, 100 if signal.idle_but_hot else signal.util_max)
+        for facts, signal, _ in _signals(ctx)
+    ]
+    unused = unused_devices(ctx.facts.stages, readings, ctx.protocol.kinds("idle"))
+    for device, joules in unused.items():
+        count = sum(samples for known, samples, _ in readings if known == device)
+        observed = f"device {device}: no kernel in {count} readings"
+        yield Hit(STAGES, observed, "work on every billed device, or `devices: all`", (), joules)
+
+
 @rule("W306")
 def sampled_often_enough(ctx: Context) -> Iterator[Hit]:
     """99 % of the periods are at most twice the nominal one."""
@@ -227,7 +252,7 @@ def sampled_often_enough(ctx: Context) -> Iterator[Hit]:
 def time_covered(ctx: Context) -> Iterator[Hit]:
     """At most 1 % of the measured time lies in gaps."""
     rows = [row for row in ctx.stages if row["parent_uid"] is None and row["gpu_energy_method"] != "imported"]
-    length = sum(_length_us(row) for row in rows)
+    length = sum(length_us(row) for row in rows)
     gaps = sum(row["gap_us"] for row in rows)
     if length >= ctx.protocol.tolerances.short_stage_us and gaps > GAP_SHARE * length:
         joules = sum(row["energy_in_gaps_j"] or 0.0 for row in rows)
@@ -282,11 +307,61 @@ def sampler_is_cheap(ctx: Context) -> Iterator[Hit]:
             yield Hit("manifest.json", observed, f"at most {SAMPLER_SHARE:.0%}")
 
 
-@rule("W311")
-def kinds_recorded(ctx: Context) -> Iterator[Hit]:
-    """A GPU run has samples: a counter alone cannot be cross-checked."""
-    for number, row in enumerate(ctx.stages):
-        alone = row["gpu_energy_method"].startswith("counter") and row["gpu_energy_integral_j"] is None
-        if alone and row["stage"] != UNATTRIBUTED:
-            observed = f"{ctx.named(row)}: no power sample stands beside the counter"
-            yield Hit(STAGES, observed, "power samples of every device", (number,), row["gpu_energy_j"])
+@rule("E317")
+def floors_kept(ctx: Context) -> Iterator[Hit]:
+    """Nothing that is called measured draws less than such an instrument's least, ten seconds long."""
+    zones: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for series in ctx.facts.counters:
+        if series.zone is not None:
+            zones[(series.node_id, series.session, series.source)].add(series.zone)
+    for number, row in enumerate(ctx.facts.stages):
+        window = row["mono_end_us"] - row["mono_start_us"]
+        if window < FLOOR_US:
+            continue
+        for source in ctx.protocol.sources:
+            for part, floor_mw in source.floor_mw.items():
+                begins = source.parts[part]
+                joules = row[f"{part}_energy_j"]
+                if begins == "device":
+                    units, length = len(row["device_ids"]), length_us(row)
+                    mine = row["gpu_energy_method"].startswith(("counter", "power"))
+                else:
+                    names = zones[(row["node_id"], row["session"], source.name)]
+                    units, length = sum(name.startswith(begins) for name in names), window
+                    mine = row[f"{part}_energy_method"] == source.method
+                least = floor_mw * 1e-9 * (length if begins == "device" else length * units)
+                if mine and units and length and joules is not None and joules < least:
+                    observed = f"{ctx.named(row)}: {part} {joules / window * 1e6:.3g} W by {source.name}"
+                    expected = f"at least {floor_mw / 1000:g} W for each of {units}"
+                    yield Hit(STAGES, observed, expected, (number,), least - joules)
+
+
+@rule("E318")
+def card_as_known(ctx: Context) -> Iterator[Hit]:
+    """No known card has a limit, or draws a stage long, half again above what its vendor states."""
+    known = {
+        d["device_id"]: (d, card_watts(str(d["model"]), ctx.protocol.version))
+        for d in ctx.manifest["hardware"]["devices"]
+    }
+    for device, (stated, watts) in known.items():
+        for name in ("power_limit_mw", "default_power_limit_mw"):
+            if watts is not None and stated.get(name) and stated[name] > CARD_FACTOR * watts * 1000:
+                observed = f"device {device} ({stated['model']}): {name} {stated[name]}"
+                yield Hit("manifest.json", observed, f"at most {CARD_FACTOR} x {watts:g} W")
+    for number, row in enumerate(ctx.facts.stages):
+        spans = zip(
+            row["device_ids"],
+            row["device_energy_j"] or (),
+            row["device_start_us"],
+            row["device_end_us"],
+            strict=False,
+        )
+        for device, joules, start, end in spans:
+            watts = known.get(device, ({}, None))[1]
+            if (
+                watts is not None
+                and end - start >= FLOOR_US
+                and joules > CARD_FACTOR * watts * (end - start) * 1e-6
+            ):
+                observed = f"{ctx.named(row)}, device {device}: {joules / (end - start) * 1e6:.0f} W"
+                yield Hit(STAGES, observed, f"at most {CARD_FACTOR} x {watts:g} W", (number,), joules)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from harness.bundle import SeriesKey
 from harness.bundle.series import ACCOUNTED, PowerRows
+from harness.validate.likeness import Trace, power_and_rises
 from harness.validate.power_signal import SignalFacts, look_at
 
 WATCHED = (*ACCOUNTED, "t_us", "util_pct", "power_limit_mw")
@@ -70,6 +71,8 @@ class SeriesFacts:
         falls: mono_us at which the energy counter was lower than before.
         misfits: boundary readings outside the samples around them.
         signal: what the power readings look like.
+        negative: power readings below 0, which no instrument shows.
+        traces: what a copy of the power readings, and of the rises of the counter, is recognised by.
     """
 
     key: SeriesKey
@@ -79,6 +82,8 @@ class SeriesFacts:
     falls: tuple[int, ...] = ()
     misfits: tuple[Misfit, ...] = ()
     signal: SignalFacts | None = None
+    negative: int = 0
+    traces: tuple[Trace, ...] = ()
 
 
 def look(rows: PowerRows, watch: Watch) -> SeriesFacts:
@@ -88,6 +93,7 @@ def look(rows: PowerRows, watch: Watch) -> SeriesFacts:
     apart = np.diff(rows.array("t_us") - mono)
     jumps = np.flatnonzero((apart >= watch.step_us) | (apart <= -watch.step_us))
     counter, times = series.counter_mj, mono
+    watts, there = rows.pair("power_mw")
     if not series.counter_valid.all():
         counter, times = counter[series.counter_valid], mono[series.counter_valid]
     falls = np.flatnonzero(counter[1:] < counter[:-1])
@@ -109,6 +115,8 @@ def look(rows: PowerRows, watch: Watch) -> SeriesFacts:
             device_limit_mw=watch.limits_mw.get(key.device_id),
             idle_windows=watch.idle.get(key, ()),
         ),
+        negative=int((watts[there] < 0).sum()),
+        traces=power_and_rises(series.power_mw[series.power_valid], counter),
     )
 
 
@@ -117,7 +125,7 @@ def _misfits(
 ) -> Iterator[Misfit]:
     """Boundary readings that no rising counter can have shown between the samples around them.
 
-    An interpolated reading may run ahead of the counter by what one refresh holds, hence the slack.
+    A boundary's value may be newer than the sample behind it by what one refresh holds, hence the slack.
     """
     slack = peak_mw * REFRESH_US * 1e-6 + 1
     for mark in marks:

@@ -63,6 +63,7 @@ class SignalFacts:
         samples: valid readings above 0.
         late: periods longer than twice the nominal one.
         periods: all periods.
+        spacing_us: their median; 0 without any.
         distinct: different values among the first million.
         step_mw: greatest common divisor of those values.
         max_mw: largest reading.
@@ -71,6 +72,7 @@ class SignalFacts:
         idle_mw: median power in stages of kind idle; None without one.
         below_idle: readings below the allowed share of that.
         util_samples: readings with a utilisation.
+        util_max: the highest of them, %.
         idle_but_hot: of those, no kernel ran and power was high.
         busy_but_cold: of those, kernels always ran and power was that of an idle card.
         constant: longest run of one value; None for an empty series.
@@ -82,6 +84,7 @@ class SignalFacts:
     samples: int
     late: int
     periods: int
+    spacing_us: float
     distinct: int
     step_mw: int
     max_mw: int
@@ -90,6 +93,7 @@ class SignalFacts:
     idle_mw: float | None
     below_idle: int
     util_samples: int
+    util_max: int
     idle_but_hot: int
     busy_but_cold: int
     constant: Constant | None
@@ -145,7 +149,7 @@ def look_at(
     times, values = (mono_us, power_mw) if good.all() else (mono_us[good], power_mw[good])
     idle = _idle_power(times, values, idle_windows)
     over = [0, 0, 0]
-    below = used = hot = cold = late = 0
+    below = used = busiest = hot = cold = late = 0
     first_limit: int | None = None
     for start in range(0, power_mw.shape[0], _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -168,6 +172,7 @@ def look_at(
         if util_pct is not None:
             util, seen = util_pct[0][part], util_pct[1][part] & ok
             used += int(np.count_nonzero(seen))
+            busiest = max(busiest, int(util[seen].max(initial=0)))
             hot += int(np.count_nonzero(seen & (util == 0) & (power > bars.hot * limits)))
             if idle is not None:
                 cold += int(np.count_nonzero(seen & (util >= 95) & (power <= bars.cold * idle)))
@@ -178,6 +183,7 @@ def look_at(
         samples=int(values.shape[0]),
         late=late,
         periods=max(0, mono_us.shape[0] - 1),
+        spacing_us=float(np.median(np.diff(mono_us))) if mono_us.shape[0] > 1 else 0.0,
         distinct=int(kinds.shape[0]),
         step_mw=int(np.gcd.reduce(kinds)) if kinds.size else 0,
         max_mw=int(values.max()) if values.size else 0,
@@ -186,6 +192,7 @@ def look_at(
         idle_mw=idle,
         below_idle=below,
         util_samples=used,
+        util_max=busiest,
         idle_but_hot=hot,
         busy_but_cold=cold,
         constant=longest_constant(times, values),

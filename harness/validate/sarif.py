@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.text import MAX_LINE, shown
 from harness.validate.findings import Finding, Report
 from harness.validate.registry import Rule
 
@@ -102,17 +103,9 @@ def workflow_commands(reports: Sequence[Report], folders: Sequence[str]) -> list
             rows = f" Rows {', '.join(map(str, finding.rows[:6]))}." if finding.rows else ""
             stake = finding.joules_at_stake
             at_stake = "" if stake is None else f" At stake: {stake:.6g} J."
-            where = _property(f"{folder}/{finding.file}".removeprefix("./"))
-            title = _property(f"{finding.id} {finding.name}")
-            message = _data(f"{text}.{rows}{at_stake} Fix: {finding.fix}. Clause {finding.clause}.")
+            where = shown(f"{folder}/{finding.file}".removeprefix("./"), "property", limit=MAX_LINE)
+            title = shown(f"{finding.id} {finding.name}", "property")
+            text = f"{text}.{rows}{at_stake} Fix: {finding.fix}. Clause {finding.clause}."
+            message = shown(text, "annotation", limit=MAX_LINE)
             lines.append(f"::{word} file={where},line=1,title={title}::{message}")
     return lines
-
-
-def _data(text: str) -> str:
-    """Escape a message: a line break in it would end the command and begin another one."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

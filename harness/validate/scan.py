@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from os.path import lexists
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -19,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.bundle.digest import ColumnDigest, table_digest, type_name
-from harness.bundle.files import file_sha256, footer, open_parquet, read_groups
+from harness.bundle.files import MAX_OBJECTS, file_sha256, footer, open_parquet, read_groups, whole_table
 from harness.bundle.order import KeyOrder
 from harness.errors import KitError
+from harness.files import look_at
 from harness.spec import Column, Protocol, TableSpec
 from harness.spec.versions import WIDENINGS
 
@@ -116,21 +118,31 @@ def scan_file(
     """
     facts = FileFacts(path, table, newer=newer)
     full = folder / path
-    if not full.is_file():
+    if not lexists(full):
         facts.missing = True
         return facts, []
-    facts.bytes = full.stat().st_size
+    try:
+        facts.bytes = look_at(full).st_size
+    except KitError as error:
+        facts.damaged = error.message
+        return facts, []
 
     def hash_bytes() -> None:
         facts.sha256 = file_sha256(full)
 
     jobs = [_guarded(facts, hash_bytes)]
     try:
-        file = open_parquet(full)
-        facts.footer = footer(file, protocol)
-        facts.rows = file.metadata.num_rows
-        stored = {f.name: type_name(f.type) for f in file.schema_arrow}
-        groups = file.num_row_groups
+        if (whole := whole_table(full)) is not None:
+            schema, metadata, facts.rows, groups = whole.schema, whole.schema.metadata, whole.num_rows, 1
+        else:
+            file = open_parquet(full)
+            schema, metadata, facts.rows = file.schema_arrow, file.metadata.metadata, file.metadata.num_rows
+            groups = file.num_row_groups
+        facts.footer = footer(metadata, protocol)
+        if facts.rows > MAX_OBJECTS.get(table.table, facts.rows):
+            facts.damaged = f"holds {facts.rows} rows, at most {MAX_OBJECTS[table.table]} are read"
+            return facts, jobs
+        stored = {f.name: type_name(f.type) for f in schema}
     except KitError as error:
         facts.damaged = error.message
         return facts, jobs
@@ -142,7 +154,7 @@ def scan_file(
     facts.unknown = [name for name in stored if name not in known]
     # No reader may require what may vanish in a minor version, or is no longer written (6.5).
     facts.absent = [c.name for c in table.columns if c.name not in stored and c.stability == "stable"]
-    opened = _Opened(full, [c.name for c in table.columns if c.type == "string"], groups)
+    opened = _Opened(full, groups)
     for column in table.columns:
         if column.name not in stored:
             continue
@@ -171,13 +183,20 @@ def _guarded(facts: FileFacts, job: Callable[[], None]) -> Callable[[], None]:
 class _Opened(local):
     """One file as each thread opens it, once: a small one costs more to open than to read."""
 
-    def __init__(self, path: Path, strings: list[str], groups: int) -> None:
-        self._path, self._strings, self._groups = path, strings, groups
+    def __init__(self, path: Path, groups: int) -> None:
+        self._path, self._groups = path, groups
         self._file: pq.ParquetFile | None = None
+        self._whole: pa.Table | None = None
 
     def batches(self, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """First row and rows of each row group."""
-        self._file = self._file or open_parquet(self._path, dictionaries=self._strings)
+        if self._file is None and self._whole is None:
+            self._whole = whole_table(self._path)
+        if self._whole is not None:
+            if self._whole.num_rows:
+                yield 0, self._whole.select(names)
+            return
+        self._file = self._file or open_parquet(self._path, encoded=True)
         row = 0
         for group in range(self._groups):
             table = read_groups(self._file, self._path, [group], names)

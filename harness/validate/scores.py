@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from harness.accounting.item_scores import summary
 from harness.bundle.canonical import canonical_json
 from harness.validate.context import EVAL_KEY, Context
 from harness.validate.findings import Hit
@@ -90,14 +91,15 @@ def means_recomputed(ctx: Context) -> Iterator[Hit]:
     # An attempt that did not end may have been stopped between a score and its items.
     completed = {row["stage_uid"] for row in ctx.stages if row["status"] == "completed"}
     for number, row in enumerate(ctx.evals):
-        if row["aggregation"] != "mean" or row["n_scored"] <= 0:
+        if row["aggregation"] == "external" or row["n_scored"] <= 0:
             continue
-        items = ctx.item_sums.get(_key(row))
+        items, grouped = ctx.item_sums.get(_key(row)), ctx.grouped(row)
         if items is not None and items["scored"]:
+            mean = items["mean"] if grouped is None else summary(grouped)[0]
             slack = max(MEAN_REL, _rounding(row["score"]))
-            if not math.isclose(row["score"], items["mean"], rel_tol=MEAN_REL, abs_tol=slack):
+            if not math.isclose(row["score"], mean, rel_tol=MEAN_REL, abs_tol=slack):
                 observed = f"{_named(row)}: score {row['score']:.6g}"
-                yield Hit(EVALS, observed, f"{items['mean']:.6g}, the mean of its items", (number,))
+                yield Hit(EVALS, observed, f"{mean:.6g}, the mean of its items", (number,))
         elif row["metric"] in BINARY and row["score_unit"] in ("fraction", "percent"):
             right = _share(row) * row["n_scored"]
             if abs(_exact_mean(row) - row["score"]) > max(1e-6 * row["score_max"], _rounding(row["score"])):
@@ -135,6 +137,14 @@ def errors_recomputed(ctx: Context) -> Iterator[Hit]:
     for number, row in enumerate(ctx.evals):
         stderr, n = row["stderr"], row["n_scored"]
         items = ctx.item_sums.get(_key(row))
+        grouped = ctx.grouped(row)
+        if stderr is not None and grouped is not None and items is not None and items["scored"]:
+            clustered = summary(grouped)[1]
+            slack = max(1e-12, _rounding(stderr))
+            if clustered is None or not math.isclose(stderr, clustered, rel_tol=STDERR_REL, abs_tol=slack):
+                expected = "null" if clustered is None else f"{clustered:.6g}, from its items in their groups"
+                yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", expected, (number,))
+            continue
         if stderr is None or n < 2 or row["aggregation"] != "mean":
             if stderr is not None and stderr < 0:
                 yield Hit(EVALS, f"{_named(row)}: stderr {stderr:.6g}", "0 or more, or null", (number,))
@@ -165,23 +175,33 @@ def errors_stated(ctx: Context) -> Iterator[Hit]:
         items = ctx.item_sums.get(_key(row))
         if (
             row["stderr"] is None
-            and row["aggregation"] == "mean"
+            and row["aggregation"] != "external"
             and items is not None
             and items["scored"] > 1
         ):
+            grouped = ctx.grouped(row)
             own = items["stddev"] / math.sqrt(items["scored"] - 1)
+            if grouped is not None:
+                known = summary(grouped)[1]
+                if known is None:
+                    continue
+                own = known
             yield Hit(EVALS, f"{_named(row)}: stderr is null", f"{own:.6g}, from its items", (number,))
 
 
 @rule("E235")
 def evals_have_stages(ctx: Context) -> Iterator[Hit]:
     """Scores and items name stages and each other, and a judge's scores a stage that paid for them."""
-    judges = ctx.protocol.kinds("judge")
+    judges, scorers = ctx.protocol.kinds("judge"), ctx.protocol.kinds("scores")
+    strangers = set(ctx.protocol.kind_names) - set(scorers)
     stages = {row["stage_uid"]: row for row in ctx.stages}
     keys = {_key(row) for row in ctx.evals}
     for number, row in enumerate(ctx.evals):
         if row["stage_uid"] not in stages:
             yield Hit(EVALS, f"stage_uid {row['stage_uid']}", "a stage of this run", (number,))
+        elif stages[row["stage_uid"]]["stage"] in strangers and row["suite"] != "heldout":
+            observed = f"{_named(row)}: scored by a stage of kind {stages[row['stage_uid']]['stage']}"
+            yield Hit(EVALS, observed, f"a stage of kind {' or '.join(scorers)}", (number,))
         judge = row["judge_stage_uid"]
         if judge is not None and stages.get(judge, {}).get("stage") not in judges:
             expected = f"a stage of kind {' or '.join(judges)}"
@@ -215,7 +235,11 @@ def teacher_on_the_same_scale(ctx: Context) -> Iterator[Hit]:
         other = teachers.get((row["stage_uid"], "teacher", *_key(row)[2:]))
         if row["subject"] != "student" or other is None:
             continue
-        for name in ("score_unit", "higher_is_better", "n_items"):
-            if row[name] != other[name]:
+        for name in ("score_unit", "higher_is_better", "n_items", "items_sha256", "dataset_sha256"):
+            unknown = name.endswith("_sha256") and None in (row[name], other[name])  # costs the rank, C425
+            if row[name] != other[name] and not unknown:
                 observed = f"{_named(row)}: {name} {row[name]}"
                 yield Hit(EVALS, observed, f"{other[name]}, as the teacher's", (number,))
+        if row["model_sha256"] is not None and row["model_sha256"] == other["model_sha256"]:
+            observed = f"{_named(row)}: model_sha256 {row['model_sha256'][:16]}..., the teacher's"
+            yield Hit(EVALS, observed, "two models", (number,))

@@ -41,8 +41,6 @@ def windows_forward(ctx: Context) -> Iterator[Hit]:
             ("mono", row["mono_start_us"], row["mono_end_us"]),
             ("t", row["t_start_us"], row["t_end_us"]),
         ]
-        if row["work_start_us"] is not None and row["work_end_us"] is not None:
-            pairs.append(("work", row["work_start_us"], row["work_end_us"]))
         pairs += [
             ("device", a, b) for a, b in zip(row["device_start_us"], row["device_end_us"], strict=False)
         ]
@@ -76,12 +74,10 @@ def boundaries_exist(ctx: Context) -> Iterator[Hit]:
     for number, row in enumerate(ctx.stages):
         place = row["node_id"], row["session"]
         devices = [d for d in row["device_ids"] if (*place, d) in sources]
-        if not row["device_ids"] and (*place, None) in sources:
-            devices = [None]
         for side in ("start", "end"):
             lost = [d for d in devices if (*place, d, row[f"boundary_{side}"]) not in held]
             if lost:
-                who = "" if lost == [None] else f" for device {', '.join(map(str, lost))}"
+                who = f" for device {', '.join(map(str, lost))}"
                 observed = f"{ctx.named(row)}: boundary {row[f'boundary_{side}']} is missing{who}"
                 yield Hit(STAGES, observed, "a row in counters", (number,), row["gpu_energy_j"])
 
@@ -281,24 +277,24 @@ def windows_are_boundaries(ctx: Context) -> Iterator[Hit]:
                 yield Hit(STAGES, observed, f"{hull(found)}, the {side} of its devices", (number,))
 
 
-@rule("W222")
-def status_agrees(ctx: Context) -> Iterator[Hit]:
-    """A complete run has no stage whose last attempt did not complete."""
-    if ctx.manifest["status"] != "complete":
-        return
+def unfinished(ctx: Context) -> list[tuple[int, dict[str, Any]]]:
+    """Stages whose last attempt did not complete."""
     last: dict[tuple[object, ...], tuple[int, dict[str, Any]]] = {}
     for number, row in _recorded(ctx):
         key = row["node_id"], row["name"], row["stage"], row["parent_uid"]
         if key not in last or row["attempt"] > last[key][1]["attempt"]:
             last[key] = number, row
-    for number, row in last.values():
-        if row["status"] != "completed":
-            yield Hit(
-                STAGES, f"{ctx.named(row)} is {row['status']}", "completed", (number,), row["gpu_energy_j"]
-            )
+    return [(number, row) for number, row in last.values() if row["status"] != "completed"]
 
 
-@rule("W223")
+@rule("W222")
+def status_agrees(ctx: Context) -> Iterator[Hit]:
+    """A complete run has no stage whose last attempt did not complete."""
+    for number, row in unfinished(ctx) if ctx.manifest["status"] == "complete" else ():
+        yield Hit(STAGES, f"{ctx.named(row)} is {row['status']}", "completed", (number,), row["gpu_energy_j"])
+
+
+@rule("E223")
 def boundary_agrees(ctx: Context) -> Iterator[Hit]:
     """The boundary set of the manifest is what the stages' methods say."""
     devices = {row["source"] for row in ctx.boundary_rows if row["device_id"] is not None}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.accounting.rounding import encodable, printable, quantity
+from harness.accounting.rounding import encodable, quantity
+from harness.text import MAX_LINE, shown
 from harness.validate.findings import Comparability, Finding, Report
 
 if TYPE_CHECKING:
@@ -45,17 +46,17 @@ def _print(report: Report, console: Console, where: str) -> None:
             mark, style = _MARKS.get(outcome, ("-", "yellow"))
             line = Text(f"L{level} {LEVEL_NAMES[level]} ")
             line.append(mark, style)
-            line.append("" if outcome in _MARKS else f" {outcome}")
+            line.append("" if outcome in _MARKS else f" {shown(outcome)}")
             console.print(line)
     if report.comparability is not None:
         _class(report.comparability, console)
     for note in report.notes:
-        console.print(Text(f"note: {printable(note)}", "dim"))
+        console.print(Text(f"note: {shown(note, limit=MAX_LINE)}", "dim"))
     verdict = Text()
     if report.errors:
-        verdict.append(f"{where} does not hold: ", "bold red")
+        verdict.append(f"{shown(where)} does not hold: ", "bold red")
     else:
-        verdict.append(f"{where} holds", "bold green")
+        verdict.append(f"{shown(where)} holds", "bold green")
         verdict.append(": " if report.warnings or report.waived else "")
     counts = [_count(report.errors, "error")] if report.errors else []
     counts += [_count(report.warnings, "warning")] if report.warnings else []
@@ -72,12 +73,16 @@ def _class(found: Comparability, console: Console) -> None:
 
     line = Text("class ")
     line.append(found.digest[:12], "bold")
-    line.append(f": {printable(found.text)}")
+    line.append(f": {shown(found.text, limit=MAX_LINE)}")
     console.print(line)
     for label in found.labels:
-        console.print(Text(f"  {label.id} {label.name}: {printable(label.observed)}", "cyan"))
+        text = f"{label.id} {label.name}: {label.observed}"
+        if text not in found.reasons:  # those that cost the rank stand below
+            console.print(Text(f"  {shown(text)}", "cyan"))
     if not found.rankable:
-        console.print(Text("Not to be ranked beside measured runs.", "yellow"))
+        console.print(Text("Not to be ranked beside measured runs:", "yellow"))
+        for reason in found.reasons:
+            console.print(Text(f"  {shown(reason)}", "yellow"))
 
 
 def _count(number: int, word: str) -> str:
@@ -91,22 +96,22 @@ def _finding(finding: Finding) -> tuple[Text, Text]:
     head = Text(f"{finding.id} {finding.name}", colour)
     if finding.waived is not None:
         head.append(" waived", "bold")
-    head.append(f"   {printable(finding.file)}", "default")
+    head.append(f"   {shown(finding.file)}", "default")
     if finding.rows:
-        shown = ", ".join(map(str, finding.rows[:6])) + (", ..." if len(finding.rows) > 6 else "")
-        head.append(f" row{'' if len(finding.rows) == 1 else 's'} {shown}", "default")
+        rows = ", ".join(map(str, finding.rows[:6])) + (", ..." if len(finding.rows) > 6 else "")
+        head.append(f" row{'' if len(finding.rows) == 1 else 's'} {rows}", "default")
     head.append(f"   clause {finding.clause}", "dim")
-    body = Text(f"{printable(finding.observed)}\nexpected: {printable(finding.expected)}")
+    body = Text(f"{shown(finding.observed)}\nexpected: {shown(finding.expected)}")
     if finding.joules_at_stake is not None:
         body.append(f"\nat stake: {quantity(finding.joules_at_stake, 'J')}")
     for example in finding.examples:
-        body.append(f"\nalso: {printable(example)}", "dim")
+        body.append(f"\nalso: {shown(example)}", "dim")
     more = finding.count - 1 - len(finding.examples)
     if more > 0 and finding.examples:
         body.append(f"\nand {more} more", "dim")
     if finding.waived is not None:
         body.append("\nWaived: ", "bold")
-        body.append(printable(finding.waived))
+        body.append(shown(finding.waived))
         return head, body
     body.append(f"\n{finding.why}", "italic")
     body.append("\nFix: ", "bold")

@@ -23,13 +23,14 @@ def reported_tokens(ctx: Context) -> dict[int, dict[str, int]]:
         if row["kind"] != "stage_tokens" or row["stage_uid"] is None:
             continue
         counts = sums.setdefault(row["stage_uid"], {})
-        for name, count in _detail(row).items():
+        for name, count in event_detail(row).items():
             if name in COUNTS and isinstance(count, int) and not isinstance(count, bool):
                 counts[name] = counts.get(name, 0) + count
     return sums
 
 
-def _detail(event: dict[str, Any]) -> dict[str, Any]:
+def event_detail(event: dict[str, Any]) -> dict[str, Any]:
+    """The object in an event's detail; empty where there is none."""
     try:
         found = json.loads(event["detail"] or "{}")
     except (ValueError, RecursionError):
@@ -87,13 +88,23 @@ def origins_agree(ctx: Context) -> Iterator[Hit]:
     paid: dict[str, tuple[object, object]] = {}
     for row in ctx.events:
         if row["kind"] == "x-artifact_origin":
-            detail = _detail(row)
+            detail = event_detail(row)
             paid.setdefault(
                 str(detail.get("artifact_id")), (detail.get("origin_run_id"), detail.get("origin_energy_j"))
             )
+    consumed = {row["artifact_id"] for row in ctx.artifacts if row["role"] == "consumed"}
+    for artifact in paid.keys() - consumed:
+        yield Hit(
+            "events.parquet", f"{artifact[:23]}: paid for, and consumed by no stage", "its row in artifacts"
+        )
     for number, row in enumerate(ctx.artifacts):
         if row["role"] != "consumed":
             continue
+        if row["origin_run_id"] == ctx.manifest["run_id"]:
+            observed = f"{row['name']}: paid by run {row['origin_run_id']}, this one"
+            yield Hit(
+                "artifacts.parquet", observed, "another run, or null", (number,), row["origin_energy_j"]
+            )
         own = row["origin_run_id"], row["origin_energy_j"]
         joules = row["origin_energy_j"]
         if joules is not None and joules < 0:

@@ -18,12 +18,14 @@ from pathlib import Path
 import yaml
 
 from harness.errors import KitError
+from harness.files import read_bytes
 from harness.validate.findings import Finding, Hit
 from harness.validate.registry import Rule, finding
 
 WAIVABLE = 3
 SHAPE = "a list `waivers:` of {rule: E3xx or W3xx, reason: TEXT} with an optional stage: NAME"
 _FEWEST_LETTERS = 10
+_MOST_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ def load_waivers(path: Path, rules: Mapping[str, Rule]) -> tuple[Waiver, ...]:
     """
     where = str(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KitError(f"cannot be read: {error.strerror}", where=where, expected=SHAPE) from None
+        data = yaml.safe_load(read_bytes(path, _MOST_BYTES).decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise KitError(f"not YAML: {str(error).splitlines()[0]}", where=where, expected=SHAPE) from None
     entries = data.get("waivers") if isinstance(data, dict) and set(data) == {"waivers"} else None

@@ -20,12 +20,11 @@ from harness.accounting.counter import CounterReading
 from harness.accounting.device import DeviceEnergy, DeviceMeter
 from harness.accounting.rapl import ZoneMeter
 from harness.accounting.series import NO_BOUNDARY, CounterSeries, DeviceLimits, PowerSeries, Sampling
+from tests.accounting.windows import LIMITS, PERIOD_US, Card, boundaries
 from tests.lab.waveforms import AnyWaveform, random_waveform
 
-PERIOD_US = 500_000
 INSTANT_US = 25_000
 AVERAGE_US = 1_000_000
-LIMITS = DeviceLimits(max_mw=700_000)
 MARGIN_US = 3_000_000
 """The sampler runs this long before and after the window, as between the stages of a run."""
 
@@ -124,11 +123,25 @@ class Trial:
         self, series: PowerSeries, ends: tuple[CounterReading, CounterReading], limits: DeviceLimits = LIMITS
     ) -> tuple[DeviceEnergy, Outcome]:
         """Account for the window between two readings."""
-        boundaries = DeviceBoundaries({0: ends[0], 1: ends[1]})
-        found = DeviceMeter(series, boundaries, Sampling(), limits).measure(0, 1)
+        return self.account(series, DeviceBoundaries({0: ends[0], 1: ends[1]}), limits)
+
+    def account(
+        self, series: PowerSeries, ends: DeviceBoundaries, limits: DeviceLimits = LIMITS
+    ) -> tuple[DeviceEnergy, Outcome]:
+        """The same between two boundaries, with the refreshes seen around them."""
+        found = DeviceMeter(series, ends, Sampling(), limits).measure(0, 1)
         assert found.energy_mj is not None and found.low_j is not None and found.high_j is not None
-        truth = self.truth_j(ends[0].mono_us, ends[1].mono_us)
+        truth = self.truth_j(*(ends.readings[number].mono_us for number in (0, 1)))
         return found, Outcome(found.energy_mj / 1000, found.low_j, found.high_j, truth)
+
+    def moments(self) -> Outcome:
+        """The window by the boundaries and ticks that the sampler writes down."""
+        return self.account(self.series(), self.boundaries((self.start_us, self.end_us)))[1]
+
+    def boundaries(self, at: Sequence[int]) -> DeviceBoundaries:
+        """Boundaries at these moments, and the ticks around them."""
+        card = Card(self.waves, self.refresh_us, self._phase_us, self.refresh_us, self._phase_us, INSTANT_US)
+        return boundaries(card, at, self.rng)
 
     def tick(self, t: int) -> CounterReading:
         """A boundary at the first refresh after `t`, seen from a bracket of 10 us to 2 ms around it."""
@@ -138,14 +151,6 @@ class Trial:
         return CounterReading(
             at, self.counter_mj(tick), round(half + 0.5), "tick", float(self.power_mw(tick))
         )
-
-    def interpolated(self, t: int) -> CounterReading:
-        """A boundary at `t` by the last refresh and power times the time since, known to 50-300 us."""
-        tick, power = self.last_tick(t), self.power_mw(t)
-        slack = self.rng.uniform(50, 300)
-        age = max(0.0, t - tick + self.rng.uniform(-slack, slack))
-        value = self.counter_mj(tick) + round(power * age / 1e6)
-        return CounterReading(t, value, round(max(slack, age / 2)), "interpolated", float(power))
 
     def immediate(self, t: int) -> CounterReading:
         """A boundary at `t` by the counter as it stands."""
@@ -197,8 +202,8 @@ def _mostly_lost(trial: Trial) -> Outcome:
 Method = Callable[[Trial], Outcome]
 
 METHODS: dict[str, Method] = {
+    "counter_step, counter_linear": Trial.moments,
     "counter_tick": _at_ends(Trial.tick),
-    "counter_interpolated": _at_ends(Trial.interpolated),
     "counter_sample, read at once": _at_ends(Trial.immediate),
     "counter_sample, between samples": _at_ends(Trial.missing),
     "power_integral, calm": _power_only,

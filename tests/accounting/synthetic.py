@@ -114,6 +114,8 @@ class Run:
             columns[name] = self.power[name]
         for name in ("power_mw", "energy_counter_mj"):
             columns[name] = pa.array(self.power[name], mask=~self.power[f"{name}_valid"])
+        if "mem_used_mib" in self.power:
+            columns["mem_used_mib"] = self.power["mem_used_mib"]
         order = np.lexsort((columns["mono_us"], columns["session"], columns["device_id"]))
         writer.write_table("power", pa.table(columns).take(pa.array(order)).to_pylist())
         writer.write_table("counters", self.counters)
@@ -156,7 +158,9 @@ def make_run(
     mono0: int = 1_000 * S,
     method: str = "tick",
 ) -> Run:
-    """A run of one session; device d draws `watts + 10 d`; boundaries fall on the counter's 0.1 s ticks."""
+    """A run of one session; device d draws `watts + 10 d`; boundaries fall on the counter's 0.1 s ticks,
+    or between them where they are moments (`method="moment"`).
+    """
 
     def watts(device: int, t: np.ndarray) -> np.ndarray:
         p = np.full(t.shape, idle_w)
@@ -174,6 +178,11 @@ def make_run(
     def counter_mj(device: int, t: float) -> int:
         return 123_456_789 + round(1000 * energy_j(device, 0.0, t))
 
+    def refresh(t: float) -> float:
+        """The last one at or before a time; a boundary that is a moment lies inside a cell."""
+        phase = 0.037 if method == "moment" else 0.0
+        return float(np.floor((t - phase) * 10 + 1e-6) / 10 + phase)
+
     ticks = np.arange(0.25, end_s + 1, 0.5)
     power: dict[str, list[Any]] = {
         n: [] for n in ("device_id", "session", "t_us", "mono_us", "power_mw", "energy_counter_mj")
@@ -185,7 +194,7 @@ def make_run(
         power["mono_us"] += mono.tolist()
         power["t_us"] += (mono + EPOCH_US).tolist()
         power["power_mw"] += np.rint(1000 * watts(device, ticks)).astype(int).tolist()
-        power["energy_counter_mj"] += [counter_mj(device, np.floor(t * 10) / 10) for t in ticks]
+        power["energy_counter_mj"] += [counter_mj(device, refresh(t)) for t in ticks]
     arrays = {
         name: np.array(
             values,
@@ -212,8 +221,17 @@ def make_run(
         "zone": None,
         "range": None,
     }
+    around = sorted({round(refresh(edge) + k / 10, 3) for edge in edges for k in range(-2, 4)})
+    for tick in around if method == "moment" else ():
+        for device in range(devices):
+            stamp = {"t_us": at(tick) + EPOCH_US, "mono_us": at(tick), "boundary": None, "method": "tick"}
+            power_mw = round(1000 * float(watts(device, np.array([tick]))[0]))
+            row = {"device_id": device, "source": "nvml", "unit": "mJ", "power_mw": power_mw}
+            row |= {"value": counter_mj(device, tick), "uncertainty_us": 50}
+            counters.append({**base, **stamp, **row})
     for edge in edges:
         stamp = {"t_us": at(edge) + EPOCH_US, "mono_us": at(edge), "boundary": number[edge], "method": method}
+        shown = edge - 0.001 if method == "moment" else edge
         for device in range(devices):
             counters.append(
                 {
@@ -221,9 +239,9 @@ def make_run(
                     **stamp,
                     "source": "nvml",
                     "device_id": device,
-                    "value": counter_mj(device, edge),
+                    "value": None if method == "moment" else counter_mj(device, edge),
                     "unit": "mJ",
-                    "power_mw": round(1000 * float(watts(device, np.array([edge]))[0])),
+                    "power_mw": round(1000 * float(watts(device, np.array([shown]))[0])),
                 }
             )
     zones = (
@@ -269,8 +287,6 @@ def make_run(
                 "t_end_us": b + EPOCH_US,
                 "mono_start_us": a,
                 "mono_end_us": b,
-                "work_start_us": a + 30_000,
-                "work_end_us": b - 20_000,
                 "boundary_start": number[stage.start_s],
                 "boundary_end": number[stage.end_s],
                 "device_ids": mine,
@@ -335,7 +351,6 @@ def make_run(
             "nominal_period_us": 500_000,
             "sampler_version": "test",
             "clock": "CLOCK_MONOTONIC",
-            "boundary_mode": method,
             "sessions": [],
         },
         "boundary": {

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.accounting import ParetoPoint, pareto_frontier
-from harness.accounting.amortize import break_even, reuse, serving_break_even, student_sensitivity
+from harness.accounting.amortize import (
+    break_even,
+    mean_of_repeats,
+    repeated_break_even,
+    reuse,
+    serving_break_even,
+    student_sensitivity,
+)
 from harness.accounting.interval import Interval
 from harness.accounting.rounding import break_even_sentence, break_even_text
 from harness.accounting.totals import per_token
@@ -225,3 +232,24 @@ def test_exact_figures_are_no_tie():
     assert pareto_frontier(vague)[1].ties == ("a",)
     with pytest.raises(ValueError, match="one name"):
         pareto_frontier([exact[0], exact[0]])
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (6, 2.571), (20, 2.093)]
+)
+def test_the_mean_of_repeats_has_students_interval(count, quantile):
+    values = [10.0 + (-1) ** k * k for k in range(count)]
+    mean = sum(values) / count
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    found = mean_of_repeats(values)
+    assert found.best == pytest.approx(mean)
+    assert found.high - mean == pytest.approx(quantile * deviation / math.sqrt(count), rel=0.01)
+    assert mean_of_repeats([3.0]) == Interval.exact(3.0)
+
+
+def test_break_even_over_repeats_needs_them_all():
+    found = repeated_break_even(60.0, [100.0, 101.0, 99.0], [80.0, 80.5, 79.5])
+    assert found.ratio == pytest.approx(3.0) and 2.0 < found.low < 3.0 < found.high < 6.0
+    assert repeated_break_even(None, [100.0, 101.0], [80.0, 81.0]) is None
+    assert repeated_break_even(60.0, [100.0], [80.0, 81.0]) is None
+    assert repeated_break_even(60.0, [100.0, None, 101.0], [80.0, 81.0]) is None

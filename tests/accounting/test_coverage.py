@@ -59,8 +59,8 @@ def test_bounds_hold_all_but_always(name: str) -> None:
 @pytest.mark.parametrize("refresh_us", [20_000, 50_000])
 def test_a_faster_counter_than_assumed_leaves_the_intervals_true(refresh_us: int) -> None:
     """Readings that do not tell their refresh are taken to be 100 ms old at most: wide, never too narrow."""
-    for name in ("counter_tick", "counter_interpolated", "counter_sample, between samples"):
-        found = [METHODS[name](Trial(seed, refresh_us=refresh_us)) for seed in range(300)]
+    for name in ("counter_tick", "counter_sample, between samples"):
+        found = [METHODS[name](Trial(seed, refresh_us=refresh_us)) for seed in range(TRIALS)]
         assert np.mean([outcome.covered for outcome in found]) >= LEAST, name
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from harness.accounting.quality import Measured, Quality, quality
-from harness.evaluation.suites import Benchmark
 
-BENCHMARKS = tuple(Benchmark(name, "lm-eval", "exact_match") for name in ("a", "b", "c"))
+
+@dataclass(frozen=True)
+class Scale:
+    name: str
+    floor: float = 0.0
+
+
+BENCHMARKS = tuple(Scale(name) for name in ("a", "b", "c"))
 
 
 def measured(*scores: float, stderr: float | None = None) -> dict[str, Measured]:
@@ -70,7 +77,7 @@ def test_no_q_and_the_reason(student: dict[str, Measured], teacher: dict[str, Me
 
 
 def test_a_floor_above_zero_and_edge_cases() -> None:
-    guess = (Benchmark("a", "lm-eval", "acc", floor=0.25),)
+    guess = (Scale("a", floor=0.25),)
     assert quality(measured(0.5), measured(0.25), guess).q is None
     one = quality(measured(0.13), measured(0.26), guess)
     assert one.q == pytest.approx(0.5) and one.leave_one_out is None

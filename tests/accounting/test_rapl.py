@@ -88,10 +88,17 @@ def test_a_silence_longer_than_a_wrap_can_take_is_ambiguous():
     assert not meter.energy(int(t[0]), int(t[50]), None, None).ambiguous
 
 
-def test_boundary_reading_beats_interpolation():
+def test_a_boundary_lies_on_the_line_between_the_readings_beside_it():
+    """A zone read a millisecond behind the boundary is no boundary of its own: the moment counts."""
     t = np.array([0, 400_000, 500_000, 1_000_000])
     meter = ZoneMeter([zone(t, [0, 90_000_000, 100_000_000, 150_000_000], boundary=[-1, 7, -1, 8])])
-    assert meter.energy(399_000, 999_000, 7, 8).energy_uj == 60_000_000
+    start, end = 90_000_000 * 399 // 400, 100_000_000 + 50_000_000 * 499 // 500
+    assert meter.energy(399_000, 999_000, 7, 8).energy_uj == end - start == 60_125_000
+    # Cut in the middle of a cell it is as unsure as a line can be, on a reading hardly at all.
+    widths = [
+        found.high_uj - found.low_uj for found in (meter.energy(s, 500_000, 7, 8) for s in (200_000, 399_000))
+    ]
+    assert widths[0] > 5 * widths[1]
 
 
 def test_packages_that_are_one_count_once():

@@ -18,6 +18,8 @@ from harness.accounting.shared_scales import (
     difference,
     ratio,
 )
+from tests.accounting.scaled import MACHINES, PLACES, trial
+from tests.accounting.simulated import Outcome
 
 ESTIMATE = {"cpu": (0.0, 2.0)}
 MIXED = {"gpu-0": (0.95, 1.05), "gpu-1": (0.95, 1.05), "cpu": (0.0, 2.0)}
@@ -116,3 +118,26 @@ def test_more_scales_than_corners_are_visited_for_widen_the_result():
     # Three of thirteen parts are free by 5 % either way, in both: a tenth of what they weigh, at most.
     assert found.low < 1 < found.high < 1 + 3 * 0.1 / len(names) * 1.1
     assert at(energy, {}).best == 100 * len(names)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_ratios_and_break_even_hold_wherever_the_scales_are(name):
+    """Anywhere and at the worst corner; a ratio is at most 1.5 times wider than it need be there.
+
+    N* is formed of three residuals whose ends are taken together, as independent ones hardly ever are:
+    sqrt(3) at most.
+    """
+    for place in PLACES:
+        found = [trial(MACHINES[name], seed, place) for seed in range(600)]
+        for figure, widest in (("ratio", 1.5), ("N*", math.sqrt(3))):
+            outcomes = [one[figure] for one in found]
+            assert np.mean([outcome.covered for outcome in outcomes]) >= 0.95, (figure, place)
+            if place == PLACES[1]:
+                narrowed = [narrow(outcome, widest) for outcome in outcomes]
+                assert np.mean([outcome.covered for outcome in narrowed]) <= 0.955, figure
+
+
+def narrow(outcome: Outcome, factor: float) -> Outcome:
+    """The same with both half-widths divided by a factor."""
+    low = outcome.best - (outcome.best - outcome.low) / factor
+    return Outcome(outcome.best, low, outcome.best + (outcome.high - outcome.best) / factor, outcome.truth)

@@ -50,7 +50,7 @@ def test_a_dead_run_is_sealed_once(kit: Kit) -> None:
     assert (row["status"], row["exit_code"], row["tokens_trained"]) == ("interrupted", None, 3)
     assert row["flags"] == ["end_not_recorded"]
     # With neither GPU nor CPU readings nothing shows how long it went on.
-    assert row["mono_start_us"] <= row["work_start_us"] <= row["work_end_us"] <= row["mono_end_us"]
+    assert row["mono_start_us"] < row["mono_end_us"]
     before = (kit.cwd / "runs/p/manifest.json").read_bytes()
     out, _ = kit.run("recover", "runs/p")
     assert "sealed already (status recovered), nothing to recover" in out

@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from harness.audit.plan import describe, load_plan
+from harness.audit.recorded import CommandDigests
 from harness.errors import KitError
+
+pytestmark = pytest.mark.fuzz
 
 MUTATIONS = 2000
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +35,7 @@ reference_tokens: 30000000
 labels: [base]
 pue: 1.25
 devices: [0, GPU-1a]
-sampling: {period_ms: 100, boundary: interpolate}
+sampling: {period_ms: 100}
 vars: {lr: 1e-4, root: "${pipeline_dir}/x", deep: "${vars.root}/y-${vars.lr}"}
 env: &env {A: "1", B: "${env.HOME:-none}"}
 stages:
@@ -186,6 +189,7 @@ def test_mutations_never_give_anything_but_a_plan_or_a_kit_error(
     ]
     rng = random.Random(level.__name__)
     plans, refusals = 0, 0
+    digests = CommandDigests(tmp_path)
     for number in range(MUTATIONS // len(LEVELS)):
         data = level(rng.choice(seeds), rng)
         path.write_bytes(data)
@@ -200,7 +204,7 @@ def test_mutations_never_give_anything_but_a_plan_or_a_kit_error(
         else:
             plans += 1
             describe(found)
-            found.as_dict()
+            found.as_dict(digests)
     # Were all refused or all accepted, the mutations would show little.
     assert plans >= 10
     assert refusals >= 100

@@ -16,13 +16,13 @@ from pathlib import Path
 def report(text):
     with open(os.environ["KIT_EVENTS"], "a") as stream:
         stream.write(text)
-report('{"tokens_trained": 5, "tokens_processed": 9}\\n')
+report('{"tokens_trained": 5, "tokens_processed": 15}\\n')
 if not os.path.exists("killed"):
     journal = Path("runs/p/journal")
     while not any(b'"tokens_trained":5' in path.read_bytes() for path in journal.glob("*.jnl")):
         time.sleep(0.05)
     open("killed", "w").close()
-    report('{"tokens_trained": 7}\\n{"event": "step"}\\n{"tokens_positions": 3}\\n{"tokens_trained": 1')
+    report('{"tokens_trained": 7}\\n{"event": "step"}\\n{"tokens_positions": 20}\\n{"tokens_trained": 1')
     # Nobody may get to read that: runner and meter at once.
     os.killpg(os.getppid(), signal.SIGKILL)
     time.sleep(30)
@@ -46,8 +46,8 @@ def test_what_the_runner_did_not_live_to_read(tmp_path: Path, way: str) -> None:
     assert [first["status"], second["status"]] == ["interrupted", "completed"]
     # A line that the kill cut short is none.
     counts = [first[f"tokens_{name}"] for name in ("trained", "processed", "positions", "generated")]
-    assert counts == [12, 9, 3, None]
-    assert [second[f"tokens_{name}"] for name in ("trained", "processed", "positions")] == [5, 9, None]
+    assert counts == [12, 15, 20, None]
+    assert [second[f"tokens_{name}"] for name in ("trained", "processed", "positions")] == [5, 15, None]
     told = [row["detail"] for row in events(bundle, "stage_tokens") if row["stage_uid"] == first["stage_uid"]]
     assert sum(detail.get("tokens_trained", 0) for detail in told) == 12
 

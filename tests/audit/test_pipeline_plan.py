@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from harness.audit.plan import RunPlan, describe, load_plan
 from harness.audit.problems import PipelineError
 from harness.audit.programs import shell, shell_words
+from harness.audit.recorded import CommandDigests
 from harness.errors import KitError
 
 HEAD = 'protocol: "1.0"\nname: demo\nmethod: kd\nstages:\n'  # lines 1 to 4
@@ -253,9 +255,25 @@ def test_described_for_a_dry_run() -> None:
     assert text.index("cache") < text.index("train-seed=1") < text.index("evaluate")
 
 
-def test_as_dict_is_portable_json_without_secrets() -> None:
+def test_a_command_is_recorded_as_program_and_keyed_digest(tmp_path: Path) -> None:
+    one, other = CommandDigests(tmp_path / "one"), CommandDigests(tmp_path / "other")
+    first, second = (plan(CHAIN).as_dict(digests)["stages"] for digests in (one, other))
+    program, digest = first[1]["command"]
+    assert program == shell()[0] and re.fullmatch(r"hmac-sha256:[0-9a-f]{64}", digest)
+    assert "teach" not in json.dumps([stage["command"] for stage in first])
+    again = plan(CHAIN).as_dict(CommandDigests(tmp_path / "one"))["stages"]
+    assert again == first, "the key is kept"
+    assert second[1]["command"] != first[1]["command"]
+    assert second[1]["fingerprint"] != first[1]["fingerprint"], "or a secret in env could be guessed by it"
+    assert (tmp_path / "one" / "cache" / "commands.key").stat().st_mode & 0o077 == 0
+
+
+def test_as_dict_is_portable_json_without_secrets(tmp_path: Path) -> None:
     text = CHAIN.replace("command: eval", "command: eval\n    env: {TOKEN: s3cret}")
-    found = plan(text).as_dict()
+    text = text.replace("stages:\n", 'vars: {key: "${env.KEY}", rows: 4, rate: 0.5}\nstages:\n', 1)
+    planned = plan("record_commands: whole\n" + text, environ={"KEY": "s3cret"})
+    found = planned.as_dict(CommandDigests(tmp_path))
+    assert found["vars"] == {"key": "${env.KEY}", "rows": 4, "rate": 0.5}
     written = json.dumps(found)
     assert "s3cret" not in written and str(Path.cwd()) not in written
     assert found["stages"][1]["command"] == [*shell(), "teach ${run_dir}/data.npz ${run_dir}/cache"]

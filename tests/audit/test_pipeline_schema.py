@@ -54,7 +54,7 @@ def test_the_example_of_the_page_makes_a_plan(tmp_path: Path) -> None:
         ({"method": "kdd"}, ["method"]),
         ({"extra": 1}, []),
         ({"devices": "gpu"}, ["devices"]),
-        ({"sampling": {"boundary": "x"}}, ["sampling", "boundary"]),
+        ({"sampling": {"period_ms": "x"}}, ["sampling", "period_ms"]),
         ({"stages": []}, ["stages"]),
         ({"stages": [{"name": "a", "kind": "teacher_logit", "command": "x"}]}, ["stages", 0, "kind"]),
         ({"stages": [{"name": "a", "kind": "judge"}]}, ["stages", 0]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import time
 from contextlib import suppress
@@ -12,6 +14,9 @@ import pytest
 
 from harness.bundle import Bundle
 from tests.audit.kit_process import Kit, pipeline, stage_rows, wait_for_record
+
+KILLS = int(os.environ.get("KIT_KILLS", "10"))
+"""Seeded moments that are tried; `KIT_KILLS=50` for all of the grid."""
 
 PARTS = ("runner", "sampler", "estimator", "stage")
 TWO = pipeline(
@@ -70,10 +75,17 @@ def test_the_runner_alone_is_killed_in_a_stage(kit: Kit) -> None:
     seconds = (killed["mono_end_us"] - killed["mono_start_us"]) / 1e6
     assert killed["dram_energy_j"] == pytest.approx(10 * seconds, rel=0.2)
     assert killed["cpu_energy_j"] > 0
+    events = bundle.table("events").to_pylist()
+    (gap,) = [e for e in events if e["kind"] == "gap" and '"of":"runner"' in (e["detail"] or "")]
+    (lost,) = [e for e in events if e["kind"] == "runner_lost"]
+    assert (gap["session"], gap["stage_uid"], gap["severity"]) == (0, killed["stage_uid"], "warning")
+    # From its last record, the beginning of the stage, until the sampler had ended what it left.
+    assert gap["mono_us"] + json.loads(gap["detail"])["length_us"] == lost["mono_us"]
+    assert killed["mono_start_us"] <= gap["mono_us"] < lost["mono_us"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(KILLS))
 def test_any_parts_are_killed_at_any_moment(kit: Kit, seed: int) -> None:
     draw = random.Random(seed)
     names = tuple(draw.sample(PARTS, draw.randint(1, len(PARTS))))

@@ -67,7 +67,7 @@ def test_the_end_is_noticed_at_once(tmp_path: Path) -> None:
             tmp_path, sys.executable, "-c", "import time; print(time.monotonic_ns() // 1000)"
         ) as stage:
             outcome = stage.wait(timeout_s=None, interrupted=lambda: None, watch=lambda: None)
-        late_us.append(outcome.work_end_us - int((tmp_path / "out").read_text()))
+        late_us.append(outcome.end_us - int((tmp_path / "out").read_text()))
         if late_us[-1] < 200_000:  # the interpreter's own end lies between
             break
     assert 0 < min(late_us) < 200_000
@@ -193,6 +193,7 @@ def test_good_report_lines() -> None:
         "tokens_trained": 5,
         "tokens_positions": 8,
     }
+    assert "twice" in str(parse_report(b'{"tokens_trained": 1, "tokens_trained": 2}').problem)
     both = parse_report(b'{"event": "checkpoint", "tokens_generated": 0, "step": 3, "loss": Infinity}\r')
     assert (both.event, both.tokens) == ("checkpoint", {"tokens_generated": 0})
     assert both.detail == {"step": 3, "loss": None} and both.problem is None
@@ -228,6 +229,9 @@ def test_reader_waits_for_line_ends_and_survives_what_happens_to_its_file(tmp_pa
     add("x" * 5_000_000)
     add('\n{"tokens_trained": 6}\n')
     assert [str(item)[:23] for item in read(final=True)] == ["a line of 5000000 bytes", "6"]
+    path.unlink()
+    os.mkfifo(path)  # to open it would wait for a writer for ever
+    assert "is a pipe" in str(read()[0]) and read(final=True) == []
     reader.close()
 
 

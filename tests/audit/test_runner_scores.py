@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.accounting.totals import lower_bound, run_totals
 from tests.audit.kit_process import Kit, events, pipeline, stage_rows
 
 _SCORES = r"""
@@ -20,7 +21,9 @@ with open(os.environ["KIT_EVENTS"], "a") as f:
     say(eval_items={**named, "scores": [None, None], "item_sha256": ["c" * 64] * 2})
     say(eval={**row, "score": 0.75, "n_items": 4, "subject": "teacher"})
     say(tokens_processed=2)
-    if BAD:
+    if not BAD:
+        say(event="work_elsewhere", judge="j")
+    else:
         say(eval={**row, "score": 0.6, "n_items": 4, "subject": "teacher"})
         say(eval={**row, "score": 50, "n_items": 4, "metric": "acc"})
         say(eval={"answer": "the answer is forty-two"})
@@ -46,7 +49,11 @@ def test_scores_and_counts_of_a_stage_are_in_the_bundle(kit: Kit) -> None:
     items = bundle.table("eval_items").to_pylist()
     assert [(row["item"], row["score"]) for row in items] == [(0, 1.0), (1, 0.0), (2, None), (3, None)]
     assert [row["detail"] for row in events(bundle, "stage_tokens")] == [{"tokens_processed": 42}]
-    assert stage_rows(bundle)[0]["tokens_processed"] == 42
+    (stage,) = stage_rows(bundle)
+    assert stage["tokens_processed"] == 42
+    # A judge behind an API: what the stage took is more than is known.
+    assert "work_elsewhere" in stage["flags"] and lower_bound(stage)
+    assert run_totals([stage], teacher_kinds=()).incomplete == {"evaluate"}
 
 
 def test_scores_that_cannot_be_taken_are_said_and_counted(kit: Kit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ def manifest() -> dict[str, Any]:
             "nominal_period_us": 500_000,
             "sampler_version": "simulated",
             "clock": "CLOCK_MONOTONIC",
-            "boundary_mode": "tick",
             "sessions": [{"session": 0, **dict.fromkeys(session), "sampler_wall_s": 1.5, "scheduling": None}],
         },
         "boundary": {"gpu": "measured", "cpu": "absent", "dram": "absent"},
@@ -49,8 +49,8 @@ def manifest() -> dict[str, Any]:
 def small_groups(rows: int, parts: int = 1 << 30) -> Protocol:
     """The protocol with row groups of `rows` rows and files of `parts` rows, for tests of their seams."""
     protocol = load_protocol()
-    container = protocol.container.model_copy(update={"row_group_rows": rows, "part_rows": parts})
-    return protocol.model_copy(update={"container": container})
+    container = replace(protocol.container, row_group_rows=rows, part_rows=parts)
+    return replace(protocol, container=container)
 
 
 def power_rows(

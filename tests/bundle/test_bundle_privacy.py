@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ from hypothesis import strategies as st
 from harness.bundle import Scrubber, scrub, scrub_value
 
 ALICE = Scrubber(
-    home="/home/alice", cwd="/home/alice/proj", user="alice", hosts=("gpu7.lab.example.org", "gpu7")
+    home="/home/alice",
+    cwd="/home/alice/proj",
+    user="alice",
+    hosts=("gpu7.lab.example.org", "gpu7", "n1"),
+    jobs=("991234",),
 )
 
 
@@ -47,6 +52,18 @@ ALICE = Scrubber(
         ("Authorization: Bearer abcdefghijk", "Authorization: Bearer <secret>"),
         ("--token abcdefghijklmnopqrst", "--token <secret>"),
         ("https://me:pw@host.example.org/a", "https://<secret>@host.example.org/a"),
+        ("curl https://x.example.org/a?token=abc&b=1 -o f", "curl https://x.example.org/a?<secret> -o f"),
+        ("git clone https://me:p@ss@x.example.org/a", "git clone https://<secret>@x.example.org/a"),
+        ("mysql -p hunter2 --pw hunter2 --verbose", "mysql -p <secret> --pw <secret> --verbose"),
+        ("train --wandb_key=abc --lr 1e-4", "train --wandb_key=<secret> --lr 1e-4"),
+        ("MYPASS=abc 'DB_PW=x y' ./a", "MYPASS=<secret> 'DB_PW=<secret> y' ./a"),
+        ("curl -u a:b --user=c:d http://x", "curl -u <secret> --user=<secret> http://x"),
+        (
+            '{"a":["mysql","-p","abc","-u","x:y"],"b":"--pw z"}',
+            '{"a":["mysql","-p","<secret>","-u","<secret>"],"b":"--pw <secret>"}',
+        ),
+        ("SLURM_JOB_ID=4711 job 991234", "SLURM_JOB_ID=<job> job <job>"),
+        ("on n1, n1.lab.example.org, N1 and n12", "on <host>, <host>, N1 and n12"),
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "<secret>"),
     ],
 )
@@ -59,7 +76,7 @@ def test_private_parts_go(text: str, clean: str) -> None:
     "text",
     [
         "J/token, tokens/s and/or 12:34:56 at 25 /s",
-        "https://example.org/a/b?c=d",
+        "https://example.org/a/b",
         "${run_dir}/out/x.bin ${stages.cache.out}/y ../rel/path ./a/b src/train.py",
         "tokens_processed=1024 max_tokens: 3 pad_token=<pad> token=5 eos_token='</s>'",
         "driver 13.615.71 python 3.11.7 localhost 127.0.0.1 ::1",
@@ -121,3 +138,40 @@ def test_nothing_is_left_and_scrubbing_again_changes_nothing(text: str) -> None:
 def test_any_text_survives(text: str) -> None:
     assert isinstance(ALICE.scrub(text), str)
     json.dumps(ALICE.scrub_value({text: [text]}))
+
+
+def test_words_of_a_command_are_looked_at_in_pairs() -> None:
+    words = ["mysql", "-p", "abc", "--password", "d e", "-u", "a:b", "--lr", "1e-4", "--pw"]
+    clean = ["mysql", "-p", "<secret>", "--password", "<secret>", "-u", "<secret>", "--lr", "1e-4", "--pw"]
+    assert ALICE.scrub_value({"argv": words}) == {"argv": clean}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "x",
+        "a.",
+        "a@",
+        "%2f",
+        "--",
+        "KEY",
+        "secret",
+        "-secret-",
+        "SLURM_JOBID",
+        "a://",
+        "a://<b>",
+        "-u=",
+        "-eyJaaaaaaaa",
+    ],
+)
+def test_time_grows_with_the_text_and_not_with_its_square(word: str) -> None:
+    scrubber = Scrubber(home="/home/alice", cwd="/home/alice/w", user="alice", hosts=("nodename42",))
+
+    def seconds(letters: int) -> float:
+        text = (word * letters)[:letters] + "!"
+        begun = time.process_time()
+        scrubber.scrub(text)
+        return time.process_time() - begun
+
+    # Twenty times the text: twenty times the time, where its square would be four hundred times.
+    assert seconds(20_000) < 100 * max(1e-3, *(seconds(1_000) for _ in range(3)))

@@ -53,7 +53,7 @@ def test_token_events_add_up_to_the_count_and_are_few() -> None:
         for uid in range(rng.randrange(1, 4)):
             start = now
             records.append(
-                {"type": "stage_start", "stage_uid": uid, "session": 0, "mono_us": now, "work_start_us": now}
+                {"type": "stage_start", "stage_uid": uid, "session": 0, "mono_us": now, "boundary_us": now}
             )
             counts: dict[str, int] = {}
             for _ in range(rng.randrange(0, 60)):
@@ -81,7 +81,7 @@ def test_token_events_add_up_to_the_count_and_are_few() -> None:
                     "mono_us": now + 9,
                     "t_us": now + 16,
                 }
-                records.append({**end, "work_end_us": now, "tokens": dict(counts)})
+                records.append({**end, "boundary_us": now, "tokens": dict(counts)})
             if counts:
                 expected[uid] = counts
             mine = [e for e in report_events(JournalRun(records), {uid}) if e["stage_uid"] == uid]
@@ -186,7 +186,7 @@ def test_under_an_audit_a_meter_reports_to_its_file(tmp_path: Path, monkeypatch:
         ({"model_sha256": "/models/mine"}, "64 hexadecimal digits"),
         ({"answer": "42"}, "no column 'answer'"),
         ({"stage_uid": 3}, "no column 'stage_uid'"),
-        ({"aggregation": "median"}, "not one of mean, external"),
+        ({"aggregation": "median"}, "not one of mean, group_mean, external"),
     ],
 )
 def test_what_is_no_score_is_refused_in_words(change: dict[str, Any], message: str) -> None:
@@ -311,5 +311,6 @@ def test_the_tables_of_scores_have_no_column_for_text() -> None:
         "filter",
         "score_unit",
         "aggregation",
+        "group",
     }
     assert strings - digests == names | {"judge_id", "harness", "harness_version"}

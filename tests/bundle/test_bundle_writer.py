@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_a_writer_killed_at_any_step_leaves_the_old_bundle_or_the_new_one(
         return step
 
     with monkeypatch.context() as patched:
-        patched.setattr(commit, "fsync_path", watched(commit.fsync_path))
+        patched.setattr(os, "fsync", watched(os.fsync))
         for name in ("replace", "unlink", "rmdir"):
             patched.setattr(Path, name, watched(getattr(Path, name)))
         new = write_small(folder, small_groups(100, 250), ticks=200)
@@ -236,3 +237,12 @@ def test_ulids() -> None:
 
 def test_nothing_is_staged_where_nothing_was_written(tmp_path: Path) -> None:
     assert commit.finish_commit(tmp_path) is False
+
+
+def test_a_bundle_lies_behind_a_link(tmp_path: Path) -> None:
+    """The folder may be reached by a link, as where runs lie on another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    write_small(tmp_path / "run")
+    assert Bundle.open(tmp_path / "run").table("stages").num_rows > 0
+    assert not list((tmp_path / "disk").glob(".*"))

@@ -67,7 +67,7 @@ def counter(rng):
     for side, (t0, t1, v0, v1) in zip(("start", "end"), sorted(rng.choices(cells, k=2)), strict=True):
         t = t0 + (150_000 if side == "start" else 300_000)
         read = None if rng.random() < 0.3 else v0 + (v1 - v0) * (t - t0) // (t1 - t0)
-        method = rng.choice(["tick", "interpolated", "immediate"])
+        method = rng.choice(["tick", "immediate"])
         given[side] = {"mono_us": t, "value_mj": read, "method": method}
     power = [None if rng.random() < 0.1 else load + rng.randint(-5_000, 5_000) for _ in mono]
     return given | {"power": {"mono_us": mono, "power_mw": power, "energy_counter_mj": [*values, value]}}
@@ -78,6 +78,71 @@ def test_counters(seed):
     rng = random.Random(seed)
     for _ in range(60):
         agree("counter_energy", counter(rng))
+
+
+def cells(rng):
+    """Refreshes of a counter, with what may go wrong, and a function of time for its value."""
+    width, t = rng.choice([20_000, 100_000]), rng.randint(0, 50_000)
+    load, value, ticks = rng.randint(50_000, 700_000), rng.randint(0, 10**7), []
+    for _ in range(rng.randint(2, 12)):
+        calm = rng.random() < 0.6
+        shown = load if calm else rng.choice([rng.randint(50_000, 700_000), None, 0])
+        ticks.append(
+            {"mono_us": t, "value_mj": value, "uncertainty_us": rng.randint(0, 900), "power_mw": shown}
+        )
+        load = load if rng.random() < 0.7 else rng.randint(50_000, 700_000)
+        step = width * rng.choice([1, 1, 1, 1, 2, 3]) if rng.random() < 0.2 else width
+        t, value = t + step, value + load * step // 10**6 + rng.randint(0, 200)
+        value = rng.randint(0, 10**7) if rng.random() < 0.03 else value
+    return ticks
+
+
+def moments(rng, ticks, count):
+    """Boundaries among refreshes, on one or just before it, two in one cell, beside all of them."""
+    first, last = ticks[0]["mono_us"], ticks[-1]["mono_us"]
+    near = [tick["mono_us"] for tick in ticks]
+    just = [t - rng.randint(1, 25_000) if rng.random() < 0.3 else t - rng.randint(1, 900) for t in near]
+    times = [rng.choice([rng.randint(first, last), rng.choice(near), rng.choice(just)]) for _ in range(count)]
+    times += [times[0] + rng.randint(1, 5_000)] if rng.random() < 0.3 else []
+    powers = [rng.choice([None, 0, rng.randint(50_000, 700_000), ticks[0]["power_mw"]]) for _ in times]
+    return [
+        {"mono_us": t, "value_mj": None, "method": "moment", "power_mw": power,
+         "uncertainty_us": rng.choice([0, 400, 6_000, 40_000])}
+        for t, power in zip(sorted(times), powers, strict=True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_boundaries_between_refreshes(seed):
+    rng = random.Random(seed)
+    placed = 0
+    for _ in range(200):
+        ticks = cells(rng)
+        start, end = moments(rng, ticks, 2)[:2]
+        given = {"start": start, "end": end, "ticks": ticks, "instant_supported": rng.random() < 0.9}
+        if rng.random() < 0.5:
+            given["power_limit_mw"] = rng.choice([200_000, 700_000])
+        if rng.random() < 0.5:
+            mono = [k * PERIOD // 5 for k in range(20)]
+            watts = rng.randint(50_000, 700_000)
+            given["power"] = {"mono_us": mono, "power_mw": [watts + rng.randint(0, 40_000) for _ in mono]}
+        agree("counter_energy", given)
+        placed += "low_j" in reference.answer("counter_energy", given)["output"]
+    assert placed > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_between_refreshes(seed):
+    rng = random.Random(seed)
+    for _ in range(60):
+        ticks = cells(rng)
+        ends = moments(rng, ticks, rng.randint(2, 6))
+        common = {"session": 0, "device_id": 0}
+        rows = [{**common, "boundary": None, "method": "tick", **tick} for tick in ticks]
+        rows += [{**common, "boundary": number, **end} for number, end in enumerate(ends)]
+        rows = [row | {"t_us": row["mono_us"]} for row in rows]
+        stage = {"stage_uid": 0, "name": "s", "stage": "evaluate", "boundary_start": 0, "device_ids": [0]}
+        agree("account", {"stages": [stage | {"boundary_end": len(ends) - 1}], "boundaries": rows})
 
 
 def zone(rng, mono):

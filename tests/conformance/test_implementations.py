@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.conformance import Answer, load_vectors, run_vector, run_vectors
-from harness.conformance.external import External
+from harness.conformance.external import external
 from tests.oracle import reference
 from tests.oracle.faults import FAULTS
 
@@ -76,6 +76,6 @@ def test_a_fault_through_the_pipe(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     command = f"{sys.executable} -m tests.oracle --fault SumBeforeUnwrap"
     chosen = [vector for vector in VECTORS if vector["family"] in ("rapl", "units")]
-    with External(command) as implementation:
-        failed = {outcome.id for outcome in run_vectors(chosen, implementation) if not outcome.passed}
+    implementation = external(command, chosen)
+    failed = {outcome.id for outcome in run_vectors(chosen, implementation) if not outcome.passed}
     assert failed == {vector["id"] for vector in chosen if "SumBeforeUnwrap" in vector["flags"]} != set()

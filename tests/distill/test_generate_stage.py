@@ -284,9 +284,11 @@ def test_an_engine_that_gives_too_much_is_not_believed(
 
             self.work = TokenWork()
 
-        def generate(self, prompts: Any, sampling: TokenSampling) -> list[Generation]:
+        one_queue = False
+
+        def answers(self, prompts: Any, sampling: TokenSampling) -> Any:
             self.work.generated += len(prompts) * (CAP + 1)
-            return [Generation("x", (5,) * (CAP + 1), "length") for _ in prompts]
+            return ((prompt, Generation("x", (5,) * (CAP + 1), "length")) for prompt in prompts)
 
         def describe(self) -> dict[str, Any]:
             return {"engine": "wordy"}

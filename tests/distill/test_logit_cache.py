@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -314,6 +315,50 @@ def test_keys_and_mass(cache: Path, tmp_path: Path) -> None:
     kept = expected_rows(SPEC, list(range(40))).kept.astype(np.float64).mean(axis=0)
     assert list(reader.kept_mass) == [1.0, 2.0, 4.0]
     assert np.allclose(list(reader.kept_mass.values()), kept)
+
+
+def test_a_shard_of_zeroed_log_probabilities_is_refused_when_it_is_first_read(
+    cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cache, tmp_path / "zeroed")
+    reader = CacheReader.open(tmp_path / "zeroed")
+    path = tmp_path / "zeroed" / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    size = len(data)
+    data[size // 2 : size // 2 + 5000] = bytes(5000)
+    path.write_bytes(data)
+    first, second = (record.first for record in list(read_manifest(tmp_path / "zeroed").values())[:2])
+    reader.rows([first])
+    with pytest.raises(KitError, match=r"shard-00001\.safetensors has sha256"):
+        reader.rows([second])
+
+
+def test_an_id_twice_in_a_row_is_an_error(tmp_path: Path) -> None:
+    spec, counts = CacheSpec(1000, 5), np.array([2, 1], dtype=np.int64)
+    plan = shard_plan(counts, 100)
+    with CacheWriter(tmp_path, spec, plan, FINGERPRINT, label_counts=counts, keys=no_keys) as writer:
+        writer.begin(plan[0])
+        blocks = [rows_of_example(spec, index, int(count)) for index, count in enumerate(counts)]
+        blocks[1].ids[0, 3] = blocks[1].ids[0, 0]
+        writer.put(join(blocks), [(0, 2), (1, 1)])
+        writer.finish()
+    reader = CacheReader.open(tmp_path)
+    reader.rows([0])
+    with pytest.raises(KitError, match="an id twice in a row of example 1"):
+        reader.rows([0, 1])
+
+
+def test_the_mass_that_the_ids_hold_is_said_and_can_be_asked_for(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = CacheReader.open(cache)
+    reader.kept_mass.update({1.0: 0.98, 4.0: 0.046})
+    reader.check_kept_mass(1.0)
+    assert not capsys.readouterr().err
+    reader.check_kept_mass(4.0)
+    assert "LITTLE MASS: the stored ids hold 4.6% of the teacher's mass at T=4" in capsys.readouterr().err
+    with pytest.raises(KitError, match=r"hold 4\.6% of the teacher's mass at T=4(?s:.*)larger k"):
+        reader.check_kept_mass(4.0, 0.5)
 
 
 def test_temperatures_that_truncated_rows_cannot_serve_are_refused(cache: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from harness.distill import preprocess as stage
 from harness.distill.preprocess import PreprocessConfig, preprocess
@@ -205,17 +206,39 @@ def test_examples_from_json_lines_and_parquet_are_the_same_and_samples_are_drawn
     ],
 )
 def test_the_papers_data_sets_are_read_from_a_fetched_folder(
-    kind: Any, rows: dict[str, Any], expected: Conversation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, rows: dict[str, Any], expected: Conversation, tmp_path: Path
 ) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "fetched" / "data"
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([rows]), folder / "train-00000-of-00001.parquet")
     assert list(read(SourceConfig(kind, folder.parent), 0)) == [expected]
     with pytest.raises(KitError, match="cannot be read as a data set"):
         list(read(SourceConfig(kind, folder.parent, part="nothing"), 0))
+
+
+def test_the_chain_of_thought_is_left_out_of_answers_alone(tmp_path: Path) -> None:
+    said = {
+        "a": ("<think>long\nthought</think>\n\n42", "42"),
+        "b": ("no thought", "no thought"),
+        "c": ("<think>cut off before its end", None),
+        "d": ("<think>one</think>x <think>two</think>y", "x y"),
+    }
+    asked = {"role": "user", "content": "why <think>?</think>"}
+    rows = [{"id": k, "messages": [asked, {"role": "assistant", "content": v[0]}]} for k, v in said.items()]
+    source = SourceConfig("examples", jsonl(tmp_path / "a.jsonl", rows), strip_think=True)
+    for found, (_, left) in zip(read(source, 0), said.values(), strict=True):
+        answered = [asked, {"role": "assistant", "content": left}]
+        assert found.messages == ([] if left is None else answered)
+    kept = [c.messages[1]["content"] for c in read(replace(source, strip_think=False), 0)]
+    assert kept == [v[0] for v in said.values()]
+
+
+def test_an_answer_that_is_all_thought_is_dropped_and_counted(base: PreprocessConfig, tmp_path: Path) -> None:
+    rows = [record(n) for n in range(8)]
+    rows[3]["messages"][1]["content"] = "<think>never ends"
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    meta = preprocess(replace(base, sources=[SourceConfig("examples", path, strip_think=True)]))
+    assert sum(meta["dropped"].values()) == 1 and sum(meta["examples"].values()) == 7
 
 
 def test_a_source_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
@@ -245,3 +268,102 @@ def test_as_a_program(base: PreprocessConfig, tmp_path: Path, capsys: pytest.Cap
         == 2
     )
     assert "no tokenizer there" in capsys.readouterr().err
+
+
+def test_one_configuration_is_read_as_it_lies_there(tmp_path: Path) -> None:
+    """The README says which files a configuration has; the other's are not there, and nothing is
+    converted."""
+    folder = tmp_path / "fetched"
+    (folder / "solutions").mkdir(parents=True)
+    readme = {
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]}
+            for name in ("other", "solutions")
+        ]
+    }
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(readme)}---\n# rows\n")
+    for part in range(2):
+        rows = [record(10 * part + number, prompt="p") for number in range(10)]
+        path = folder / "solutions" / f"train-0000{part}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
+    source = SourceConfig("codeforces", folder, subset="solutions", samples=7)
+    found = list(read(source, 0))
+    assert len(found) == 7
+    # The number of a row is its place in all files, whichever row group it lies in.
+    for item in found:
+        number = int(item.id.partition("#")[2])
+        assert item.messages[0]["content"] == f"ask {number}"
+    assert not list(tmp_path.rglob("*.arrow"))
+    with pytest.raises(KitError, match="cannot be read as a data set"):
+        list(read(replace(source, subset="nobody"), 0))
+
+
+def test_the_data_set_keeps_its_tokenizer_with_the_template_it_was_made_with(
+    base: PreprocessConfig, tmp_path: Path
+) -> None:
+    from harness.models.chat import ChatEncoder, read_template
+
+    plain = preprocess(base)
+    kept = base.out / "tokenizer"
+    assert ChatEncoder.load(kept).template_sha256 == plain["template_sha256"]
+    # Another template, as the teacher's folder has it: without what the tokenizer's own begins with.
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    other = "{{ 'Q: ' }}" + read_template(base.tokenizer)
+    (teacher / "tokenizer_config.json").write_text(json.dumps({"chat_template": other}))
+    made = preprocess(replace(base, out=tmp_path / "other", chat_template=teacher))
+    assert made["template_sha256"] != plain["template_sha256"]
+    encoder = ChatEncoder.load(tmp_path / "other" / "tokenizer")
+    assert encoder.template_sha256 == made["template_sha256"] and encoder.tokenizer.chat_template == other
+    assert made["tokenizer_sha256"] == plain["tokenizer_sha256"]
+    # Again from the folder that was kept: the same data set.
+    again = preprocess(replace(base, out=tmp_path / "again", tokenizer=tmp_path / "other" / "tokenizer"))
+    assert again["content_digest"] == made["content_digest"]
+    with pytest.raises(KitError, match="no chat template"):
+        preprocess(replace(base, out=tmp_path / "none", chat_template=tmp_path))
+
+
+def test_without_its_configuration_a_tokenizer_folder_is_another_tokenizer(
+    base: PreprocessConfig, tmp_path: Path
+) -> None:
+    """OLMo-2's folders name GPT2Tokenizer; transformers looks at config.json before it believes that."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "olmo"
+    folder.mkdir()
+    for path in base.tokenizer.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "GPT2Tokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "olmo2"}))
+    text = "12 + 34 = 46"
+    expected = AutoTokenizer.from_pretrained(base.tokenizer, local_files_only=True)(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(folder, local_files_only=True)(text)["input_ids"] == expected
+    made = preprocess(replace(base, tokenizer=folder, out=tmp_path / "made"))
+    assert (tmp_path / "made/tokenizer/config.json").exists() and made["examples"]["train"]
+
+
+def test_conversations_dropped_in_numbers_stop_the_stage_and_say_why(
+    base: PreprocessConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A template that shows several turns backwards, and 95 of 100 conversations with two of them."""
+    records = []
+    for number in range(100):
+        one = record(number)
+        records.append(one if number < 5 else {**one, "messages": one["messages"] * 2})
+    shown = "{{ '<|' + m['role'] + '|>' + m['content'] }}{% if m['role'] == 'assistant' and loop.last %}"
+    shown += "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    template, strips = tmp_path / "backwards.jinja", tmp_path / "last.jinja"
+    order = "(messages | reverse if messages | length > 2 else messages)"
+    template.write_text("{% for m in " + order + " %}" + shown)
+    strips.write_text("{% for m in messages %}" + shown)
+    source = SourceConfig("examples", path=jsonl(tmp_path / "talk.jsonl", records))
+    config = replace(base, sources=[source], chat_template=template, out=tmp_path / "backwards")
+    with pytest.raises(KitError, match="95 of 100 conversations cannot be used: 95 turns_not_separable"):
+        preprocess(config)
+    assert "95 of 100 conversations dropped (95 turns_not_separable)" in capsys.readouterr().err
+    assert preprocess(replace(config, max_dropped=0.95))["dropped"] == {"turns_not_separable": 95}
+    meta = preprocess(replace(base, sources=[source], chat_template=strips, out=tmp_path / "strips"))
+    assert sum(meta["examples"].values()) == 100 and meta["last_answer_only"] == 95 and not meta["dropped"]
+    assert "of 95 the last answer alone is a label" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -118,7 +119,7 @@ def test_output_folder(lab, tmp_path, monkeypatch):
     assert summary["stopped"] == "horizon" and summary["step"] == summary["total_steps"]
     assert summary["trained"] == int(TokenDataset.open(lab / "set", "train").label_counts.sum())
     kinds = {json.loads(line).get("event") for line in events.read_text().splitlines()}
-    assert kinds == {None, "evaluation", "student_train"}
+    assert kinds == {None, "model_checked", "evaluation", "student_train"}
     before = files(out)
     assert train(config) == summary and files(out) == before  # complete: nothing is done again
 
@@ -177,7 +178,7 @@ def test_tokens_of_lost_steps_are_processed_again_but_trained_once(lab, tmp_path
     """Killed with no state saved, everything is done again: unique label tokens are not counted again."""
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv("KIT_EVENTS", str(events))
-    config = settings(lab, tmp_path / "run", max_epochs=1, eval_every_steps=0)
+    config = settings(lab, tmp_path / "run", max_epochs=1, eval_every_steps=0, state_every_steps=-1)
     total = int(TokenDataset.open(lab / "set", "train").label_counts.sum())
 
     def stop_in_step_three(config: StudentTrain) -> None:
@@ -220,13 +221,32 @@ def test_kd_through_the_stage(lab, tmp_path, monkeypatch):
         def check_temperature(self, temperature, tail):
             asked.update(temperature=temperature, tail=tail)
 
+        def check_kept_mass(self, temperature, least):
+            asked.update(least=least)
+
     monkeypatch.setattr(logit_cache, "CacheReader", Reader)
-    config = settings(lab, tmp_path / "kd", regime="kd", cache=tmp_path / "cache", temperature=2.0, alpha=0.3)
+    fingerprint = tmp_path / "cache" / "fingerprint.json"
+    fingerprint.parent.mkdir()
+    fingerprint.write_text('{"teacher": "one"}')
+    config = settings(
+        lab,
+        tmp_path / "kd",
+        regime="kd",
+        cache=tmp_path / "cache",
+        temperature=2.0,
+        alpha=0.3,
+        min_kept_mass=0.2,
+    )
     summary = train(config)
     assert asked["meta"] == split.meta and asked["split"] == "train" and asked["temperature"] == 2.0
+    assert asked["least"] == 0.2
     assert summary["alpha"] == 0.3 and summary["tail"] == "bucket"
     first = curve(config.out)[0]
     assert first["loss"] == pytest.approx(0.3 * first["ce"] + 0.7 * 4 * first["kl"])
+    assert train(config) == summary
+    fingerprint.write_text('{"teacher": "another"}')
+    with pytest.raises(KitError, match=r"other settings: cache_content .* there, .* here"):
+        train(config)
 
 
 def test_refusals(lab, tmp_path):
@@ -234,8 +254,6 @@ def test_refusals(lab, tmp_path):
         settings(lab, tmp_path, regime="kd")
     with pytest.raises(KitError, match="sft has no teacher"):
         settings(lab, tmp_path, cache=tmp_path)
-    with pytest.raises(KitError, match="no multiple"):
-        settings(lab, tmp_path, micro_batch=3)
     with pytest.raises(KitError, match=r"out of range: alpha=1.5, patience=-1"):
         settings(lab, tmp_path, alpha=1.5, patience=-1)
     with pytest.raises(KitError, match="no model that can be loaded"):
@@ -246,6 +264,18 @@ def test_refusals(lab, tmp_path):
     train(first)
     with pytest.raises(KitError, match=r"other settings: lr 0.003 there, 0.1 here"):
         train(replace(first, lr=0.1))
+
+
+def test_a_data_set_made_again_is_not_taken_for_the_one_trained_on(lab, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(settings(lab, out).dataset, data)
+    config = settings(lab, out, dataset=data, max_steps=1)
+    done = train(config)
+    assert train(config) == done
+    meta = json.loads((data / "meta.json").read_text())
+    (data / "meta.json").write_text(json.dumps({**meta, "content_digest": "f" * 64}))
+    with pytest.raises(KitError, match=r"dataset_content .* there, ffff.* here"):
+        train(config)
 
 
 def test_command_line(lab, tmp_path, capsys):

@@ -23,6 +23,7 @@ from harness.distill.teacher_logits_model import LogitTeacher, teacher_identity
 from harness.errors import KitError
 from harness.models.batches import Batcher
 from harness.models.dataset import TokenDataset
+from harness.models.support import prepare
 from tests.distill.logit_cache_lab import digests
 from tests.distill.token_examples import make_examples, write
 
@@ -393,8 +394,8 @@ def test_a_teacher_of_another_vocabulary_or_head_or_without_numbers_is_refused(
             return output
 
     scaled = Scaled.from_pretrained(base.teacher)
-    with pytest.raises(KitError, match="not its last hidden state times its output matrix"):
-        LogitTeacher(scaled, "cpu").check(1024)
+    with pytest.raises(KitError, match="logits are not the last hidden state times the output matrix"):
+        prepare(scaled, attention="block", seq_len=64)
     assert not list(tmp_path.glob("?/shard-*"))
 
 

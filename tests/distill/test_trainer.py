@@ -10,14 +10,16 @@ import pytest
 import torch
 from training_lab import SEQ_LEN, DenseTeacher, batcher, make_dataset, make_model, make_trainer
 
+from harness.distill import trainer as trainer_module
+from harness.distill.adafactor import Adafactor, clip_gradients
 from harness.distill.early_stop import EarlyStop
 from harness.distill.schedule import cosine_with_warmup
-from harness.distill.trainer import clip_gradients
 from harness.errors import KitError
 from harness.models.batches import Batcher, collate
 from harness.models.dataset import TokenDataset
 from harness.models.forward import label_states, use_attention
 from harness.models.losses import sft_loss
+from harness.models.support import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,11 @@ def weights(trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer._model.parameters()]
 
 
-def step_gradients(dataset, micro_batch, accumulation, mode="packed"):
+EXAMPLES = 8
+"""Of an optimizer step."""
+
+
+def step_gradients(dataset, micro_batch, mode="packed"):
     """Gradients of the first optimizer step, as the optimizer sees them."""
     model, seen = make_model(), {}
 
@@ -54,7 +60,7 @@ def step_gradients(dataset, micro_batch, accumulation, mode="packed"):
         dataset.parent / f"g-{micro_batch}-{mode}",
         model=model,
         micro_batch=micro_batch,
-        accumulation=accumulation,
+        effective_batch=EXAMPLES,
         max_steps=1,
         validation=False,
         clip_norm=0.0,
@@ -65,26 +71,46 @@ def step_gradients(dataset, micro_batch, accumulation, mode="packed"):
     return seen, result
 
 
-def test_a_step_does_not_depend_on_how_its_rows_are_split(dataset):
-    """One row at a time for eight times, or eight rows at once: one gradient (TRL's PDB1xGA8 == PDB8xGA1)."""
-    assert batcher(dataset, micro_batch=8).batches_per_epoch(0) >= 1
-    one, first = step_gradients(dataset, 1, 8)
-    eight, second = step_gradients(dataset, 8, 1)
-    four, _ = step_gradients(dataset, 2, 4)
-    assert first.counters.label_tokens == second.counters.label_tokens
-    assert first.final_loss == pytest.approx(second.final_loss, rel=1e-6)
-    for name in one:
-        torch.testing.assert_close(one[name], eight[name], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(four[name], eight[name], rtol=1e-4, atol=1e-6)
+def examples_of(batches, epoch=0):
+    """The examples of each step of an epoch."""
+    plan = batches.plan(epoch)
+    return [[i for k in numbers for row in plan[k] for i in row] for numbers in batches.steps(epoch)]
 
 
-def test_a_step_is_the_mean_over_its_label_tokens(dataset):
+@pytest.mark.parametrize("mode", ["packed", "bucketed"])
+def test_the_micro_batch_decides_memory_alone(dataset, mode):
+    """One row at a time, three, or all at once: the same examples, one gradient, in every mode."""
+    one, first = step_gradients(dataset, 1, mode)
+    for micro_batch in (3, 8):
+        more, second = step_gradients(dataset, micro_batch, mode)
+        assert first.counters.label_tokens == second.counters.label_tokens
+        assert first.total_steps == second.total_steps
+        assert first.final_loss == pytest.approx(second.final_loss, rel=1e-6)
+        for name in one:
+            torch.testing.assert_close(one[name], more[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["packed", "bucketed"])
+def test_a_step_has_so_many_examples_however_they_are_packed(dataset, mode):
+    split = TokenDataset.open(dataset, "train")
+    steps = {
+        size: examples_of(batcher(dataset, micro_batch=size, mode=mode, effective_batch=EXAMPLES))
+        for size in (1, 2, 5)
+    }
+    assert {len(step) for step in steps[1][:-1]} == {EXAMPLES} and 0 < len(steps[1][-1]) <= EXAMPLES
+    assert sorted(i for step in steps[1] for i in step) == list(range(len(split)))
+    assert steps[1] == steps[2] == steps[5]
+
+
+@pytest.mark.parametrize("mode", ["packed", "bucketed"])
+def test_a_step_is_the_mean_over_its_label_tokens(dataset, mode):
     """Not the mean of the micro-batches' means: checked against one dense computation over the examples."""
-    gradients, result = step_gradients(dataset, 2, 3)
-    plan, split = batcher(dataset, micro_batch=2).plan(0), TokenDataset.open(dataset, "train")
+    gradients, result = step_gradients(dataset, 2, mode)
+    chosen = examples_of(batcher(dataset, micro_batch=2, mode=mode, effective_batch=EXAMPLES))[0]
+    split = TokenDataset.open(dataset, "train")
     model = make_model()
     total, count = torch.zeros(()), 0
-    for index in (i for batch in plan[:3] for row in batch for i in row):
+    for index in chosen:
         example = split.example(index)
         ids = torch.from_numpy(example.input_ids.astype("int64"))[None]
         mask = torch.from_numpy(example.label_mask.copy())
@@ -104,16 +130,16 @@ def test_packed_rows_are_the_unpacked_ones(dataset, attention):
     row = [0, 1, 2]
     packed = collate(split, [row, [3]], width=SEQ_LEN + 8)
     model = make_model().eval()
-    way = use_attention(model, attention)
+    prepared = prepare(model, attention=attention, seq_len=SEQ_LEN)
     weight = model.get_output_embeddings().weight
-    hidden, labels = label_states(model, packed, way)
+    hidden, labels = prepared.states(packed)
     assert labels.tolist() == packed.labels[packed.labels >= 0].tolist()
     start = 0
     for index, count in packed.example_rows:
         got = sft_loss(hidden[start : start + count], weight, labels[start : start + count]).ce
         ids = torch.from_numpy(split.example(index).input_ids.astype("int64"))[None]
         mask = torch.from_numpy(split.example(index).label_mask.copy())
-        use_attention(model, "block")
+        use_attention(model, "sdpa")
         logits = model(input_ids=ids).logits[0, :-1][mask[1:]]
         want = torch.nn.functional.cross_entropy(logits, ids[0, mask], reduction="sum")
         torch.testing.assert_close(got.float(), want.detach(), rtol=1e-5, atol=1e-5)
@@ -221,19 +247,21 @@ def test_counts(dataset, tmp_path, monkeypatch):
 
 
 def test_no_step_crosses_an_epoch_and_none_is_lost(dataset, tmp_path):
-    train = batcher(dataset, micro_batch=2)
-    per_epoch = train.batches_per_epoch(0)
-    accumulation = per_epoch - 1 if per_epoch > 2 else 2  # leaves a short step at each end
-    result = make_trainer(dataset, tmp_path, accumulation=accumulation, max_epochs=2, validation=False).run()
+    split = TokenDataset.open(dataset, "train")
+    size = len(split) - 3  # leaves a short step at each end
+    result = make_trainer(dataset, tmp_path, effective_batch=size, max_epochs=2, validation=False).run()
     lines = metrics(tmp_path, "lr")
-    assert result.total_steps == 2 * math.ceil(per_epoch / accumulation)
-    labels = int(TokenDataset.open(dataset, "train").label_counts.sum())
+    assert result.total_steps == len(lines) == 4
     for epoch in (0, 1):
-        assert sum(line["label_tokens"] for line in lines if line["epoch"] == epoch) == labels
+        assert sum(line["label_tokens"] for line in lines if line["epoch"] == epoch) == int(
+            split.label_counts.sum()
+        )
 
 
 def test_learning_rate_covers_the_true_horizon(dataset, tmp_path):
-    result = make_trainer(dataset, tmp_path, lr=1e-3, warmup_steps=3, accumulation=2, validation=False).run()
+    result = make_trainer(
+        dataset, tmp_path, lr=1e-3, warmup_steps=3, effective_batch=6, validation=False
+    ).run()
     rates = [line["lr"] for line in metrics(tmp_path, "lr")]
     total = result.total_steps
     assert len(rates) == total
@@ -288,27 +316,45 @@ def test_training_stops_early_and_keeps_the_best(dataset, tmp_path):
     assert same == (result.best_step == 3)
 
 
-def test_clipping(dataset):
-    parameters = [
-        torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16)),
-        torch.nn.Parameter(torch.zeros(4)),
-    ]
-    parameters[0].grad, parameters[1].grad = (
-        torch.full((3,), 2.0, dtype=torch.bfloat16),
-        torch.full((4,), 1.0),
-    )
-    assert clip_gradients(parameters, 0.0).item() == pytest.approx(4.0)
-    assert clip_gradients(parameters, 1.0).item() == pytest.approx(4.0)
-    assert parameters[1].grad.tolist() == pytest.approx([0.25] * 4)
-    assert parameters[0].grad.dtype == torch.bfloat16
-    assert clip_gradients(parameters, 5.0).item() == pytest.approx(1.0, rel=1e-2)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_clipping_scales_the_step_and_leaves_the_gradients(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(3, 4, dtype=dtype)), torch.nn.Parameter(torch.zeros(4))]
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=generator).to(weight.dtype)
+    before = [weight.grad.clone() for weight in weights]
+    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in before))
+    optimizer = Adafactor(weights, lr=0.1, scale_parameter=False)
+    for bound, factor in ((0.0, None), (norm * 2, 1.0), (norm / 8, 1 / 8)):
+        assert clip_gradients(optimizer, bound).item() == pytest.approx(norm, rel=1e-6)
+        found = optimizer.param_groups[0].get("gradient_factor")
+        assert found is None if factor is None else found.item() == pytest.approx(factor, rel=1e-5)
+    optimizer.step()
+    for weight, gradient in zip(weights, before, strict=True):
+        assert torch.equal(weight.grad, gradient)
+    # The second moments are those of the scaled gradients, which no 16 bits have rounded.
+    rows = (before[0].double() / 8).square().mean(-1)
+    torch.testing.assert_close(optimizer.state[weights[0]]["row"].double(), rows, rtol=1e-4, atol=0)
+
+
+def test_a_state_is_saved_between_evaluations(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "STATE_EVERY_S", -1.0)
+    trainer = make_trainer(dataset, tmp_path, eval_every_steps=0, max_epochs=1)
+    saved = []
+    monkeypatch.setattr(trainer._states, "save", lambda step, state, kept: saved.append(step))
+    total = trainer.total_steps
+    trainer.run()
+    assert total > 3 and saved[0] == 1 and total not in saved
 
 
 def test_a_loss_that_is_no_number_stops_the_run(dataset, tmp_path):
     model = make_model()
+    trainer = make_trainer(dataset, tmp_path / "run", model=model)
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(KitError, match="the loss is nan at step 1"):
-        make_trainer(dataset, tmp_path, model=model).run()
+        trainer.run()
+    with pytest.raises(KitError, match="no finite distribution"):
+        make_trainer(dataset, tmp_path / "loaded", model=model)
 
 
 def test_kd_without_a_teacher_is_refused(dataset, tmp_path):

@@ -15,6 +15,7 @@ from harness.distill.train_options import TrainOptions
 from harness.distill.trainer import Trainer
 from harness.models.batches import Batcher
 from harness.models.dataset import Example, TokenDataset
+from harness.models.support import prepare
 
 VOCABULARY = 48
 SEQ_LEN = 32
@@ -98,15 +99,17 @@ def make_trainer(
     rounding: str = "stochastic",
     mode: str = "packed",
     optimizer: Any = None,
+    attention: Any = "auto",
+    effective_batch: int | None = None,
     **options: Any,
 ) -> Trainer:
     out.mkdir(parents=True, exist_ok=True)
     model = make_model() if model is None else model
     chosen: dict[str, Any] = {"lr": 5e-3, "warmup_steps": 2, "max_epochs": 2, **options}
     return Trainer(
-        model,
+        prepare(model, attention=attention, seq_len=SEQ_LEN),
         optimizer or Adafactor(model.parameters(), lr=0.0, scale_parameter=False, rounding=rounding),  # type: ignore[arg-type]
-        batcher(dataset, micro_batch=micro_batch, mode=mode),
+        batcher(dataset, micro_batch=micro_batch, mode=mode, effective_batch=effective_batch),
         batcher(dataset, "validation", micro_batch=4, mode=mode) if validation else None,
         teacher,
         TrainOptions(**chosen),

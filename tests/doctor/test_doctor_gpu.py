@@ -70,7 +70,6 @@ def test_two_healthy_gpus(examine: Examine) -> None:
         ({"faults": (not_supported("field:185"),)}, "average_power", "warn", "not supported", "driver"),
         ({"power_limit_mw": 350_000}, "power_limit", "warn", "350 W", "sudo nvidia-smi -i 0 -pl 700"),
         ({"persistence": 0}, "persistence", "warn", "off", "sudo nvidia-smi -pm 1"),
-        ({"ecc": 0}, "ecc", "info", "off", None),
         ({"throttle_bits": 0x4}, "throttling", "warn", "software power cap", "PERFORMANCE"),
         ({"module_extra_w": 150.0}, "module_scope", "warn", "module", "kit doctor --probe"),
         ({"mig_mode": 1, "mig": (Mig("MIG-11111111-2222"),)}, "mig", "warn", "on, 1 instance", "-mig 0"),

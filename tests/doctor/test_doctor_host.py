@@ -48,16 +48,7 @@ def test_readable_rapl(examine: Examine, tmp_path: Path) -> None:
     rapl = find(found, "rapl")
     assert rapl.status == "ok" and set(rapl.data["watts"]) == set(rapl.data["zones"])
     assert "package-0, dram-0, core-0" in rapl.observed
-    assert find(found, "rapl_mirrors").observed == "2 packages with counters of their own"
-    assert find(found, "rapl_psys").status == "info"
     assert "not used" in find(found, "codecarbon").observed
-
-
-def test_a_mirrored_package_is_named(examine: Examine, tmp_path: Path) -> None:
-    zones = [Zone("package-0", (Const(60.0),)), Zone("package-1", (Const(60.0),))]
-    with FakePowercap(tmp_path / "powercap", zones) as powercap:
-        mirrors = find(examine(None, **powercap.env()), "rapl_mirrors")
-    assert mirrors.status == "info" and mirrors.data["mirrors"] == ["package-1"]
 
 
 def test_denied_rapl_has_the_command_that_opens_it(tmp_path: Path) -> None:

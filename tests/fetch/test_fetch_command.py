@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from harness.experiments.profile import load_profile
 from harness.fetch.lockfile import LOCK_PATH, AssetsLock, dump_lock, load_lock
 from harness.fetch.prefetch import WAITING
 from harness.fetch.relock import difference, relock
-from harness.fetch.require import require, require_target
+from harness.fetch.require import require_assets
 from harness.fetch.store import Store
 from tests.fetch.conftest import DATA, MODEL, NEW, OLD, asset_of, locked_files
 from tests.fetch.hub import Hub
@@ -139,13 +140,13 @@ def test_a_killed_fetch_leaves_nothing_that_looks_complete(
         hub.faults.hold.set()
         assert not (store.root / "assets").exists()
         with pytest.raises(KitError, match="fetched"):
-            require("student", cache=store.root, lock=lock)
+            require_assets({"student": asset}, "", cache=store.root)
         leftovers += len(list(store.partial(asset).rglob("*.incomplete")))
     assert leftovers, "no kill came in the middle of a file"
     hub.faults.hold = None
     code, _, err = run(hub, tmp_path, "fetch", "student", "--lock", str(lock_file))
     assert code == 0, err
-    assert complete(require("student", cache=store.root, lock=lock), MODEL)
+    assert complete(require_assets({"student": asset}, "", cache=store.root)["student"], MODEL)
     assert not list(store.root.rglob("*.incomplete"))
 
 
@@ -200,28 +201,27 @@ def test_two_at_once_fetch_everything_once(
     assert complete(store.files(lock.asset("mixture")), DATA)
 
 
-def test_require_names_the_command_that_gets_what_is_missing(lock: AssetsLock, tmp_path: Path) -> None:
-    def refused(target: str, **options: object) -> KitError:
-        with pytest.raises(KitError) as caught:
-            (require_target if target == "table2" else require)(target, lock=lock, **options)  # type: ignore[arg-type]
-        return caught.value
-
-    elsewhere = tmp_path / "elsewhere"
-    assert refused("student", cache=elsewhere).fix == f"kit fetch student --cache {elsewhere}"
-    error = refused("table2", cache=elsewhere)
-    assert error.fix == f"kit fetch table2 --cache {elsewhere}"
-    assert "student has not been fetched; mixture has not been fetched" in error.message
-    assert "did you mean student" in refused("studnet").message
-    assert "makes its models and data itself" in refused("student", profile="pocket").message
-    assert "is a target" in refused("sweeps").message
-    assert require_target("table2", "pocket", lock=lock) == {}
-    assert "no profile" in refused("student", profile="papper").message
+def test_what_is_missing_is_named_with_the_command_that_gets_it(lock: AssetsLock, tmp_path: Path) -> None:
+    needed = lock.needed_by("table2", "paper")
+    with pytest.raises(
+        KitError, match="student has not been fetched; mixture has not been fetched"
+    ) as caught:
+        require_assets(needed, "kit fetch table2", cache=tmp_path / "elsewhere")
+    assert caught.value.fix == "kit fetch table2"
+    assert lock.needed_by("table2", "pocket") == {}
+    for words, target, profile in (
+        ("did you mean student", "studnet", "paper"),
+        ("no profile", "student", "papper"),
+    ):
+        with pytest.raises(KitError, match=words):
+            lock.needed_by(target, profile)
 
 
-def test_require_needs_neither_the_client_nor_a_network(tmp_path: Path) -> None:
+def test_looking_for_assets_needs_neither_the_client_nor_a_network(tmp_path: Path) -> None:
     code = (
-        "import sys; from harness.fetch.require import require\n"
-        "try: require('student-1b')\n"
+        "import sys; from harness.fetch.lockfile import load_lock\n"
+        "from harness.fetch.require import require_assets\n"
+        "try: require_assets(load_lock().needed_by('student-1b', 'paper'), 'kit fetch student-1b')\n"
         "except Exception as error: print(error)\n"
         "print({'huggingface_hub', 'httpx2', 'rich'} & set(sys.modules))"
     )
@@ -275,7 +275,7 @@ def test_the_kits_own_lock_names_the_papers_assets() -> None:
     assert dump_lock(load_lock(LOCK_PATH), "") in LOCK_PATH.read_text()
     table2 = lock.needed_by("table2", "paper")
     assert {asset.role for asset in table2.values()} == {"teacher", "student", "tokenizer", "data"}
-    assert sum(asset.bytes for asset in table2.values()) == 178_258_734_369
+    assert sum(asset.bytes for asset in table2.values()) == 160_171_094_337
     assert lock.needed_by("table2", "pocket") == {}
     assert set(lock.needed_by("sweeps", "paper")) < set(table2)
     assert len({asset.key for asset in lock.assets.values()}) == len(lock.assets)
@@ -321,3 +321,21 @@ def test_every_profile_and_target_finds_what_it_names() -> None:
         sources = [source["asset"] for source in profile.stages["preprocess"]["sources"]]
         named = {profile.teacher, profile.tokenizer, *profile.students.values(), *sources}
         assert named == set(lock.needed_by("table2", path.stem))
+
+
+def test_without_a_network_it_says_so_within_seconds(lock_file: Path, hub: Hub, tmp_path: Path) -> None:
+    """One question to the hub before anything is tried again and again; no file is begun."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        port = taken.getsockname()[1]
+        code, _, err = run(
+            hub,
+            tmp_path,
+            "fetch",
+            "student",
+            "--lock",
+            str(lock_file),
+            HF_ENDPOINT=f"http://127.0.0.1:{port}",
+        )
+    assert code == 1 and "does not answer within 5 s" in err and "trying again" not in err
+    assert "Traceback" not in err and hub.requests.total() == 0

@@ -13,7 +13,7 @@ from harness.errors import KitError
 from harness.fetch import store as store_module
 from harness.fetch.lockfile import AssetsLock
 from harness.fetch.prefetch import make_plan, prefetch
-from harness.fetch.require import require
+from harness.fetch.require import require_assets
 from harness.fetch.store import Store
 from tests.fetch.conftest import DATA, MODEL, OLD, Listener, asset_of, locked_files
 from tests.fetch.hub import Hub
@@ -32,13 +32,17 @@ def fetch(lock: AssetsLock, store: Store, hub: Hub, *names: str) -> Listener:
     return listener
 
 
+def found(name: str, store: Store, lock: AssetsLock) -> Path:
+    return require_assets({name: lock.asset(name)}, f"kit fetch {name}", cache=store.root)[name]
+
+
 def refuse(lock: AssetsLock, store: Store, hub: Hub, *names: str) -> KitError:
     with pytest.raises(KitError) as caught:
         fetch(lock, store, hub, *names)
     for name in names or lock.assets:
         assert not store.files(lock.asset(name)).exists()
         with pytest.raises(KitError, match="fetched"):
-            require(name, cache=store.root, lock=lock)
+            found(name, store, lock)
     return caught.value
 
 
@@ -47,7 +51,7 @@ def test_assets_arrive_whole_with_a_receipt(lock: AssetsLock, store: Store, hub:
     assert listener.ended == ["student", "mixture"]
     assert listener.bytes == sum(map(len, DATA.values()))
     for name, files in (("student", MODEL), ("mixture", DATA)):
-        folder = require(name, cache=store.root, lock=lock)
+        folder = found(name, store, lock)
         assert read_all(folder) == files
         receipt = json.loads((folder.parent / "receipt.json").read_text())
         assert (receipt["revision"], receipt["bytes"]) == (OLD, sum(map(len, files.values())))
@@ -82,7 +86,7 @@ def test_dropped_connections_are_resumed_where_they_stopped(
         ]
         hub.faults.drop[path] = cuts
     listener = fetch(lock, store, hub, "student")
-    assert read_all(require("student", cache=store.root, lock=lock)) == MODEL
+    assert read_all(found("student", store, lock)) == MODEL
     assert listener.bytes == lock.asset("student").bytes
     assert not any(hub.faults.drop.values())
 
@@ -144,7 +148,7 @@ def test_a_wrong_file_is_refused_by_name(
     assert not (store.partial(lock.asset("student")) / "files" / path).exists()
     hub.faults.content.clear()
     fetch(lock, store, hub, "student")
-    assert read_all(require("student", cache=store.root, lock=lock)) == MODEL
+    assert read_all(found("student", store, lock)) == MODEL
     assert hub.requests["tree"] == (0 if locked else 2)
 
 
@@ -216,16 +220,16 @@ def test_a_damaged_asset_is_noticed_and_mended(lock: AssetsLock, store: Store, h
     folder = store.files(lock.asset("student"))
     (folder / SHARD).write_bytes(b"short")
     with pytest.raises(KitError, match=rf"has {SHARD} with 5 bytes instead of 300,000"):
-        require("student", cache=store.root, lock=lock)
+        found("student", store, lock)
     [item] = make_plan({"student": lock.asset("student")}, store)
     assert item.missing_bytes == len(MODEL[SHARD]) - 5
     before = hub.sent.copy()
     fetch(lock, store, hub, "student")
-    assert read_all(require("student", cache=store.root, lock=lock)) == MODEL
+    assert read_all(found("student", store, lock)) == MODEL
     assert hub.sent[SHARD] > before[SHARD]
     (folder / "config.json").unlink()
     with pytest.raises(KitError, match=r"lacks config\.json"):
-        require("student", cache=store.root, lock=lock)
+        found("student", store, lock)
 
 
 def test_the_network_is_not_used_where_it_is_forbidden(

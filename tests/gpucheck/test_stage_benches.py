@@ -58,8 +58,8 @@ def test_a_miniature_runs_through_the_stages_own_code(bench: Bench) -> None:
         assert measured["parameters"] == shape.parameters
         assert measured["weight_bytes"] == 2 * shape.parameters == entry["stated_memory_bytes"]["weights"]
         if case.stage == "student_train":
-            # Weights, a gradient for each, and the optimizer's state are all that stands.
-            standing = 2 * measured["weight_bytes"] + measured["state_bytes"]
+            # Weights and the optimizer's state are all that stands: gradients come and go with a step.
+            standing = measured["weight_bytes"] + measured["state_bytes"]
             assert standing == entry["stated_memory_bytes"]["standing"]
         steps, seconds = measured["steps"], measured["seconds"]
         assert entry["tokens"] == steps * work.tokens and measured["billed_s"] >= seconds
@@ -149,6 +149,25 @@ def test_figures_on_a_card() -> None:
     unknown = stage_benches.compare(case, {**one["measured"], "energy_j": None}, None)
     assert unknown["mfu"] is unknown["roofline_share"] is unknown["j_per_token"] is None
     assert unknown["pj_per_flop"] is None
+
+
+def test_what_was_predicted_stands_beside_what_was_measured() -> None:
+    card = find_card("NVIDIA H100 80GB HBM3")
+    assert card is not None
+    tried = [figures(case) for case in card_cases()]
+    _, header, rows = stage_benches.predictions(tried, card)
+    assert [row[0] for row in rows] == [case.id for case in card_cases()] and len(header) == len(
+        rows[0]
+    ) == 10
+    first, planned = rows[0], stage_benches.planned_s(card_cases()[0], card)
+    took = tried[0]["measured"]["seconds"] / 10
+    assert first[1:4] == [f"{planned:.3f}", f"{took:.3f}", f"{took / planned - 1:+.0%}"]
+    # 0.9 of 700 W was planned, 600 W were drawn.
+    assert float(first[5]) == pytest.approx(600 * took, rel=0.01)
+    assert float(first[4]) == pytest.approx(630 * planned, rel=0.01)
+    assert first[9] == "+0%"
+    unknown = stage_benches.predictions([figures(card_cases()[0], energy_j=None)], card)[2][0]
+    assert unknown[5:7] == ["unknown", "unknown"]
 
 
 def test_verdicts_on_a_card() -> None:

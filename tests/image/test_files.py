@@ -205,7 +205,7 @@ def test_make_removes_runs_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_workflows_are_test_image_and_release() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["image", "release", "test"]
+    assert [path.stem for path in WORKFLOWS] == ["image", "release", "submission", "test"]
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     for called in re.findall(r"uses: \./(\S+)", text):
         assert "workflow_call" in yaml.safe_load((ROOT / called).read_text())[True]

@@ -69,12 +69,6 @@ def test_a_check_left_out_is_named_and_no_promise_is_called_kept(
     assert "0 of 2 checks; left out: first check, broken check" in told
     assert "promises" not in told
 
-    def offline_check(bench: object) -> None:
-        raise program.NotTried("no service")
-
-    offline = program.run_checks(None, [first_check, offline_check], deadline=float("inf"))
-    assert (offline.failed, offline.left_out) == ([], ["offline check"])
-
     broken = program.run_checks(None, [first_check, broken_check], deadline=float("inf"))
     assert program.conclude(broken, 1.0, required=False) == 1
     assert "the image is broken: broken check" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,67 @@ def test_rows_of_one_run_go_on_counting(load: Make) -> None:
     assert validate(result.folder, threads=1).errors == 0
 
 
-def test_rows_that_do_not_go_on_counting_are_refused(load: Make) -> None:
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"energy_consumed": 0.001},
+        {"gpu_energy": 0.001, "cpu_energy": 0.9, "energy_consumed": 0.902},
+        {"ended": "2026-01-26T04:00:00"},
+    ],
+    ids=["less energy", "less of a part", "another start"],
+)
+def test_rows_that_do_not_go_on_counting_are_refused(second: dict[str, Any], load: Make) -> None:
+    later = {"seconds": 200.0, "ended": "2026-01-25T23:03:20", "run_id": "r1", **second}
     with pytest.raises(KitError, match=r"run r1 has .* kWh after 201\.5 s"):
-        load(
-            emission("a", seconds=100.0, run_id="r1", energy_consumed=1.0),
-            emission("a", seconds=200.0, run_id="r1", energy_consumed=0.5),
-        )
+        load(emission("a", seconds=100.0, run_id="r1"), emission("a", **later))
+
+
+def test_tasks_of_a_run_are_stages_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        {**emission("p", seconds=s, ended=f"2026-01-25T23:{m}:00", run_id="r1"), "task_name": name}
+        for name, s, m in (("load", 30.0, 10), ("train", 20.0, 20), ("train", 10.0, 30))
+    ]
+    path = HarnessRun(tmp_path / "run").emissions(*rows, columns=f"task_name,{EMISSION_COLUMNS}")
+    found = [(row["name"], row["gpu_energy_j"]) for row in import_codecarbon(path, tmp_path / "out").stages]
+    joules = [6000.0, 4000.0, 2000.0]
+    assert found == [(n, pytest.approx(j)) for n, j in zip(("load", "train", "train"), joules, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"gpu_energy": 0.000_02, "gpu_power": 200.0}, "energy_contradicts_power"),
+        ({"duration": 101_500.0}, "energy_contradicts_power"),
+        ({"gpu_count": "", "gpu_model": ""}, "gpus_not_named"),
+        ({"energy_consumed": 0.0}, "parts_differ_from_total"),
+    ],
+    ids=["MWh for kWh", "ms for s", "GPU energy of no GPU", "no total"],
+)
+def test_figures_that_contradict_each_other_are_doubted(
+    changes: dict[str, Any], flag: str, load: Make
+) -> None:
+    right, wrong = load(
+        emission("right", run_id="r1", gpu_power=200.0),
+        emission("wrong", **{"run_id": "r2", "ended": "2026-02-25T23:01:40", **changes}),
+    ).stages
+    if right["name"] == "wrong":
+        right, wrong = wrong, right
+    assert (flag in right["flags"], flag in wrong["flags"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("count", "model", "named"),
+    [
+        (2, "1 x NVIDIA A1001 x NVIDIA V100", ["unknown", "unknown"]),
+        (1, "8 x NVIDIA A100", ["NVIDIA A100"]),
+        ("", "2 x NVIDIA A100", ["NVIDIA A100", "NVIDIA A100"]),
+    ],
+    ids=["two models", "one of eight is tracked", "no count"],
+)
+def test_cards(count: int | str, model: str, named: list[str], load: Make) -> None:
+    result = load(emission("a", gpu_count=count, gpu_model=model))
+    devices = json.loads((result.folder / "manifest.json").read_text())["hardware"]["devices"]
+    assert [device["model"] for device in devices] == named
 
 
 def test_no_gpu_is_no_device(load: Make) -> None:
@@ -113,6 +169,7 @@ def test_times(ended: str, options: dict[str, Any], end_s: int, load: Make) -> N
         ("{head}\n{row},x\n", "cells"),
         ("{head}\n", "no run with a duration"),
         ("a;b\n", "header"),
+        ("{head},pue\n{row},2\n", "each once"),
     ],
 )
 def test_damage_is_refused_with_its_place(text: str, words: str, tmp_path: Path) -> None:
@@ -123,6 +180,20 @@ def test_damage_is_refused_with_its_place(text: str, words: str, tmp_path: Path)
     assert isinstance(done.exception, KitError)
     assert words in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ended": "0001-01-01T00:00:01"},
+        {"ended": "9999-12-31T23:59:59"},
+        {"duration": 1e14},
+        {"pue": 1.5, "energy_consumed": ""},
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_with_its_line(changes: dict[str, Any], load: Make) -> None:
+    with pytest.raises(KitError, match=r"emissions\.csv:2: "):
+        load(emission("a", **changes))
 
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason="third-party samples are not beside the project")

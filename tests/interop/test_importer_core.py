@@ -12,16 +12,17 @@ from harness.bundle import Bundle
 from harness.errors import KitError
 from harness.interop import bounds
 from harness.interop.imported import (
+    UNCLASSIFIED,
     ImportedRun,
     ImportedStage,
     LoggedGpu,
     Machines,
     Samples,
+    guess_kind,
     seconds_to_us,
     warning,
 )
 from harness.interop.log_files import Fields
-from harness.interop.naming import UNCLASSIFIED, guess_kind
 from harness.interop.write import refuse_used, sampling_of, write_bundle
 from harness.spec import load_protocol
 from tests.interop.reference_checks import assert_valid, events

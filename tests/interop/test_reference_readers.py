@@ -13,7 +13,7 @@ from harness.interop.codecarbon import read_emissions
 from harness.interop.log_files import load_json
 from harness.interop.reference import read_json
 from harness.interop.reference.discover import discover
-from harness.interop.reference.read_power_log import read_power_log
+from harness.interop.reference.power_log import read_power_log
 from tests.interop.reference_logs import (
     EMISSION_COLUMNS,
     T0,

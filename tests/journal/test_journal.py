@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from harness.errors import KitError
 from harness.journal import records as journal
+from harness.journal.reading import await_writers, read_journals
 from harness.journal.records import (
     KIND_JSON,
     KIND_POWER,
@@ -25,6 +26,7 @@ from harness.journal.records import (
     ZONE_FIELDS,
     ZONE_ROW,
     JournalWriter,
+    Unread,
     is_being_written,
     read_journal,
     unread_bytes,
@@ -213,3 +215,32 @@ def test_rows_are_packed_as_their_fields_say() -> None:
             assert int.from_bytes(packed[position : position + width], "little", signed=True) == value
             position += width
     assert KIND_ZONE != KIND_POWER
+
+
+def test_a_journal_is_looked_at_before_it_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    os.mkfifo(folder / "000-000-runner.jnl")
+    with pytest.raises(KitError, match="is a pipe"):
+        read_journals(tmp_path)
+    (folder / "000-000-runner.jnl").unlink()
+    (folder / "000-000-runner.jnl").symlink_to("/dev/zero")
+    with pytest.raises(KitError, match="is a link"):
+        await_writers(tmp_path)
+
+
+def test_a_frame_behind_more_damage_than_is_looked_through_at_a_time_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_WINDOW", 256)
+    path = tmp_path / "a.jnl"
+    writer = JournalWriter(path)
+    writer.append_record({"type": "x", "n": 1})
+    writer.close()
+    whole = path.read_bytes()
+    # Windows overlap: the frame may lie across the end of one.
+    for gap in (244, 261, 1000):
+        bad = tmp_path / f"{gap}.jnl"
+        bad.write_bytes(whole + bytes(gap) + whole[len(MAGIC) :])
+        assert [frame.record["n"] for frame in read_journal(bad)] == [1, 1]
+        assert unread_bytes(bad) == Unread(damaged=gap, torn=0)

@@ -64,7 +64,8 @@ static const struct {
     fault_kind_t kind;
 } FAULTS[] = {
     {"fail", FAULT_FAIL},         {"stall", FAULT_STALL},       {"zero", FAULT_ZERO},       {"stuck", FAULT_STUCK},
-    {"reset", FAULT_RESET},       {"override", FAULT_OVERRIDE}, {"process", FAULT_PROCESS}, {0},
+    {"reset", FAULT_RESET},       {"show", FAULT_SHOW},         {"jump", FAULT_JUMP},       {"override", FAULT_OVERRIDE},
+    {"process", FAULT_PROCESS},   {0},
 };
 
 static int set_field(const field_t *fields, void *base, const char *key, const char *value)

@@ -72,6 +72,21 @@ def counter_stuck(start_us: int, end_us: int = FOREVER) -> Fault:
     return Fault("stuck", start_us, end_us)
 
 
+def counter_shows(value_mj: int, start_us: int, end_us: int) -> Fault:
+    """The energy counter reads this value; afterwards it shows the truth again."""
+    return Fault("show", start_us, end_us, value_mj, target="counter")
+
+
+def counter_jump(more_mj: int, start_us: int, end_us: int = FOREVER) -> Fault:
+    """The energy counter reads so much more."""
+    return Fault("jump", start_us, end_us, more_mj)
+
+
+def power_shows(value_mw: int, start_us: int, end_us: int) -> Fault:
+    """Every power reads this value."""
+    return Fault("show", start_us, end_us, value_mw, target="power")
+
+
 def zero_power(start_us: int, end_us: int, target: str = "*") -> Fault:
     """Power reads 0 mW: `nvmlDeviceGetPowerUsage`, `field:185`, `field:186`, or `*` for all three."""
     return Fault("zero", start_us, end_us, target=target)

@@ -30,6 +30,8 @@ typedef enum {
     FAULT_ZERO,     /* target reads 0 mW */
     FAULT_STUCK,    /* the energy counter shows what it showed at start */
     FAULT_RESET,    /* the energy counter restarts from 0 at start */
+    FAULT_SHOW,     /* the energy counter (mJ) or power (mW) reads value, target = counter or power */
+    FAULT_JUMP,     /* value more mJ on the energy counter */
     FAULT_OVERRIDE, /* target = key of a gauge (temp_c, sm_clock_mhz, ...), value = its value */
     FAULT_PROCESS   /* value = pid, target = compute or graphics, extra = MiB */
 } fault_kind_t;

@@ -49,6 +49,8 @@ const fault_t *lab_fault(const device_t *d, fault_kind_t kind, const char *targe
 
 uint64_t lab_counter(const lab_t *lab, const device_t *d, int64_t at)
 {
+    const fault_t *show = lab_fault(d, FAULT_SHOW, "counter", at), *jump = lab_fault(d, FAULT_JUMP, NULL, at);
+    if (show) return (uint64_t)show->value;
     const fault_t *stuck = lab_fault(d, FAULT_STUCK, NULL, at);
     if (stuck) at = stuck->start;
     int64_t origin = lab->t0, offset = d->counter_offset_mj, tick = lab_tick(&d->counter, at, NULL);
@@ -63,7 +65,7 @@ uint64_t lab_counter(const lab_t *lab, const device_t *d, int64_t at)
     if (reset && tick < origin) tick = origin;
     long double uj = (lab_energy_uj(lab, d, tick) - lab_energy_uj(lab, d, origin)) * d->counter_gain;
     uj += (long double)d->counter_extra_w * (long double)(tick - origin);
-    int64_t mj = offset + (int64_t)floorl(uj / 1000);
+    int64_t mj = offset + (int64_t)floorl(uj / 1000) + (jump ? jump->value : 0);
     return mj < 0 ? 0 : (uint64_t)mj;
 }
 
@@ -75,6 +77,8 @@ static long double mean_watts(const lab_t *lab, const device_t *d, int64_t tick,
 
 uint32_t lab_power(const lab_t *lab, const device_t *d, power_kind_t kind, int module, int64_t at)
 {
+    const fault_t *show = lab_fault(d, FAULT_SHOW, "power", at);
+    if (show) return (uint32_t)show->value;
     int instant = kind == POWER_INSTANT || (kind == POWER_USAGE && d->usage_is_instant);
     int64_t k, tick = lab_tick(&d->sensor, at, &k);
     long double w = mean_watts(lab, d, tick, instant ? d->instant_us : d->average_us) * d->power_gain;

@@ -35,11 +35,21 @@ def work(seconds, busy):
         if not busy:
             time.sleep(max(0.0, until - time.monotonic()))
 
+def now():
+    return time.monotonic_ns() // 1000
+
+stamps = []
 with Meter(out=sys.argv[1], **plan["meter"]) as meter:
     for position, seconds in enumerate(plan["stages"]):
+        begin = now()
         with meter.stage(f"stage{position}", kind="x-work"):
+            first = now()
             work(seconds, plan["busy"])
+            last = now()
+        stamps.append((begin, first, last, now()))
         time.sleep(plan["between_s"])
+with open(sys.argv[1] + ".stamps.json", "w") as stream:
+    json.dump(stamps, stream)
 """
 
 
@@ -102,6 +112,12 @@ class Sealed:
         for row in found:
             row["detail"] = json.loads(row["detail"]) if row["detail"] else {}
         return [row for row in found if kind in (None, row["kind"])]
+
+    @property
+    def stamps(self) -> list[list[int]]:
+        """What a program of `run_stages` stamped itself (`truth.assert_windows`)."""
+        found: list[list[int]] = json.loads(Path(f"{self.folder}.stamps.json").read_text())
+        return found
 
     def gpu_boundaries(self) -> list[dict[str, Any]]:
         return [r for r in self.rows("counters") if r["source"] == "nvml" and r["boundary"] is not None]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import gpu_lost, obey_file_modes
-from tests.meter.faults import Plays, Scenario, assert_counter_exact, assert_right_or_flagged, playing
-from tests.meter.truth import device_truth_j
+from tests.meter.faults import PLACED, Plays, Scenario, assert_counter_exact, assert_right_or_flagged, playing
+from tests.meter.truth import allowed_j, device_truth_j
 
 SCENARIOS: dict[str, Scenario] = {
     "disk full for a while": Scenario(
@@ -24,6 +24,7 @@ for pid in (0, meter._session.client.sampler_pid):
     ),
     "disk full for the sampler to the end": Scenario(
         during="""
+time.sleep(0.5)  # the stage before has its last tick in the log
 pid = meter._session.client.sampler_pid
 resource.prlimit(pid, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 """
@@ -83,11 +84,11 @@ def test_a_full_disk_delays_the_log_and_loses_nothing(played: Plays) -> None:
 
 def test_a_disk_that_stays_full_keeps_the_stages(played: Plays) -> None:
     run = played("disk full for the sampler to the end").run
-    assert run.stage("before")["gpu_energy_method"] == "counter_tick"
+    assert run.stage("before")["gpu_energy_method"] in PLACED
     for name in ("hit", "after"):
         row = run.stage(name)
-        assert row["work_end_us"] > row["work_start_us"]
-        assert row["gpu_energy_method"] != "counter_tick"
+        assert row["mono_end_us"] > row["mono_start_us"]
+        assert row["gpu_energy_method"] not in PLACED
         assert row["flags"]
     assert run.events("journal_error")
 
@@ -96,9 +97,10 @@ def test_a_dead_sampler_is_replaced(played: Plays) -> None:
     run = played("sampler dies").run
     hit = run.stage("hit")
     assert "sampler_restarted" in hit["flags"]
-    assert hit["gpu_energy_method"] == "counter_tick"
+    assert hit["gpu_energy_method"] in PLACED
     config = played("sampler dies").config
-    assert hit["gpu_energy_j"] == pytest.approx(sum(device_truth_j(config, hit)), rel=1e-3)
+    truth_j = sum(device_truth_j(config, hit))
+    assert hit["gpu_energy_j"] == pytest.approx(truth_j, abs=allowed_j(config, hit, 0))
     assert run.events("sampler_lost")[0]["detail"]["exit_code"] == -9
     boundaries = [r["boundary"] for r in run.gpu_boundaries()]
     assert len(boundaries) == len(set(boundaries))
@@ -106,10 +108,10 @@ def test_a_dead_sampler_is_replaced(played: Plays) -> None:
 
 def test_a_sampler_that_cannot_come_back_is_done_without(played: Plays) -> None:
     run = played("sampler dies in a read-only folder").run
-    assert run.stage("before")["gpu_energy_method"] == "counter_tick"
+    assert run.stage("before")["gpu_energy_method"] in PLACED
     assert "sampler_restarted" in run.stage("hit")["flags"]
     assert any(e["detail"].get("final") for e in run.events("sampler_lost"))
-    assert run.stage("after")["gpu_energy_method"] != "counter_tick"
+    assert run.stage("after")["gpu_energy_method"] not in PLACED
 
 
 def test_a_device_that_is_gone_when_the_sampler_returns_stays_in_the_books(

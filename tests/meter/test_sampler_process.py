@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.journal.records import read_journal
+from harness.meter.cells import LOOKS_BEHIND
 from harness.meter.client import MeterClient, MeterConfig
 from tests.lab import LabConfig, LabDevice, Refresh, random_waveform, read_calls
 from tests.meter.runs import environment, run_program
@@ -45,7 +47,7 @@ def test_a_stage_that_holds_the_interpreter_lock_costs_no_sample(lab_dir: Path, 
     assert hold["missed_samples"] == 0
     assert hold["gap_us"] == 0
     mono = [r["mono_us"] for r in run.rows("power")]
-    inside = [m for m in mono if hold["work_start_us"] <= m <= hold["work_end_us"]]
+    inside = [m for m in mono if hold["mono_start_us"] <= m <= hold["mono_end_us"]]
     assert len(inside) >= 7
     assert max(b - a for a, b in pairwise(mono)) < 800_000
     assert_within_bar(config, run)
@@ -81,14 +83,15 @@ def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
 
 def test_the_sampler_loads_nothing_heavy(lab_dir: Path, tmp_path: Path) -> None:
     code = """
-    import json, os, sys
+    import json, os, sys, time
     from pathlib import Path
     from harness.meter.client import MeterClient, MeterConfig
     folder = Path(sys.argv[1])
     folder.mkdir()
     client = MeterClient(folder, 0, MeterConfig(cpu="none"), lambda *words: None)
     client.start()
-    client.boundary(share=False)
+    client.boundary(time.monotonic_ns() // 1000)
+    client.settle()
     maps = Path(f"/proc/{client.sampler_pid}/maps").read_text()
     status = Path(f"/proc/{client.sampler_pid}/status").read_text()
     print(json.dumps({"maps": maps, "status": status}), file=open(sys.argv[2], "w"))
@@ -126,9 +129,11 @@ def test_calls_of_a_tick_are_few(lab_dir: Path, tmp_path: Path) -> None:
     until = time.monotonic() + 120
     while samples(after := read_calls(Path(sys.argv[2]))) < samples(before) + 40 and time.monotonic() < until:
         time.sleep(0.1)
-    client.boundary(share=True)
+    client.boundary(time.monotonic_ns() // 1000)
+    client.settle()
     started = read_calls(Path(sys.argv[2]))
-    client.boundary(share=False)
+    client.boundary(time.monotonic_ns() // 1000, 0)
+    client.settle()
     ended = read_calls(Path(sys.argv[2]))
     client.stop()
     import json
@@ -153,7 +158,8 @@ def test_calls_of_a_tick_are_few(lab_dir: Path, tmp_path: Path) -> None:
     assert read_calls(calls)
 
 
-def test_boundaries_count_upwards_and_are_shared_within_a_refresh(lab_dir: Path, tmp_path: Path) -> None:
+def test_boundaries_of_one_moment_share_their_ticks(lab_dir: Path, tmp_path: Path) -> None:
+    """One stage ends where the next begins: both lie in one cell of the counter, written down once."""
     code = """
     import sys, time
     from pathlib import Path
@@ -162,31 +168,29 @@ def test_boundaries_count_upwards_and_are_shared_within_a_refresh(lab_dir: Path,
     folder.mkdir()
     client = MeterClient(folder, 0, MeterConfig(cpu="none"), lambda *words: None)
     client.start()
-    for attempt in range(20):  # a busy machine may let a refresh pass between the two
-        first = client.boundary(share=True)
-        shared = client.boundary(share=True)
-        if shared.number == first.number:
-            break
-    end = client.boundary(share=False)
-    time.sleep(0.25)
-    later = client.boundary(share=True)
+    now = time.monotonic_ns() // 1000
+    numbers = [client.boundary(now), client.boundary(now + 10), client.boundary(now + 20)]
+    assert numbers == [0, 1, 2]
+    client.settle()
     client.stop()
-    assert shared.number == first.number and shared.device_us == first.device_us
-    assert end.number > shared.number and end.device_us[0] > shared.device_us[0]
-    assert later.number > end.number
     """
     config = LabConfig((LabDevice(counter=Refresh(100_000, 5_000)),))
     run_program(tmp_path / "journal", code, env=environment(config, lab_dir))
+    (path,) = (tmp_path / "journal").glob("*.jnl")
+    records = [frame.record for frame in read_journal(path)]
+    assert [r["boundary"] for r in records if r.get("type") == "boundary"] == [0, 1, 2]
+    ticks = [r["mono_us"] for r in records if r.get("type") == "tick"]
+    assert 2 <= len(ticks) <= 2 + LOOKS_BEHIND and ticks == sorted(set(ticks))
 
 
-def test_without_a_gpu_a_boundary_takes_no_time(tmp_path: Path) -> None:
+def test_a_boundary_takes_no_time(tmp_path: Path) -> None:
     client = MeterClient(tmp_path, 0, MeterConfig(cpu="none", devices=()), lambda *words: None)
     client.start()
     try:
         taken_s = []
         for _ in range(20):
             before = time.monotonic()
-            client.boundary(share=False)
+            client.boundary(time.monotonic_ns() // 1000)
             taken_s.append(time.monotonic() - before)
         assert min(taken_s) < 0.02  # less than any counter's refresh; a busy machine delays most of them
     finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 
 from harness.meter import ticks
-from harness.meter.ticks import TickModel, interpolated, watch_ticks
+from harness.meter.ticks import TickModel, watch_ticks
 
 
 def train(
@@ -144,9 +143,38 @@ def test_a_grid_that_contradicts_what_was_seen_is_not_believed() -> None:
     assert TickModel().narrow(1.0, 2.0, 3.0) == (1.0, 3.0)
 
 
+class SimulatedTime:
+    """The clock the watch reads and sleeps by: a reading costs 1 us, a sleep is 60 us late.
+
+    What a busy machine does to the brackets is tested with `TickModel.narrow`; no verdict here depends on it.
+    """
+
+    def __init__(self) -> None:
+        self.now_ns = 7_000_000_000
+
+    def monotonic_ns(self) -> int:
+        self.now_ns += 1_000
+        return self.now_ns
+
+    def monotonic(self) -> float:
+        return self.monotonic_ns() / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now_ns += round(seconds * 1e9) + 60_000
+
+
+time = SimulatedTime()
+
+
+@pytest.fixture(autouse=True)
+def simulated_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticks, "time", time)
+
+
 @dataclass
 class Clocked:
-    """A counter that ticks on the real clock; `lost` looks fail, `frozen` never ticks."""
+    """A counter on the simulated clock; a read takes 8 us, `lost` looks fail, `frozen` never ticks."""
 
     index: int
     period_us: float
@@ -159,6 +187,7 @@ class Clocked:
         if self.lost:
             self.lost -= 1
             return None
+        time.now_ns += 8_000
         now = time.monotonic_ns() / 1000
         self.reads.append(round(now))
         return 7 if self.frozen else int((now - self.phase_us) // self.period_us)
@@ -174,7 +203,6 @@ def test_the_watch_finds_the_ticks_of_all_devices() -> None:
             for tick in found[source.index]:
                 off = (tick.mono_us - source.phase_us + source.period_us / 2) % source.period_us
                 assert abs(off - source.period_us / 2) <= tick.uncertainty_us + 1
-                assert tick.method == "tick"
         time.sleep(0.05)
 
 
@@ -221,8 +249,7 @@ def test_a_moment_is_calm_only_while_no_tick_is_near() -> None:
         return False
 
     watch_ticks([source], models, count=5, calm_s=5e-3, idle=note)
-    # Said with 5 ms to go at least; the margin is for a machine that has other things to do.
-    assert calm_us and sorted(calm_us)[int(0.9 * len(calm_us))] <= 16_000
+    assert calm_us and max(calm_us) <= 15_100  # said with 5 ms to go at least
 
 
 def test_what_is_done_meanwhile_does_not_make_the_watch_oversleep() -> None:
@@ -241,7 +268,7 @@ def test_what_is_done_meanwhile_does_not_make_the_watch_oversleep() -> None:
             return False
 
         widths.append(watch_ticks([source], models, idle=work)[0][0].uncertainty_us)
-    assert sorted(widths)[3] < 1000
+    assert max(widths) < 100
 
 
 def test_a_watch_that_is_only_useful_can_be_ended() -> None:
@@ -249,7 +276,7 @@ def test_a_watch_that_is_only_useful_can_be_ended() -> None:
     assert found == {0: []}
 
 
-def test_reads_are_few_far_from_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_are_few_far_from_a_tick() -> None:
     source, models = Clocked(0, 100_000), {0: TickModel()}
     watch_ticks([source], models, count=5)
     time.sleep(0.02)
@@ -259,43 +286,41 @@ def test_reads_are_few_far_from_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(early) < 20
 
 
-def test_interpolation_adds_the_power_since_the_last_tick() -> None:
-    now = time.monotonic_ns() / 1000
-    source = Clocked(0, 1e12, 0.0)
-    model = taught([now - 1_030_000 + 100_000 * k for k in range(11)])
-    reading = interpolated(source, model, 400_000, None)
-    since_us = reading.mono_us - (now - 30_000)
-    base = int(now // 1e12)
-    assert reading.energy_mj == pytest.approx(base + 400_000 * since_us / 1e6, abs=200)
-    assert reading.method == "interpolated"
-    assert reading.uncertainty_us >= since_us / 2 - 50
-    blind = interpolated(source, TickModel(), None, None)
-    assert blind.energy_mj == base and blind.uncertainty_us >= 50_000
-    source.lost = 1
-    assert interpolated(source, model, 400_000, None).energy_mj is None
+def test_the_interval_is_the_grids_or_else_what_was_seen() -> None:
+    model = TickModel()
+    assert model.interval() is None
+    grid = taught([100_000 * k for k in range(11)])
+    length_us, doubt_us = grid.interval() or (0.0, 0.0)
+    assert length_us == pytest.approx(100_000, abs=20) and doubt_us < 50
+    rng = random.Random(3)
+    at_us = 0.0
+    for _ in range(12):
+        at_us += rng.uniform(85_000, 115_000)
+        model.learn(at_us, 5.0)
+    length_us, doubt_us = model.interval() or (0.0, 0.0)
+    assert length_us - doubt_us <= 90_000 and length_us + doubt_us >= 110_000
 
 
-@pytest.mark.parametrize("late_us", [None, 0.0, 20.0])
-def test_an_interpolation_is_not_fooled_by_a_tick_beside_its_read(late_us: float | None) -> None:
-    """The reader loses the processor over a tick, or comes just as one does: a refresh is at stake."""
-
-    class Preempted(Clocked):
-        def read_energy(self) -> int | None:
-            value = super().read_energy()
-            if late_us is None and len(self.reads) == 1:
-                time.sleep(0.02)
-            return None if value is None else 1000 * value
-
-    phase = time.monotonic_ns() / 1000 + (15_000 if late_us is None else 30_000)
-    source = Preempted(0, 50_000, phase_us=phase % 50_000)
-    model = taught([phase - 550_000 + 50_000 * k for k in range(11)])
-    while late_us is not None and time.monotonic_ns() / 1000 < phase + late_us:
-        pass
-    reading = interpolated(source, model, 20_000, None)  # 20 W are 1000 mJ a refresh
-    assert reading.energy_mj is not None
-    true_mj = 1000 * (reading.mono_us - source.phase_us) / 50_000
-    # The uncertainty in time, at 20 W; and what a tick's own place is known to.
-    assert abs(reading.energy_mj - true_mj) <= 0.02 * (reading.uncertainty_us + 200)
+@pytest.mark.parametrize(("period_us", "jitter_us"), [(25_300, 1_000), (100_000, 8_000), (100_000, 300)])
+@pytest.mark.parametrize("missed", [0.0, 0.3, 0.6])
+def test_an_interval_of_few_ticks_is_wide_enough(period_us: int, jitter_us: int, missed: float) -> None:
+    """A counter that keeps no time, a reader that misses ticks: the next one is no longer than was said."""
+    rng, outside, told = random.Random(5), 0, 0
+    for _ in range(1_000):
+        model, at_us, tick = TickModel(), 0.0, 0
+        for _ in range(rng.choice((2, 3, 5, 6, 8, 12))):
+            steps = rng.randint(2, 4) if rng.random() < missed else 1
+            tick += steps
+            at_us = tick * period_us + rng.uniform(-jitter_us, jitter_us)
+            error_us = rng.uniform(5, 40)
+            model.learn(at_us + rng.uniform(-error_us, error_us), error_us, in_a_row=steps == 1)
+        interval = model.interval()
+        if interval is not None:
+            told += 1
+            length_us = (tick + 1) * period_us + rng.uniform(-jitter_us, jitter_us) - at_us
+            outside += abs(length_us - interval[0]) > interval[1]
+    assert told > 50
+    assert outside <= told / 40
 
 
 def test_constants_are_in_order() -> None:

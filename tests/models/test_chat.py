@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import KitError
-from harness.models.chat import ChatEncoder, Dropped, Encoded
+from harness.models.chat import PLAIN, ChatEncoder, Dropped, Encoded, read_template
 from tests.distill.pocket_fixtures import tokenizer
 
 CHATML = (
@@ -25,9 +26,16 @@ MARKED = (
     "{% generation %}{{ message['content'] if loop.last else 'short' }}{% endgeneration %}"
     "{{ eos_token }}{% else %}{{ '<|user|>' + message['content'] }}{% endif %}{% endfor %}"
 )
-FORGETFUL = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
-    "{{ message['content'] if loop.last or message['role'] == 'user' else 'forgotten' }}{% endfor %}"
+CHATML_LIKE = (
+    "{{% for message in messages %}}{{{{ '<|' + message['role'] + '|>\n' }}}}{said}"
+    "{{% if message['role'] == 'assistant' %}}{end}{{% else %}}{{{{ '\n' }}}}{{% endif %}}{{% endfor %}}"
+    "{{% if add_generation_prompt %}}{{{{ '<|assistant|>\n' }}}}{{% endif %}}"
+)
+BACKWARDS = "{% for m in messages | reverse %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+ENDS_LAST = CHATML_LIKE.format(end="{{ eos_token if loop.last else '\n' }}", said="{{ message['content'] }}")
+STRIPS_THOUGHT = CHATML_LIKE.format(
+    end="{{ eos_token }}",
+    said="{{ message['content'] if loop.last else message['content'].split('</think>')[-1] }}",
 )
 STRICT = (
     "{% for message in messages %}{% if message['role'] == 'tool' %}{{ raise_exception('no tools') }}"
@@ -120,9 +128,47 @@ def test_what_cannot_be_used_has_a_reason() -> None:
     assert reason([{"role": "assistant", "content": "hello"}]) == "assistant_speaks_first"
     assert reason(chat("q", "I say <|assistant|> aloud")) == "special_token_in_content"
     assert reason(chat("<|endoftext|>", "a")) == "special_token_in_content"
-    assert reason(chat("a", "b", "c", "d"), FORGETFUL) == "turns_not_separable"
+    assert reason(chat("a", "b", "c", "d"), BACKWARDS) == "turns_not_separable"
     assert reason([*chat("a", "b"), {"role": "tool", "content": "c"}], STRICT) == "refused_by_template"
     assert reason([*chat("a", "b"), {"role": "assistant", "content": "c"}]) == "turns_not_separable"
+
+
+EVERY = CHATML_LIKE.format(end="{{ eos_token }}", said="{{ message['content'] }}")
+KINDS = {
+    "an end to every turn": (EVERY, "", "7 "),
+    "trims what is said": (EVERY.replace("message['content']", "message['content'] | trim"), "", "7"),
+    "begins with an end token": ("{{ eos_token }}" + EVERY, "", "7 "),
+    "prompts without a line break": (EVERY.replace("'<|assistant|>\n'", "'<|assistant|>'"), "\n", "7 "),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_templates_label_every_answer(kind: str) -> None:
+    template, before, said = KINDS[kind]
+    for turns in (1, 2):
+        (encoded,) = encoder(template).encode([chat(*["What?", "<think>3+4</think>7 "] * turns)])
+        assert label_runs(encoded) == [f"{before}<think>3+4</think>{said}<|endoftext|>"] * turns
+        assert isinstance(encoded, Encoded) and not encoded.last_only
+
+
+@pytest.mark.parametrize("template", [ENDS_LAST, STRIPS_THOUGHT])
+def test_where_turns_cannot_be_told_apart_the_last_answer_is_the_label(template: str) -> None:
+    thought = "<think>3+4</think>7"
+    for turns, open_end in ((1, False), (2, False), (2, True)):
+        messages = chat(*["What?", thought] * turns) + ([{"role": "user", "content": "x"}] * open_end)
+        (encoded,) = encoder(template).encode([messages])
+        assert label_runs(encoded) == [thought + "<|endoftext|>"]
+        assert isinstance(encoded, Encoded) and encoded.last_only == (turns > 1)
+        first = int(np.argmax(encoded.label_mask))
+        asked = messages[: 2 * turns - 1]
+        # What comes before the label is the prompt that a model is given there.
+        assert encoded.input_ids[:first].tolist() == encoder(template).prompt(asked)
+
+
+def test_a_base_model_is_given_the_plain_template() -> None:
+    template = read_template(Path(PLAIN))
+    (encoded,) = encoder(template).encode([chat("q", "a", "r", "b")])
+    assert label_runs(encoded) == ["a<|endoftext|>", "b<|endoftext|>"]
 
 
 def test_a_batch_keeps_its_order_around_what_is_dropped() -> None:

@@ -28,11 +28,13 @@ ENDS = (0,)
 
 
 def test_arguments_carry_every_flag_and_leave_nothing_to_the_model_folder() -> None:
-    arguments = engine_arguments(Path("teacher"), "bfloat16", 7, VllmOptions(max_model_len=2048))
-    assert arguments["model"] == arguments["tokenizer"] == "teacher"
+    options = VllmOptions(max_model_len=2048, version="0.32.0")
+    arguments = engine_arguments(Path("teacher"), "tokens", "bfloat16", 7, options)
+    assert (arguments["model"], arguments["tokenizer"]) == ("teacher", "tokens")
+    assert "version" not in arguments
     assert (arguments["dtype"], arguments["seed"], arguments["max_model_len"]) == ("bfloat16", 7, 2048)
     assert arguments["generation_config"] == "vllm", "else the folder's top_p would win over ours"
-    assert "max_model_len" not in engine_arguments(Path("teacher"), "bfloat16", 7, VllmOptions())
+    assert "max_model_len" not in engine_arguments(Path("a"), "a", "bfloat16", 7, VllmOptions())
 
     sampling = sampling_arguments(Prompt("a", (1, 2), 99), TokenSampling(64, 0.7, 0.9), ENDS)
     assert sampling["seed"] == 99 and sampling["max_tokens"] == 64 and sampling["stop_token_ids"] == [0]
@@ -40,23 +42,32 @@ def test_arguments_carry_every_flag_and_leave_nothing_to_the_model_folder() -> N
 
 
 class Engine:
-    """Answers with fixed tokens, as vLLM's objects hold them."""
+    """Answers with fixed tokens, the last request first, as vLLM's objects hold them."""
 
     def __init__(self, answers: list[tuple[list[int], str]], cached: int | None = None) -> None:
         self._answers = answers
         self._cached = cached
+        self.llm_engine = self
         self.requests: list[Any] = []
 
-    def generate(self, requests: Any, settings: Any, *, use_tqdm: bool) -> list[Any]:
-        assert not use_tqdm
-        self.requests += zip(requests, settings, strict=True)
-        return [
-            SimpleNamespace(
-                outputs=[SimpleNamespace(token_ids=tokens, finish_reason=reason)],
-                num_cached_tokens=self._cached,
-            )
-            for tokens, reason in self._answers
-        ]
+    def add_request(self, request_id: str, request: Any, settings: Any) -> None:
+        self.requests.append((request_id, request, settings))
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._answers)
+
+    def step(self) -> list[Any]:
+        tokens, reason = self._answers.pop()
+        answer = SimpleNamespace(token_ids=tokens, finish_reason=reason)
+        name = self.requests[len(self._answers)][0]
+        running = SimpleNamespace(finished=False, request_id="0", outputs=[])
+        done = SimpleNamespace(
+            finished=True, request_id=name, outputs=[answer], num_cached_tokens=self._cached
+        )
+        return [running, done]
+
+    def get_metrics(self) -> list[Any]:
+        return [SimpleNamespace(name="vllm:num_preemptions", value=3)]
 
 
 def generator(engine: Engine) -> VllmGenerator:
@@ -68,18 +79,22 @@ def test_requests_carry_tokens_and_their_own_seeds_and_counts_have_no_padding() 
     engine = Engine([([300, 301, 0], "stop"), ([300, 301, 302, 303], "length")], cached=2)
     asked = [Prompt("a", (5, 6, 7), 1), Prompt("b", (5, 6, 7, 8, 9), 2)]
     made = generator(engine)
-    first, second = made.generate(asked, TokenSampling(4, 0.7, 0.9))
-    assert [request["prompt_token_ids"] for request, _ in engine.requests] == [[5, 6, 7], [5, 6, 7, 8, 9]]
-    assert [settings.seed for _, settings in engine.requests] == [1, 2]
+    came = list(made.answers(asked, TokenSampling(4, 0.7, 0.9)))
+    assert [prompt.id for prompt, _ in came] == ["b", "a"], "the first to end is the first to come"
+    first, second = came[1][1], came[0][1]
+    assert [request["prompt_token_ids"] for _, request, _ in engine.requests] == [[5, 6, 7], [5, 6, 7, 8, 9]]
+    assert [settings.seed for *_, settings in engine.requests] == [1, 2]
     assert (first.n_tokens, first.finish_reason, second.finish_reason) == (3, "stop", "length")
     assert "<|endoftext|>" not in first.text
     # 3 + 3 - 1 and 5 + 4 - 1, less what the prefix cache held.
     assert made.work == TokenWork(processed=3 + 6, positions=3 + 6, generated=7)
+    # The longest answered request had 9 tokens.
+    assert made.recomputed() == {"preemptions": 3, "recomputed_tokens_at_most": 27}
 
 
 def test_an_end_without_its_token_is_not_guessed() -> None:
     with pytest.raises(KitError, match="ended a with 'stop'"):
-        generator(Engine([([300, 301], "stop")])).generate([Prompt("a", (5,), 1)], TokenSampling(4))
+        list(generator(Engine([([300, 301], "stop")])).answers([Prompt("a", (5,), 1)], TokenSampling(4)))
 
 
 def test_without_vllm_the_error_names_the_way_out(tmp_path: Path) -> None:
@@ -101,7 +116,8 @@ def test_real_vllm_and_transformers_agree_on_greedy_answers(tmp_path: Path) -> N
     asked = lab.prompts(4)
     ours = TransformersGenerator(lab.tiny_model(end_bias=6.0), tokenizer, batch_size=4)
     greedy = TokenSampling(12, temperature=0)
-    assert made.generate(asked, greedy) == ours.generate(asked, greedy)
-    sampled = made.generate(asked, TokenSampling(12, 0.7, 0.9))
-    assert all(answer.n_tokens <= 12 for answer in sampled)
+    answers = {prompt.id: answer for prompt, answer in made.answers(asked, greedy)}
+    assert [answers[prompt.id] for prompt in asked] == ours.generate(asked, greedy)
+    sampled = made.answers(asked, TokenSampling(12, 0.7, 0.9))
+    assert all(answer.n_tokens <= 12 for _, answer in sampled)
     assert made.describe()["enforce_eager"] is True

@@ -152,3 +152,29 @@ def test_refusals() -> None:
         decode(lab.tiny_model(), [()], TokenSampling(1, 0), ends=[0])
     with pytest.raises(KitError, match="end token"):
         end_tokens(type("Tokenizer", (), {"eos_token_id": None}), None)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_answers_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from harness.models import generation_transformers as module
+
+    asked, sizes = lab.prompts(4), []
+    real = module.decode
+
+    def crowded(model, prompts, *rest, **named):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, prompts, *rest, **named)
+
+    model, tokenizer = lab.tiny_model(end_bias=6.0), lab.encoder().tokenizer
+    whole = TransformersGenerator(model, tokenizer, batch_size=2).generate(asked, NUCLEUS)
+    monkeypatch.setattr(module, "decode", crowded)
+    made = TransformersGenerator(model, tokenizer, rows_that_fit=lambda model, prompt, new: 9)
+    assert made.generate(asked, NUCLEUS) == whole
+    # Nine fitted by the sums; four and two were tried, and no batch was larger afterwards.
+    assert sizes[:3] == [9, 4, 2] and set(sizes[3:]) <= {1, 2}
+    monkeypatch.setattr(module, "decode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(KitError, match="no memory for one prompt"):
+        made.generate(asked, NUCLEUS)

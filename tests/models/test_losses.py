@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.errors import KitError
+from harness.models.head import Head
 from harness.models.losses import TeacherRows, kd_loss, sft_loss
 
 P, D, V, K = 23, 12, 61, 9
@@ -346,3 +347,40 @@ def test_no_tensor_of_positions_by_vocabulary_is_made():
             chunk=8,
         ).total.backward()
     assert largest == 8 * vocabulary
+
+
+@pytest.mark.parametrize("cap", [None, 1.3])
+@pytest.mark.parametrize("alpha, temperature", [(1.0, 1.0), (0.4, 1.0), (0.0, 2.0)])
+def test_a_head_with_bias_factor_and_cap_has_the_gradients_of_the_dense_one(cap, alpha, temperature):
+    hidden, weight, labels, teacher = problem()
+    bias = torch.randn(V, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    rows = truncate(teacher, V)
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    loss = kd_loss(
+        leaves[0],
+        Head(leaves[1], leaves[2], 0.7, cap),
+        labels,
+        rows,
+        alpha=alpha,
+        temperature=temperature,
+        chunk=7,
+    )
+    (2.0 * loss.total).backward()
+    dense = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    logits = 0.7 * (dense[0] @ dense[1].t() + dense[2])
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    eye = torch.eye(V, dtype=torch.float64)
+    total, ce, _ = oracle(logits, eye, labels, teacher, rows, alpha, temperature, "bucket")
+    (2.0 * total).backward()
+    torch.testing.assert_close(loss.total, total.detach())
+    torch.testing.assert_close(loss.ce, ce.detach())
+    for got, want in zip(leaves, dense, strict=True):
+        torch.testing.assert_close(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("label", [-100, V])
+def test_a_label_without_a_row_is_a_clear_error(label):
+    hidden, weight, labels, _ = problem()
+    labels[3] = label
+    with pytest.raises(KitError, match=f"label {label} for a vocabulary of {V}"):
+        sft_loss(hidden, weight, labels)

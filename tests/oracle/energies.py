@@ -65,7 +65,8 @@ def joules_per_token(given: Json) -> Json:
         if not wrong("FailedTokens"):
             rows = _completed(rows)
         if not wrong("SupersededTokens"):
-            last = {row.get("name"): row for row in rows if row.get("command_sha256")}
+            commands = [row for row in rows if row.get("command_sha256")]
+            last = {row.get("name"): row for row in sorted(commands, key=lambda row: row.get("attempt", 1))}
             rows = [row for row in rows if not row.get("command_sha256") or last[row.get("name")] is row]
         counts = [row.get(f"tokens_{name}") for row in rows]
         known = [count for count in counts if count is not None]
@@ -122,11 +123,15 @@ def facility(given: Json) -> Json:
 
 
 def inherited_energy(given: Json) -> Json:
-    """What consumed artifacts cost the runs that made them, each once."""
-    rows = [a for a in given["artifacts"] if a["role"] == "consumed" and a["origin_energy_j"] is not None]
+    """What consumed artifacts cost the runs that made them, each once; two of one run and energy are one."""
+    consumed = [row for row in given["artifacts"] if row["role"] == "consumed"]
+    rows = [row for row in consumed if row["origin_energy_j"] is not None]
+    if any(row.get("origin_run_id") for row in consumed if row not in rows) and not wrong("UnknownAsZero"):
+        return {"inherited_energy_j": None}
     each = [row["origin_energy_j"] for row in rows]
     if not wrong("TeacherTwice"):
-        each = list({row["artifact_id"]: row["origin_energy_j"] for row in rows}.values())
+        payers = {(row.get("origin_run_id") or row["artifact_id"], row["origin_energy_j"]) for row in rows}
+        each = [energy for _, energy in sorted(payers)]
     if not each:
         return {"inherited_energy_j": 0 if wrong("UnknownAsZero") else None}
     return {"inherited_energy_j": sum(each)}

@@ -144,7 +144,8 @@ def integrate_power(given: Json) -> Json:
     gaps = curve.gaps(start, end, GAP_FACTOR * period)
     bridged = sum((curve.energy(a, b) for a, b in gaps), Fraction(0))
     length = sum(b - a for a, b in gaps)
-    most = max([p for _, p in curve.knots] + [given.get("power_limit_mw") or 0])
+    seen = [p for t, p in curve.knots if start <= t < end or not wrong("WindowIsSeries")]
+    most = max([*seen, given.get("power_limit_mw") or 0])
     return {
         "energy_j": curve.energy(start, end) - (bridged if wrong("GapsDropped") else 0),
         "samples": sum(start <= t < end for t in curve.times),

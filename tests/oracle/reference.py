@@ -10,10 +10,20 @@ from tests.oracle.counters import counter_energy, zone_energy
 from tests.oracle.documents import canonical_json, key_order, logical_digest, protocol_version
 from tests.oracle.energies import above_idle, convert, facility, inherited_energy, joules_per_token, totals
 from tests.oracle.faults import Refused, making
+from tests.oracle.intervals import stage_interval
 from tests.oracle.power import Json, clock_steps, integrate_power
 from tests.oracle.runs import account, last_snapshot
 from tests.oracle.scales import shared_break_even, shared_ratio
-from tests.oracle.worth import amortize, break_even, check_score, pareto, quality, serving_break_even
+from tests.oracle.worth import (
+    amortize,
+    break_even,
+    check_score,
+    item_score,
+    paired_quality,
+    pareto,
+    quality,
+    serving_break_even,
+)
 
 DOCUMENTS: dict[str, Callable[[Json], Json]] = {
     f.__name__: f for f in (canonical_json, key_order, logical_digest, protocol_version)
@@ -25,8 +35,9 @@ OPERATIONS = DOCUMENTS | {
     for function in (
         *(integrate_power, counter_energy, zone_energy, account, clock_steps, last_snapshot),
         *(totals, joules_per_token, above_idle, convert, facility, inherited_energy),
-        *(amortize, break_even, serving_break_even, quality, check_score, pareto),
-        *(shared_ratio, shared_break_even),
+        *(amortize, break_even, serving_break_even, quality, check_score, item_score),
+        *(paired_quality, pareto),
+        *(shared_ratio, shared_break_even, stage_interval),
     )
 }
 

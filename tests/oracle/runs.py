@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from tests.oracle.counters import METHODS, counter_energy, zone_energy
+from tests.oracle.counters import METHODS, at_moments, between, zone_energy
 from tests.oracle.energies import add_up
 from tests.oracle.faults import need, wrong
 from tests.oracle.power import Curve, Json, powered
@@ -17,6 +17,9 @@ UNATTRIBUTED = {"name": "unattributed", "stage": "unattributed"}
 
 def account(given: Json) -> Json:
     """Rows of a run, stages as declared and then a row a hole, and its totals."""
+    every = given["boundaries"]
+    ticks = [row for row in every if row["boundary"] is None]
+    given = given | {"boundaries": [row for row in every if row["boundary"] is not None], "ticks": ticks}
     sessions = sorted({b["session"] for b in given["boundaries"]}, key=str if wrong("TextOrder") else None)
     if wrong("FirstSession"):
         sessions = sessions[:1]
@@ -112,11 +115,17 @@ def _device(given: Json, first: Json, last: Json) -> Json:
     key = first["device_id"], first["session"]
     blocks = [block for block in given.get("power", []) if (block["device_id"], block["session"]) == key]
     block = blocks[0] if blocks else {"mono_us": []}
-    ends = first["mono_us"], last["mono_us"]
-    inner = [b for b in given["boundaries"] if (b["device_id"], b["session"]) == key]
-    inner = [{"method": "tick", **b} for b in inner if ends[0] < b["mono_us"] < ends[1]]
-    cuts = [first, *sorted(inner, key=lambda b: b["mono_us"]), last]
-    found = _joined([counter_energy({"start": a, "end": b, "power": block}) for a, b in pairwise(cuts)])
+    mine, ticks = (
+        [{"method": "tick", **b} for b in given[name] if (b["device_id"], b["session"]) == key]
+        for name in ("boundaries", "ticks")
+    )
+    one = {"power": block, "ticks": ticks}
+    placed = at_moments(sorted(mine, key=lambda b: (b["mono_us"], b["boundary"])), one)
+    numbers = [b["boundary"] for b in placed]
+    cuts = placed[numbers.index(first["boundary"]) : numbers.index(last["boundary"]) + 1]
+    if wrong("BoundariesSkipped"):
+        cuts = [cuts[0], cuts[-1]]
+    found = _joined([between(a, b, one) for a, b in pairwise(cuts)])
     power = Curve(powered({}, block))
     integral = power.energy(first["mono_us"], last["mono_us"]) if power.knots else None
     mj = found["energy_mj"]

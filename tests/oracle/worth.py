@@ -115,6 +115,73 @@ def quality(given: Json) -> Json:
     }
 
 
+def _in_groups(given: Json) -> list[list[Fraction]]:
+    """Items with a score, those of one group together; an item without a group is alone."""
+    groups = given.get("groups") or [None] * len(given["scores"])
+    need(len(groups) == len(given["scores"]), "as many groups as items")
+    parts: dict[Any, list[Fraction]] = {}
+    for number, (score, group) in enumerate(zip(given["scores"], groups, strict=True)):
+        if score is not None:
+            alone = group is None or wrong("GroupsIgnored")
+            parts.setdefault(("item", number) if alone else ("group", group), []).append(score)
+    return list(parts.values())
+
+
+def item_score(given: Json) -> Json:
+    """A benchmark's score from its items, with its standard error."""
+    parts = _in_groups(given)
+    need(parts, "nothing was scored")
+    known = [score for part in parts for score in part]
+    count = len(parts)
+    if given["aggregation"] == "group_mean" and not wrong("GroupsIgnored"):
+        means = [Fraction(sum(part)) / len(part) for part in parts]
+        score = sum(means) / count
+        if min(len(part) for part in parts) < 2:
+            return {"score": score, "stderr": None}
+        squares = sum(
+            sum((x - mean) ** 2 for x in part) / Fraction(len(part) * (len(part) - 1))
+            for part, mean in zip(parts, means, strict=True)
+        )
+        return {"score": score, "stderr": _root(Fraction(squares)) / count}
+    score = Fraction(sum(known)) / len(known)
+    if count < 2:
+        return {"score": score, "stderr": None}
+    sums = sum(sum(x - score for x in part) ** 2 for part in parts)
+    return {"score": score, "stderr": _root(Fraction(count, count - 1) * sums) / len(known)}
+
+
+Z95 = Fraction(1959963984540054, 10**15)
+
+
+def paired_quality(given: Json) -> Json:
+    """Q of one student less Q of another, over the same items."""
+    nothing: Json = {"verdict": None}
+    names = list(given["teacher_scores"])
+    ours, theirs = given["ours"], given["theirs"]
+    if not names or set(ours) != set(names) or set(theirs) != set(names):
+        return nothing
+    total, squares = Fraction(0), Fraction(0)
+    for name in names:
+        mine, other, teacher = ours[name], theirs[name], given["teacher_scores"][name]
+        alike = all(mine.get(part) == other.get(part) for part in ("groups", "aggregation"))
+        pairs = list(zip(mine["scores"], other["scores"], strict=False))
+        whole = len(mine["scores"]) == len(other["scores"]) and all(None not in pair for pair in pairs)
+        if not (alike and whole and teacher > 0):
+            return nothing
+        gap = item_score({**mine, "scores": [a - b for a, b in pairs]})
+        errors = [gap["stderr"]]
+        if wrong("PairsTornApart"):
+            errors = [item_score(side)["stderr"] for side in (mine, other)]
+        if None in errors:
+            return nothing
+        total += gap["score"] / teacher
+        squares += sum((error / teacher) ** 2 for error in errors)
+    best, half = total / len(names), Z95 * _root(squares) / len(names)
+    low, high = best - half, best + half
+    verdict = "better" if low > 0 else "worse" if high < 0 else "tie"
+    return {"difference": {"best": best, "low": low, "high": high}, "verdict": verdict}
+
+
 SCALES = {"fraction": (0, 1), "percent": (0, 100), "rating_1_10": (1, 10)}
 
 

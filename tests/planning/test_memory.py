@@ -16,6 +16,9 @@ from harness.planning.memory import TrainingMemory, training_memory
 CARD = 84e9
 
 
+pytestmark = pytest.mark.models
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -64,7 +67,7 @@ def measure(
     model = Olmo2ForCausalLM(config).to(dtype).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    use_attention(model, "block")
+    use_attention(model, "sdpa")
     ids = torch.randint(vocabulary, (rows, seq))
     labels = ids.clone()
     labels[:, 0] = -100

@@ -35,7 +35,7 @@ def token_events(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         counts = {name: row[name] for name in ("tokens_trained", "tokens_processed") if row[name] is not None}
         for part in (0, 1) if counts else ():
             shares = {name: (count // 3, count - count // 3)[part] for name, count in counts.items()}
-            at = row["work_end_us"] - (1 - part) * 5_000_000
+            at = row["mono_end_us"] - (1 - part) * 5_000_000
             events.append(
                 {
                     "session": row["session"],
@@ -75,7 +75,7 @@ def scores(stage_uid: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def write(folder: Path) -> None:
     """One device, four stages, RAPL, a suite of one benchmark."""
     shutil.rmtree(folder, ignore_errors=True)
-    run = make_run(STAGES, devices=1, end_s=120.0, rapl=True)
+    run = make_run(STAGES, devices=1, end_s=120.0, rapl=True, method="moment")
     run.events += token_events(run.stages)
     run.events = [{**event, "event_id": number} for number, event in enumerate(run.events)]
     writer = BundleWriter(folder, load_protocol())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import yaml
 
 from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR, STUCK_J, STUCK_REFRESHES
-from harness.accounting.error_model import RANDOM_GAPS
-from harness.accounting.processor import ESTIMATE_HIGH
+from harness.accounting.device import TELLING_SAMPLES
+from harness.accounting.error_model import CELL_FACTOR, CELL_MEAN_FACTOR, RANDOM_GAPS
+from harness.accounting.placement import ALIKE, CELL_US, DOUBTFUL, EVIDENCE, JUST_US, POOLED, SLOPE
+from harness.accounting.processor import ESTIMATE_HIGH, UNSEEN_US
 from harness.accounting.rapl import (
     CAUGHT_UP,
     SLOW_SHARE,
@@ -58,7 +61,7 @@ def test_clauses_are_in_order_and_the_text_stays_short() -> None:
 
 def test_numbers_in_the_text_are_those_of_the_data() -> None:
     protocol = load_protocol()
-    fields = {**protocol.sampling.model_dump(), **protocol.tolerances.model_dump()}
+    fields = {**asdict(protocol.sampling), **asdict(protocol.tolerances)}
     given = text.numbers()
     for name, value in given:
         assert value == pytest.approx(fields[name], rel=1e-12), name
@@ -77,6 +80,16 @@ def test_numbers_of_the_accounting_are_those_of_the_code() -> None:
     assert f"for more than {STILL_US / 1e6:g} s ({SLOW_STILL_US / 1e6:g} s where" in flat
     assert f"below {CAUGHT_UP:g} x mean rate x time" in flat
     assert RANDOM_GAPS == 0.1 and "gaps of up to a tenth of the window" in flat
+    assert f"| T > {CELL_US / 1000:g} ms, or E <= 0, or E > m T," in flat
+    assert ALIKE == 50 and "at most a fiftieth of the larger" in flat and "max(p, q) T / 50" in flat
+    assert f"p and q differ by at most max(p, q) / {SLOPE}" in flat
+    assert f"the next tick comes after at most {JUST_US / 1000:g} ms" in flat
+    assert f"A window of fewer than {TELLING_SAMPLES} samples contradicts nothing by itself" in flat
+    assert EVIDENCE == 2 and "the two nearest cells" in flat
+    assert POOLED == 1 / 2 and "plus half the mean of its **evidence**, over 1.5" in flat
+    assert f"min(1, {1 / DOUBTFUL:g} (r + 1/2) / (n + 1))" in flat
+    assert f"{CELL_FACTOR:g} R `x` (T - `x`) / T" in flat and f"R = {CELL_MEAN_FACTOR:g} x the rate" in flat
+    assert f"more than {UNSEEN_US / 1e6:g} s from an end of the window" in flat
     assert ESTIMATE_HIGH == 2 and "0 to twice the estimate" in flat
 
 
@@ -123,10 +136,10 @@ def test_a_change_of_a_definition_shows_in_the_generated_files() -> None:
 
     protocol = load_protocol()
     table = protocol.tables["power"]
-    column = table.columns[5].model_copy(update={"type": "int64", "doc": "Other.", "stability": "deprecated"})
+    column = replace(table.columns[5], type="int64", doc="Other.", stability="deprecated")
     columns = (*table.columns[:5], column, *table.columns[6:])
-    tables = {**protocol.tables, "power": table.model_copy(update={"columns": columns})}
-    changed = schema_files(protocol.model_copy(update={"tables": tables}))
+    tables = {**protocol.tables, "power": replace(table, columns=columns)}
+    changed = schema_files(replace(protocol, tables=tables))
     assert "| 5.2.6 | `power_mw` | int64? | mW | Other. *Deprecated.* |" in changed["tables.md"]
     assert changed["arrow.json"] != schema_files(protocol)["arrow.json"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from harness.cli.report import cmd
 from harness.journal.scores import eval_row
-from harness.report.comparison import against
+from harness.report.comparison import against, against_lines
 from harness.report.formats import as_dict
 from harness.report.model import Options, build
 from harness.report.scores import suite_scores
@@ -76,7 +77,9 @@ def test_no_ratio_is_formed_from_a_lower_bound(tmp_path):
     blind = build(run.write(tmp_path / "blind"), Options(amortize=3, reference_tokens=1000))
     assert blind.totals.it.best == pytest.approx(179 * 162)
     assert not blind.per_token and not blind.lines[0].per_token
-    assert blind.reuse is None and blind.no_reuse == "the energy of a GPU is unknown"
+    assert (
+        blind.reuse is None and blind.no_reuse == "the energy of a GPU or of a service elsewhere is unknown"
+    )
     text = " ".join(text_of(blind).split())
     assert "IT energy at least 29.00 kJ" in text
     priced = build(tmp_path / "blind", Options(pue=1.2, region="DEU"))
@@ -236,6 +239,45 @@ def test_q_is_compared_within_one_suite_and_judge_and_with_its_error(tmp_path):
     assert not against(replace(good, scores=[*good.scores, *loss]), poor).doubts
 
 
+def asked(report, scores, *, digest="a" * 64, teacher=0.5, judge=None):
+    """The report with one benchmark of which every item's score is known."""
+    named = {"benchmark": "b", "metric": "m", "subject": "student", "filter": "none"}
+    spread = statistics.stdev(scores) / len(scores) ** 0.5
+    given = {**named, "suite": "s", "score_unit": "fraction", "n_items": len(scores), "judge_id": judge}
+    given |= {"items_sha256": digest, "stderr": spread, "aggregation": "mean"}
+    sides = {"student": statistics.fmean(scores), "teacher": teacher}
+    rows = [{**eval_row({**given, "subject": s, "score": v}), "stage_uid": 1} for s, v in sides.items()]
+    items = [{**named, "stage_uid": 1, "item": n, "score": v, "group": None} for n, v in enumerate(scores)]
+    return replace(report, scores=suite_scores(rows, items))
+
+
+def test_students_on_the_same_items_are_compared_item_by_item(tmp_path):
+    kd, sft = (build(path) for path in distilled_and_direct(tmp_path, (520, 630)))
+    hard = [0.05 + 0.1 * (n % 9) for n in range(90)]
+    above = [score + 0.02 + 0.01 * (n % 2) for n, score in enumerate(hard)]
+    found = against(asked(kd, above), asked(sft, hard))
+    assert found.q_gap is not None and found.q_gap.verdict == "better"
+    assert found.q_gap.difference.best == pytest.approx(0.025 / 0.5)
+    lines = dict(against_lines(found))
+    assert lines["Q less that"].startswith("+0.050 (") and lines["Q less that"].endswith(
+        "item by item: better"
+    )
+    # Dearer and better: neither dominates. The separate intervals of Q overlap, and alone would say tie.
+    assert found.verdict == "neither is better in energy and Q"
+    both = asked(kd, above).scores[0].quality, asked(sft, hard).scores[0].quality
+    assert both[0].interval.low < both[1].interval.high
+    back = against(asked(kd, hard), asked(sft, above))
+    assert back.q_gap.verdict == "worse" and back.verdict == "that run is better in energy and Q"
+    assert against(asked(kd, hard), asked(sft, hard)).q_gap.verdict == "tie"
+    for other in (
+        asked(sft, hard, digest="b" * 64),
+        asked(sft, hard, teacher=0.6),
+        asked(sft, hard, judge="j"),
+        asked(sft, hard[1:]),
+    ):
+        assert against(asked(kd, above), other).q_gap is None
+
+
 def test_an_unknown_origin_is_not_a_free_teacher(tmp_path):
     _, sft = distilled_and_direct(tmp_path, (520, 630))
     run = make_run((Stage("train", "student_train", 10, 90, 300, tokens=1000),), end_s=100, devices=1)
@@ -251,3 +293,29 @@ def test_an_unknown_origin_is_not_a_free_teacher(tmp_path):
     assert (found.ours, found.even.case) == (None, "undefined")
     assert found.verdict == "not comparable: an energy is unknown"
     assert any("cache of this run is unknown" in doubt for doubt in found.doubts)
+
+
+def test_repeats_in_both_runs_give_a_break_even_in_cpu_seconds(tmp_path):
+    reports = []
+    for name, teacher in (("kd", [Stage("teacher", "teacher_logits", 10, 60, 440)]), ("sft", [])):
+        students = [
+            Stage(f"train-{k}", "student_train", 70 + 50 * k, 110 + 50 * k, 500, tokens=500) for k in (0, 1)
+        ]
+        run = on_one_device(make_run((*teacher, *students), end_s=180, devices=1))
+        run.manifest["method"] = name
+        reports.append(build(run.write(tmp_path / name), Options(reference_tokens=1000)))
+    assert against(*reports).even_cpu is None
+    for report, seconds in zip(
+        reports,
+        ({"teacher": 100.0, "train-0": 79.0, "train-1": 81.0}, {"train-0": 99.0, "train-1": 101.0}),
+        strict=True,
+    ):
+        for line in report.lines:
+            line.row["process_cpu_s"] = seconds[line.row["name"]]
+    found = against(*reports)
+    # 100 s for two students that save 20 s each.
+    assert found.even_cpu.ratio == pytest.approx(2.5) and found.repeats == 2
+    data = as_dict(replace(reports[0], against=found))["against"]["break_even_cpu_seconds"]
+    assert data["reuses"] == pytest.approx(2.5) and data["repeats"] == 2
+    text = " ".join(text_of(replace(reports[0], against=found)).split())
+    assert "N* by CPU time" in text and "CPU seconds, 2 repeats of each student" in text

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -18,7 +20,7 @@ from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.model import Options, build
-from harness.report.terminal import bar, print_report, spread
+from harness.report.terminal import _count, bar, print_report, spread
 from tests.accounting.synthetic import DEFAULT, S, Stage, make_run
 from tests.validate.tamper import edit_rows
 
@@ -59,8 +61,6 @@ def test_figures_are_those_of_the_raw_rows(folder):
 
 
 def test_a_changed_summary_is_named_and_not_believed(folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "run")
 
     def lie(rows):
@@ -78,6 +78,11 @@ def test_a_changed_summary_is_named_and_not_believed(folder, tmp_path):
     text = " ".join(text_of(report).split())
     assert "differs from its raw rows in 1 values, by up to 120.0 kJ" in text
     assert as_dict(report)["differences"][0]["column"] == "gpu_energy_j"
+
+
+def test_a_figure_that_is_no_number_is_no_json(folder):
+    with pytest.raises(KitError, match="no finite number"):
+        to_json(replace(build(folder), peak_gpu_mib=float("nan")))
 
 
 def test_json_carries_units_and_no_nan(folder):
@@ -143,6 +148,7 @@ def test_j_per_token_stays_and_long_names_differ(width, tmp_path):
 def test_the_json_report_has_a_version_and_a_schema(folder):
     data = json.loads(to_json(build(folder)))
     assert data["report_version"] == "1.0"
+    assert [(stage["name"], stage["kind"]) for stage in data["stages"]] == [(s.name, s.kind) for s in DEFAULT]
     schema = json.loads(CliRunner().invoke(schema_command, ["report"]).output)
     check = jsonschema.Draft202012Validator(schema)
     check.validate(data)
@@ -152,8 +158,15 @@ def test_the_json_report_has_a_version_and_a_schema(folder):
 
 
 def test_a_thousand_of_a_unit_is_one_of_the_next():
-    assert re.fullmatch(r"1\.0+ J", quantity(0.99999, "J"))
-    assert re.fullmatch(r"1\.0+ kJ", quantity(999.96, "J"))
+    for below, text in (
+        (0.99999, "1.000 J"),
+        (999.96, "1.000 kJ"),
+        (9.99996, "10.00 J"),
+        (99_999.7, "100.0 kJ"),
+    ):
+        assert quantity(below, "J") == quantity(below, "J", below, below) == text
+    counts = {9_999: "9999", 99_999: "100 k", 999_999: "1 M", 1_234_567: "1.235 M", 999_999_999: "1 G"}
+    assert [_count(number) for number in counts] == list(counts.values())
     assert quantity(0.9996, "J", 0.98, 1.02) == "1.000 J"
     assert quantity(998.9, "J") == "998.9 J"
     assert quantity(0.0, "J") == "0 J"
@@ -181,6 +194,16 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(folder, width):
     for figure in ("10.00", "78.60", "121.0", "32.16", "2.431", "244.2", "6.000", "38.10", "0.1372"):
         assert figure in text
     assert text.count("█") > 4
+
+
+def test_a_narrow_table_leaves_out_the_part_with_the_fewest_joules(folder):
+    report = build(folder)
+    parts = {p: getattr(report.totals, p).energy_j for p in ("gpu", "cpu", "dram")}
+    assert min(parts, key=parts.get) == "dram"
+    assert re.findall("GPU|CPU|DRAM", text_of(report).splitlines()[3]) == ["GPU", "CPU"]
+    little = replace(report.totals, gpu=replace(report.totals.gpu, energy_j=1.0))
+    report = replace(report, totals=little)
+    assert re.findall("GPU|CPU|DRAM", text_of(report).splitlines()[3]) == ["CPU", "DRAM"]
 
 
 def test_bars_are_proportional_and_never_vanish():
@@ -246,6 +269,12 @@ def test_markdown_and_csv(folder, tmp_path):
     rows = list(csv.DictReader(io.StringIO(to_csv(report))))
     assert [r["name"] for r in rows] == ["a|b *c*", "'=1+1", "unattributed"]
     assert float(rows[0]["gpu_energy_j"]) == pytest.approx(80 * 610, abs=0.01)
+    assert "co2e_kg" not in rows[0]
+    placed = build(tmp_path / "run", Options(pue=1.5, region="ember-fra-2023"))
+    row = next(csv.DictReader(io.StringIO(to_csv(placed))))
+    grams = placed.carbon[0].factor.g_co2e_per_kwh
+    assert float(row["co2e_kg"]) == pytest.approx(float(row["it_energy_j"]) / 3.6e6 * 1.5 * grams / 1e3)
+    assert row["co2e_factor_id"] == "ember-fra-2023"
 
 
 def test_escape_sequences_in_names_do_not_reach_the_terminal(tmp_path):
@@ -296,8 +325,6 @@ def test_command(folder, tmp_path):
 
 
 def test_values_out_of_all_reason_are_an_error_with_a_next_step(folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "run")
     edit_rows(copy, "stages", lambda rows: [{**r, "device_ids": [0, 1, 2]} for r in rows])
     try:

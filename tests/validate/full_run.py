@@ -140,9 +140,9 @@ def scores(run: Run, seed: int = 2) -> tuple[list[dict[str, Any]], list[dict[str
     return evals, items
 
 
-def write_full(folder: Path, *, gpu: bool = True) -> Path:
+def write_full(folder: Path, *, gpu: bool = True, run: Run | None = None) -> Path:
     """Write the run with every table, and every nullable column of power filled in."""
-    run = full_run(gpu=gpu)
+    run = run or full_run(gpu=gpu)
     run.write(folder)
     power = Bundle.open(folder).table("power")
     rng = np.random.default_rng(3)

@@ -81,7 +81,7 @@ def test_samples_that_end_early(tmp_path):
     keep = run.power["mono_us"] < 1060 * S
     run.power = {name: values[keep] for name, values in run.power.items()}
     report = validate(run.write(tmp_path / "run"))
-    assert {f.id for f in report.findings} == {"W221", "W307"}
+    assert {f.id for f in report.findings} == {"E221", "W307"}
     assert report.findings[0].count == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,10 +17,13 @@ from click.testing import CliRunner, Result
 from harness.cli.explain import cmd as explain_command
 from harness.cli.main import main
 from harness.cli.validate import cmd
+from harness.errors import KitError
+from harness.leaderboard.rules import submission_rules
 from harness.validate.findings import Hit
 from harness.validate.registry import finding, load_rules
-from harness.validate.waivers import Waiver, apply_waivers
+from harness.validate.waivers import Waiver, apply_waivers, load_waivers
 from tests.accounting.synthetic import Stage
+from tests.validate.full_run import write_full
 from tests.validate.runs import row
 from tests.validate.tamper import edit_rows
 from tests.validate.test_validate_plausibility import real_run
@@ -79,8 +83,8 @@ def test_json(bundle: Path) -> None:
 
 
 def test_each_bundle_of_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
-    for name in ("a", "deep/b"):
-        shutil.copytree(bundle, tmp_path / "all" / name)
+    shutil.copytree(bundle, tmp_path / "all" / "a")
+    write_full(tmp_path / "all" / "deep" / "b")  # another run: a copy would spoil both
     (tmp_path / "all" / "unsealed" / "journal").mkdir(parents=True)
     spoil(tmp_path / "all" / "deep" / "b")
     done = run(tmp_path / "all", "--format", "json")
@@ -144,6 +148,20 @@ def waive(folder: Path, waivers: Sequence[dict[str, str]]) -> Path:
 
 
 REASON = "The power reading covers the whole module, the counter the GPU alone."
+
+
+def test_a_waiver_file_is_looked_at_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "large").write_text("waivers: []" + " " * 300_000)
+    for name, words in (
+        ("pipe", "is a pipe"),
+        ("link", "is a link"),
+        ("large", "bytes"),
+        ("none", "missing"),
+    ):
+        with pytest.raises(KitError, match=words):
+            load_waivers(tmp_path / name, load_rules())
 
 
 def test_waivers(doubtful: Path) -> None:
@@ -261,9 +279,8 @@ def test_an_unknown_rule_gets_the_nearest(word: str, near: str, capsys: pytest.C
 
 def test_explain_lists_and_gives_json() -> None:
     listed = CliRunner().invoke(explain_command, []).output.splitlines()
-    assert [line.split()[0] for line in listed] == list(load_rules())
+    assert [line.split()[0] for line in listed] == [*load_rules(), *submission_rules().by_id]
     data = json.loads(CliRunner().invoke(explain_command, ["E214", "--format", "json"]).output)
-    assert (data["id"], data["level"], data["clause_title"]) == ("E214", 2, "Billed window and work window")
-    assert len(json.loads(CliRunner().invoke(explain_command, ["--format", "json"]).output)) == len(
-        load_rules()
-    )
+    assert (data["id"], data["level"], data["clause_title"]) == ("E214", 2, "Billed window")
+    whole = json.loads(CliRunner().invoke(explain_command, ["--format", "json"]).output)
+    assert [rule["id"] for rule in whole] == [line.split()[0] for line in listed]

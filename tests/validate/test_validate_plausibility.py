@@ -372,7 +372,7 @@ def test_a_device_without_samples(tmp_path: Path) -> None:
     run = real_run()
     keep = run.power["device_id"] == 0
     run.power = {name: values[keep] for name, values in run.power.items()}
-    assert {"W311", "W221"} <= fired(run.write(tmp_path / "run"))
+    assert {"E241", "E221"} <= fired(run.write(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_device_without_samples(tmp_path: Path) -> None:
         ("NVIDIA H100 NVL", 1671),
         ("NVIDIA H200", 1979),
         ("NVIDIA L40S", 733),
-        ("NVIDIA L4", 243),
+        ("NVIDIA L4", 501),
         ("Tesla T4", 260),
         ("Lab GPU", None),
     ],
@@ -402,6 +402,7 @@ def test_more_tokens_than_the_hardware_can_do(tmp_path: Path) -> None:
         run.events.append(
             {
                 **run.events[0], "event_id": 1, "kind": "stage_event", "stage_uid": 1,
+                "mono_us": run.stages[1]["mono_end_us"],
                 "detail": '{"event":"student_train","report":{"parameters":7000000000}}',
             }
         )  # fmt: skip

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import KitError
+from harness.report.model import build
 from harness.spec import load_protocol
 from harness.validate import validate
 from tests.accounting.synthetic import Stage, make_run
 from tests.validate.runs import fired, row
-from tests.validate.tamper import edit_rows
+from tests.validate.tamper import edit_manifest, edit_rows
 
 
 def test_levels_can_be_chosen(bundle):
@@ -98,3 +100,10 @@ def test_empty_tables(bundle):
     for name in ("power", "counters", "events", "artifacts", "stages"):
         edit_rows(bundle, name, lambda rows: [])
         assert validate(bundle).exit_code in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["boundary", "labels", "factors"])
+def test_a_report_says_which_field_is_no_object_or_list(bundle: Path, name: str) -> None:
+    edit_manifest(bundle, lambda m: m.update({name: "text"}))
+    with pytest.raises(KitError, match=f"{name} is 'text'"):
+        build(bundle)

@@ -41,12 +41,7 @@ class Lag:
 
 
 def find_lag(ticks: Changes, reading: Shown) -> Lag | str:
-    """The lag of `reading` (mW) behind the counter whose ticks are `ticks` (mJ), or why it cannot be told.
-
-    Args:
-        ticks: Counter ticks over the recording; a value is the counter after the tick.
-        reading: The power reading over the same time.
-    """
+    """The lag of `reading` (mW) behind the counter whose ticks are `ticks` (mJ), or why it cannot be told."""
     if len(reading.value) < 100:
         return "the card does not give this reading"
     if len(ticks) < 20:

@@ -51,12 +51,7 @@ class _Block:
 
 
 def find_scope(ticks: Changes, recording: Recording) -> CounterScope | str:
-    """The counter's scope, or why it cannot be told.
-
-    Args:
-        ticks: Counter ticks over the recording (mJ).
-        recording: The recording.
-    """
+    """The counter's scope, or why it cannot be told."""
     power = recording.instant if len(recording.instant.value) else recording.usage
     if len(power.value) < 100:
         return "the card shows no power"

@@ -1,7 +1,7 @@
 """Importer for log folders of the authors' harness (`kit import reference`).
 
-`discover` finds the files, `read_json` and `read_power_log` parse them; `attempts`, `power_runs` and `copies`
-decide which records, samples and CodeCarbon rows belong to one run of one stage; `identity` names it and
-`record_doubts` and `sample_doubts` say what cannot be believed; `importer` puts them together. The harness
-has no schema version, so every layout it ever wrote is recognised by content.
+`discover` finds the files; `read_json` and `power_log` parse them; `attempts` and `copies` decide which
+records, samples and CodeCarbon rows belong to one run of one stage; `identity` names it, `doubts` says what
+cannot be believed, and `importer` puts them together. The harness has no schema version, so every layout it
+ever wrote is recognised by content.
 """

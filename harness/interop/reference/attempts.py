@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.interop.codecarbon import Emission
 from harness.interop.imported import US_PER_S, Doubt, Samples, error, info, seconds_to_us, warning
-from harness.interop.reference.power_runs import EDGE_US, SPLIT_S, PowerRuns
+from harness.interop.reference.power_log import EDGE_US, SPLIT_S, PowerRuns
 from harness.interop.reference.records import ReferenceStage, StageFolder
 
 _SAME_START_S = 1.0

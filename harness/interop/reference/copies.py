@@ -11,7 +11,7 @@ from harness.errors import KitError
 from harness.interop.codecarbon import Emission, last_of_each_run
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
 from harness.interop.reference.attempts import StageRun, attempts_of
-from harness.interop.reference.power_runs import SPLIT_S
+from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
 _ZONE_STEP_S = 900
@@ -20,13 +20,7 @@ _ZONE_STEP_S = 900
 
 @dataclass(frozen=True, slots=True)
 class DistinctAttempts:
-    """What will be imported.
-
-    Attributes:
-        attempts: In time order; each becomes one session and one stage row.
-        unplaced: Records with an energy but no time; they become events, not stages.
-        copies: Attempts found again elsewhere (copies of a folder) and dropped.
-    """
+    """What will be imported."""
 
     attempts: tuple[StageRun, ...]
     unplaced: tuple[ReferenceStage, ...]
@@ -35,10 +29,6 @@ class DistinctAttempts:
 
 def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAttempts:
     """Turn the files of a tree into attempts.
-
-    Args:
-        tree: What was found.
-        split_s: Silence in a power_log.csv that separates two runs, seconds.
 
     Raises:
         KitError: Nothing in the tree can be placed in time.

@@ -13,7 +13,7 @@ from harness.errors import KitError
 from harness.interop.codecarbon import EMISSIONS_NAME, read_emissions
 from harness.interop.log_files import load_json, walk
 from harness.interop.reference import read_json
-from harness.interop.reference.read_power_log import read_power_log
+from harness.interop.reference.power_log import read_power_log
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")

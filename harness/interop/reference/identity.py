@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.interop.imported import J_PER_KWH
-from harness.interop.naming import UNCLASSIFIED, guess_kind, safe_name
+from harness.interop.imported import J_PER_KWH, UNCLASSIFIED, guess_kind, safe_name
 from harness.interop.reference.attempts import StageRun
 
 NEAR_IDLE_SHARE = 0.2
@@ -44,12 +43,7 @@ class Identity:
 
 
 def identify(attempt: StageRun, limit_w: float | None) -> Identity:
-    """Name and kind of an attempt.
-
-    Args:
-        attempt: The run in question.
-        limit_w: Power limits of its GPUs together, W.
-    """
+    """Name and kind of an attempt."""
     stage_id, config, record = attempt.stage_id, attempt.folder.config, attempt.record
     # Most specific first.
     named = (config and config.stage_name, record and record.stage_name, stage_id)

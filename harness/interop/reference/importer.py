@@ -17,17 +17,16 @@ from harness.interop.imported import (
     LoggedGpu,
     Machines,
     info,
+    safe_name,
     warning,
 )
-from harness.interop.naming import safe_name
 from harness.interop.reference.attempts import StageRun
 from harness.interop.reference.copies import distinct_attempts
 from harness.interop.reference.discover import discover
+from harness.interop.reference.doubts import examine, sample_doubts
 from harness.interop.reference.identity import identify
-from harness.interop.reference.power_runs import SPLIT_S
-from harness.interop.reference.record_doubts import examine
+from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import RunConfig
-from harness.interop.reference.sample_doubts import sample_doubts
 from harness.interop.write import ImportResult, refuse_used, sampling_of, write_bundle
 from harness.spec import load_protocol
 

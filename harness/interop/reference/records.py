@@ -1,7 +1,7 @@
 """What the authors' harness left on disk, as frozen records in its own units (seconds, watts, joules, kWh).
 
 `None` is a value the file does not give. A literal 0 stays 0 here: whether it means "zero" or "unknown" is
-a doubt, decided in `record_doubts`, not while reading.
+a doubt, decided in `doubts`, not while reading.
 """
 
 from __future__ import annotations

@@ -36,12 +36,12 @@ class RaplZone(Zone):
         except OSError:
             return None
         try:
-            text = os.read(handle, 64).strip()
+            text = os.read(handle, 64).strip().decode(errors="replace")
         except OSError:
             return None
         finally:
             os.close(handle)
-        return int(text) if text.isdigit() else None
+        return _count(text)
 
 
 def discover(wanted: Wanted) -> Found:
@@ -56,27 +56,36 @@ def discover(wanted: Wanted) -> Found:
 def find_zones(root: Path | None = None) -> Found:
     """All `intel-rapl` zones (AMD's too: the kernel files them under that name) under the powercap root.
 
-    `intel-rapl-mmio` shows a package a second time and is left out.
+    `intel-rapl-mmio` shows a package a second time and is left out. A zone that cannot be read stays among
+    the zones where others of its part can: its readings, all null, tell that joules are missing.
     """
     root = root or powercap_root()
     zones: list[Zone] = []
-    denied: list[str] = []
+    denied: list[Zone] = []
+    seen: set[str] = set()
     for folder in _zone_folders(root):
         name = _read(folder / "name")
         if name is None:
             continue
         energy_file = folder / "energy_uj"
+        if folder.name in seen:
+            continue  # the same zone, in its package and beside it
+        seen.add(folder.name)
         label = _label(folder, name)
-        if label in denied or label in {zone.label for zone in zones}:
-            continue
-        text = _read(folder / "max_energy_range_uj")
-        wraps_at = int(text) if text and text.isdigit() else None
-        zone = RaplZone(label, wraps_at, _measure(label), energy_file=energy_file)
-        if zone.value() is None:
-            denied.append(label)
-        else:
-            zones.append(zone)
-    return Found(zones=zones, denied=tuple(denied))
+        if label in {zone.label for zone in [*zones, *denied]}:
+            label = f"{label}-{folder.name.partition(':')[2]}"
+        wraps_at = _count(_read(folder / "max_energy_range_uj"))
+        zone = RaplZone(label, wraps_at or None, _measure(label), energy_file=energy_file)
+        (zones if zone.value() is not None else denied).append(zone)
+    parts = {zone.measures.part for zone in zones}
+    missing = [zone for zone in denied if zone.measures.part in parts]
+    return Found(zones=[*zones, *missing], denied=tuple(zone.label for zone in denied))
+
+
+def _count(text: str | None) -> int | None:
+    """A whole number that a row of a journal can hold."""
+    known = text is not None and text.isascii() and text.isdigit() and len(text) < 19
+    return int(text) if known and text else None
 
 
 def _measure(label: str) -> Measure:
@@ -115,6 +124,6 @@ def _label(folder: Path, name: str) -> str:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return None

@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import KitError
 from harness.meter.clocks import mono_us
 from harness.meter.sources.base import Device, Found, Measure, Reading, Wanted
+from harness.meter.visible import ALL
 
 ARGUMENT_IS_FILE = True
 _COLUMNS = ("time_s", "device", "power_mw", "energy_mj")
@@ -88,7 +89,8 @@ def discover(wanted: Wanted) -> Found:
     path = Path(wanted.argument)
     scripts = _read(path)
     known = None if wanted.known is None else {int(index): int(start) for index, start in wanted.known}
-    chosen = wanted.devices if known is None else [str(index) for index in known]
+    listed = None if wanted.devices == [ALL] else wanted.devices
+    chosen = listed if known is None else [str(index) for index in known]
     now_us = mono_us()
     devices: list[Device] = []
     for name in [str(index) for index in sorted(scripts)] if chosen is None else chosen:

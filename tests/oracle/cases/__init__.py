@@ -1,7 +1,7 @@
 """Inputs of the vectors: a module a subject, a function a family.
 
-A new family joins FAMILIES. Where a boundary lies inside one cell of samples: boundaries.py; its rule is
-`tests.oracle.counters.placed`.
+A new family joins FAMILIES. Where a boundary lies inside one cell of refreshes: placement.py, by the rule of
+`tests.oracle.placing`; of samples: counters.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from tests.oracle.cases import (
     counters,
     documents,
     energies,
+    intervals,
+    placement,
     power,
     published,
     rapl,
@@ -22,7 +24,8 @@ from tests.oracle.family import Family
 
 FAMILIES = (
     *(power.integration, power.edges, power.gaps, power.nulls, power.waveforms, power.clocks),
-    *(counters.counter, rapl.rapl),
+    *(counters.counter, placement.placement, rapl.rapl, rapl.estimate),
+    intervals.intervals,
     *(boundaries.boundaries, runs.nesting, runs.unattributed, runs.sessions, runs.snapshots, runs.methods),
     *(energies.totals, energies.tokens, energies.units, energies.facility, energies.lineage, energies.idle),
     *(
@@ -31,6 +34,8 @@ FAMILIES = (
         worth.serving,
         scales.shared_scales,
         worth.quality,
+        worth.items,
+        worth.pairs,
         worth.pareto,
         worth.scores,
     ),

@@ -1,7 +1,4 @@
-"""Runs whose counters were read at every boundary, and how a boundary cuts them.
-
-Vectors for a boundary inside one cell of samples, where the counter rises by a step or along a line, go here.
-"""
+"""Runs whose counters were read at every boundary, and how a boundary cuts them."""
 
 from __future__ import annotations
 

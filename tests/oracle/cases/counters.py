@@ -58,8 +58,6 @@ def counter() -> Family:
          "SinglePrecision"),
         ("nothing-used", "A counter that did not move in 0.4 s used nothing it could show.",
          (0, 500), (400_000, 500), (0, "counter_tick", "")),
-        ("interpolated", worst, (0, 0, "interpolated"), (5_000_000, 2_000_000),
-         (2_000_000, "counter_interpolated", "")),
         ("immediate", worst, (0, 0), (5_000_000, 2_000_000, "immediate"), (2_000_000, "counter_sample", "")),
         ("counter-over-samples",
          "Samples saw 100 W, the counter 400 W: between samples it saw more. The counter is billed.",
@@ -86,6 +84,18 @@ def counter() -> Family:
     ends = (200_000, 20_000), (5_700_000, 180_000)
     text = "Two resets, each with its own hole."
     add("two-resets", text, *ends, (both, *split), "ResetIgnored", [100_000] * 13, twice)
+    odd = [400_001 + k % 2 for k in range(13)]
+    text = "A bridge of 200.00075 J counts as the nearest millijoule, 200.001 J."
+    add(
+        "bridge-to-the-nearest",
+        text,
+        usual,
+        last,
+        (total + 1, *split),
+        "BridgeFloored ResetIgnored",
+        odd,
+        jump,
+    )
     dark = [None if k in (5, 6) else 400_000 for k in range(13)]
     text = "Power could not be read around the reset either: its neighbours are joined."
     flags = "ResetIgnored EdgesCut NullAsZero"
@@ -100,6 +110,19 @@ def counter() -> Family:
     text = "It stood still for 2.5 s and then showed all of it: slow, not broken."
     full = (5_700_000, 12_280_000)
     add("slow-not-stuck", text, usual, full, (2_200_000, "counter_tick", ""), "", STEADY, slow)
+    # It stood still from 2 s on, 2 s long; 800 J flowed, and 1000 J until it moved again.
+    for name, text, before, rise, answer in (
+        ("half-made-up", "It rose by 590 of 1000 J: of the 800 J that flowed meanwhile half are lost.",
+         200_000, 590_000, (2_200_000, "counter_split", "counter_stuck")),
+        ("mostly-made-up", "It rose by 620 of 1000 J, and lacks less than half of 800 J: late.",
+         200_000, 620_000, (1_820_000, "counter_tick", "")),
+        ("stopped-between-readings", "It stopped between two readings: power bridges from the one before on.",
+         80_000, 200_000, (2_200_000, "counter_split", "counter_stuck")),
+    ):  # fmt: skip
+        start = CLEAN[3] + before
+        values = [*CLEAN[:4], *[start] * 5, *(start + rise + 200_000 * k for k in range(4))]
+        end, flags = (5_700_000, values[11] + 80_000), "StandstillIgnored" if answer[2] else ""
+        add(name, text, usual, end, answer, flags, STEADY, values)
     text = "A counter that stands still is believed where nothing says that power flowed."
     ends = (200_000, 5_000), (5_700_000, 5_000)
     add("still-without-power", text, *ends, (0, "counter_tick", ""), "", [None] * 13, [5_000] * 13)
@@ -112,8 +135,13 @@ def counter() -> Family:
     uneven = [value + (k % 3) for k, value in enumerate(CLEAN)]
     value = uneven[2] + (uneven[3] - uneven[2]) * 123_457 // 500_000
     answer = (12_280_000 - value, "counter_sample", unread)
-    text = "The interpolated value is rounded down."
+    text = "The value on the line is rounded down."
     add("unread-rounding", text, (1_123_457, None), full, answer, "NullAsZero", STEADY, uneven)
+    value = uneven[2] + (uneven[3] - uneven[2]) * 123_458 // 500_000
+    answer = (12_280_000 - value, "counter_sample", unread)
+    text = "The value on the line is 0.7 mJ above a whole one, and rounded down all the same."
+    flags = "InterpolatedRounded NullAsZero"
+    add("unread-rounded-down", text, (1_123_458, None), full, answer, flags, STEADY, uneven)
     # Readings that cannot be: full is 0.2 to 5.7 s at 400 W, 2.2 kJ.
     clean = (2_200_000, "counter_tick", "counter_glitch")
     for name, text, k, value in (
@@ -163,8 +191,8 @@ def counter() -> Family:
     add("unread-in-slow", text, (3_500_000, None), full, answer, "NullAsZero StandstillIgnored", STEADY, slow)
     text = "The sampler's reading 20 ms after the boundary is older than the boundary's value: no fall."
     stale = [value - 40_000 * (k == 2) for k, value in enumerate(CLEAN)]
-    start = 980_000, 10_392_000, "interpolated"
-    answer = (12_280_000 - 10_392_000, "counter_interpolated", "")
+    start = 980_000, 10_392_000
+    answer = (12_280_000 - 10_392_000, "counter_tick", "")
     add("older-reading-nearby", text, start, full, answer, "NearReadingsUsed", STEADY, stale)
     # A line from 104 W to 214 W.
     answer = (round((104 + 214) / 2 * 5.5 * 1000), "power_integral", "counter_missing")

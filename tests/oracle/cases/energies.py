@@ -85,6 +85,9 @@ def tokens() -> Family:
                      for k, count in ((1, 5_000), (2, 4_000))], "SupersededTokens"),
         ("one-name-twice", "Two blocks of a program may have one name: both count.", "trained",
          [_train("100", name="train", attempt=k, tokens_trained=4_000) for k in (1, 2)]),
+        ("run-again", "So do the last ones of a command run again as it was, wherever its row stands.",
+         "trained", [_train("100", name="train", attempt=k, command_sha256="a" * 64, tokens_trained=count)
+                     for k, count in ((2, 4_000), (1, 5_000))], "SupersededTokens"),
         ("zero-tokens", "No tokens: no figure, and no division by zero.", "trained",
          [_train("100", tokens_trained=0)]),
         ("failed-attempt",
@@ -180,6 +183,14 @@ def lineage() -> Family:
         ("unknown", "Nobody knows what it cost: unknown, not free.",
          [("a", "consumed", None, 0)], "UnknownAsZero"),
         ("none", "Nothing inherited.", [], "UnknownAsZero"),
+        ("one-unknown", "What one of two cost is unknown: so is the sum.",
+         [("a", "consumed", "39600000", 0, "one"), ("b", "consumed", None, 0, "other")], "UnknownAsZero"),
+        ("raw-data", "Data that no run made brings no energy along.",
+         [("a", "consumed", "39600000", 0, "one"), ("b", "consumed", None, 0)]),
+        ("two-outputs", "Two outputs of one stage carry its energy both: paid once.",
+         [("a", "consumed", "39600000", 0, "one"), ("b", "consumed", "39600000", 0, "one")], "TeacherTwice"),
+        ("two-runs", "Of two runs: paid twice.",
+         [("a", "consumed", "39600000", 0, "one"), ("b", "consumed", "39600000", 0, "other")]),
     ):  # fmt: skip
         artifacts = [
             {
@@ -187,8 +198,9 @@ def lineage() -> Family:
                 "role": role,
                 "stage_uid": uid,
                 "origin_energy_j": maybe(joules),
+                **({"origin_run_id": runs[0]} if runs else {}),
             }
-            for mark, role, joules, uid in edges
+            for mark, role, joules, uid, *runs in edges
         ]
         family.add(name, text, {"artifacts": artifacts}, *flags)
     return family
@@ -217,6 +229,8 @@ def idle() -> Family:
          [train, wait], "UnknownAsZero"),
         ("unmeasured", "An idle stage that was not measured is none.",
          [stage("idle", 0, 60, None), train], "UnknownAsZero"),
+        ("stage-unmeasured", "A stage that was not measured adds neither its energy nor its time.",
+         [before, train, stage("evaluate", 160, 170, None)], "UnknownAsZero"),
         ("below-idle", "Training that draws less than idle is shown as it is: below 0.",
          [before, stage("student_train", 60, 160, "7000")]),
         ("child", "A child is in its parent.",

@@ -127,6 +127,20 @@ def rapl() -> Family:
     text = "One reading shows the value before, the next one all of it: late, nothing lost, flagged."
     answer = {"energy_j": Fraction(600), "method": "rapl", "faults": ["rapl_stuck"]}
     family.add("late", text, window([even | {"value_uj": slow}]), "StandstillIgnored", answer)
+    steps = [50_000_000] * 4 + [0] * 3 + [155_000_000] + [50_000_000] * 11
+    stood = {"zone": "package-0", "range_uj": RANGE_UJ, "mono_us": [k * PERIOD for k in range(20)]}
+    stood["value_uj"] = [sum(steps[:k]) for k in range(20)]
+    text = (
+        "The rest ran at 113.125 W, 170 J are 0.75 of 2 s until it moved: its 155 J do not make up for 1.5 s."
+    )
+    answer |= {"energy_j": 805 + Fraction("169.6875")}
+    family.add("stopped-and-rose", text, window([stood], 500_000, 9_000_000), "StandstillIgnored", answer)
+    thirds = [0, 10_000_001, 20_000_000, 30_000_001, 40_000_000]
+    times = [k * 300_000 for k in range(5)]
+    text = "At 0.1 s the line is at 3,333,333.67 uJ: the nearest whole one counts."
+    answer = {"energy_j": Fraction(40_000_000 - 3_333_334, 10**6), "method": "rapl", "faults": []}
+    third = {"zone": "package-0", "range_uj": RANGE_UJ, "mono_us": times, "value_uj": thirds}
+    family.add("nearest-microjoule", text, window([third], 100_000, 1_200_000), "", answer)
     text = "A zone that never moves tells nothing: absent, not zero."
     answer = {"energy_j": None, "method": "absent", "faults": []}
     dead = window([zone("package-0", 10**9, [0] * 8)])
@@ -141,4 +155,53 @@ def rapl() -> Family:
     family.add("absent", "No dram zone: absent, not zero.", window(one, 0, 1_000_000, "dram"), flags, answer)
     family.refuse("reversed", "A window that ends before it starts.", window(one, 2_000_000, 1_000_000))
     family.refuse("no-such-part", "RAPL knows packages and memory.", window(one, 0, 1_000_000, "fan"))
+    return family
+
+
+def estimate() -> Family:
+    """CodeCarbon."""
+    doc = "An estimate of CPU or DRAM, kept as a counter: on lines between its readings, where RAPL has none."
+    family = Family("estimate", doc, "zone_energy", "4.3")
+    seconds = [k * 1_000_000 for k in range(9)]
+
+    def component(name: str, *steps: int) -> Json:
+        """Read once a second, with these uJ between."""
+        found = [7_000_000]
+        for step in steps:
+            found.append(found[-1] + step)
+        return {"zone": name, "source": "codecarbon", "mono_us": seconds, "value_uj": found, "range_uj": None}
+
+    cpu = component("cpu", *[35_000_000, 40_000_000, 20_000_000, 30_000_000] * 2)
+    again = component("cpu", *[35_000_000] * 4, -140_000_000, *[35_000_000] * 3)
+    package = zone("package-0", 5_000_000)
+    first, second, third, last = 400_000, 1_250_000, 2_500_000, 8_000_000
+    inside = 35_000_000 * 6 // 10 + 40_000_000 // 4
+    beyond = 30_000_000 + 20_000_000 // 2
+    for name, text, zones, window, answer, flags in (
+        ("between-readings", "Both ends lie on the lines between readings.", [cpu], (first, second),
+         (inside, ""), ""),
+        ("memory", "Memory is the component ram.", [cpu, component("ram", *[10_000_000] * 8)],
+         (first, second), (8_500_000, ""), ""),
+        ("restart", "It was restarted in the fifth second: the fall adds nothing, what it lost is said.",
+         [again], (3_500_000, 5_500_000), (35_000_000, "cpu_estimate_restarted"), "RestartSubtracted"),
+        ("last-reading-stands", "It ends 5 s before the window does: what is behind counts nothing.", [cpu],
+         (6_500_000, last + 5_000_000), (beyond, ""), ""),
+        ("too-far-from-an-end", "It ends 5.000001 s before the window does: unknown.", [cpu],
+         (6_500_000, last + 5_000_001), (None, ""), "EstimateStretched UnknownAsZero"),
+        ("beside-the-window", "The window begins where its readings end: unknown.", [cpu],
+         (last, last + 1_000_000), (None, ""), "UnknownAsZero"),
+        ("rapl-first", "Where RAPL can be read it is billed.", [cpu, package], (third - 1_000_000, third),
+         (200_000_000, ""), ""),
+    ):  # fmt: skip
+        given = {"part": "dram" if name == "memory" else "cpu", "zones": zones}
+        given |= {"mono_start_us": window[0], "mono_end_us": window[1]}
+        energy, fault = answer
+        wanted: Json = {
+            "energy_j": None if energy is None else Fraction(energy, 10**6),
+            "faults": fault.split(),
+        }
+        method = "absent" if energy is None else "rapl" if name == "rapl-first" else "codecarbon_process"
+        if method == "codecarbon_process":
+            wanted |= {"low_j": Fraction(0), "high_j": 2 * wanted["energy_j"]}
+        family.add(name, text, given, flags, wanted | {"method": method})
     return family

@@ -154,6 +154,8 @@ def snapshots() -> Family:
          "SnapshotsSummed"),
         ("same-second", "Two records of one moment: the higher step.",
          [("snapshot-99.json", 99, 1_000, 99_000), ("snapshot-100.json", 100, 1_000, 100_000)], 1, flags),
+        ("restarted", "A run that was started again from an earlier step: the last record by time.",
+         [("step_300.json", 300, 30, 3_000), ("step_200.json", 200, 40, 3_500)], 1, flags),
         ("padded", "Padded names sort alike either way.",
          [("step-00009.json", 9, 900, 90_000), ("step-00010.json", 10, 1_000, 100_000)], 1,
          "SnapshotsSummed"),
@@ -260,6 +262,34 @@ def methods() -> Family:
     each = [_reading(n, s, 1000 * s * (d + 1), d) for n, s in enumerate(values) for d in (0, 1)]
     flags = "HolesLost UnknownAsZero SinglePrecision"
     add("cpu-of-a-common-wait", text, cards, each, zones, answer, flags, "2.4")
+
+    text = (
+        "The counter began anew just before a boundary: each stage by its own readings, and the run adds up."
+    )
+    reset = [_reading(n, s, v) for n, s, v in ((0, 1, 300_000), (1, 10, 30_000), (2, 20, 3_030_000))]
+    late = [S * k // 4 for k in range(1, 81, 2)]
+    counted = [300 * t // 1000 if t < 9_900_000 else 300 * (t - 9_900_000) // 1000 for t in late]
+    block = {"device_id": 0, "session": 0, "mono_us": late, "power_mw": [400_000] * len(late)}
+    power = [block | {"energy_counter_mj": counted}]
+    head = "name gpu_energy_j gpu_energy_method"
+    rows = _rows(head, ("a", 2725.0, "counter_split"), ("b", 3e3, "counter_tick"))
+    answer = {"stages": rows, "gpu_energy_j": 5725.0, "session_energy_mj": [5_725_000]}
+    flags = "BoundariesSkipped EdgesCut IntegralBilled ResetIgnored"
+    add("reset-beside-a-boundary", text, two, reset, {"power": power}, answer, flags, "2.3")
+    outer = Run().stage("outer", 0, 2).stage("a", 0, 1, parent_uid=0).stage("b", 1, 2, parent_uid=0)
+    rows = _rows(head, ("outer", 5725.0, "counter_split"), *(row.values() for row in rows))
+    text = "A stage with others inside is the sum from boundary to boundary."
+    answer = {"stages": rows, "gpu_energy_j": 5725.0, "session_energy_mj": [5_725_000]}
+    add(
+        "from-boundary-to-boundary",
+        text,
+        outer,
+        reset,
+        {"power": power},
+        answer,
+        f"{flags} ParentSummed",
+        "2.3",
+    )
 
     text = "A machine without a GPU: absent, not zero; the packages are all there is."
     bare = Run().stage("a", 0, 1, devices=()).stage("b", 1, 2, devices=())

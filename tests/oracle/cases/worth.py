@@ -43,6 +43,9 @@ def reuses() -> Family:
          "11.00 / (6.30 - 5.20) is 10 in decimals; in binary it is 10.000000000000004, and its ceiling 11.",
          ("11.00", "6.30", "5.20"), "BinaryRounding"),
         ("exact-tenths", "0.3 / (0.3 - 0.2) = 3.", ("0.3", "0.3", "0.2"), "BinaryRounding"),
+        ("exact-hundredths",
+         "0.07 / 0.01 is 7; the quotient of the two floats is 7.000000000000001, and its ceiling 8.",
+         ("0.07", "0.01", "0"), "BinaryRounding"),
         ("whole", "3 exactly.", ("3", "2", "1")),
         ("rounded-up", "3.2 reuses are 4: after 3 the teacher is not paid back.",
          ("3.2", "2", "1"), "RoundedDown"),
@@ -107,6 +110,73 @@ def serving() -> Family:
     return family
 
 
+def items() -> Family:
+    """Scores of items."""
+    doc = "A benchmark's score from its items; items of a group are taken together in its standard error."
+    family = Family("items", doc, "item_score", "4.8")
+    halves = [1, 0, 1, 1, 0, 1]
+    for name, text, scores, groups, aggregation, *flags in (
+        ("plain", "The standard error of a mean of independent items.", halves, None, "mean"),
+        ("unparsed", "What could not be read is in no mean.", [1, None, 0, 1], None, "mean"),
+        ("one", "Of one item no error is known.", [0.5], None, "mean"),
+        ("subjects", "Items of a subject err together: residuals are added before they are squared.",
+         [1, 1, 1, 0, 0, 0], ["a", "a", "a", "b", "b", "c"], "mean", "GroupsIgnored"),
+        ("some-grouped", "An item without a group is a group of its own.",
+         halves, ["a", "a", None, "b", "b", None], "mean", "GroupsIgnored"),
+        ("one-group", "Of one group no error is known.", halves, ["a"] * 6, "mean", "GroupsIgnored"),
+        ("tasks", "The mean of the tasks' means: a task of two dialogues weighs as much as one of four.",
+         [2, 4, 9, 8, 7, 8], ["a", "a", "b", "b", "b", "b"], "group_mean", "GroupsIgnored"),
+        ("task-of-one", "A task of one dialogue has no variance, and the score no error.",
+         [2, 4, 9], ["a", "a", "b"], "group_mean", "GroupsIgnored"),
+    ):  # fmt: skip
+        given: Json = {"scores": scores, "aggregation": aggregation}
+        family.add(name, text, given | ({"groups": groups} if groups else {}), *flags)
+    family.refuse("nothing", "Nothing was scored.", {"scores": [None, None], "aggregation": "mean"})
+    return family
+
+
+def pairs() -> Family:
+    """Two students on the same items."""
+    doc = "Q of one student less Q of another, item by item; a tie where the interval holds 0."
+    family = Family("pairs", doc, "paired_quality", "4.8")
+
+    def side(scores: Sequence[Any], groups: Sequence[Any] | None = None, how: str = "mean") -> Json:
+        return {"scores": list(scores), "aggregation": how} | ({"groups": list(groups)} if groups else {})
+
+    easy = [0.9, 0.2, 0.7, 0.4, 0.8, 0.1, 0.6, 0.3]
+    above = [0.95, 0.24, 0.76, 0.44, 0.86, 0.15, 0.65, 0.36]
+    rated = side([4, 6, 5, 7], ["x", "x", "y", "y"], "group_mean")
+    for name, text, ours, theirs, scores, *flags in (
+        ("better", "Better on every item: the difference is known, though both scores spread widely.",
+         {"a": side(above)}, {"a": side(easy)}, {"a": 0.8}, "PairsTornApart"),
+        ("worse", "The other way round.",
+         {"a": side(easy)}, {"a": side(above)}, {"a": 0.8}, "PairsTornApart"),
+        ("same", "The same answers: a tie with no width.",
+         {"a": side(easy)}, {"a": side(easy)}, {"a": 0.8}, "PairsTornApart"),
+        ("tie", "As often better as worse.",
+         {"a": side([1, 0, 1, 0, 1])}, {"a": side([0, 1, 0, 1, 1])}, {"a": 0.8}, "PairsTornApart"),
+        ("two", "Differences are divided by the teacher's scores, each on its own scale.",
+         {"a": side(above), "b": side([50, 20, 35, 41])}, {"a": side(easy), "b": side([48, 21, 31, 40])},
+         {"a": 0.8, "b": 40}, "PairsTornApart"),
+        ("groups", "Items of a subject differ together.",
+         {"a": side([1, 1, 1, 0, 0, 1], "xxxyyy")}, {"a": side([0, 0, 0, 0, 1, 1], "xxxyyy")}, {"a": 0.5},
+         "GroupsIgnored PairsTornApart"),
+        ("tasks", "A mean of tasks' means.",
+         {"a": side([5, 8, 6, 9], ["x", "x", "y", "y"], "group_mean")}, {"a": rated}, {"a": 8},
+         "PairsTornApart GroupsIgnored"),
+        ("missing", "A benchmark is missing on one side: no verdict.",
+         {"a": side(easy)}, {}, {"a": 0.8}),
+        ("other-items", "Not asked the same: no verdict.",
+         {"a": side(easy)}, {"a": side(easy[1:])}, {"a": 0.8}),
+        ("unparsed", "An item without a score: no verdict.",
+         {"a": side([1, None, 0])}, {"a": side([1, 1, 0])}, {"a": 0.8}),
+        ("teacher-zero", "Nothing to keep of a teacher at 0: no verdict.",
+         {"a": side(easy)}, {"a": side(above)}, {"a": 0}),
+    ):  # fmt: skip
+        family.add(name, text, {"ours": ours, "theirs": theirs, "teacher_scores": scores}, *flags)
+    return family
+
+
 def quality() -> Family:
     """Q."""
     doc = "Q: mean of score over the teacher's score, over exactly the benchmarks of a suite."
@@ -146,6 +216,8 @@ def quality() -> Family:
          five, student, without(teacher, "mmlu"), "PartialQ"),
         ("extra-benchmark", "A benchmark beyond the suite: another quantity, no Q.",
          five, *extra, "PartialQ"),
+        ("teacher-has-one-more", "Nor does a score of the teacher's beyond it.",
+         five, student, extra[1], "PartialQ"),
         ("floor", "A teacher that guesses among four has nothing to keep.",
          "mmlu", scores("mmlu", "0.24"), scores("mmlu", "0.25"), "FloorIgnored", "0.25"),
         ("above-floor", "Just above the floor.",

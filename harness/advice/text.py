@@ -1,0 +1,126 @@
+"""An answer for a terminal, in 80 columns, and as a record for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.accounting import Interval
+from harness.accounting.pareto import Standing
+from harness.advice.advise import Answer, Option, Question
+from harness.advice.choices import Choices
+from harness.advice.rules import RULES, UNDECIDED, Sentence, doubtful, energy_text
+
+MOST_ROWS = 12
+"""Options shown; JSON has all."""
+
+
+def answer_lines(given: Choices, question: Question, answer: Answer, said: Sequence[Sentence]) -> list[str]:
+    """Headline, table of options and, where given, what the figures say to each design rule."""
+    lines = [f"advice from {given.source}"]
+    if any(choice.basis == "estimated" for choice in given.choices):
+        lines.append("The energies are estimated, not measured.")
+    lines += ["", *_wrapped(_headline(given, question, answer)), ""]
+    lines += _table(given, question, answer)
+    for rule, meaning in RULES.items() if said else ():
+        lines += ["", f"{rule}: {meaning}"]
+        for sentence in said:
+            if sentence.rule == rule:
+                lines += _wrapped(sentence.text, "  ", "    ")
+    return lines
+
+
+def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(text, 80, initial_indent=first, subsequent_indent=rest, break_long_words=False)
+
+
+def _headline(given: Choices, question: Question, answer: Answer) -> str:
+    asked = [f"each teacher's output used {question.reuses} times"] if question.reuses > 1 else ["used once"]
+    if question.budget_j is not None:
+        asked.insert(0, f"under {energy_text(given, question.budget_j)}")
+    words = f"{', '.join(asked)}: "
+    words = words[:1].upper() + words[1:]
+    best = answer.best
+    if best is None:
+        cheapest = answer.options[0]
+        return f"{words}nothing fits; the cheapest is {cheapest.name} with {_cost(given, cheapest)}."
+    said = f"{words}{best.name}, Q {_q(best.quality)} for {_cost(given, best)}."
+    if best.fit == "may be over":
+        said += " Its interval reaches over the budget."
+    doubted = [o for o in answer.rivals if doubtful(o.quality, best.quality)]
+    if doubted:
+        names = ", ".join(o.name for o in doubted[:3])
+        more = f" and {len(doubted) - 3} more" if len(doubted) > 3 else ""
+        said += f" Whether its Q is higher than that of {names}{more}, {UNDECIDED}"
+        said += f"; the cheapest of them is {doubted[0].name}."
+    if answer.undecided:
+        names = ", ".join(choice.name for choice in answer.undecided)
+        said += f" Without figures, and so neither ruled out nor in: {names}."
+    return said
+
+
+def _table(given: Choices, question: Question, answer: Answer) -> Iterator[str]:
+    asked = question.budget_j is not None
+    rows = [["option", "energy", "Q", *(["budget"] if asked else []), "stands"]]
+    shown = list(zip(answer.options, answer.standings, strict=True))
+    if len(shown) > MOST_ROWS:
+        shown = [(o, s) for o, s in shown if s.may_be_on_frontier and not s.ties] or shown
+    for option, standing in shown[:MOST_ROWS]:
+        fit = [option.fit] if asked else []
+        rows.append([option.name, _cost(given, option), _q(option.quality), *fit, _stands(standing)])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    left = len(answer.options) - min(len(shown), MOST_ROWS)
+    if left:
+        yield f"({left} more in --json)"
+
+
+def _stands(standing: Standing) -> str:
+    if standing.dominated_by:
+        return f"beaten by {standing.dominated_by[0]}"
+    if standing.ties:
+        return f"a tie with {standing.ties[0]}"
+    return "on the frontier"
+
+
+def _cost(given: Choices, option: Option) -> str:
+    cost = option.absolute
+    text = energy_text(given, cost.best, cost.low, cost.high)
+    if cost.low == cost.high:
+        return text
+    low, high = (energy_text(given, end).rpartition(" ")[0] for end in (cost.low, cost.high))
+    unit = energy_text(given, cost.high).rpartition(" ")[2]
+    return f"{text} ({low} to {high} {unit})"
+
+
+def _q(quality: Interval) -> str:
+    if quality.low == quality.high:
+        return f"{quality.best:.2f}"
+    return f"{quality.best:.3f} ({quality.low:.3f} to {quality.high:.3f})"
+
+
+def as_json(given: Choices, question: Question, answer: Answer, said: Sequence[Sentence]) -> dict[str, Any]:
+    """Everything, for programs; energies in joules."""
+    return {
+        "kind": "advice/1",
+        "source": given.source,
+        "question": vars(question),
+        "best": None if answer.best is None else answer.best.name,
+        "rivals": [option.name for option in answer.rivals],
+        "undecided": [{"name": c.name, "unknown": c.unknown} for c in answer.undecided],
+        "options": [
+            {
+                "name": option.name,
+                "basis": sorted({choice.basis for choice in option.choices}),
+                "energy_j": vars(option.absolute),
+                "quality": vars(option.quality),
+                "budget": option.fit,
+                "dominated_by": list(standing.dominated_by),
+                "ties": list(standing.ties),
+            }
+            for option, standing in zip(answer.options, answer.standings, strict=True)
+        ],
+        "rules": [vars(sentence) | {"meaning": RULES[sentence.rule]} for sentence in said],
+    }

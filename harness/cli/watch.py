@@ -1,0 +1,70 @@
+"""`kit watch`: look at a run that is going on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from harness.cli.options import FiniteRange, openmetrics_option
+
+
+@click.command("watch")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=FiniteRange(0.5, 3600),
+    help="Time between two looks.  [default: 1, or 10 where the output is no terminal]",
+)
+@click.option("--once", is_flag=True, help="Look once.")
+@openmetrics_option
+def cmd(folder: Path, every: float | None, once: bool, port: int | None) -> None:
+    """Show the run that goes on in DIR until it ends: stage, power, energy, tokens, time left, samples.
+
+    It only reads what the run writes. Ctrl-C ends the watching, not the run.
+    """
+    from harness.audit.live_run import LiveRun, Snapshot
+    from harness.cli.console import counts, duration, make_console, stdout_console
+    from harness.cli.live import MetricsServer, openmetrics, packed, pieces
+
+    live, shown = LiveRun(folder), [Snapshot()]
+    console = stdout_console()
+    server = None if port is None else MetricsServer(port, lambda: openmetrics(shown[0], folder.name))
+    if server is not None:
+        make_console().print(f"OpenMetrics: {server.url}", highlight=False)
+    screen = console.is_terminal and not once
+    status = console.status("") if screen else None
+
+    def text(now: Snapshot) -> str:
+        head = "between two stages"
+        if now.stage is not None:
+            head = f"{now.stage[0]}  {duration(now.elapsed_s)}{counts(now.tokens)}  {now.stage[1]}"
+        if not console.is_terminal:
+            return "  ".join([head, *pieces(now)])
+        width = max(20, console.width - 4)
+        return "\n".join([head[:width], *(f"  {line}" for line in packed(pieces(now), width - 2))])
+
+    try:
+        if status is not None:
+            status.start()
+        while not live.over:
+            shown[0] = live.snapshot()
+            if status is None:
+                console.print(text(shown[0]), markup=False, soft_wrap=True)
+            else:
+                from rich.text import Text
+
+                status.update(Text(text(shown[0])))
+            if once:
+                return
+            time.sleep(every or (1.0 if screen else 10.0))
+    except KeyboardInterrupt:
+        return
+    finally:
+        if status is not None:
+            status.stop()
+        if server is not None:
+            server.close()
+    console.print(f"the run has ended: kit report {folder}", markup=False)

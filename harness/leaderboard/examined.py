@@ -1,0 +1,106 @@
+"""What is known of a submission by itself, and how it is kept by its digest."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import __version__
+from harness.files import cache_folder
+from harness.spec import version_folder
+from harness.validate.across import Known
+from harness.validate.findings import Finding
+from harness.validate.likeness import ALIGNED
+from harness.validate.likeness import Trace as Likeness
+
+FORMAT = "examined/2"
+_KEPT = ("key", "digest", "row", "page", "digests", "known")
+
+
+@dataclass
+class Examined:
+    """What is known of a submission by itself.
+
+    Attributes:
+        key: LAB/ID, by the folder where submission.json cannot be read.
+        folder: Where it lies.
+        digest: Of its files.
+        findings: Worst first; labels (C4xx) among them.
+        row: Figures for the index; None where none can be given.
+        page: What the row's page shows; None without a bundle.
+        prints: What a copy of each of its series is recognised by.
+        digests: Digests of whole series and of the raw tables -> what they are.
+        known: What the rules across bundles ask of it, None without raw samples.
+        disputed: It was accepted, and what is under check puts a finding on it.
+    """
+
+    key: str
+    folder: str
+    digest: str
+    findings: list[Finding] = field(default_factory=list)
+    row: dict[str, Any] | None = None
+    page: dict[str, Any] | None = None
+    prints: list[Likeness] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    known: Known | None = None
+    disputed: bool = False
+
+    @property
+    def errors(self) -> int:
+        """Findings that refuse it."""
+        return sum(f.severity == "error" and f.counts for f in self.findings)
+
+
+def default_cache() -> Path:
+    """Results by digest, of this state of the kit and the protocol only: changed code computes again."""
+    package = Path(__file__).resolve().parents[1]
+    known = hashlib.sha256(f"{FORMAT} {__version__}".encode())
+    for root, pattern in ((package, "*.py"), (version_folder(), "*")):
+        for path in sorted(root.rglob(pattern)):
+            info = path.stat()
+            known.update(f"{path.relative_to(root)} {info.st_size} {info.st_mtime_ns}\n".encode())
+    return cache_folder() / "submissions" / known.hexdigest()[:16]
+
+
+def to_bytes(done: Examined) -> bytes:
+    """What is kept of it."""
+    value = {name: getattr(done, name) for name in _KEPT}
+    value["known"] = None if done.known is None else asdict(done.known)
+    value["findings"] = [asdict(f) for f in done.findings]
+    value["prints"] = [[_text(x.prints, "<u8"), _text(x.around, "<f4")] for x in done.prints]
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _text(array: Any, form: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, form).tobytes()).decode()
+
+
+def _array(text: str, form: str) -> Any:
+    return np.frombuffer(base64.b64decode(text), form)
+
+
+def from_cache(path: Path | None, folder: Path, digest: str) -> Examined | None:
+    """What was kept of a submission; None where nothing was, or it cannot be read."""
+    if path is None:
+        return None
+    try:
+        value = json.loads(path.read_bytes())
+        prints = [
+            Likeness(_array(a, "<u8"), _array(b, "<f4").reshape(-1, ALIGNED)) for a, b in value.pop("prints")
+        ]
+        listed, own = value.pop("findings"), value.pop("known")
+        findings = [
+            Finding(**{**f, "rows": tuple(f["rows"]), "examples": tuple(f["examples"]), "hits": ()})
+            for f in listed
+        ]
+        return Examined(
+            **{**value, "folder": str(folder)}, findings=findings, prints=prints, known=own and Known(**own)
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,202 @@
+"""Makes a submission from a run: submissions/LAB/ID with deterministic bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.bundle import Bundle, scrub
+from harness.bundle.commit import MANIFEST
+from harness.errors import KitError
+from harness.files import file_digest, write_bytes
+from harness.leaderboard.entry import ENTRY, LICENCE, Listed, Submission, committed
+from harness.leaderboard.examine import BUNDLE, TRACE, texts_of
+from harness.leaderboard.rules import submission_rules
+from harness.leaderboard.signing import sign
+
+RAW = ("power", "eval_items")
+"""Tables that may lie behind a link, the largest first."""
+
+
+def pack(
+    run: Path, submissions: Path, said: Mapping[str, Any], raw_url: str | None, key: Path | None
+) -> Path:
+    """Write the submission of a run.
+
+    Args:
+        run: Sealed run folder; it is not touched.
+        submissions: Folder that holds LAB/ID.
+        said: Fields of `Submission` that the laboratory chose; `lab` among them.
+        raw_url: https address of the folder where files that are too large will lie.
+        key: Private key of ssh to sign with.
+
+    Raises:
+        KitError: The run cannot be read, is too large without a `raw_url`, or is there already.
+    """
+    bundle = Bundle.open(run)
+    manifest = bundle.manifest
+    folder = submissions / str(said["lab"]) / str(manifest["run_id"])
+    if folder.exists():
+        raise KitError("is there already", where=str(folder), fix="withdraw it, or submit with --supersedes")
+    try:
+        pipeline = manifest.get("pipeline") or {}
+        entry = Submission(
+            **{
+                "format": submission_rules().format,
+                "id": str(manifest["run_id"]),
+                "title": str(manifest["name"])[:120],
+                "licence": LICENCE,
+                "origin": "kit",
+                "method": str(manifest["method"]),
+                "status": "active" if manifest["status"] == "complete" else "failed",
+                "reason": "" if manifest["status"] == "complete" else f"run is {manifest['status']}",
+                "files": tuple(_listed(bundle, raw_url)),
+                **{k: pipeline[k] for k in ("student", "teacher") if isinstance(pipeline.get(k), str)},
+                **{k: v for k, v in said.items() if v is not None},
+            }
+        )
+    except ValueError as error:
+        raise KitError(str(error), where="the submission", fix="kit submit --help") from None
+    for where, text in texts_of(asdict(entry)):
+        if scrub(text) != text:
+            raise KitError(
+                f"{where} names a person, a machine or a secret: {text[:120]!r}",
+                where="the submission",
+                fix="say it with --title, --student, --teacher or --conflict in other words",
+            )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for file in entry.files:
+            if file.url is None:
+                target = partial / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run / file.path.removeprefix(f"{BUNDLE}/"), target)
+        data = trace(bundle)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_bytes(partial / TRACE, data)
+        here = Listed(path=TRACE, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        entry = replace(entry, files=(*entry.files, here))
+        write_bytes(partial / ENTRY, entry.to_bytes())
+        if key is not None:
+            sign(partial / ENTRY, key)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _listed(bundle: Bundle, raw_url: str | None) -> list[Listed]:
+    """The bundle's files; the largest raw ones behind a link where all together are too large."""
+    limits = submission_rules().limits
+    sizes = {MANIFEST: (bundle.folder / MANIFEST).stat().st_size}
+    for file in bundle.manifest["files"]:
+        try:
+            sizes[file["path"]] = (bundle.folder / file["path"]).stat().st_size
+        except OSError:
+            raise KitError(
+                f"{file['path']} is not there", where=str(bundle.folder), fix=f"kit validate {bundle.folder}"
+            ) from None
+    away: set[str] = set()
+    room = limits.submission_bytes * 9 // 10  # the trace and the signature want some
+    for table in RAW:
+        names = [path for path in sizes if path.split("/")[0].removesuffix(".parquet") == table]
+        kept = sum(size for path, size in sizes.items() if path not in away)
+        if kept > room or any(sizes[path] > limits.file_bytes for path in names):
+            away |= set(names)
+    kept = sum(size for path, size in sizes.items() if path not in away)
+    if kept > room:
+        raise KitError(
+            f"holds {kept} bytes without its raw tables", where=str(bundle.folder), expected=f"at most {room}"
+        )
+    if away and raw_url is None:
+        raise KitError(
+            f"{', '.join(sorted(away))}: {sum(sizes[p] for p in away)} bytes are too many for a pull request",
+            where=str(bundle.folder),
+            expected=f"at most {room} bytes in all",
+            fix="put them where anybody can read them and add --raw-url https://...",
+        )
+    return [
+        Listed(
+            path=f"{BUNDLE}/{path}",
+            sha256=file_digest(bundle.folder / path),
+            bytes=size,
+            url=f"{raw_url.rstrip('/')}/{path}" if raw_url and path in away else None,
+        )
+        for path, size in sorted(sizes.items())
+    ]
+
+
+def trace(bundle: Bundle) -> bytes:
+    """Power by minute and device: mean, least and largest reading in mW, readings; Parquet."""
+    period = submission_rules().limits.trace_period_us
+    columns = ["node_id", "device_id", "session", "mono_us", "power_mw"]
+    keys = ["node_id", "device_id", "session", "minute_us"]
+    kinds = ("mean", "min", "max", "count")
+    parts = []
+    for batch in bundle.iter_batches("power", columns):
+        minute = pc.multiply(pc.divide(batch.column("mono_us"), period), period)
+        table = pa.Table.from_batches([batch]).append_column("minute_us", minute)
+        table = table.append_column("mean_part", pc.cast(table.column("power_mw"), pa.int64()))
+        grouped = table.group_by(keys, use_threads=False)
+        parts.append(
+            grouped.aggregate(
+                [("mean_part", "sum"), ("power_mw", "min"), ("power_mw", "max"), ("power_mw", "count")]
+            )
+        )
+    schema = pa.schema(
+        [(k, pa.string() if k == "node_id" else pa.int64()) for k in keys]
+        + [(f"power_{kind}_mw" if kind != "count" else "readings", pa.int64()) for kind in kinds]
+    )
+    rows = pa.concat_tables(parts) if parts else None
+    if rows is None or not rows.num_rows:
+        table = schema.empty_table()
+    else:
+        whole = rows.group_by(keys, use_threads=False).aggregate(
+            [
+                ("mean_part_sum", "sum"),
+                ("power_mw_min", "min"),
+                ("power_mw_max", "max"),
+                ("power_mw_count", "sum"),
+            ]
+        )
+        whole = whole.sort_by([(name, "ascending") for name in keys])
+        count = whole.column("power_mw_count_sum")
+        mean = pc.divide(whole.column("mean_part_sum_sum"), pc.if_else(pc.equal(count, 0), None, count))
+        columns_by_name = [*(whole.column(k) for k in keys), mean]
+        columns_by_name += [whole.column("power_mw_min_min"), whole.column("power_mw_max_max"), count]
+        table = pa.Table.from_arrays(
+            [c.cast(f.type) for c, f in zip(columns_by_name, schema, strict=True)], schema=schema
+        )
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd", use_dictionary=["node_id"], store_schema=False)
+    return out.getvalue()
+
+
+def commitment(lab: str) -> tuple[str, str]:
+    """A salt to be kept, and the digest that proves later that `lab` knew it."""
+    salt = secrets.token_hex(16)
+    return salt, committed(salt, lab)
+
+
+def git_commands(folders: list[Path], repository: Path) -> list[str]:
+    """What makes the pull request, ready to be pasted."""
+    names = [folder.relative_to(repository).as_posix() for folder in folders]
+    branch = f"submit-{folders[0].parent.name}-{folders[0].name[-6:].lower()}"
+    return [
+        f"git -C {repository} switch -c {branch}",
+        f"git -C {repository} add {' '.join(names)}",
+        f'git -C {repository} commit -m "Submit runs of {folders[0].parent.name}: {len(names)}"',
+        f"git -C {repository} push -u origin {branch}",
+        "then open a pull request of that branch on the repository's page",
+    ]

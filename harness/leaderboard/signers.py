@@ -1,0 +1,75 @@
+"""Who signed a submission, who reviewed it, and who an unnamed laboratory turned out to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.files import file_digest
+from harness.leaderboard.entry import ENTRY, LAB, committed
+from harness.leaderboard.examined import Examined
+from harness.leaderboard.rules import found, submission_rules
+from harness.leaderboard.shape import REVEAL, REVIEW, SIGNATURE
+from harness.leaderboard.signing import ALLOWED, REVIEW_NAMESPACE, problem
+from harness.validate.findings import Finding
+
+
+def signatures(folder: Path, done: Examined, allowed: Path | None) -> list[Finding]:
+    """Who signed; a maintainer's signed review of raw samples raises a row that CI cannot re-derive."""
+    assert done.row is not None
+    findings = []
+    known = allowed or Path(ALLOWED)
+    done.row["signed"] = False
+    if not (folder / SIGNATURE).exists():
+        findings.append(found("W518", SIGNATURE, f"no {SIGNATURE}", "a signature of the laboratory"))
+    elif (why := problem(folder / ENTRY, done.row["lab"], known)) is not None:
+        findings.append(found("E510", SIGNATURE, why, f"a signature of {done.row['lab']}"))
+    else:
+        done.row["signed"] = known.is_file()
+    if (folder / REVIEW).exists():
+        findings += _review(folder, done, known)
+    if (folder / REVEAL).exists():
+        findings += _revealed(folder, done.row)
+    return findings
+
+
+def _revealed(folder: Path, row: dict[str, Any]) -> list[Finding]:
+    """Who a pseudonymous laboratory is, if the salt proves it."""
+    try:
+        said = json.loads((folder / REVEAL).read_bytes())
+        lab, salt = str(said["lab"]), str(said["salt"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [found("E510", REVEAL, "cannot be read", "lab and salt, as kit submit --embargo wrote them")]
+    if not LAB.fullmatch(lab) or committed(salt, lab) != row["commitment"]:
+        return [found("E510", REVEAL, "is not what was committed to", "the laboratory and salt of the entry")]
+    row["revealed"] = lab
+    return []
+
+
+def _review(folder: Path, done: Examined, known: Path) -> list[Finding]:
+    try:
+        review = json.loads((folder / REVIEW).read_bytes())
+        who, level = str(review["by"]), str(review["level"])
+        fits = review["submission_sha256"] == file_digest(folder / ENTRY)
+        unranked, errors = [str(x) for x in review["unranked"]], int(review["errors"])
+        klass, text = str(review["class"]), str(review["class_text"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [found("E510", REVIEW, "a review that cannot be read", "what check --raw writes")]
+    why = (
+        problem(folder / REVIEW, f"maintainer:{who}", known, REVIEW_NAMESPACE)
+        if known.is_file()
+        else "no list"
+    )
+    if why is not None or not fits:
+        return [found("E510", REVIEW, why or "a review of other files", "a review signed by a maintainer")]
+    assert done.row is not None
+    if not errors and level in {x.name for x in submission_rules().levels}:
+        done.row |= {
+            "level": level,
+            "unranked": unranked,
+            "class": klass,
+            "class_text": text,
+            "reviewed": who,
+        }
+    return []

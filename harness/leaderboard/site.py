@@ -1,0 +1,224 @@
+"""The static site: an index, a page for each row, badges, and the same figures as CSV, JSON and Parquet.
+
+Nothing is fetched, so that it also opens from file://: data are script files. The same submissions give the
+same bytes. Texts of submissions are data everywhere; the page inserts them as text.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import KitError
+from harness.leaderboard.check import Checked
+from harness.leaderboard.rules import submission_rules
+from harness.report.page import asset as report_asset
+from harness.report.page import embedded, site_factors
+from harness.report.palette import METHOD_WORDS
+from harness.spec import load_protocol
+from harness.text import shown
+
+ASSETS = Path(__file__).parent / "assets"
+FORMAT = "leaderboard/1"
+MARKER = "index.json"
+
+_LISTED = (
+    "key", "title", "lab", "level", "status", "method", "student", "teacher", "hardware", "suite", "date",
+    "class", "class_text", "rank", "rank_to", "of", "frontier", "signed", "licence", "source", "replicates",
+    "supersedes",
+)  # fmt: skip
+_INDEXED = (*_LISTED, "unranked", "energy", "boundaries", "students", "tokens", "q", "shares", "lower_bound")
+
+POLICY = "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src 'self' file: data:"
+
+
+def build(done: Checked, out: Path) -> int:
+    """Write the site.
+
+    Args:
+        done: Every submission, checked.
+        out: A new or empty folder, or a site of before, of which only what changed is written again.
+
+    Returns:
+        Files written.
+
+    Raises:
+        KitError: `out` holds something else.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_site(out))):
+        raise KitError(
+            "holds no site", where=str(out), expected="a new or empty folder", fix="choose another --out"
+        )
+    files = dict(_files(done))
+    written = 0
+    for name, data in files.items():
+        path = out / name
+        if not path.is_file() or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            written += 1
+    for folder in ("rows", "badges"):
+        for path in (out / folder).rglob("*"):
+            if path.is_file() and path.relative_to(out).as_posix() not in files:
+                path.unlink()
+    return written
+
+
+def _is_site(folder: Path) -> bool:
+    try:
+        value = json.loads((folder / MARKER).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("format") == FORMAT
+
+
+def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
+    """Name of each file and its bytes; only rows that nothing refuses are shown."""
+    refused = {entry.key for entry in done.entries if entry.errors}
+    rows = [row for row in done.rows if row["key"] not in refused]
+    pages = {entry.key: entry.page for entry in done.entries}
+    protocol = load_protocol()
+    scales: dict[str, Any] = {}
+    for row in rows:
+        scales |= (pages[row["key"]] or {}).get("scales", {})
+    named = {part for row in rows for part in _scales(row["students"])}
+    index = {
+        "format": FORMAT,
+        "protocol": protocol.version,
+        "levels": [{"name": x.name, "doc": x.doc, "ranked": x.ranked} for x in submission_rules().levels],
+        "methods": dict(METHOD_WORDS),
+        "taught": list(protocol.taught_methods),
+        "scales": {name: ends for name, ends in sorted(scales.items()) if name in named},
+        "rows": [{name: row.get(name) for name in _INDEXED} for row in rows],
+    }
+    files = [
+        (
+            "index.html",
+            _shell("Energy of distillation: the leaderboard", "leaderboard", ("factors.js", "index.js")),
+        ),
+        ("row.html", _shell("A row of the leaderboard", "row", ("factors.js",))),
+        ("factors.js", _script("KIT_FACTORS", site_factors())),
+        ("index.js", _script("KIT_INDEX", index)),
+        ("index.json", json.dumps(index, ensure_ascii=False, allow_nan=False, sort_keys=True).encode()),
+        ("index.csv", _csv(rows)),
+        ("index.parquet", _parquet(rows)),
+        ("assets/report.js", report_asset("report.js").encode()),
+        ("assets/report.css", report_asset("report.css").encode()),
+        *((f"assets/{name}", _asset(name)) for name in ("leaderboard.js", "leaderboard.css", "row.js")),
+    ]
+    for row in rows:
+        data = {"row": row, "page": pages[row["key"]]}
+        files.append((f"rows/{row['key']}.js", _script("KIT_ROW", data)))
+        files.append((f"badges/{row['key']}.svg", badge(row)))
+    return files
+
+
+def _scales(students: dict[str, Any]) -> set[str]:
+    return {name for records in students.values() for part in records for name in part["scales"]}
+
+
+def _asset(name: str) -> bytes:
+    path = ASSETS / name
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise KitError("the page's code is missing", where=str(path), fix="make web") from None
+
+
+def _script(name: str, value: object) -> bytes:
+    return f"window.{name}={embedded(value)};\n".encode()
+
+
+def _shell(title: str, name: str, scripts: Sequence[str]) -> bytes:
+    tags = [f'<script src="{path}"></script>' for path in (*scripts, f"assets/{name}.js")]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="referrer" content="no-referrer">',
+            f"<title>{html.escape(title)}</title>",
+            '<link rel="icon" href="data:,">',
+            '<link rel="stylesheet" href="assets/report.css">',
+            '<link rel="stylesheet" href="assets/leaderboard.css">',
+            "</head>",
+            "<body>",
+            '<noscript><p><a href="index.csv">index.csv</a> has the figures.</p></noscript>',
+            '<div id="app"></div>',
+            *tags,
+            "</body>",
+            "</html>",
+            "",
+        ]
+    ).encode()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with figures in columns of their own."""
+    flat = {name: row.get(name) for name in _LISTED}
+    for name, unit in (("energy", "_j"), ("q", "")):
+        for end, value in zip(("", "_low", "_high"), row[name] or (None, None, None), strict=True):
+            flat[f"{name}{unit}{end}"] = value
+    for kind in ("trained", "processed", "positions", "reference"):
+        flat[f"tokens_{kind}"] = row["tokens"].get(kind)
+    flat["unranked"] = "; ".join(row["unranked"])
+    return flat
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    out = io.StringIO()
+    flat = [_flat(row) for row in rows]
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(_flat(_EMPTY))
+    writer.writerow(names)
+    for row in flat:
+        cells = ["" if row[name] is None else row[name] for name in names]
+        writer.writerow([shown(c, "csv", limit=None) if isinstance(c, str) else c for c in cells])
+    return out.getvalue().encode()
+
+
+_EMPTY: dict[str, Any] = {"energy": None, "q": None, "tokens": {}, "unranked": []}
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    def kind(name: str) -> pa.DataType:
+        if name.startswith("tokens_") or name in ("rank", "rank_to", "of"):
+            return pa.int64()
+        if name.startswith(("energy_j", "q")) and name != "quality":
+            return pa.float64()
+        return pa.bool_() if name == "signed" else pa.string()
+
+    schema = pa.schema([(name, kind(name)) for name in _flat(_EMPTY)])
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([_flat(row) for row in rows], schema), out, compression="zstd")
+    return out.getvalue()
+
+
+def badge(row: dict[str, Any]) -> bytes:
+    """An SVG to be shown elsewhere: protocol, level, rank."""
+    left = f"energy, protocol {load_protocol().version}"
+    place = "" if "rank" not in row else f", rank {row['rank']} of {row['of']}"
+    right = f"{row['level']}{place}"
+    widths = [round(len(text) * 6.2) + 12 for text in (left, right)]
+    total = sum(widths)
+    ranked = "rank" in row
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="20" role="img" '
+        f'aria-label="{html.escape(f"{left}: {right}")}"><title>{html.escape(f"{left}: {right}")}</title>'
+        f'<rect width="{widths[0]}" height="20" fill="#444"/>'
+        f'<rect x="{widths[0]}" width="{widths[1]}" height="20" fill="{"#1a6b33" if ranked else "#5c5c5c"}"/>'
+        '<g fill="#fff" font-family="Verdana,sans-serif" font-size="11" text-anchor="middle">'
+        f'<text x="{widths[0] / 2}" y="14">{html.escape(left)}</text>'
+        f'<text x="{widths[0] + widths[1] / 2}" y="14">{html.escape(right)}</text></g></svg>\n'
+    ).encode()

@@ -1,0 +1,189 @@
+"""LaTeX for a paper: tables (booktabs, siunitx) with units and intervals, and a paragraph on the method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.accounting import BreakEven, Interval
+from harness.accounting.rounding import MOST_DIGITS, decimals, duration
+from harness.report.cite import tex
+from harness.report.model import RunReport, unmeasured
+from harness.report.palette import METHOD_WORDS
+from harness.report.study import Entry, size_order, unit_of
+from harness.report.words import method_words
+
+PREAMBLE = "% \\usepackage{booktabs,siunitx} \\sisetup{range-phrase = { to }, group-minimum-digits = 5}"
+
+_UNITS = {"J": r"\joule", "kWh": r"\kilo\watt\hour"}
+
+
+def number(value: float, half_width: float = 0.0) -> str:
+    r"""A number as \num, with no more digits than half the width of its interval allows."""
+    if value == 0:
+        return r"\num{0}"
+    if half_width == 0 and 0.1 <= abs(value) < 1e4:
+        return rf"\num{{{value:.2f}}}"
+    places = decimals(value, half_width if math.isfinite(half_width) else abs(value), MOST_DIGITS)
+    rounded = round(value, places)
+    return rf"\num{{{rounded:.{max(0, places)}f}}}" if rounded else rf"\num{{{value:.1g}}}"
+
+
+def interval(value: Interval | None) -> str:
+    """A figure and, in brackets, its interval."""
+    if value is None:
+        return "--"
+    half = value.half_width
+    best = number(value.best, half)
+    if half == 0:
+        return best
+    high = number(value.high, half) if math.isfinite(value.high) else r"$\infty$"
+    return f"{best} ({number(value.low, half)}--{high})"
+
+
+def break_even(even: BreakEven) -> str:
+    """N* with its interval; a case that is no number in words."""
+    if even.case != "finite" or even.ratio is None:
+        return {"always": "at once", "never": "never"}.get(even.case, "--")
+    if not even.resolved:
+        return f"{number(even.ratio, 0.05 * even.ratio)} (unresolved)"
+    return interval(Interval(even.ratio, even.low, even.high))
+
+
+def main_table(entries: Sequence[Entry]) -> str:
+    """Energy, J/token, Q and N* of every entry, groups apart, each energy with its own unit."""
+    lines = [
+        PREAMBLE,
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"Pipeline & Size & Energy & J/token & $Q$ & $N^*$ \\",
+    ]
+    for group in dict.fromkeys(entry.group for entry in entries):
+        members = [entry for entry in entries if entry.group == group]
+        members.sort(
+            key=lambda e: (
+                list(METHOD_WORDS).index(e.method) if e.method in METHOD_WORDS else 9,
+                size_order(e.size),
+            )
+        )
+        totals = [entry.total for entry in members]
+        unit, scale = unit_of([whole.best for whole in totals if whole is not None])
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{6}}{{l}}{{{tex(group)}, energy in \unit{{{_UNITS[unit]}}}}} \\",
+        ]
+        for entry, whole in zip(members, totals, strict=True):
+            each = None if whole is None or not entry.tokens else whole.scale(1 / entry.tokens)
+            cells = [
+                METHOD_WORDS.get(entry.method, tex(entry.name)),
+                entry.size.upper() or tex(entry.name),
+                interval(None if whole is None else whole.scale(scale)),
+                interval(each),
+                interval(entry.quality),
+                break_even(entry.even) if entry.parts else "--",
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def beside_table(reports: Sequence[RunReport]) -> str:
+    """What stands beside the energy of runs: GPU-hours, speed, memory, J per served token, CO2e.
+
+    Args:
+        reports: built for one grid, or for none: then there is no column of CO2e.
+    """
+    grid = next((report.carbon[0].factor for report in reports if report.carbon), None)
+    head = ["Run", "GPU-hours", "Tokens/s", r"Peak (\unit{\gibi\byte})", "J/served token"]
+    head += [] if grid is None else [rf"CO2e (\unit{{\gram}}), {tex(grid.name)} {grid.year}"]
+    lines = [
+        PREAMBLE,
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+    ]
+    for report in reports:
+        hours = None if report.totals.gpu.energy_j is None else report.gpu_hours
+        cells = [tex(str(report.manifest.get("name")))]
+        cells += [
+            "--" if value is None else number(value, 0.005 * value) for value in (hours, report.throughput)
+        ]
+        cells.append("--" if report.peak_gpu_mib is None else number(report.peak_gpu_mib / 1024))
+        cells.append(interval(None if report.served is None else report.served.per_token))
+        if grid is not None:
+            cells.append(interval(report.carbon[0].kg.scale(1e3) if report.carbon else None))
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def stage_table(report: RunReport) -> str:
+    """Every stage of one run with its components."""
+    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    unit, scale = unit_of([line.energy.best for line in report.lines if line.energy])
+    head = ["Stage", "Time", *(rf"{p.upper()} (\unit{{{_UNITS[unit]}}})" for p in parts), "Share"]
+    lines = [
+        PREAMBLE,
+        rf"\begin{{tabular}}{{lr{'r' * len(parts)}r}}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+    ]
+    for line in [*report.lines, *([report.unattributed] if report.unattributed else [])]:
+        cells = [
+            r"\quad " * line.depth + tex(str(line.row["name"])),
+            tex(duration(line.duration_us)).replace("\u202f", "~"),
+        ]
+        for part in parts:
+            best, low, high = (line.row.get(f"{part}_energy_j{end}") for end in ("", "_low", "_high"))
+            if best is None:
+                cells.append("--")
+                continue
+            ends = (best if low is None else low, best if high is None else high)
+            cells.append(interval(Interval(best, min(best, ends[0]), max(best, ends[1])).scale(scale)))
+        cells.append("" if line.share is None else rf"\qty{{{100 * line.share:.1f}}}{{\percent}}")
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def methods(report: RunReport) -> str:
+    """What was measured, how and by which protocol, as a paragraph for a paper."""
+    manifest, totals = report.manifest, report.totals
+    hardware = manifest.get("hardware") or {}
+    models = [str(d.get("model")) for d in hardware.get("devices") or []]
+    machine = ", ".join(f"{models.count(m)} $\\times$ {tex(m)}" for m in dict.fromkeys(models))
+    cpu = tex(str(hardware.get("cpu_model") or "an unknown CPU"))
+    sampling = manifest.get("sampling") or {}
+    seconds = float(sampling.get("nominal_period_us") or 0) / 1e6
+    said = [
+        f"Energy was accounted by version {report.protocol_version} of the accounting protocol of the "
+        f"Distillation Energy Kit on {machine + ' and ' if machine else ''}{cpu}."
+    ]
+    for name, part in (("GPU", totals.gpu), ("CPU", totals.cpu), ("DRAM", totals.dram)):
+        if part.methods:
+            how = tex(" and ".join(dict.fromkeys(method_words(method) for method in part.methods)))
+            said.append(f"{name} energy is by {how}.")
+    missing = unmeasured(report)
+    if missing:
+        said.append(f"{' and '.join(missing)} energy was not measured and is absent, not zero.")
+    if seconds:
+        said.append(rf"Readings were taken every \qty{{{seconds:g}}}{{\second}} by a process of its own.")
+    if totals.gpu.energy_j is not None:
+        said.append(
+            "Stage boundaries are moments between refreshes of the energy counter, and the power integral "
+            "over the same window is a cross-check."
+        )
+        said.append(
+            r"Intervals hold \qty{95}{\percent} of boundary, gap and sampling errors; the sensor's own "
+            rf"\qty{{{100 * report.sensor_rel:g}}}{{\percent}} is common to all stages of a device "
+            "and cancels in ratios."
+        )
+    said.append("What lies between stages is reported as unattributed.")
+    states = report.protocol.method_states()
+    parts = (totals.gpu, totals.cpu, totals.dram)
+    if any(states.get(method) == "estimated" for part in parts for method in part.methods):
+        said.append("Estimated joules are good to a factor of two and are not ranked beside measured ones.")
+    reference = report.token_counts.get("reference")
+    if reference:
+        said.append(rf"Joules per token divide by \num{{{reference}}} declared reference tokens.")
+    said.append("Energies are those of the machines; PUE and grid intensity are not in them.")
+    return f"% run {manifest.get('run_id')}\n" + " ".join(said) + "\n"

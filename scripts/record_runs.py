@@ -1,0 +1,110 @@
+"""Keep a finished reproduction as artifacts/runs/NAME: its logs, and the small products that figures need.
+
+    python scripts/record_runs.py runs/demo                    # into artifacts/runs/pocket
+    python scripts/record_runs.py runs/demo --out FOLDER
+
+Weights, data, answers, caches and what stages printed stay behind. Paths in settings are scrubbed.
+Then: python scripts/verify_claims.py --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.bundle import Bundle
+from harness.bundle.privacy import scrub_value
+from harness.errors import KitError
+from harness.experiments.grid import target as target_named
+from harness.experiments.pipelines import SHARED, scored
+from harness.experiments.profile import load_profile
+from harness.experiments.reproduce import CLAIM, Request, completed_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "artifacts" / "runs" / "pocket"
+
+
+def wanted(demo: Path, target: str, profile_name: str = "pocket") -> list[str]:
+    """Paths below the folder that are kept: what `collect` reads, the tables of the target, the claim.
+
+    Raises:
+        KitError: A run of the target is missing or incomplete.
+    """
+    profile = load_profile(profile_name)
+    request = Request(target, target_named(target), profile, demo)
+    runs = [SHARED, *(cell.name for cell in request.runs)]
+    if missing := sorted(set(runs) - completed_runs(request)):
+        raise KitError(
+            f"lacks complete runs: {', '.join(missing)}", where=str(demo), fix=f"make demo DEMO={demo}"
+        )
+    found = [CLAIM]
+    for run in runs:
+        manifest = Bundle.open(demo / "runs" / run).manifest
+        found += [f"runs/{run}/{name}" for name in ("manifest.json", *_tables(manifest))]
+    found += [
+        f"runs/{SHARED}/work/{scored(profile, SHARED)}/results.json",
+        f"runs/{SHARED}/work/dataset/meta.json",
+    ]
+    for cell in request.runs:
+        products = ["student/summary.json", "student/config.json"]
+        products += [] if cell.again else [f"{scored(profile, cell.name)}/results.json"]
+        found += [f"runs/{cell.name}/work/{name}" for name in products]
+    return found + [f"tables/{name}.{end}" for name in request.target.tables for end in ("json", "csv", "md")]
+
+
+def _tables(manifest: dict[str, object]) -> list[str]:
+    files = manifest["files"]
+    if not isinstance(files, list):
+        raise KitError("lists no files", where="manifest.json")
+    return [str(entry["path"]) for entry in files]
+
+
+def record(demo: Path, out: Path, target: str = "table2") -> int:
+    """Copy what is kept into a folder that is written anew; returns its bytes.
+
+    Raises:
+        KitError: As `wanted`; a file is missing; the folder holds something else.
+    """
+    names = wanted(demo, target)
+    for name in names:
+        if not (demo / name).is_file():
+            raise KitError("is missing", where=str(demo / name), fix=f"make demo DEMO={demo}")
+    if out.exists():
+        if not (out / CLAIM).exists():
+            raise KitError(
+                "holds no recorded runs, so it is not replaced", where=str(out), fix="name another --out"
+            )
+        shutil.rmtree(out)
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("student/config.json"):
+            settings = scrub_value(json.loads((demo / name).read_text(encoding="utf-8")))
+            (out / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        else:
+            shutil.copyfile(demo / name, out / name)
+    return sum((out / name).stat().st_size for name in names)
+
+
+def main() -> int:
+    """Record, and say how large it is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("demo", type=Path, help="output folder of make demo or kit reproduce")
+    parser.add_argument("--out", type=Path, default=OUT, help="default: artifacts/runs/pocket")
+    parser.add_argument("--target", default="table2", help="target it was made for (%(default)s)")
+    given = parser.parse_args()
+    try:
+        size = record(given.demo, given.out, given.target)
+    except KitError as error:
+        print(f"record: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"record: {given.out}, {size / 1e6:.1f} MB. Next: python scripts/verify_claims.py --write")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""Advice on the published table, whose answers are known, and on made-up choices with intervals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from harness.accounting import Interval
+from harness.advice.advise import Answer, Question, advise
+from harness.advice.choices import Choice, Choices, published_choices
+from harness.advice.rules import UNDECIDED, Sentence, sentences
+from harness.advice.text import answer_lines, as_json
+from harness.errors import KitError
+
+KWH = 3.6e6
+PUBLISHED = published_choices()
+
+
+def said(given: Choices, rule: str, name: str = "") -> list[Sentence]:
+    return [s for s in sentences(given) if s.rule == rule and name in s.text]
+
+
+def beaten(answer: Answer) -> dict[str, tuple[str, ...]]:
+    return {s.name: s.dominated_by for s in answer.standings}
+
+
+def test_used_once_direct_training_of_7b_and_13b_beats_every_other_cell_that_has_data() -> None:
+    found = beaten(advise(PUBLISHED, Question()))
+    assert found.pop("SFT 7B") == found.pop("SFT 13B") == ()
+    big = {name: by for name, by in found.items() if name.endswith(("7B", "13B"))}
+    assert big.keys() == {"Logit KD 13B", "Synthetic SFT 13B"}
+    assert all({"SFT 7B", "SFT 13B"} <= set(by) for by in big.values())
+
+
+def test_a_hundredth_of_q_keeps_kd_1b_on_the_frontier() -> None:
+    answer = advise(PUBLISHED, Question())
+    assert beaten(answer)["Logit KD 1B"] == ()
+    [sentence] = said(PUBLISHED, "one-off", "Logit KD 1B")
+    assert "2.41 times" in sentence.text and "+0.01 of Q: neither beats the other" in sentence.text
+
+
+def test_three_uses_under_20_kwh_is_direct_training_of_7b() -> None:
+    question = Question(reuses=3, budget_j=20 * KWH)
+    answer = advise(PUBLISHED, question)
+    assert answer.best is not None and answer.best.name == "SFT 7B"
+    assert [c.name for c in answer.undecided] == ["Logit KD 7B", "Synthetic SFT 1B", "Synthetic SFT 7B"]
+    costs = {option.name: option.absolute.best / KWH for option in answer.options}
+    assert costs["Logit KD 1B"] == pytest.approx(0.37 + 11 / 3 + 5.2 + 0.33)
+    assert [o.name for o in answer.options if o.fit == "over"] == [
+        "Synthetic SFT 13B",
+        "SFT 13B",
+        "Logit KD 13B",
+    ]
+    text = "\n".join(answer_lines(PUBLISHED, question, answer, sentences(PUBLISHED)))
+    assert "neither ruled out nor in: Logit KD 7B" in text.replace("\n", " ")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_cells_without_data_are_never_decided() -> None:
+    for rule in ("one-off", "reuse"):
+        [sentence] = said(PUBLISHED, rule, "Synthetic SFT 7B")
+        assert UNDECIDED in sentence.text and not sentence.decided
+    assert not any(s.decided for rule in ("alpha", "prompts", "development") for s in said(PUBLISHED, rule))
+
+
+def test_a_teacher_is_paid_once_for_all_sizes_that_are_needed() -> None:
+    answer = advise(PUBLISHED, Question(need=("1b", "13b")))
+    costs = {option.name: option.absolute.best / KWH for option in answer.options}
+    both = "Logit KD 1B + Logit KD 13B"
+    assert costs[both] == pytest.approx(11 + (0.37 + 5.2 + 0.33) + (0.37 + 30.05 + 1.08))
+    # Two teachers, each in full.
+    assert costs["Logit KD 1B + Synthetic SFT 13B"] == pytest.approx(16.9 + 40.7)
+    shared = advise(PUBLISHED, Question(reuses=4, need=("1b", "13b")))
+    assert {o.name: o.absolute.best / KWH for o in shared.options}[both] == pytest.approx(costs[both] - 5.5)
+
+
+def test_a_smaller_teacher_is_planned_and_says_so() -> None:
+    found = said(PUBLISHED, "smaller-teacher")
+    assert len(found) == 4
+    assert all("planned, not measured" in s.text and not s.decided for s in found)
+
+
+def student(name: str, joules: float, q: tuple[float, float, float], *, machine: str = "cpu") -> Choice:
+    energy = {(machine,): Interval.exact(joules)}
+    return Choice(name, "sft", name, energy, {}, energy, Interval(q[1], q[0], q[2]), "estimated")
+
+
+WIDE = {"cpu": (0.0, 2.0)}
+
+
+def made_up(*choices: Choice) -> Choices:
+    return Choices("made up", choices, WIDE, None, "J")
+
+
+def test_what_is_common_cancels_between_choices_and_not_against_a_budget() -> None:
+    given = made_up(student("a", 100, (0.5, 0.5, 0.5)), student("b", 200, (0.4, 0.4, 0.4)))
+    answer = advise(given, Question(budget_j=150))
+    assert beaten(answer) == {
+        "a": (),
+        "b": ("a",),
+    }  # b takes twice as much, whatever it is
+    assert [option.fit for option in answer.options] == ["may be over", "over"]
+
+
+def test_a_tie_in_q_names_the_cheaper() -> None:
+    given = made_up(student("a", 100, (0.4, 0.5, 0.6)), student("b", 200, (0.45, 0.55, 0.65)))
+    answer = advise(given, Question())
+    assert answer.best is not None and answer.best.name == "b"
+    text = " ".join(answer_lines(given, Question(), answer, []))
+    assert "the cheapest of them is a" in text and "estimated, not measured" in text
+
+
+def test_a_budget_has_a_column_only_where_one_was_given() -> None:
+    given = made_up(student("a", 100, (0.5, 0.5, 0.5)), student("b", 200, (0.4, 0.4, 0.4)))
+    for question, asked in ((Question(), False), (Question(budget_j=150), True)):
+        said = answer_lines(given, question, advise(given, question), [])
+        assert any(line.startswith("option") and "budget" in line for line in said) is asked
+
+
+def swept(alpha: float, temperature: float, q: float, half: float) -> Choice:
+    default = (alpha, temperature) == (0.5, 1.0)
+    base = student("1b", 100 + alpha, (q - half, q, q + half))
+    setting = {"alpha": alpha, "temperature": temperature}
+    return replace(base, regime="kd", setting=setting, is_default=default, name=f"{alpha} {temperature}")
+
+
+@pytest.mark.parametrize(("half", "decided"), [(0.01, True), (0.3, False)])
+def test_which_setting_moves_q_more_is_said_only_beyond_its_doubt(half: float, decided: bool) -> None:
+    cells = [swept(0.5, 1, 0.6, half), swept(0.3, 1, 0.4, half), swept(0.8, 1, 0.7, half)]
+    cells += [swept(0.5, 2, 0.61, half), swept(0.8, 4, 0.1, half)]  # the corner belongs to neither line
+    [sentence] = said(made_up(*cells), "alpha")
+    assert "alpha moves Q by 0.300" in sentence.text and "temperature moves Q by 0.010" in sentence.text
+    assert sentence.decided is decided and (UNDECIDED in sentence.text) is not decided
+
+
+def test_nothing_to_choose_from_is_an_error() -> None:
+    with pytest.raises(KitError, match="no student of size '3b'"):
+        advise(PUBLISHED, Question(sizes=("3b",)))
+    lacking = [c for c in PUBLISHED.choices if c.unknown]
+    with pytest.raises(KitError, match="no choice has both"):
+        advise(replace(PUBLISHED, choices=lacking), Question())
+
+
+def test_the_record_holds_every_option_and_rule() -> None:
+    answer = advise(PUBLISHED, Question())
+    record = json.loads(json.dumps(as_json(PUBLISHED, Question(), answer, sentences(PUBLISHED))))
+    assert len(record["options"]) == 6 and record["best"] == "SFT 13B"
+    assert {rule["rule"] for rule in record["rules"]} >= {"one-off", "reuse", "alpha", "prompts"}

@@ -1,0 +1,132 @@
+"""`kit evaluate`: a plan, a metered run with a row for each benchmark, a second call that asks nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.bundle import Bundle
+from harness.cli.main import main
+from harness.errors import KitError
+from harness.evaluation.evaluate import Asked
+from harness.evaluation.items import load
+from harness.evaluation.planned import Speed, plan, speed_of
+from harness.evaluation.suites import suite_named
+from harness.validate import validate
+from tests.distill import generation_lab as lab
+from tests.distill import pocket_fixtures
+
+torch.set_num_threads(1)
+SUITE = suite_named("distill-5-pocket")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lab.save_teacher(tmp_path_factory.mktemp("model"), end_bias=6.0)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KitError, match="no model: config"):
+        speed_of(tmp_path, "float32", None, 1)
+
+
+def test_a_run_is_a_log_with_a_row_for_each_benchmark(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["evaluate", str(model), "--suite", "distill-5-pocket", "--judge", str(model), "--limit", "3"]
+    words += ["--device", "cpu", "--threads", "1", "--cpu", "none", "--out", str(out)]
+    # Nothing is measured on purpose: the scores and the rows are what this is about.
+    assert main(words) == 0
+    told = capfd.readouterr().out
+    assert f"suite {SUITE.id} first 3, pocket" in told and "judged by pocket-teacher@" in told
+    assert "pocket_pairs win_rate:" in told and "pocket_arithmetic exact_match (flexible-extract):" in told
+    bundle = Bundle.open(out)
+    rows = {row["stage_uid"]: row for row in bundle.table("stages").to_pylist()}
+    tree = [
+        (row["stage"], row["name"], rows[row["parent_uid"]]["name"])
+        for row in rows.values()
+        if row["parent_uid"] is not None
+    ]
+    names = [benchmark.name for benchmark in SUITE.benchmarks]
+    assert tree == [
+        *(("evaluate", name, "evaluate") for name in names),
+        *(("judge", name, "judge") for name in names[3:]),
+    ]
+    parts = [row for row in rows.values() if row["parent_uid"] is not None]
+    assert all(row["tokens_processed"] for row in parts)
+    whole = next(row for row in rows.values() if row["name"] == "evaluate" and row["parent_uid"] is None)
+    mine = [row for row in parts if row["parent_uid"] == whole["stage_uid"]]
+    assert sum(row["tokens_processed"] for row in mine) == whole["tokens_processed"]
+    evals = bundle.table("evals").to_pylist()
+    judge = next(row for row in rows.values() if row["name"] == "judge" and row["parent_uid"] is None)
+    judged = {row["benchmark"]: row["judge_stage_uid"] for row in evals if row["judge_id"]}
+    assert judged == dict.fromkeys(names[3:], judge["stage_uid"])
+    groups = {row["group"] for row in bundle.table("eval_items").to_pylist()}
+    assert groups == {None, "instructions", "arithmetic", "programs"}
+    assert not [f for f in validate(out).findings if f.severity == "error"]
+
+    # Complete: the same call asks nothing and says the same.
+    before = (out / "manifest.json").read_bytes()
+    assert main(words) == 0
+    assert capfd.readouterr().out.splitlines()[-4:] == told.splitlines()[-4:]
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_dry_run_plans_and_asks_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", str(model), "--suite", "distill-5-pocket", "--device", "cpu", "--dry-run"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert told.count("evaluate pocket_") == 5 and "judge pocket_" not in told
+    assert (
+        "0.33 kWh (1b) and 1.08 kWh (13b) a student" in told and "without --judge nothing is judged" in told
+    )
+    assert main([*words, "--judge", str(model), "--benchmarks", "pocket_pairs"]) == 0
+    told = capsys.readouterr().out
+    assert "judge pocket_pairs: 36 items" in told and "pocket_choices" not in told
+    assert list(tmp_path.iterdir()) == []
+    assert main([*words[:2], "--suite", "distill-5", "--dry-run"]) == 2
+    assert "is a draft" in capsys.readouterr().err
+
+
+def test_a_plan_counts_with_the_models_tokenizer() -> None:
+    tokenizer = pocket_fixtures.tokenizer()
+    speed = Speed(parameters=1000, flops=1e6, step_s=0.5, watts=10.0, words="")
+    asked = [
+        Asked(benchmark, load(benchmark.data, None, benchmark.name)[:4], []) for benchmark in SUITE.benchmarks
+    ]
+    rows = {(row.stage, row.name): row for row in plan(asked, tokenizer, speed, speed, 8, batch_size=2)}
+    row = rows["evaluate", "pocket_instructions"]
+    texts = [item.content["prompt"] for item in asked[2].items]
+    tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    assert (row.items, row.answers, row.prompt_tokens, row.generated_tokens) == (4, 4, tokens, 4 * 32)
+    assert row.seconds == pytest.approx(2 * 1000 * tokens / 1e6 + 4 * 32 / 2 * 0.5)
+    assert row.joules == pytest.approx(10.0 * row.seconds)
+    # Likelihoods say nothing; a dialogue is asked turn by turn, and its judge rates every reply.
+    assert rows["evaluate", "pocket_choices"].generated_tokens == 0
+    turns = rows["evaluate", "pocket_dialogues"].answers
+    assert turns == rows["judge", "pocket_dialogues"].answers > 4
+    assert rows["judge", "pocket_dialogues"].generated_tokens == 8 * turns
+    assert ("judge", "pocket_choices") not in rows
+
+
+def test_repeats_are_runs_of_their_own(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["evaluate", str(model), "--suite", "distill-5-pocket", "--benchmarks", "pocket_choices"]
+    words += ["--limit", "3", "--device", "cpu", "--threads", "1", "--cpu", "none", "--out", str(out)]
+    assert main([*words, "--repeats", "2"]) == 0
+    assert "2 repeats: mean" in capfd.readouterr().out
+    scores = [
+        json.loads((out / f"repeat-{n}" / "work/scores/results.json").read_text())["benchmarks"]
+        for n in (1, 2)
+    ]
+    assert scores[0] == scores[1]  # greedy, on one machine, in the same batches
+    assert len({Bundle.open(out / f"repeat-{n}").manifest["run_id"] for n in (1, 2)}) == 2

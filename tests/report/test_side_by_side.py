@@ -1,0 +1,83 @@
+"""`kit compare` and `kit runs`: ratios, repeats, what forbids a comparison, and the list of runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.report.model import build
+from harness.report.side_by_side import rows, side_by_side
+from tests.report.test_comparison import direct, distilled_and_direct
+
+
+def named(folder, name):
+    """The run under another name."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["name"] = name
+    path.write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_first_run_is_what_the_others_are_compared_with(tmp_path):
+    kd, sft = distilled_and_direct(tmp_path, (520, 630))
+    first, second = side_by_side([build(sft), build(kd)])
+    # 180 s on one device with 80 W of idle around: 63 + 6.4 kJ and 22 + 52 + 2.4 kJ.
+    assert first.times is None and first.gpu_hours == pytest.approx(100 / 3600)
+    assert second.energy.best / first.energy.best == pytest.approx(second.times.best)
+    assert second.times.low < second.times.best < second.times.high
+    assert second.times.high - second.times.low < 0.01  # one device: its gain cancels
+    assert second.gpu_hours == pytest.approx(150 / 3600)
+
+
+def test_repeats_are_one_column_with_mean_and_spread(tmp_path):
+    watts = (500, 520, 570)
+    folders = [
+        named(direct(tmp_path, f"r{seed}", watts=w), f"sft-7b-seed{seed}" if seed else "sft-7b")
+        for seed, w in enumerate(watts)
+    ]
+    [side] = side_by_side([build(folder) for folder in folders])
+    alone = [build(folder).totals.it.best for folder in folders]
+    assert side.name == "sft-7b" and len(side.reports) == 3 and side.times is None
+    assert side.energy.best == pytest.approx(statistics.fmean(alone))
+    assert side.spread == pytest.approx(statistics.stdev(alone))
+    # Student's t with two degrees of freedom.
+    assert side.energy.high - side.energy.best == pytest.approx(4.303 * side.spread / 3**0.5)
+    assert dict(rows([side]))["repeats"] == ["3"]
+
+
+def test_what_may_not_be_compared_is_named_and_has_no_ratio(tmp_path):
+    one, other = direct(tmp_path, "a"), direct(tmp_path, "b", tokens=5000)
+    found = CliRunner().invoke(cli, ["compare", str(one), str(other), "--json"])
+    sides = json.loads(found.output)
+    assert sides[1]["energy_over_first"] is None
+    assert sides[1]["differences"] == ["trained tokens are 1000 here and 5000 there"]
+    shown = CliRunner().invoke(cli, ["compare", str(one), str(other)]).output
+    assert "does not compare with" in shown and "5000 there" in " ".join(shown.split())
+    same = json.loads(CliRunner().invoke(cli, ["compare", str(one), str(one), "--json"]).output)
+    assert len(same) == 1  # one run twice is no repeat
+
+
+def test_a_single_run_is_no_comparison(tmp_path):
+    found = CliRunner().invoke(cli, ["compare", str(direct(tmp_path, "a"))])
+    assert found.exit_code == 2 and "at least two runs" in found.output
+
+
+def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp_path):
+    direct(tmp_path, "done")
+    (tmp_path / "killed" / "journal").mkdir(parents=True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    found = CliRunner().invoke(cli, ["runs", str(tmp_path), "--json"])
+    by_name = {row["run"]: row for row in json.loads(found.output)}
+    assert by_name["done"]["state"] == "complete" and by_name["done"]["energy_j"]["best"] > 0
+    assert by_name["killed"]["state"] == "not sealed" and "kit recover" in by_name["killed"]["note"]
+    assert by_name["broken"]["state"] == "unreadable"
+    text = CliRunner().invoke(cli, ["runs", str(tmp_path)]).output
+    assert len(text.splitlines()) == 4
+    (tmp_path / "empty").mkdir()
+    assert CliRunner().invoke(cli, ["runs", str(tmp_path / "empty")]).exit_code == 1

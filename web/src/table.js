@@ -1,0 +1,131 @@
+// A table that can be sorted; of many rows only those in view are in the document.
+
+import { h, put } from "./dom.js";
+
+const MANY = 60; // rows from which only a window is drawn
+const WINDOW = 40;
+const ROW_PX = 36;
+
+// columns: [{key, label, about, numeric, wraps, fixed, sort(row), text(row)}]; `text` gives a string or a node,
+// and the same one for ever where the column is `fixed`.
+// pick(row): what happens when a row's first cell is activated; null for none.
+export function table({ caption, columns, rows, sort = null, pick = null }) {
+  let order = [...rows];
+  let by = sort;
+  let all = rows.length <= MANY;
+  let first = 0;
+  let scrolled = false;
+  let sorted = null;
+  let shown = [];
+  let cells = new Map(); // row -> its element, what holds each cell's content, and the texts that stand there
+  const body = h("tbody");
+  const heads = columns.map((column) => {
+    const button = column.sort
+      ? h("button", { type: "button", class: "sort", title: column.about, onclick: () => sortBy(column.key) }, column.label)
+      : column.label;
+    return h("th", { scope: "col", class: column.numeric ? "number" : null, title: column.about }, button);
+  });
+  const element = h(
+    "table",
+    { "aria-rowcount": rows.length + 1 },
+    h("caption", { text: caption }),
+    h("thead", null, h("tr", { "aria-rowindex": 1 }, heads)),
+    body,
+  );
+  const scroller = h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": caption }, element);
+  const more = h("button", { type: "button", onclick: showAll }, `Show all ${rows.length} rows`);
+  const holder = h("div", { class: "table" }, scroller, all ? null : more);
+  if (!all) {
+    scroller.classList.add("windowed");
+    scroller.addEventListener("scroll", () => {
+      if (scrolled) return;
+      scrolled = true;
+      requestAnimationFrame(() => {
+        scrolled = false;
+        const place = Math.max(0, Math.floor(scroller.scrollTop / ROW_PX) - 5);
+        if (Math.abs(place - first) > 4 || place === 0) {
+          first = place;
+          draw();
+        }
+      });
+    });
+  }
+  addEventListener("beforeprint", showAll);
+
+  function showAll() {
+    all = true;
+    scroller.classList.remove("windowed");
+    more.remove();
+    draw();
+  }
+
+  function sortBy(key) {
+    by = { key, down: by?.key === key ? !by.down : false };
+    update();
+  }
+
+  function made(row) {
+    const holders = columns.map((column, place) => {
+      if (place > 0) return h("td", { class: column.numeric ? `number ${column.wraps ? "words" : ""}` : null });
+      return pick ? h("button", { type: "button", class: "pick", onclick: () => pick(row) }) : h("th", { scope: "row" });
+    });
+    const [head, ...rest] = holders;
+    return { element: h("tr", null, pick ? h("th", { scope: "row" }, head) : head, rest), holders, texts: [] };
+  }
+
+  // Writes only what is not there yet: a text node is cheap, a row of new elements is not.
+  function filled(row, index) {
+    const known = cells.get(row);
+    const found = known ?? made(row);
+    columns.forEach((column, place) => {
+      if (known && column.fixed) return;
+      const content = column.text(row);
+      if (content === found.texts[place]) return;
+      found.texts[place] = content;
+      put(found.holders[place], content);
+    });
+    found.element.setAttribute("aria-rowindex", index);
+    found.element.className = row.className ?? "";
+    return found;
+  }
+
+  function draw() {
+    const from = all ? 0 : Math.min(first, Math.max(0, order.length - WINDOW));
+    const to = all ? order.length : Math.min(order.length, from + WINDOW);
+    const drawn = order.slice(from, to);
+    const next = new Map(drawn.map((row, place) => [row, filled(row, from + place + 2)]));
+    cells = next;
+    const same = from === shown.from && to === shown.to && drawn.every((row, place) => row === shown.rows[place]);
+    if (same) return;
+    shown = { from, to, rows: drawn };
+    const blank = (count) =>
+      count > 0 && h("tr", { "aria-hidden": "true" }, h("td", { colspan: columns.length, height: count * ROW_PX }));
+    put(body, blank(from), [...next.values()].map(({ element: row }) => row), blank(order.length - to));
+  }
+
+  // Draws again, for rows whose figures have changed.
+  function update() {
+    if (by) {
+      const { sort: value, fixed } = columns.find((column) => column.key === by.key);
+      if (sorted !== by || !fixed) {
+        const unknown = (x) => x === null || x === undefined || Number.isNaN(x);
+        const keyed = rows.map((row) => [value(row), row]);
+        keyed.sort(([x], [y]) => {
+          if (unknown(x) || unknown(y)) return unknown(x) - unknown(y); // what is unknown comes last either way
+          return (x < y ? -1 : x > y ? 1 : 0) * (by.down ? -1 : 1);
+        });
+        order = keyed.map(([, row]) => row);
+        sorted = by;
+      }
+      columns.forEach((column, place) => {
+        if (column.sort) {
+          heads[place].setAttribute("aria-sort", column.key === by.key ? (by.down ? "descending" : "ascending") : "none");
+        }
+      });
+    }
+    draw();
+  }
+
+  update();
+  return { element: holder, update };
+}
