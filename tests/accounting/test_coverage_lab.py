@@ -44,10 +44,12 @@ def energies(run: Sealed) -> Iterator[tuple[dict[str, Any], int, DeviceEnergy]]:
         device_limits(bundle.manifest),
     )
     power = bundle.iter_batches("power", [*POWER_KEY, *ACCOUNTED])
-    parts = {rows.key.device_id: plan.measure(rows.series()) for rows in power_series(power)}
+    parts = {
+        (rows.key.session, rows.key.device_id): plan.measure(rows.series()) for rows in power_series(power)
+    }
     for row in run.stages:
         for device in row["device_ids"]:
-            part = parts[device]
+            part = parts[row["session"], device]
             assert part is not None
             yield row, device, part.by_row[row["stage_uid"]]
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from harness.validate.engine import validate
 from tests.lab import Const, Fault, LabConfig, LabDevice, Refresh, Sine, Square, mono_us
 from tests.meter.runs import Sealed, environment, run_program
@@ -22,6 +20,7 @@ from tests.meter.truth import (
     PLACED,
     allowed_j,
     assert_interval_holds,
+    assert_placed,
     assert_ticks_honest,
     assert_tiled,
     device_truth_j,
@@ -169,10 +168,6 @@ def assert_right_or_flagged(one: Played) -> None:
 def assert_counter_exact(one: Played) -> None:
     """A fault between the boundaries costs the counter nothing."""
     config, run = one.config, one.run
-    for row in run.stages:
-        for position, truth_j in enumerate(device_truth_j(config, row)):
-            allowed = allowed_j(config, row, position)
-            assert row["device_energy_j"][position] == pytest.approx(truth_j, abs=allowed)
-        assert row["gpu_energy_method"] in PLACED
+    assert_placed(config, run, *run.stages)
     assert_ticks_honest(config, run)
     assert_tiled(run)

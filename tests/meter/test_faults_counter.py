@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab import counter_reset, counter_stuck, error_burst, not_supported, zero_power
 from tests.meter.faults import PLACED, Plays, Scenario, assert_counter_exact, assert_right_or_flagged, playing
-from tests.meter.truth import allowed_j, device_truth_j
+from tests.meter.truth import assert_placed, device_truth_j
 
 SCENARIOS: dict[str, Scenario] = {
     "healthy": Scenario(own_process=True),
@@ -80,10 +80,7 @@ def test_a_reset_splits_the_stage(played: Plays, name: str) -> None:
     assert "counter_reset" in hit["flags"]
     assert hit["gpu_energy_j"] == pytest.approx(sum(device_truth_j(config, hit)), rel=0.2)
     assert len(run.events("counter_reset")) == len(config.devices[0].faults)
-    for row in (run.stage("before"), run.stage("after")):
-        assert row["gpu_energy_method"] in PLACED
-        truth_j = sum(device_truth_j(config, row))
-        assert row["gpu_energy_j"] == pytest.approx(truth_j, abs=allowed_j(config, row, 0))
+    assert_placed(config, run, run.stage("before"), run.stage("after"))
 
 
 @pytest.mark.parametrize("name", ["no counter", "no counter, averaged power", "zero power burst, no counter"])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab import gpu_lost, obey_file_modes
 from tests.meter.faults import PLACED, Plays, Scenario, assert_counter_exact, assert_right_or_flagged, playing
-from tests.meter.truth import allowed_j, device_truth_j
+from tests.meter.truth import assert_placed
 
 SCENARIOS: dict[str, Scenario] = {
     "disk full for a while": Scenario(
@@ -83,8 +83,8 @@ def test_a_full_disk_delays_the_log_and_loses_nothing(played: Plays) -> None:
 
 
 def test_a_disk_that_stays_full_keeps_the_stages(played: Plays) -> None:
-    run = played("disk full for the sampler to the end").run
-    assert run.stage("before")["gpu_energy_method"] in PLACED
+    run = (one := played("disk full for the sampler to the end")).run
+    assert_placed(one.config, run, run.stage("before"))
     for name in ("hit", "after"):
         row = run.stage(name)
         assert row["mono_end_us"] > row["mono_start_us"]
@@ -97,18 +97,15 @@ def test_a_dead_sampler_is_replaced(played: Plays) -> None:
     run = played("sampler dies").run
     hit = run.stage("hit")
     assert "sampler_restarted" in hit["flags"]
-    assert hit["gpu_energy_method"] in PLACED
-    config = played("sampler dies").config
-    truth_j = sum(device_truth_j(config, hit))
-    assert hit["gpu_energy_j"] == pytest.approx(truth_j, abs=allowed_j(config, hit, 0))
+    assert_placed(played("sampler dies").config, run, hit)
     assert run.events("sampler_lost")[0]["detail"]["exit_code"] == -9
     boundaries = [r["boundary"] for r in run.gpu_boundaries()]
     assert len(boundaries) == len(set(boundaries))
 
 
 def test_a_sampler_that_cannot_come_back_is_done_without(played: Plays) -> None:
-    run = played("sampler dies in a read-only folder").run
-    assert run.stage("before")["gpu_energy_method"] in PLACED
+    run = (one := played("sampler dies in a read-only folder")).run
+    assert_placed(one.config, run, run.stage("before"))
     assert "sampler_restarted" in run.stage("hit")["flags"]
     assert any(e["detail"].get("final") for e in run.events("sampler_lost"))
     assert run.stage("after")["gpu_energy_method"] not in PLACED

@@ -27,7 +27,7 @@ from harness.validate.engine import validate
 from tests.lab import LabConfig, LabDevice, Refresh, mono_us, random_waveform
 from tests.lab.fixtures import ROOT
 from tests.meter.runs import Sealed, environment, kit, write_pipeline
-from tests.meter.truth import PLACED, allowed_j, assert_interval_holds, device_truth_j
+from tests.meter.truth import PLACED, allowed_j, assert_interval_holds, assert_placed, device_truth_j
 
 SEED = 20261122
 S = 1_000_000
@@ -228,10 +228,7 @@ def test_a_killed_audit_is_resumed(killed: Callable[[Kill], Killed], lab_dir: Pa
     for name in interrupted:
         attempts = [row["attempt"] for row in run.stages if row["name"] == name]
         assert attempts == [1, 2]
-    for row in again:
-        assert row["gpu_energy_method"] in PLACED
-        truth_j = sum(device_truth_j(one.config, row))
-        assert row["gpu_energy_j"] == pytest.approx(truth_j, abs=allowed_j(one.config, row, 0))
+    assert_placed(one.config, run, *again)
 
 
 SHORT = """

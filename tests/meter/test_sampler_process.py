@@ -15,7 +15,7 @@ from harness.meter.cells import LOOKS_BEHIND
 from harness.meter.client import MeterClient, MeterConfig
 from tests.lab import LabConfig, LabDevice, Refresh, random_waveform, read_calls
 from tests.meter.runs import environment, run_program
-from tests.meter.truth import assert_within_bar
+from tests.meter.truth import assert_placed
 
 # Holds the interpreter lock for four seconds: PyDLL calls C without releasing it.
 HOLDS_THE_LOCK = """
@@ -50,7 +50,7 @@ def test_a_stage_that_holds_the_interpreter_lock_costs_no_sample(lab_dir: Path, 
     inside = [m for m in mono if hold["mono_start_us"] <= m <= hold["mono_end_us"]]
     assert len(inside) >= 7
     assert max(b - a for a, b in pairwise(mono)) < 800_000
-    assert_within_bar(config, run)
+    assert_placed(config, run, *run.stages)
 
 
 def test_samples_keep_to_their_deadlines(lab_dir: Path, tmp_path: Path) -> None:
