@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 @click.group("leaderboard")
 def cmd() -> None:
     """Check submissions, build the static site, look at it."""
+    from harness.cli.quick_start import light_pyarrow
+
+    light_pyarrow()
 
 
 @cmd.command()

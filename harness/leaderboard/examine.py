@@ -30,7 +30,7 @@ from harness.leaderboard.shape import mismatches, strays, tree_digest
 from harness.leaderboard.signers import signatures
 from harness.report.comparison import whole_energy
 from harness.report.model import RunReport, report_of
-from harness.report.page import page_data
+from harness.report.page import embedded, page_data
 from harness.report.traces import Trace, thinned
 from harness.text import shown
 from harness.validate.across import known
@@ -142,8 +142,7 @@ def _bundle(entry: Submission, folder: Path, done: Examined, threads: int | None
     except KitError as error:
         done.findings.append(found("E501", BUNDLE, error.message, "a bundle that can be reported"))
         return
-    done.page = _page(figures, report)
-    done.row = _row(entry, figures, done.page)
+    done.row = _show(entry, figures, report, done)
     if report.comparability is not None:
         done.row["class"] = report.comparability.digest
         done.row["class_text"] = report.comparability.text
@@ -165,8 +164,7 @@ def _unchecked(entry: Submission, folder: Path, done: Examined) -> None:
         origin_us = min((row["t_start_us"] - row["mono_start_us"] for row in rows), default=0)
         minutes = _minutes(folder.parent / TRACE, origin_us)
         figures = report_of(bundle, Derived(rows, [], [], []), [], traces=minutes)
-        done.page = _page(figures, Report((), {}, entry.id))
-        done.row = _row(entry, figures, done.page)
+        done.row = _show(entry, figures, Report((), {}, entry.id), done)
     except KitError as error:
         done.findings.append(found("E501", BUNDLE, error.message, "a bundle that can be read"))
         return
@@ -292,11 +290,12 @@ def _absolute(records: object, scales: Scales) -> list[float | None] | None:
     return None if energy is None else _triple(absolute(energy, scales))
 
 
-def _page(report: RunReport, validation: Report) -> dict[str, Any]:
-    """What the row's page shows: that of `kit report --html`, without the factors, which all rows share."""
+def _show(entry: Submission, report: RunReport, validation: Report, done: Examined) -> dict[str, Any]:
+    """Its row; what its page shows is kept beside: that of `kit report --html`, without what all share."""
     page = page_data([report], [validation])
     del page["factors"]
-    return page
+    done.page, done.scales = embedded(page), page["scales"]
+    return _row(entry, report, page)
 
 
 def _traces(bundle: Bundle) -> list[Trace]:

@@ -19,8 +19,8 @@ from harness.validate.findings import Finding
 from harness.validate.likeness import ALIGNED
 from harness.validate.likeness import Trace as Likeness
 
-FORMAT = "examined/2"
-_KEPT = ("key", "digest", "row", "page", "digests", "known")
+FORMAT = "examined/3"
+_KEPT = ("key", "digest", "row", "page", "scales", "digests", "known")
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Examined:
         digest: Of its files.
         findings: Worst first; labels (C4xx) among them.
         row: Figures for the index; None where none can be given.
-        page: What the row's page shows; None without a bundle.
+        page: What the row's page shows, as JSON for a script; None without a bundle.
+        scales: Its shared scales, by name.
         prints: What a copy of each of its series is recognised by.
         digests: Digests of whole series and of the raw tables -> what they are.
         known: What the rules across bundles ask of it, None without raw samples.
@@ -45,7 +46,8 @@ class Examined:
     digest: str
     findings: list[Finding] = field(default_factory=list)
     row: dict[str, Any] | None = None
-    page: dict[str, Any] | None = None
+    page: str | None = None
+    scales: dict[str, Any] = field(default_factory=dict)
     prints: list[Likeness] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     known: Known | None = None

@@ -84,11 +84,11 @@ def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
     """Name of each file and its bytes; only rows that nothing refuses are shown."""
     refused = {entry.key for entry in done.entries if entry.errors}
     rows = [row for row in done.rows if row["key"] not in refused]
-    pages = {entry.key: entry.page for entry in done.entries}
+    entries = {entry.key: entry for entry in done.entries}
     protocol = load_protocol()
     scales: dict[str, Any] = {}
     for row in rows:
-        scales |= (pages[row["key"]] or {}).get("scales", {})
+        scales |= entries[row["key"]].scales
     named = {part for row in rows for part in _scales(row["students"])}
     index = {
         "format": FORMAT,
@@ -115,8 +115,9 @@ def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
         *((f"assets/{name}", _asset(name)) for name in ("leaderboard.js", "leaderboard.css", "row.js")),
     ]
     for row in rows:
-        data = {"row": row, "page": pages[row["key"]]}
-        files.append((f"rows/{row['key']}.js", _script("KIT_ROW", data)))
+        page = entries[row["key"]].page or "null"
+        data = f'window.KIT_ROW={{"row":{embedded(row)},"page":{page}}};\n'.encode()
+        files.append((f"rows/{row['key']}.js", data))
         files.append((f"badges/{row['key']}.svg", badge(row)))
     return files
 

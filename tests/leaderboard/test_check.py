@@ -430,7 +430,7 @@ def test_raw_elsewhere_shows_the_minutes_and_is_not_ranked(
     entry = only(folder)
     assert {f.id for f in entry.findings if f.severity == "warning"} == {"W517", "W518"}
     assert entry.row is not None and entry.row["level"] == "self-measured" and entry.page is not None
-    assert len(entry.page["runs"][0]["traces"]) == 4, "two devices in two sessions"
+    assert len(json.loads(entry.page)["runs"][0]["traces"]) == 4, "two devices in two sessions"
     (folder / "trace60s.parquet").write_bytes(b"PAR1")
     edit_entry(folder, lambda value: None, relist=True)
     assert ids(only(folder)) == {"E501"}
