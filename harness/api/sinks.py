@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from harness.errors import KitError
 from harness.journal.scores import Items, item_messages
+from harness.meter.open_stage import OpenStage
 from harness.meter.ranks import RankReports
-from harness.meter.session import MeterSession, OpenStage
+from harness.meter.session import MeterSession
 
 
 class Sink(Protocol):

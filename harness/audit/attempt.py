@@ -22,7 +22,8 @@ from harness.audit.recorded import CommandDigests
 from harness.audit.reports import Intake, ReportReader
 from harness.bundle.privacy import scrub
 from harness.errors import KitError
-from harness.meter.session import MeterSession, OpenStage
+from harness.meter.open_stage import OpenStage
+from harness.meter.session import MeterSession
 from harness.text import as_name
 
 _TAIL_LINES = 20

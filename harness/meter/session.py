@@ -16,9 +16,10 @@ from typing import Any
 from harness.errors import KitError
 from harness.journal.records import JournalWriter
 from harness.journal.schema import problem
-from harness.journal.scores import KEY, Items, Scoreboard
+from harness.journal.scores import KEY, Items
 from harness.meter.client import MeterClient, MeterConfig, Warn
 from harness.meter.clocks import clock_id, mono_us, utc_us
+from harness.meter.open_stage import OpenChild, OpenStage
 from harness.meter.process_tree import MeasuredTree
 from harness.spec import current_version, load_protocol
 from harness.text import as_name
@@ -50,41 +51,6 @@ class RunInfo:
     protocol: str = field(default_factory=current_version)
     first_session: int = 0
     first_stage_uid: int = 0
-
-
-@dataclass
-class OpenStage:
-    """A stage that is running.
-
-    Attributes:
-        begun_us: Its opening boundary, CLOCK_MONOTONIC.
-        finish: Number and moment of its closing one, once it is taken.
-        cpu_s: CPU time of the measured processes at the opening boundary, and after `finish` between the two.
-    """
-
-    uid: int
-    name: str
-    kind: str
-    attempt: int
-    begun_us: int
-    cpu_s: float
-    tokens: dict[str, int] = field(default_factory=dict)
-    scores: Scoreboard = field(default_factory=Scoreboard)
-    consumed: list[str] = field(default_factory=list)
-    produced: list[str] = field(default_factory=list)
-    devices: list[int] | None = None
-    dirty: bool = False
-    finish: tuple[int, int] | None = None
-
-
-@dataclass
-class OpenChild:
-    """A part of the running stage that its program named."""
-
-    uid: int
-    name: str
-    begun_us: int
-    tokens: dict[str, int] = field(default_factory=dict)
 
 
 class MeterSession:

@@ -17,7 +17,8 @@ from harness.spec.load import (
     short_version,
     version_folder,
 )
-from harness.spec.model import Column, PowerSource, Protocol, SamplingRules, StageKind, TableSpec, Tolerances
+from harness.spec.model import PowerSource, Protocol, SamplingRules, StageKind, Tolerances
+from harness.spec.table import Column, TableSpec
 
 __all__ = [
     "Column",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from harness.spec.model import Column, TableSpec
+from harness.spec.table import Column, TableSpec
 
 _SCALARS = {
     "int8": pa.int8(),

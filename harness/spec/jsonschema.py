@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import KitError
 from harness.spec.document import DocumentField, DocumentSpec
 from harness.spec.load import load_protocol
-from harness.spec.model import Column, TableSpec
+from harness.spec.table import Column, TableSpec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTEGER = re.compile(r"(u?)int(\d+)")

@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.spec.document import DocumentField
 from harness.spec.jsonschema import json_schema
-from harness.spec.model import Column, Protocol, TableSpec
+from harness.spec.model import Protocol
+from harness.spec.table import Column, TableSpec
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _KEY_WORDS = {

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from harness.errors import KitError
-from harness.spec.model import Column, Protocol, TableSpec
+from harness.spec.model import Protocol
+from harness.spec.table import Column, TableSpec
 
 Verdict: TypeAlias = Literal["accept", "warn", "refuse"]
 
