@@ -229,11 +229,6 @@ def co2e_kg(facility_energy: Interval, g_per_kwh: float) -> Interval:
     return facility_energy.scale(g_per_kwh / J_PER_KWH / 1000.0)
 
 
-def sensor_term(energy: Interval, sensor_rel: float) -> float:
-    """Joules that the sensor's gain may add or take: the same share everywhere, never in low or high."""
-    return energy.best * sensor_rel
-
-
 def inherited_energy(artifacts: Iterable[Mapping[str, Any]]) -> Interval | None:
     """Energy of consumed artifacts that another run paid for, each counted once; None if there are none, or
     if what one of them cost is unknown.
