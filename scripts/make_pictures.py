@@ -22,18 +22,24 @@ from test_pages import WEB, missing
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-
 OUT = ROOT / "docs" / "pictures"
-POCKET = ROOT / "artifacts" / "runs" / "pocket" / "runs"
+RECORDED = ROOT / "artifacts" / "runs"
 LOGS = Path(os.environ.get("KIT_SHARED_DATA", ROOT / ".." / "shared" / "data")) / "reference_logs"
 FIGURES = ("pareto", "breakdown")
-PAGES = {"page.png": "header,#compare ul.key", "trace.png": "#power"}
+PAGES = {
+    "page.png": "header,#compare ul.key",
+    "smollm2.png": "header,#compare ul.key",
+    "trace.png": "#power",
+}
 PICTURES = (*(f"{name}.svg" for name in FIGURES), *PAGES)
 
 
-def pocket_runs() -> list[Path]:
+def students(recorded: str) -> list[Path]:
     """The recorded students, without repeats of equal work."""
-    return sorted(path for path in POCKET.iterdir() if path.name.endswith("b"))
+    from harness.experiments.pipelines import SHARED
+
+    runs = (RECORDED / recorded / "runs").iterdir()
+    return sorted(path for path in runs if path.name != SHARED and "-again" not in path.name)
 
 
 def draw_figures(out: Path) -> None:
@@ -44,7 +50,7 @@ def draw_figures(out: Path) -> None:
     from harness.report.model import build
     from harness.report.study import entries
 
-    made, _ = figures(entries([build(path) for path in pocket_runs()]) + published_entries())
+    made, _ = figures(entries([build(path) for path in students("pocket")]) + published_entries())
     with tempfile.TemporaryDirectory() as temporary:
         for figure in made:
             if figure.name in FIGURES:
@@ -63,7 +69,7 @@ def draw_pages(out: Path) -> list[str]:
     skipped, asked = [], []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        runs = {"page.png": pocket_runs()}
+        runs = {"page.png": students("pocket"), "smollm2.png": students("smollm2")}
         log = LOGS / "logs" / "stages" / "logit_caching_temp2"
         if log.is_dir():
             runs["trace.png"] = [import_reference(log, folder / "imported").folder]

@@ -4,9 +4,9 @@
     python scripts/own_models.py [--data DIR] [--positions N] [--answers N] [--conversations N]
 
 Runs examples/own_models/smollm2.yaml: SFT, KD and synthetic SFT at a budget, and the held-out loss of teacher
-and students. Written: artifacts/evidence/own_models.json, with the digests of code and inputs, and the table
-of docs/own_models.md; `--table` writes the table alone, from the record as it is: after a change of the code
-it says that the figures are of an earlier one.
+and students. Written: artifacts/evidence/own_models.json, with the digests of code and inputs, the table of
+docs/own_models.md, and the logs as artifacts/runs/smollm2; `--table` writes the table alone, from the record
+as it is: after a change of the code it says that the figures are of an earlier one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import evidence
+import record_runs
 
 from harness.files import file_digest
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 WORK = ROOT / "build" / "own_models"
 OUT = ROOT / "artifacts" / "evidence" / "own_models.json"
+RUNS = ROOT / "artifacts" / "runs" / "smollm2"
 PAGE = ROOT / "docs" / "own_models.md"
 PROFILE = ROOT / "examples" / "own_models" / "smollm2.yaml"
 BEGIN, END = "<!-- own_models.json -->\n", "<!-- end -->\n"
@@ -61,7 +63,8 @@ def main() -> None:
     record = record_of(WORK / "out", options)
     OUT.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_table(record)
-    print(f"own_models: written {OUT.relative_to(ROOT)} and the table of {PAGE.relative_to(ROOT)}")
+    record_runs.record(WORK / "out", RUNS, profile=str(profile))
+    print(f"own_models: written {OUT.relative_to(ROOT)}, the table of {PAGE.relative_to(ROOT)} and the logs")
 
 
 def write_table(record: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """Keep a finished reproduction as artifacts/runs/NAME: its logs, and the small products that figures need.
 
     python scripts/record_runs.py runs/demo                    # into artifacts/runs/pocket
-    python scripts/record_runs.py runs/demo --out FOLDER
+    python scripts/record_runs.py FOLDER --profile mine.yaml --out artifacts/runs/mine
 
-Weights, data, answers, caches and what stages printed stay behind. Paths in settings are scrubbed.
+Weights, data, answers, caches and what stages printed stay behind. Paths in settings are scrubbed. A profile
+that is none of the kit's is kept beside the runs.
 Then: python scripts/verify_claims.py --write
 """
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "artifacts" / "runs" / "pocket"
 
 
-def wanted(demo: Path, target: str, profile_name: str = "pocket") -> list[str]:
+def wanted(demo: Path, target: str, profile_name: str) -> list[str]:
     """Paths below the folder that are kept: what `collect` reads, the tables of the target, the claim.
 
     Raises:
@@ -64,13 +65,13 @@ def _tables(manifest: dict[str, object]) -> list[str]:
     return [str(entry["path"]) for entry in files]
 
 
-def record(demo: Path, out: Path, target: str = "table2") -> int:
+def record(demo: Path, out: Path, target: str = "table2", profile: str = "pocket") -> int:
     """Copy what is kept into a folder that is written anew; returns its bytes.
 
     Raises:
         KitError: As `wanted`; a file is missing; the folder holds something else.
     """
-    names = wanted(demo, target)
+    names = wanted(demo, target, profile)
     for name in names:
         if not (demo / name).is_file():
             raise KitError("is missing", where=str(demo / name), fix=f"make demo DEMO={demo}")
@@ -87,6 +88,8 @@ def record(demo: Path, out: Path, target: str = "table2") -> int:
             (out / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         else:
             shutil.copyfile(demo / name, out / name)
+    if Path(profile).is_file():
+        shutil.copyfile(profile, out / Path(profile).name)
     return sum((out / name).stat().st_size for name in names)
 
 
@@ -96,9 +99,10 @@ def main() -> int:
     parser.add_argument("demo", type=Path, help="output folder of make demo or kit reproduce")
     parser.add_argument("--out", type=Path, default=OUT, help="default: artifacts/runs/pocket")
     parser.add_argument("--target", default="table2", help="target it was made for (%(default)s)")
+    parser.add_argument("--profile", default="pocket", help="its profile, or that one's file (%(default)s)")
     given = parser.parse_args()
     try:
-        size = record(given.demo, given.out, given.target)
+        size = record(given.demo, given.out, given.target, given.profile)
     except KitError as error:
         print(f"record: {error}", file=sys.stderr)
         return error.exit_code

@@ -220,7 +220,7 @@ def _judge_check(model: Path, suite: Suite, limit: int | None, data: Path | None
     )
     found = worth(judge, annotations)
     click.echo(f"{judge.id}: {found.pairs} pairs in both orders, {found.unparsed} unparsed")
-    click.echo(f"  agrees with the stored annotations on {found.agreement:.1%}")
+    click.echo(f"  agrees with the stored annotations on {found.agreement:.1%} (chance: 50 %)")
     click.echo(f"  gives what is shown first {found.first_preferred:.3f} (0.5: no bias of place)")
     click.echo(f"  the same in both orders: {found.same_in_both_orders:.1%}")
     longer = f"{found.longer_preferred:.1%} (the annotations: {found.longer_annotated:.1%})"

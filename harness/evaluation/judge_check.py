@@ -20,14 +20,14 @@ KNOWN = Path(__file__).parent / "data" / "judges.yaml"
 
 @dataclass(frozen=True)
 class JudgeWorth:
-    """Of pairs that the judge compared in both orders.
+    """Of pairs that the judge compared in both orders. A tie counts as half of either answer.
 
     Attributes:
         pairs: Pairs asked.
         unparsed: Pairs of which an order could not be read.
-        agreement: Share of pairs on which judge and annotation prefer the same answer.
+        agreement: Share of the judge's choices that are the annotation's; 0.5 where only place decides.
         first_preferred: Mean probability of whichever answer was shown first; 0.5 without a bias.
-        longer_preferred: Share of pairs whose longer answer the judge prefers; the annotations' share is
+        longer_preferred: Share of its choices that are the longer answer; the annotations' share is
         longer_annotated.
         same_in_both_orders: Share of pairs on which both orders prefer the same answer.
     """
@@ -77,18 +77,28 @@ def worth(judge: Judge, annotations: Sequence[dict[str, Any]]) -> JudgeWorth:
     if not read:
         raise KitError(f"none of {len(annotations)} pairs could be read", where=judge.id, exit_code=1)
     count = len(read)
-    humans = [float(row["preference"]) > 1.5 for row, _, _ in read]
-    own = [(first + second) / 2 > 0.5 for _, first, second in read]
-    longer = [len(row["output_2"]) > len(row["output_1"]) for row, _, _ in read]
+    humans = [_side(float(row["preference"]), 1.5) for row, _, _ in read]
+    own = [(_side(first, 0.5), _side(second, 0.5)) for _, first, second in read]
+    longer = [_side(len(row["output_2"]), len(row["output_1"])) for row, _, _ in read]
     return JudgeWorth(
         pairs=len(annotations),
         unparsed=len(annotations) - count,
-        agreement=sum(a == b for a, b in zip(own, humans, strict=True)) / count,
+        agreement=_alike([(a, b) for sides, b in zip(own, humans, strict=True) for a in sides]),
         first_preferred=sum(first + 1.0 - second for _, first, second in read) / (2 * count),
-        longer_preferred=sum(a == b for a, b in zip(own, longer, strict=True)) / count,
-        longer_annotated=sum(a == b for a, b in zip(humans, longer, strict=True)) / count,
-        same_in_both_orders=sum((first > 0.5) == (second > 0.5) for _, first, second in read) / count,
+        longer_preferred=_alike([(a, b) for sides, b in zip(own, longer, strict=True) for a in sides]),
+        longer_annotated=_alike(list(zip(humans, longer, strict=True))),
+        same_in_both_orders=sum(first == second for first, second in own) / count,
     )
+
+
+def _side(value: float, middle: float) -> float:
+    """1 for the second answer of a pair, 0 for the first, 1/2 for a tie."""
+    return 0.5 if value == middle else float(value > middle)
+
+
+def _alike(sides: Sequence[tuple[float, float]]) -> float:
+    """Share of pairs of sides that are the same; a tie is half of either."""
+    return sum(1.0 - abs(a - b) for a, b in sides) / len(sides)
 
 
 def known_judges() -> list[dict[str, Any]]:

@@ -183,6 +183,12 @@ def test_a_judge_is_checked_against_annotations_in_both_orders() -> None:
     assert (found.pairs, found.unparsed) == (10, 0)
     assert found.agreement == 0.8 and found.longer_preferred == 1.0 and found.longer_annotated == 0.8
     assert found.first_preferred == pytest.approx((0.75 + 0.35) / 2) and found.same_in_both_orders == 1.0
+    # Knows one label only, so that place alone decides: that is no agreement, whatever the annotations say.
+    placed = worth(judge(likely=lambda text: {"M": 0.6}), [row | {"preference": 1.0} for row in rows])
+    assert (placed.agreement, placed.longer_preferred, placed.same_in_both_orders) == (0.5, 0.5, 0.0)
+    assert placed.first_preferred == 0.0
+    tied = worth(judge(likely=lambda text: {"m": 0.4, "M": 0.4}), rows)
+    assert (tied.agreement, tied.longer_preferred, tied.same_in_both_orders) == (0.5, 0.5, 1.0)
     with pytest.raises(KitError, match="none of 10 pairs"):
         worth(judge(likely=lambda text: {"x": 1.0}), rows)
     assert {row["judge"] for row in known_judges()} >= {"humans", "llama3_70b_fn"}
