@@ -135,9 +135,9 @@ def check_words(found: dict[str, Any]) -> str:
     """What the judge is worth."""
     return (
         f"On {found['pairs']} stored annotations, asked in both orders, the judge agrees with "
-        f"{found['agreement']:.0%} (chance: 50%), gives what it sees first {found['first_preferred']:.2f} (0.5: "
-        f"no bias of place), prefers the longer answer in {found['longer_preferred']:.0%} (the annotations: "
-        f"{found['longer_annotated']:.0%}) and says the same in both orders in "
+        f"{found['agreement']:.0%} (chance: 50%), gives what it sees first {found['first_preferred']:.2f} "
+        f"(0.5: no bias of place), prefers the longer answer in {found['longer_preferred']:.0%} "
+        f"(the annotations: {found['longer_annotated']:.0%}) and says the same in both orders in "
         f"{found['same_in_both_orders']:.0%}; {found['unparsed']} pairs could not be read."
     )
 
