@@ -88,7 +88,7 @@ def folder_of_a_demo(tmp_path: Path) -> Path:
 def test_recorded_runs_are_small_and_name_no_machine() -> None:
     if not verify_claims.recorded():
         pytest.skip("artifacts/runs/pocket is not recorded yet: make demo, then make record")
-    files = [path for path in verify_claims.POCKET.rglob("*") if path.is_file()]
+    files = [path for path in verify_claims.RECORDED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 3_000_000
     named = [p.name for p in files if re.search(rb'"/(home|root|tmp|work|Users)/', p.read_bytes())]
     assert named == []
