@@ -194,7 +194,7 @@ def _times(side: Side) -> str:
 
 def _per_token(side: Side) -> str:
     found = side.per_token
-    return "-" if found is None else f"{_rounded(found[1])}/{found[0]}"
+    return "-" if found is None else f"{_rounded(found[1])} per {found[0]}"
 
 
 def _quality(side: Side) -> str:

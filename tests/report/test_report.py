@@ -214,6 +214,9 @@ def test_bars_are_proportional_and_never_vanish():
     assert bar(0.0001, 10) == "▏"
     assert bar(0.0, 10) == bar(None, 10) == ""
     assert bar(0.5, 10, ascii_only=True) == "#####"
+    assert (
+        bar(0.5, 0) == bar(0.5, 0, ascii_only=True) == ""
+    )  # no room: one mark for all would say they are alike
 
 
 def test_a_terminal_without_blocks_gets_plain_text(folder):
