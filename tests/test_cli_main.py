@@ -223,6 +223,22 @@ def test_a_reader_that_went_away_is_no_complaint() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("command", ["--version", "explain"])
+def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(command: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.cli.main", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "kit: the output: cannot be written: No space left on device\n",
+    )
+
+
 def test_another_broken_pipe_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "fake_pipe.py").write_text(
         "import click\n@click.command()\ndef cmd():\n    raise BrokenPipeError('sampler')\n"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.accounting.amortize import BreakEven
+    from harness.accounting.interval import Interval
 
 J_PER_KWH = 3_600_000.0
 """Joules in a kilowatt-hour."""
@@ -33,6 +34,8 @@ def decimals(best: float, half_width: float, most: int = MOST_DIGITS) -> int:
         ceiling -= 1
     if half_width <= 0:
         return ceiling
+    if math.isinf(half_width):
+        return -_exponent(best)
     exponent = _exponent(half_width)
     lead = half_width / 10.0**exponent
     by_interval = 1 - exponent if lead < 3.55 else -exponent
@@ -95,6 +98,18 @@ def quantity(best: float | None, unit: str, low: float | None = None, high: floa
     if at and text.lstrip("-").startswith(("1000 ", "1000.")):  # 999.97 m is 1 of the next
         text = _scaled(best, low, high, *_PREFIXES[at - 1])
     return text + unit
+
+
+def with_ends(interval: Interval, unit: str) -> str:
+    """An interval such as `170 J (0 J to 340 J)`: its ends have the digits that it leaves its middle."""
+    best, low, high = interval.best, interval.low, interval.high
+    text = quantity(best, unit, low, high)
+    if low == high:
+        return text
+    half = interval.half_width
+    if not math.isfinite(half):
+        return f"{text} ({quantity(low, unit)} to {'no end' if math.isinf(high) else quantity(high, unit)})"
+    return f"{text} ({' to '.join(quantity(end, unit, end - half, end + half) for end in (low, high))})"
 
 
 def _scaled(best: float, low: float | None, high: float | None, factor: float, prefix: str) -> str:

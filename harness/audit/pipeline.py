@@ -84,7 +84,7 @@ class StageFields(_Strict):
 class Pipeline(_Strict):
     """A pipeline file for `kit audit`."""
 
-    protocol: f.Protocol = Field(description="Version of the accounting protocol.")
+    protocol: f.Protocol = Field(description='Version of the accounting protocol, such as "1.0".')
     name: f.Name = Field(description="Name of the run.")
     method: f.Method = Field(description="Distillation method of the whole pipeline.")
     stages: tuple[StageFields, ...] = Field(

@@ -46,8 +46,12 @@ def holds_run(run_dir: Path) -> bool:
     return (run_dir / "manifest.json").exists() or bool(journal_files(run_dir))
 
 
-def refuse_existing(run_dir: Path, how_to_resume: str) -> None:
+def refuse_existing(run_dir: Path, how_to_resume: str | None) -> None:
     """Raise when `run_dir` holds a run already.
+
+    Args:
+        run_dir: Folder of a new run.
+        how_to_resume: What to do to go on with a run; None where that cannot be done.
 
     Raises:
         KitError: It does; the message names the ways out.
@@ -57,7 +61,8 @@ def refuse_existing(run_dir: Path, how_to_resume: str) -> None:
             "holds a run already",
             where=str(run_dir),
             expected="a new folder",
-            fix=f"choose another folder, or go on with this run: {how_to_resume}",
+            fix="choose another folder"
+            + (f", or go on with this run: {how_to_resume}" if how_to_resume else ""),
         )
 
 

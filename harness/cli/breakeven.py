@@ -61,12 +61,15 @@ def cmd(
 
 
 def _of_runs(run: Path, direct: Path, serving: tuple[float, float] | None) -> None:
+    from shutil import get_terminal_size
+    from textwrap import fill
+
     from harness.report.comparison import against, against_lines, against_notes
     from harness.report.model import build
     from harness.text import lines_shown
 
     found = against(build(run), build(direct), serving)
-    for name, words in against_lines(found):
-        click.echo(lines_shown(f"{name:12}{words}"))
-    for note in against_notes(found):
-        click.echo(lines_shown(note))
+    width = max(40, get_terminal_size().columns)
+    lines = [(f"{name:13}{words}", " " * 13) for name, words in against_lines(found)]
+    for text, indent in [*lines, *((note, "") for note in against_notes(found))]:
+        click.echo(fill(lines_shown(text), width, subsequent_indent=indent, break_on_hyphens=False))

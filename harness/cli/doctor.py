@@ -74,11 +74,14 @@ def cmd(
         return
     if out is not None:
         raise click.UsageError("--out belongs to --probe; for the checks: kit doctor --format json > FILE")
+    from shutil import get_terminal_size
+
     from harness.doctor.diagnose import diagnose
     from harness.doctor.render import render
 
     diagnosis = diagnose(target, required)
-    document, text, code = diagnosis.as_json(), render(diagnosis, sys.stdout.encoding), diagnosis.exit_code
+    text = render(diagnosis, sys.stdout.encoding, get_terminal_size().columns)
+    document, code = diagnosis.as_json(), diagnosis.exit_code
     if subject is not None:
         from harness.cli.preflight import outlook_of
         from harness.preflight.checks import check, this_machine

@@ -6,6 +6,7 @@ kit, 130 interrupted, 141 the reader of the output went away (as a shell reports
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -212,11 +213,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_UNUSABLE
         _discard_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"kit: {error.filename or 'the output'}: cannot be written: {error.strerror}", err=True)
+        _discard_stdout()
+        return EXIT_UNUSABLE
     return code
 
 
 def _dispatch(args: list[str]) -> int:
-    """Parse and run; every error but a broken pipe ends here as a message on stderr and a code."""
+    """Parse and run; every error but a broken pipe or a full disk ends as a message on stderr and a code."""
     try:
         if "_KIT_COMPLETE" in os.environ:
             cli.main(args, prog_name="kit", complete_var="_KIT_COMPLETE")
@@ -238,6 +245,8 @@ def _dispatch(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         _report_fault(error)
         return EXIT_UNUSABLE
     return 0

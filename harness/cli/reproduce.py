@@ -201,7 +201,7 @@ def _require_training() -> None:
         raise KitError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             expected="the extra `train`: stages train and run models",
-            fix="pip install 'distill-energy-kit[train]'",
+            fix="make setup-train in a checkout, else pip install 'distill-energy-kit[train]'",
         )
 
 

@@ -145,7 +145,7 @@ def _run(
 
     out = out.absolute()  # the command may change its folder
     check_image()
-    resume.refuse_existing(out, "kit run always begins a new log")
+    resume.refuse_existing(out, None)
     console = make_console()
     title = as_name(name or Path(command[0]).name)
     words = list(command) if whole else CommandDigests(out).words(command)

@@ -1,4 +1,4 @@
-"""The diagnosis as text: 80 columns, readable without colour and without Unicode."""
+"""The diagnosis as text: 80 columns or fewer, readable without colour and without Unicode."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _GPU_METHODS = {
 }
 
 
-def render(diagnosis: Diagnosis, encoding: str | None = "utf-8") -> str:
+def render(diagnosis: Diagnosis, encoding: str | None = "utf-8", width: int = WIDTH) -> str:
     """The report.
 
     Args:
         diagnosis: What to report.
         encoding: The terminal's; marks are plain characters where it has no ✓.
+        width: The terminal's; a wider one than 80 columns gets no longer lines.
     """
-    marks = marks_for(encoding)
+    marks, width = marks_for(encoding), min(WIDTH, max(width, 2 * _TITLE))
     lines = ["What can be measured on this machine", ""]
     for group, heading in GROUPS.items():
         lines.append(heading)
         for check, devices in _collapsed([check for check in diagnosis.checks if check.group == group]):
-            lines += _check_lines(check, devices, marks)
+            lines += _check_lines(check, devices, marks, width)
         lines.append("")
     lines += _verdict(diagnosis, marks)
     return "\n".join(lines)
@@ -65,35 +66,35 @@ def _collapsed(checks: list[Check]) -> list[tuple[Check, list[int]]]:
     return rows
 
 
-def _check_lines(check: Check, devices: list[int], marks: dict[str, str]) -> list[str]:
+def _check_lines(check: Check, devices: list[int], marks: dict[str, str], width: int) -> list[str]:
     observed = check.observed
     if devices:
         observed = f"GPU {_ranges(devices)}: {observed}"
     head = f"  {marks[check.status]} {check.title:{_TITLE}} "
-    lines = textwrap.wrap(observed, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    lines = textwrap.wrap(observed, width, initial_indent=head, subsequent_indent=" " * len(head))
     if check.status in ("warn", "missing"):
         lines += textwrap.wrap(
-            check.why_it_matters, WIDTH, initial_indent="      why: ", subsequent_indent=" " * 11
+            check.why_it_matters, width, initial_indent="      why: ", subsequent_indent=" " * 11
         )
-        lines += _command_lines(check.fix)
+        lines += _command_lines(check.fix, width)
     return lines
 
 
-def _command_lines(fix: str | None) -> list[str]:
+def _command_lines(fix: str | None, width: int) -> list[str]:
     """A command that can be copied: backslashes where it is too long, its remark on a line of its own."""
     if fix is None:
         return []
     command, _, remark = fix.partition("  # ")
     words, lines = command.split(" "), [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) + 1 > WIDTH - 15:
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width - 15:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()
     shown = [f"      {'fix:' if n == 0 else '    '} {line}" for n, line in enumerate(lines)]
     shown = [line + " \\" for line in shown[:-1]] + shown[-1:]
     if remark:
-        if len(shown[-1]) + len(remark) + 4 <= WIDTH:
+        if len(shown[-1]) + len(remark) + 4 <= width:
             shown[-1] += f"  # {remark}"
         else:
             shown.append(f"           # {remark}")

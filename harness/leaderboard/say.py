@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from harness import __version__
-from harness.accounting.rounding import quantity, significant
+from harness.accounting import Interval
+from harness.accounting.rounding import significant, with_ends
 from harness.leaderboard.examined import Examined
 from harness.leaderboard.rules import submission_rules
 from harness.leaderboard.standing import nearest, raises
@@ -32,7 +34,7 @@ def text(entries: Sequence[Examined], rows: Sequence[Row]) -> list[str]:
                 lines.append(f"    fix: {f.fix}")
         if entry.row is not None:
             lines += [f"  {name}: {shown(value, limit=MAX_LINE)}" for name, value in _place(entry.row)]
-            lines += [f"  to raise it: {shown(words, limit=MAX_LINE)}" for words in raises(entry.row)]
+            lines += [f"  {shown(words, limit=MAX_LINE)}" for words in raises(entry.row)]
             for other in nearest(entry.row, rows):
                 lines.append(f"  near: {shown(' | '.join(_cells(other)))}")
     return lines
@@ -134,12 +136,8 @@ def _rank(row: Row) -> str:
 def _energy(row: Row) -> str:
     if row["energy"] is None:
         return "unknown"
-    best, low, high = (None if x is None else x / 3600 for x in row["energy"])
-    assert best is not None
-    if low == high:
-        return quantity(best, "Wh")
-    ends = quantity(low, "Wh"), "no end" if high is None else quantity(high, "Wh")
-    return f"{quantity(best, 'Wh', low, high)} ({ends[0]} to {ends[1]})"
+    best, low, high = row["energy"]
+    return with_ends(Interval(best, low, math.inf if high is None else high).scale(1 / 3600), "Wh")
 
 
 def _q(row: Row) -> str:

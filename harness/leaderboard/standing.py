@@ -228,11 +228,11 @@ def nearest(row: Row, rows: Sequence[Row]) -> list[Row]:
 
 
 def raises(row: Row) -> list[str]:
-    """What would raise a row's level, or bring it into a ranking."""
+    """What would raise a row's level, and what keeps it out of a ranking."""
     step = submission_rules().level(row["level"]).next
     return [
-        *([f"level {row['level']}: {step}"] if step else []),
-        *(f"unranked: {x}" for x in row["unranked"]),
+        *([f"to raise the level: {step}"] if step else []),
+        *(f"not ranked because: {x}" for x in row["unranked"]),
     ]
 
 

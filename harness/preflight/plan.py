@@ -119,7 +119,7 @@ def make_plan(outlook: Outlook, card: Card, efficiency: Efficiency | None = None
             "nothing says how much data there is",
             where=outlook.name,
             expected="`amounts` in the profile: tokens of an example, steps until an early stop, ...",
-            fix="a profile file with `base: paper` and amounts of its own",
+            fix="kit plan paper, or a profile file with `base: paper` and amounts of its own",
         )
     known = efficiency or Efficiency()
     data = _Data.of(outlook, amounts)

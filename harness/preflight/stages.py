@@ -258,7 +258,8 @@ def _add(outlook: Outlook, run: str, name: str, command: Iterable[str]) -> None:
         config: Any = parse(getattr(import_module(module), cls), words[3:])
     except ModuleNotFoundError as error:
         found = f"{error.name} is not installed, so no stage can run"
-        finding = Finding("packages", "machine", "problem", found, "pip install 'distill-energy-kit[train]'")
+        fix = "make setup-train in a checkout, else pip install 'distill-energy-kit[train]'"
+        finding = Finding("packages", "machine", "problem", found, fix)
         if finding not in outlook.findings:
             outlook.findings.append(finding)
         outlook.stages.append(Stage(run, name, program))

@@ -180,7 +180,7 @@ def require_plots() -> Any:
         raise KitError(
             f"figures need {error.name}, which is not installed",
             expected="an environment with the plot extra",
-            fix="pip install 'distill-energy-kit[plot]', then run the same command again",
+            fix="make setup-train in a checkout, else pip install 'distill-energy-kit[plot]'",
         ) from error
     vl_convert.register_font_directory(str(Path(ttf_opensans.__file__).parent / "ttf"))
     return vl_convert

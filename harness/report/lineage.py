@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.accounting import Interval
-from harness.accounting.shared_scales import Energy, added
-from harness.accounting.stage_scales import Sharing, from_records, row_parts
+from harness.accounting.shared_scales import Energy, absolute, added, at
+from harness.accounting.stage_scales import Sharing, from_records, ranges, row_parts
 from harness.accounting.totals import roots
 
 Row = Mapping[str, Any]
@@ -22,13 +22,13 @@ class Paid:
     Attributes:
         artifacts: digests of what that stage made and this run consumes.
         kind: of that stage; None where the log does not say.
-        joules: what it cost there.
+        stated: what it cost there, the range of an estimate included; a sensor's gain stands beside it (4.4).
         energy: the same by its scales.
     """
 
     artifacts: frozenset[str]
     kind: str | None
-    joules: float
+    stated: Interval
     energy: Energy
 
 
@@ -106,13 +106,14 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
         if row.get("origin_energy_j") is not None:
             run = str(row.get("origin_run_id") or row["artifact_id"])
             stages.setdefault((run, float(row["origin_energy_j"])), set()).add(str(row["artifact_id"]))
-    paid = []
+    paid, bars = [], replace(shared.bars, sensor_rel=0.0)
     for (run, joules), ids in stages.items():
         details = [told[name] for name in sorted(ids) if name in told]
         kinds = {detail.get("origin_stage") for detail in details} - {None}
         parts = next((e for d in details if (e := from_records(d.get("origin_parts")))), None)
         energy = parts or {(f"paid {run}",): Interval.exact(joules)}
-        paid.append(Paid(frozenset(ids), kinds.pop() if len(kinds) == 1 else None, joules, energy))
+        stated = absolute(energy, ranges([energy], bars))
+        paid.append(Paid(frozenset(ids), kinds.pop() if len(kinds) == 1 else None, stated, energy))
     return Costs(
         {kind: added(energies) for kind, energies in own.items()},
         paid,
@@ -139,6 +140,5 @@ def gpu_costs(
             return None
         gpu = {key: joules for key, joules in item.energy.items() if words[key] == {"gain"}}
         if gpu:
-            joules = sum(part.best for part in gpu.values())
-            paid.append(Paid(item.artifacts, item.kind, joules, gpu))
+            paid.append(Paid(item.artifacts, item.kind, at(gpu, {}), gpu))
     return Costs(found.own, paid, found.consumed)

@@ -18,7 +18,6 @@ from harness.accounting.totals import (
     RunTotals,
     co2e_kg,
     facility,
-    inherited_energy,
     lower_bound,
     per_token,
     roots,
@@ -267,8 +266,9 @@ def report_of(
         totals if len(trained) == len(fresh) else run_totals(trained, teacher_kinds=protocol.kinds("teacher"))
     )
     artifacts, events = bundle.table("artifacts").to_pylist(), bundle.table("events").to_pylist()
-    inherited, unknown = inherited_energy(artifacts), unknown_origins(artifacts)
+    unknown = unknown_origins(artifacts)
     found = costs(trained, artifacts, events, sharing(bundle))
+    inherited = None if unknown or not found.paid else interval_total(paid.stated for paid in found.paid)
     no_reuse = None
     if options.amortize is not None:
         no_reuse = _no_reuse(
@@ -435,8 +435,8 @@ def _reuse(totals: RunTotals, found: Costs, reuses: int | None, teacher_kinds: S
     own = [e for kind, e in totals.by_kind.items() if kind not in teacher_kinds]
     teacher = [totals.teacher] if totals.teacher is not None else []
     return reuse(
-        interval_total([*own, *(Interval.exact(paid.joules) for paid in others)]),
-        interval_total([*teacher, *(Interval.exact(paid.joules) for paid in teachers)]),
+        interval_total([*own, *(paid.stated for paid in others)]),
+        interval_total([*teacher, *(paid.stated for paid in teachers)]),
         reuses,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.accounting import Interval
 from harness.accounting.amortize import mean_of_repeats
-from harness.accounting.rounding import duration, quantity
+from harness.accounting.rounding import duration, quantity, with_ends
 from harness.accounting.shared_scales import ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
@@ -160,7 +160,7 @@ def rows(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
         ("GPU-hours", ["-" if side.gpu_hours is None else f"{side.gpu_hours:.3g}" for side in sides]),
         ("tokens/s, train", ["-" if s.throughput is None else f"{s.throughput:,.0f}" for s in sides]),
         ("peak GPU memory", ["-" if s.peak_gpu_mib is None else memory(s.peak_gpu_mib) for s in sides]),
-        ("served", ["-" if s.served is None else f"{quantity(s.served.best, 'J')}/token" for s in sides]),
+        ("served", ["-" if s.served is None else f"{_rounded(s.served)}/token" for s in sides]),
         ("CO2e", ["-" if s.co2e_kg is None else quantity(s.co2e_kg.best * 1e3, "g") for s in sides]),
         ("CPU, GPU energy", [_boundary(side.reports[0]) for side in sides]),
         ("repeats", [str(len(side.reports)) for side in sides]),
@@ -176,10 +176,13 @@ def memory(mib: int) -> str:
 def _energy(side: Side) -> str:
     if side.energy is None:
         return "unknown"
-    text = quantity(side.energy.best, "J", side.energy.low, side.energy.high)
-    if side.spread is not None:
-        return f"{text}, s {quantity(side.spread, 'J')}"
-    return f"{text} ({quantity(side.energy.low, 'J')} to {quantity(side.energy.high, 'J')})"
+    if side.spread is None:
+        return with_ends(side.energy, "J")
+    return f"{_rounded(side.energy)}, s {quantity(side.spread, 'J')}"
+
+
+def _rounded(joules: Interval) -> str:
+    return quantity(joules.best, "J", joules.low, joules.high)
 
 
 def _times(side: Side) -> str:
@@ -191,7 +194,7 @@ def _times(side: Side) -> str:
 
 def _per_token(side: Side) -> str:
     found = side.per_token
-    return "-" if found is None else f"{quantity(found[1].best, 'J')}/{found[0]}"
+    return "-" if found is None else f"{_rounded(found[1])} per {found[0]}"
 
 
 def _quality(side: Side) -> str:

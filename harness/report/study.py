@@ -198,7 +198,7 @@ def _roles(report: RunReport) -> dict[str, float]:
     teachers = report.costs.teachers(report.protocol.kinds("teacher"))
     for paid in report.costs.paid:
         role = "teacher" if paid in teachers else "data"
-        found[role] = found.get(role, 0.0) + paid.joules
+        found[role] = found.get(role, 0.0) + paid.stated.best
     return found
 
 

@@ -112,10 +112,10 @@ def bar(share: float | None, width: int, *, ascii_only: bool = False) -> str:
 
     Args:
         share: None draws nothing.
-        width: cells of a full bar.
+        width: cells of a full bar; none draws nothing, where the smallest mark would make all shares alike.
         ascii_only: for terminals that cannot draw blocks.
     """
-    if not share or share <= 0:
+    if not share or share <= 0 or width < 1:
         return ""
     if ascii_only:
         return "#" * max(1, round(min(share, 1.0) * width))

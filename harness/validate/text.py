@@ -27,7 +27,9 @@ def print_report(report: Report, console: Console, *, where: str) -> None:
     """
     with console.capture() as capture:
         _print(report, console, where)
-    console.file.write(encodable(capture.get(), console.encoding))
+    # Padding fills its lines to the width; what is copied or kept in a file needs no blanks at the end.
+    text = "\n".join(line.rstrip(" ") for line in capture.get().split("\n"))
+    console.file.write(encodable(text, console.encoding))
 
 
 def _print(report: Report, console: Console, where: str) -> None:
@@ -69,6 +71,7 @@ def _print(report: Report, console: Console, where: str) -> None:
 
 def _class(found: Comparability, console: Console) -> None:
     """The comparability class, and what a reader must know first."""
+    from rich.padding import Padding
     from rich.text import Text
 
     line = Text("class ")
@@ -78,11 +81,11 @@ def _class(found: Comparability, console: Console) -> None:
     for label in found.labels:
         text = f"{label.id} {label.name}: {label.observed}"
         if text not in found.reasons:  # those that cost the rank stand below
-            console.print(Text(f"  {shown(text)}", "cyan"))
+            console.print(Padding(Text(shown(text), "cyan"), (0, 0, 0, 2)))
     if not found.rankable:
         console.print(Text("Not to be ranked beside measured runs:", "yellow"))
         for reason in found.reasons:
-            console.print(Text(f"  {shown(reason)}", "yellow"))
+            console.print(Padding(Text(shown(reason), "yellow"), (0, 0, 0, 2)))
 
 
 def _count(number: int, word: str) -> str:

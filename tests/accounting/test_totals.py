@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.accounting import totals
 from harness.accounting.interval import Interval
-from harness.accounting.rounding import duration, plus_minus, quantity, significant
+from harness.accounting.rounding import duration, plus_minus, quantity, significant, with_ends
 from harness.accounting.series import DeviceLimits
 from harness.accounting.stages import Plan, Sampling
 from tests.accounting.synthetic import Stage, make_run
@@ -211,6 +211,19 @@ def test_digits_follow_the_interval(best, low, high, text):
 )
 def test_a_value_and_its_half_width_end_at_the_same_place(best: float, half: float, text: str) -> None:
     assert plus_minus(best, half) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(426.5, 0.0, 853.0), "400 J (0 J to 900 J)"),
+        (Interval(2523.456, 2501.0, 2546.0), "2.523 kJ (2.501 kJ to 2.546 kJ)"),
+        (Interval(60.0, 50.0, math.inf), "60 J (50.00 J to no end)"),
+        (Interval.exact(7.0), "7.000 J"),
+    ],
+)
+def test_ends_of_an_interval_have_the_digits_of_its_middle(interval: Interval, text: str) -> None:
+    assert with_ends(interval, "J") == text
 
 
 def test_quantities_and_durations():

@@ -58,7 +58,7 @@ def test_the_log_is_kept_where_it_is_asked_for(kit: Kit) -> None:
         "jdoe" not in manifest and "abcdefgh1234" not in manifest and bundle.manifest["status"] == "complete"
     )
     error = kit.run("run", "--cpu", "none", "--out", "log", "true", code=2)[1]
-    assert "holds a run already" in error and "fix:" in error
+    assert "holds a run already" in error and "fix: choose another folder\n" in error
 
 
 @pytest.mark.parametrize(

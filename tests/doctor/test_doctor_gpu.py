@@ -54,6 +54,7 @@ def test_two_healthy_gpus(examine: Examine) -> None:
     text = render(found)
     assert "GPU 0-1: works (field 185)" in text
     assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, render(found, width=60).splitlines())) <= 60
     for index in range(2):
         assert config.uuid(index) not in text + json.dumps(found.as_json())
         assert config.uuid(index)[:12] in text

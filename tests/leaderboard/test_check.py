@@ -385,6 +385,14 @@ def test_markdown_cannot_be_steered(one: Path) -> None:
     assert bars <= {0, 8, 5}
 
 
+def test_what_raises_a_level_is_told_from_what_keeps_a_row_out(one: Path) -> None:
+    edit_entry(one, lambda value: value.update(status="withdrawn", reason="the card was shared"))
+    done = check([one])
+    said = [line.strip() for line in say.text(done.asked, done.rows)]
+    assert sum(line.startswith("to raise the level: ") for line in said) == 1
+    assert "not ranked because: withdrawn: the card was shared" in said
+
+
 def test_results_are_cached_by_content(one: Path) -> None:
     first = only(one)
     again = only(one)

@@ -175,7 +175,7 @@ def test_without_the_plot_extra_the_error_names_it(
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(KitError, match="vl_convert") as caught:
         draw(made_of(known)["size"] if "size" in made_of(known) else made_of(known)["pareto"], tmp_path)
-    assert "[plot]" in str(caught.value.fix)
+    assert "make setup-train" in str(caught.value.fix) and "[plot]" in str(caught.value.fix)
 
 
 def test_the_command_says_what_it_could_not_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

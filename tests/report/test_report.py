@@ -18,6 +18,7 @@ from harness.accounting.rounding import quantity
 from harness.cli.report import cmd
 from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
+from harness.report.comparison import stated_energy
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.model import Options, build
 from harness.report.terminal import _count, bar, print_report, spread
@@ -213,6 +214,9 @@ def test_bars_are_proportional_and_never_vanish():
     assert bar(0.0001, 10) == "▏"
     assert bar(0.0, 10) == bar(None, 10) == ""
     assert bar(0.5, 10, ascii_only=True) == "#####"
+    assert (
+        bar(0.5, 0) == bar(0.5, 0, ascii_only=True) == ""
+    )  # no room: one mark for all would say they are alike
 
 
 def test_a_terminal_without_blocks_gets_plain_text(folder):
@@ -296,6 +300,38 @@ def test_inherited_artifacts_enter_full_and_amortized(tmp_path):
     own = report.totals.it.best
     assert (report.reuse.marginal.best, report.reuse.amortized.best, report.reuse.full.best) == pytest.approx(
         (own, own + 10_000, own + 50_000)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "least", "most"),
+    [("gain card", 1.0, 1.0), ("estimate dram machine", 0.0, 2.0), (None, 0.0, 2.0)],
+)
+def test_inherited_joules_have_the_range_of_what_they_are(tmp_path, scale, least, most):
+    """A sensor's gain stands beside an interval, an estimate's range in it; of bare joules nobody knows."""
+    run = make_run((Stage("train", "student_train", 10, 90, 300),), end_s=100, devices=1)
+    origin = {"origin_run_id": "01J00000000000000000000000", "origin_energy_j": 50_000.0}
+    edge = {"artifact_id": "sha256:ab", "name": "cache", "kind": "folder", "bytes": 1, "stage_uid": 0}
+    run.artifacts.append({**edge, "role": "consumed", **origin})
+    if scale:
+        parts = [{"scales": [scale], "best": 50_000.0, "low": 50_000.0, "high": 50_000.0}]
+        detail = {
+            "artifact_id": "sha256:ab",
+            **origin,
+            "origin_stage": "teacher_logits",
+            "origin_parts": parts,
+        }
+        event = {**run.events[0], "event_id": len(run.events), "kind": "x-artifact_origin"}
+        run.events.append({**event, "detail": json.dumps(detail)})
+    report = build(run.write(tmp_path / "run"), Options(amortize=5))
+    own, inherited = report.totals.it, report.inherited
+    assert (inherited.best, inherited.low, inherited.high) == pytest.approx(
+        (50_000, 50_000 * least, 50_000 * most)
+    )
+    whole, reuse = stated_energy(report), report.reuse
+    assert (whole.low - own.low, whole.high - own.high) == pytest.approx((50_000 * least, 50_000 * most))
+    assert (reuse.full.low - reuse.marginal.low, reuse.full.high - reuse.marginal.high) == pytest.approx(
+        (50_000 * least, 50_000 * most)
     )
 
 

@@ -62,6 +62,17 @@ def test_what_may_not_be_compared_is_named_and_has_no_ratio(tmp_path):
     assert len(same) == 1  # one run twice is no repeat
 
 
+def test_two_runs_against_each_other_fit_a_narrow_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    kd, sft = distilled_and_direct(tmp_path, (520, 630))
+    told = CliRunner().invoke(cli, ["breakeven", str(kd), str(sft)])
+    assert told.exit_code == 0, told.output
+    assert max(map(len, told.output.splitlines())) <= 60
+    assert "better in energy" in " ".join(told.output.split())
+    cells = dict(rows(side_by_side([build(kd)])))
+    assert cells["J/token"][0].endswith(" J per trained")
+
+
 def test_a_single_run_is_no_comparison(tmp_path):
     found = CliRunner().invoke(cli, ["compare", str(direct(tmp_path, "a"))])
     assert found.exit_code == 2 and "at least two runs" in found.output

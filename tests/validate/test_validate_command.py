@@ -67,6 +67,7 @@ def test_text(bundle: Path) -> None:
     assert "E203 derived-differs" in bad.output
     assert "at stake: 48.40 kJ" in bad.output
     assert "Fix:" in bad.output
+    assert not [line for line in (good.output + bad.output).splitlines() if line.endswith(" ")]
     assert run(bundle / "no").exit_code == 2
     assert run(bundle, "--level", 1).exit_code == 0
 

@@ -75,6 +75,13 @@ export function spread(interval, unit) {
 
 export const plusMinus = (interval, unit) => (interval ? quantity(interval.best, unit, interval.low, interval.high) : "unknown");
 
+// Q, a share: no prefix of a unit.
+export const quality = ({ best, low, high }) => best.toFixed(2) + (low < high ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : "");
+
+// A cell of several words: its lines end before a bracket or between two figures, never before a unit.
+export const unbroken = (text) => text.replaceAll(" ", "\u00a0");
+export const bracketed = (text) => text.replace(/\(.*?\)/g, unbroken);
+
 const short = (value) => {
   if (value === 0) return "0";
   const places = Math.max(0, Math.min(2, 2 - exponent(value)));

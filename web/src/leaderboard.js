@@ -93,7 +93,7 @@ function servingOf(row) {
   return sums.servingBreakEven(extra, ...[state.jref, state.jstudent].map((j) => sums.scaled(sums.exact(Number(j)), pue())));
 }
 
-const evenText = (even) => (even ? words.breakEvenText(even, sums.resolved(even)) : "–");
+const evenText = (even) => (even ? words.bracketed(words.breakEvenText(even, sums.resolved(even))) : "–");
 const wh = (energy) => (energy ? words.spread(sums.scaled(energy, 1 / 3600), "Wh") : "unknown");
 const rank = (row) => (row.rank === null ? "unranked" : row.rank === row.rank_to ? `${row.rank} of ${row.of}` : `${row.rank} to ${row.rank_to} of ${row.of}, a tie`);
 const co2e = (row) => (gridFactor() && energyOf(row) ? sums.co2eKg(energyOf(row), gridFactor()[3]) : null);
@@ -117,12 +117,12 @@ const columns = [
   { key: "lab", fixed: true, label: "laboratory", sort: (row) => row.lab, text: (row) => row.lab },
   { key: "level", fixed: true, label: "level", about: "how far the figures have been checked", sort: (row) => levels.findIndex(({ name }) => name === row.level), text: (row) => row.level },
   { key: "rank", fixed: true, label: "rank", about: "by energy at N = 1, everything measured, inside the class; overlapping intervals are a tie", sort: (row) => row.rank, text: (row) => (row.rank === null ? h("span", { title: row.unranked.join("; ") }, "unranked") : rank(row)) },
-  { key: "energy", label: "energy", numeric: true, about: "with PUE, boundary and reuse as chosen", sort: (row) => energyOf(row)?.best, text: (row) => wh(energyOf(row)) },
-  { key: "q", fixed: true, label: "Q", numeric: true, about: "share of the teacher's quality kept", sort: (row) => row.q?.[0], text: (row) => (row.q ? words.spread(quality(row), "").trim() : "–") },
+  { key: "energy", label: "energy", numeric: true, wraps: true, about: "with PUE, boundary and reuse as chosen", sort: (row) => energyOf(row)?.best, text: (row) => words.bracketed(wh(energyOf(row))) },
+  { key: "q", fixed: true, label: "Q", numeric: true, wraps: true, about: "share of the teacher's quality kept", sort: (row) => row.q?.[0], text: (row) => (row.q ? words.bracketed(words.quality(quality(row))) : "–") },
   { key: "token", label: "J/token", numeric: true, about: "by the denominator chosen", sort: (row) => sums.perToken(energyOf(row), row.tokens[state.per])?.best, text: (row) => words.plusMinus(sums.perToken(energyOf(row), row.tokens[state.per]), "J") },
   { key: "co2e", label: "CO2e", numeric: true, sort: (row) => co2e(row)?.best, text: (row) => (co2e(row) ? words.plusMinus(sums.scaled(co2e(row), 1000), "g") : "–") },
-  { key: "even", label: "N*", numeric: true, about: "reuses until the teacher has paid, against direct training of the same student", sort: (row) => evenOf(row)?.ratio, text: (row) => evenText(evenOf(row)) },
-  { key: "serving", label: "T*", numeric: true, about: "served tokens until it has paid", sort: (row) => servingOf(row)?.ratio, text: (row) => evenText(servingOf(row)) },
+  { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid, against direct training of the same student", sort: (row) => evenOf(row)?.ratio, text: (row) => evenText(evenOf(row)) },
+  { key: "serving", label: "T*", numeric: true, wraps: true, about: "served tokens until it has paid", sort: (row) => servingOf(row)?.ratio, text: (row) => evenText(servingOf(row)) },
   { key: "method", fixed: true, label: "method", sort: methodOf, text: (row) => METHODS[methodOf(row)] },
   { key: "student", fixed: true, label: "student", sort: (row) => row.student, text: (row) => row.student || "–" },
   { key: "hardware", fixed: true, label: "hardware", sort: (row) => row.hardware, text: (row) => row.hardware || "–" },

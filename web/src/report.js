@@ -139,7 +139,7 @@ function figuresOf(run, number) {
   };
 }
 
-const qualityText = (q) => q.best.toFixed(2) + (q.low < q.high ? ` (${q.low.toFixed(2)} to ${q.high.toFixed(2)})` : "");
+const endsText = (interval) => words.ends(interval, "J").split(" to ").map(words.unbroken).join(" to ");
 const estimated = (run) => (run.report.labels ?? []).includes("cpu_estimated");
 const mark = (run) => (estimated(run) ? "~" : "");
 
@@ -177,7 +177,7 @@ function drawSummary() {
     energy && ["In watt-hours", mark(run) + words.spread(sums.scaled(energy, 1 / 3600), "Wh")],
     ["CO2e, location-based", carbon ? mark(run) + words.spread(sums.scaled(carbon, 1000), "g") : "choose a grid"],
     [`Per token: ${DENOMINATORS[state.per]}`, perToken ? mark(run) + words.spread(perToken, "J") : "unknown"],
-    run.quality && ["Q, share of the teacher's quality kept", qualityText(run.quality)],
+    run.quality && ["Q, share of the teacher's quality kept", words.quality(run.quality)],
     run.taught && many && ["N*, reuses until the teacher has paid", even ? evenText(even) : pair?.differences ? "no run here to compare it with" : "not defined"],
     run.served && ["Per served token, steady part", mark(run) + words.spread(sums.scaled(sums.absolute(run.served, scales), pue()), "J")],
     run.taught && many && [`T*, served tokens until it has paid${serving ? (typed() ? ", by the joules given" : ", as measured") : ""}`, serving ? evenText(serving) : pair?.unserved ? `not defined: ${pair.unserved}` : "not measured: give J per served token"],
@@ -212,13 +212,21 @@ function drawComparison() {
     return new Map(sums.pareto(points, scales).map((standing) => [standing.name, standing]));
   };
   let standings = stateOf();
-  const labelOf = (id) => runs.find((run) => run.id === id).label;
+  // Names of runs; the table's cells hold the first of many, the drawing's words all.
+  const named = (ids, most) => {
+    const names = ids.map((id) => runs.find((run) => run.id === id).label);
+    return names.length > most ? `${names.slice(0, most - 1).join(", ")} and ${names.length - most + 1} more` : names.join(", ");
+  };
   const standing = (one) => {
     const found = standings.get(one.run.id);
     if (!found) return ["unknown", one.quality ? "energy unknown" : "no Q"];
-    if (found.dominatedBy.length) return ["dominated", `beaten by ${found.dominatedBy.map(labelOf).join(", ")}`];
-    if (found.ties.length) return ["tie", `tie with ${found.ties.map(labelOf).join(", ")}`];
+    if (found.dominatedBy.length) return ["dominated", "beaten by ", found.dominatedBy];
+    if (found.ties.length) return ["tie", "tie with ", found.ties];
     return ["frontier", "on the frontier"];
+  };
+  const standingText = (one, most) => {
+    const [, said, others = []] = standing(one);
+    return said + named(others, most);
   };
   // What all runs share, such as an estimate's scale, moves all points together: bars hold what differs from the
   // cheapest run.
@@ -244,7 +252,7 @@ function drawComparison() {
         role: methodOf(one.run),
         shape: shapeOf(one.run),
         state: standing(one)[0],
-        words: `${one.run.label}: ${words.spread(one.energy, "J")}, Q ${one.quality.best.toFixed(2)}; ${standing(one)[1]}`,
+        words: `${one.run.label}: ${words.spread(one.energy, "J")}, Q ${one.quality.best.toFixed(2)}; ${standingText(one, Infinity)}`,
       })),
     });
   });
@@ -274,13 +282,13 @@ function drawComparison() {
       { key: "name", label: "run", text: ({ one }) => one.run.label, sort: ({ one }) => one.run.label },
       { key: "method", label: "method", text: ({ one }) => METHODS[methodOf(one.run)], sort: ({ one }) => methodOf(one.run) },
       { key: "energy", label: "energy", numeric: true, about: "with PUE and reuse as chosen", sort: ({ one }) => one.energy?.best, text: ({ one }) => (one.energy ? mark(one.run) + words.plusMinus(one.energy, "J") : "unknown") },
-      { key: "interval", label: "interval", numeric: true, wraps: true, text: ({ one }) => (one.energy ? words.ends(one.energy, "J") : "") },
+      { key: "interval", label: "interval", numeric: true, wraps: true, text: ({ one }) => (one.energy ? endsText(one.energy) : "–") },
       { key: "carbon", label: "CO2e", numeric: true, sort: ({ one }) => one.carbon?.best, text: ({ one }) => (one.carbon ? words.plusMinus(sums.scaled(one.carbon, 1000), "g") : "–") },
       { key: "token", label: "J/token", numeric: true, about: "by the denominator chosen", sort: ({ one }) => one.perToken?.best, text: ({ one }) => (one.perToken ? mark(one.run) + words.plusMinus(one.perToken, "J") : "unknown") },
-      { key: "q", label: "Q", numeric: true, wraps: true, sort: ({ one }) => one.quality?.best, text: ({ one }) => (one.quality ? qualityText(one.quality) : "–") },
-      { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid", sort: ({ one }) => one.even?.ratio, text: ({ one }) => (one.even ? evenText(one.even) : "–") },
-      { key: "serving", label: "T*", numeric: true, wraps: true, about: "served tokens until it has paid", sort: ({ one }) => one.serving?.ratio, text: ({ one }) => (one.serving ? evenText(one.serving) : one.run.taught ? "not measured" : "–") },
-      { key: "standing", label: "standing", text: ({ one }) => standing(one)[1] },
+      { key: "q", label: "Q", numeric: true, wraps: true, sort: ({ one }) => one.quality?.best, text: ({ one }) => (one.quality ? words.bracketed(words.quality(one.quality)) : "–") },
+      { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid", sort: ({ one }) => one.even?.ratio, text: ({ one }) => (one.even ? words.bracketed(evenText(one.even)) : "–") },
+      { key: "serving", label: "T*", numeric: true, wraps: true, about: "served tokens until it has paid", sort: ({ one }) => one.serving?.ratio, text: ({ one }) => (one.serving ? words.bracketed(evenText(one.serving)) : one.run.taught ? "not measured" : "–") },
+      { key: "standing", label: "standing", text: ({ one }) => standingText(one, 4) },
     ],
   });
   drawings.unshift(() => {

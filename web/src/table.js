@@ -1,6 +1,8 @@
-// A table that can be sorted; of many rows only those in view are in the document.
+// A table that can be sorted; of many rows only those in view are in the document. Where all rows are drawn and
+// they are wider than the page, each becomes a card (`cards` in theme.css). The roles say what a card's layout
+// would hide from assistive technology.
 
-import { h, put } from "./dom.js";
+import { h, put, whenSized } from "./dom.js";
 
 const MANY = 60; // rows from which only a window is drawn
 const WINDOW = 40;
@@ -18,18 +20,18 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
   let sorted = null;
   let shown = [];
   let cells = new Map(); // row -> its element, what holds each cell's content, and the texts that stand there
-  const body = h("tbody");
+  const body = h("tbody", { role: "rowgroup" });
   const heads = columns.map((column) => {
     const button = column.sort
       ? h("button", { type: "button", class: "sort", title: column.about, onclick: () => sortBy(column.key) }, column.label)
       : column.label;
-    return h("th", { scope: "col", class: column.numeric ? "number" : null, title: column.about }, button);
+    return h("th", { scope: "col", role: "columnheader", class: `${column.numeric ? "number" : ""} ${column.sort ? "" : "fixed"}`, title: column.about }, button);
   });
   const element = h(
     "table",
-    { "aria-rowcount": rows.length + 1 },
+    { role: "table", "aria-rowcount": rows.length + 1 },
     h("caption", { text: caption }),
-    h("thead", null, h("tr", { "aria-rowindex": 1 }, heads)),
+    h("thead", { role: "rowgroup", class: columns.some((column) => column.sort) ? null : "fixed" }, h("tr", { role: "row", "aria-rowindex": 1 }, heads)),
     body,
   );
   const scroller = h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": caption }, element);
@@ -51,6 +53,13 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
     });
   }
   addEventListener("beforeprint", showAll);
+  whenSized(holder, fit);
+
+  function fit() {
+    if (!all) return;
+    element.classList.remove("cards");
+    element.classList.toggle("cards", scroller.scrollWidth > scroller.clientWidth);
+  }
 
   function showAll() {
     all = true;
@@ -66,11 +75,14 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
 
   function made(row) {
     const holders = columns.map((column, place) => {
-      if (place > 0) return h("td", { class: column.numeric ? `number ${column.wraps ? "words" : ""}` : null });
-      return pick ? h("button", { type: "button", class: "pick", onclick: () => pick(row) }) : h("th", { scope: "row" });
+      if (place > 0) {
+        return h("td", { role: "cell", "data-label": column.label, class: column.numeric ? `number ${column.wraps ? "words" : ""}` : null });
+      }
+      return pick ? h("button", { type: "button", class: "pick", onclick: () => pick(row) }) : h("th", { scope: "row", role: "rowheader" });
     });
     const [head, ...rest] = holders;
-    return { element: h("tr", null, pick ? h("th", { scope: "row" }, head) : head, rest), holders, texts: [] };
+    const named = pick ? h("th", { scope: "row", role: "rowheader" }, head) : head;
+    return { element: h("tr", { role: "row" }, named, rest), holders, texts: [] };
   }
 
   // Writes only what is not there yet: a text node is cheap, a row of new elements is not.
@@ -124,6 +136,7 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
       });
     }
     draw();
+    fit();
   }
 
   update();

@@ -123,6 +123,7 @@ test("leaderboard", { skip: !CHROMIUM ? "no Chromium here" : site ? false : "KIT
       await choose("grid", await page.locator("#control-grid option").nth(1).getAttribute("value"));
       assert.match(await cell(page, "CO2e"), /g$/);
       assert.match(await page.locator("main .note").first().innerText(), /Grid: .*\d{4}/);
+      assert.match(await cell(page, "Q"), /^\d\.\d\d( \(|$)/);
       await choose("boundary", "gpu");
       assert.equal(await cell(page, "energy"), "unknown", "what another run paid is not known for GPUs alone");
       await choose("boundary", "all");

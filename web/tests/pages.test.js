@@ -42,6 +42,8 @@ test("pages", { skip: CHROMIUM ? false : "no Chromium here" }, async (t) => {
           await page.waitForTimeout(100);
           const wide = await page.evaluate(() => document.documentElement.scrollWidth);
           assert.ok(wide <= width, `${wide} px of content at ${width} px`);
+          const hidden = await page.locator(".scroller").evaluateAll((all) => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel));
+          assert.deepEqual(hidden, [], `tables that scroll sideways at ${width} px`);
         }
         assert.deepEqual(problems, []);
         await page.close();
@@ -103,6 +105,25 @@ test("pages", { skip: CHROMIUM ? false : "no Chromium here" }, async (t) => {
       assert.match(await status(), /^From /);
       await page.keyboard.press("0");
       assert.match(await status(), /^All /);
+      assert.deepEqual(problems, []);
+      await page.close();
+    });
+
+    await t.test("on a phone each run is a card that names its figures and can be sorted; with room a table again", async () => {
+      const { page, problems } = await openPage(context, file("set"));
+      await page.setViewportSize({ width: 360, height: 800 });
+      const list = page.locator("#compare table");
+      await page.waitForFunction(() => document.querySelector("#compare table.cards"));
+      assert.deepEqual(await serious(page), []);
+      const heads = await list.locator("thead th").allTextContents();
+      const said = await list.locator("tbody tr").first().locator("td").evaluateAll((cells) => cells.map((one) => getComputedStyle(one, "::before").content.slice(1, -1)));
+      assert.deepEqual(said, heads.slice(1));
+      const seen = await page.getByRole("row").filter({ has: page.getByRole("cell") }).count();
+      assert.ok(seen >= (await list.locator("tbody tr").count()), "a card is a row for assistive technology too");
+      await list.getByRole("button", { name: "energy", exact: true }).click();
+      assert.equal(await list.locator("th[aria-sort='ascending']").textContent(), "energy");
+      await page.setViewportSize({ width: 1280, height: 800 });
+      await page.waitForFunction(() => !document.querySelector("#compare table.cards"));
       assert.deepEqual(problems, []);
       await page.close();
     });
