@@ -431,11 +431,15 @@ def frontier_words(cells: Sequence[CellResult]) -> list[str]:
     points = frontier(cells)
     if not points:
         return []
-    best = ", ".join(p.name for p in points if p.on_frontier)
-    lines = [f"On the frontier of energy and Q: {best}."]
-    ties = [f"{p.name} and {', '.join(p.ties)}" for p in points if p.ties and not p.dominated_by]
-    if ties:
-        lines.append(f"Tied with a better one, because their intervals allow no order: {'; '.join(ties)}.")
+    front = [p.name for p in points if p.on_frontier]
+    lines = [f"On the frontier of energy and Q: {', '.join(front)}."]
+    near = [(p.name, [n for n in p.ties if n in front]) for p in points if not p.dominated_by]
+    near = [(name, ties) for name, ties in near if ties]
+    if len(near) > 1 and len(near) == len(points) - len(front):
+        lines.append("Every other cell is tied with one of them, because the intervals allow no order.")
+    elif near:
+        listed = "; ".join(f"{name} and {', '.join(ties)}" for name, ties in near)
+        lines.append(f"Tied with one of them, because their intervals allow no order: {listed}.")
     return [*lines, ""]
 
 
