@@ -13,7 +13,7 @@ import pytest
 
 from harness.accounting import Interval
 from harness.experiments.comparison import remarks
-from harness.experiments.documents import write_documents
+from harness.experiments.documents import frontier_words, write_documents
 from harness.experiments.frontier import frontier
 from harness.experiments.grid import Cell, cells_of, main_cells, target
 from harness.experiments.profile import load_profile
@@ -147,7 +147,9 @@ def test_documents_say_how_sensitive_the_break_even_is_and_what_ties(tmp_path: P
     # Here 60 / (100 - 80) = 3, and 60 / (103 - 77.6) to 60 / (97 - 82.4) with 3 % on both.
     assert "3.00 (2.36 to 4.11)" in text
     assert "On the frontier of energy and Q: sft-1b." in text
-    assert "kd-1b and sft-1b" in text and "0.50 ± 0.20" in text
+    assert "Every other cell is tied with one of them" in text and "0.50 ± 0.20" in text
+    some = frontier_words(results(rel=0.5).cells)[1]
+    assert "allow no order: kd-1b and sft-1b; synthetic-sft-1b and sft-1b;" in some and "kd-13b" not in some
 
 
 def test_pocket_is_never_comparable_and_says_so_everywhere(tmp_path: Path) -> None:
