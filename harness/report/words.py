@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from harness.accounting.interval import total as interval_total
 from harness.accounting.rounding import duration, quantity
 from harness.accounting.shared_scales import absolute
 from harness.accounting.unused import devices_reserved
+from harness.bundle.reader import event_detail
 from harness.errors import KitError
 from harness.meter.visible import ORDER_IN_DOUBT
 from harness.report.comparison import against_notes, whole_energy
@@ -117,7 +117,7 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
     for event in report.events:
         if event["kind"] == "source_absent":
-            detail = json.loads(event["detail"] or "{}")
+            detail = event_detail(event)
             source, reason = (str(detail.get(name, "unknown")) for name in ("source", "reason"))
             found.append(f"{source} did not start, what it measures is missing: {reason}")
     found += _unused(report)
