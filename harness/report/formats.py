@@ -183,7 +183,6 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     ]
     out["against"] = None
     if report.against is not None:
-        times = report.against.times
         even, moved, serving = report.against.even, report.against.moved, report.against.serving
         out["against"] = {
             "name": report.against.name,
@@ -193,9 +192,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             "verdict": report.against.verdict,
             "doubts": list(report.against.doubts),
             "differences": list(report.against.differences),
-            "energy_ratio": None if times is None else times.best,
-            "energy_ratio_low": None if times is None else times.low,
-            "energy_ratio_high": None if times is None or not math.isfinite(times.high) else times.high,
+            **bounds("energy_ratio", report.against.times),
             "break_even": break_even_dict(even),
             "break_even_cpu_seconds": None
             if report.against.even_cpu is None
@@ -299,7 +296,7 @@ def to_json(report: RunReport) -> str:
 
 def to_csv(report: RunReport) -> str:
     """One line for each stage, unattributed last; empty = unknown."""
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     rows = [stage_dict(line) | _carbon(report, line) for line in lines]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -331,10 +328,10 @@ def _flat(value: Any) -> Any:
 
 def to_markdown(report: RunReport) -> str:
     """A table and the notes, for a README or a model card."""
-    from harness.report.terminal import _cell, _interval_text, _per_token, _unit
+    from harness.report.terminal import _cell, _per_token, _total_cell, _unit
 
     size, unit = _unit(report)
-    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = report.parts
     head = ["stage", "kind", "status", "time", "share", *(f"{p.upper()} {unit}" for p in parts), "J/token"]
     lines = [
         f"### {shown(report.manifest.get('name'), 'markdown')}",
@@ -342,7 +339,7 @@ def to_markdown(report: RunReport) -> str:
         "| " + " | ".join(head) + " |",
         "|" + "|".join(["---"] * 3 + ["---:"] * (len(head) - 3)) + "|",
     ]
-    for line in [*report.lines, *([report.unattributed] if report.unattributed else [])]:
+    for line in report.all_lines:
         value, of = _per_token(line)
         share = "" if line.share is None else f"{line.share:.1%}"
         cells = [
@@ -355,7 +352,7 @@ def to_markdown(report: RunReport) -> str:
             f"{value} {of}".strip(),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    sums = [_interval_text(getattr(report.totals, p).interval, size) for p in parts]
+    sums = [_total_cell(report, p, size) for p in parts]
     lines.append("| " + " | ".join(["**total**", "", "", "", "", *(f"**{s}**" for s in sums), ""]) + " |")
     lines.append("")
     lines += [f"- {_said(name.strip())}: {_said(value)}" for name, value in summary_lines(report)]

@@ -10,7 +10,7 @@ from harness.accounting.rounding import J_PER_KWH, duration, encodable, quantity
 from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
-from harness.report.words import method_words, notes, said_once, stage_notes, title
+from harness.report.words import method_words, notes, part_words, said_once, stage_notes, title
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
 from harness.text import MAX_LINE, shown
@@ -152,10 +152,10 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
 
     wide = width >= WIDE
     size, unit = _unit(report)
-    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = report.parts
     largest = sorted(parts, key=lambda p: getattr(report.totals, p).energy_j, reverse=True)
     parts = parts if wide else [p for p in parts if p in largest[:2]]
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     heads = ["stage", "time", "share of energy" if wide else "share", *(f"{p.upper()} {unit}" for p in parts)]
     foots = ["total", duration(_billed_us(report)), "", *(_total_cell(report, part, size) for part in parts)]
     heads += ["+-" if ascii_only else "±", "tokens", "J/token", "of", "by"] if wide else ["J/token"]
@@ -296,11 +296,8 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     found.append(("IT energy", f"{least}{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
         if part.interval is not None:
-            methods = " + ".join(method_words(m) for m in part.methods)
-            made_up = (report.manifest.get("boundary") or {}).get(name.lower()) == "simulated"
-            methods += " (simulated)" if made_up else ""
             lost = f", {part.unknown_rows} rows without a figure" if part.unknown_rows else ""
-            found.append((f"  {name}", f"{_q(part.interval)} by {methods}{lost}"))
+            found.append((f"  {name}", f"{_q(part.interval)} by {part_words(report, name.lower())}{lost}"))
     if report.unattributed is not None and report.unattributed.energy is not None:
         share = (
             f" ({_percent(report.unattributed.share, 1)})" if report.unattributed.share is not None else ""
@@ -319,9 +316,7 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.throughput is not None:
         found.append(("throughput", f"{report.throughput:,.0f} processed tokens/s in the student's training"))
     if report.peak_gpu_mib is not None:
-        mib = report.peak_gpu_mib
-        size = f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
-        found.append(("peak memory", f"{size} in use on one GPU, at a sample"))
+        found.append(("peak memory", f"{memory(report.peak_gpu_mib)} in use on one GPU, at a sample"))
     if report.served is not None:
         served = report.served
         rate = f"{served.tokens * 1e6 / served.duration_us:,.0f} tokens/s"
@@ -356,6 +351,11 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.against is not None:
         found += against_lines(report.against)
     return found + score_lines(report.scores)
+
+
+def memory(mib: int) -> str:
+    """Mebibytes as a person reads them."""
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
 
 
 def _above_idle(baseline: Baseline) -> str:
