@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from harness.report.scores import as_dicts
 from harness.report.terminal import summary_lines
 from harness.report.words import PLAIN_COUNTER, method_words, notes, stage_notes, title
 from harness.spec.factors import attribution
-from harness.text import MAX_LINE, json_shown, shown
+from harness.text import MAX_LINE, csv_text, json_shown, shown
 
 REPORT_VERSION = "1.0"
 """Version of the JSON report: a key more raises the second number, a key that goes or changes the first."""
@@ -298,13 +296,7 @@ def to_csv(report: RunReport) -> str:
     """One line for each stage, unattributed last; empty = unknown."""
     lines = report.all_lines
     rows = [stage_dict(line) | _carbon(report, line) for line in lines]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: _flat(v) for k, v in row.items()})
-    return out.getvalue()
+    return csv_text(rows)
 
 
 def _carbon(report: RunReport, line: StageLine) -> dict[str, Any]:
@@ -316,14 +308,6 @@ def _carbon(report: RunReport, line: StageLine) -> dict[str, Any]:
     if line.energy is not None:
         kg = co2e_kg(facility(line.energy, report.options.pue or 1.0), factor.g_co2e_per_kwh)
     return bounds("co2e_kg", kg) | {"co2e_factor_id": factor.factor_id}
-
-
-def _flat(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    return shown(value, "csv") if isinstance(value, str) else value
 
 
 def to_markdown(report: RunReport) -> str:

@@ -149,6 +149,14 @@ def test_the_plan_that_was_kept_stands_beside_one_run_and_a_grid(tmp_path: Path)
         beside(plan | {"stages": stages[len(measured) :]}, folder)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a", "card": "b", "stages": [{"where": "a"}]}'])
+def test_a_file_that_is_no_plan_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "plan.json").write_text(text)
+    said = CliRunner().invoke(plan_command, ["paper", "--against", str(tmp_path / "runs")])
+    assert isinstance(said.exception, KitError) and "is no plan" in said.exception.message
+
+
 def test_the_command_stands_beside_the_published_kwh() -> None:
     words = [sys.executable, "-m", "harness.cli.main", "plan", "paper", "--gpu", "h200", "--region", "FRA"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
