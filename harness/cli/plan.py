@@ -66,6 +66,8 @@ def cmd(
 
     if out is not None and against is None:
         raise click.UsageError("--out goes with --against")
+    if region is not None and (as_json or against is not None):
+        raise click.UsageError("--region adds CO2e to the plan as text, without --json and --against")
     kept = None if against is None else _kept(against)
     if against is not None and kept is not None:
         _beside(read_plan(kept), f"as kept in {kept} before the runs", against, out, as_json)
@@ -171,7 +173,7 @@ def _text(plan: Plan, region: str | None, calibrated: bool) -> str:
     for stage in plan.stages:
         peak = "-" if stage.peak_bytes is None else f"{stage.peak_bytes / 1e9:.0f}"
         rows.append([stage.where, *_hours_and_kwh(stage), peak])
-    rows.append(["together", *_hours_and_kwh(plan), "-"])
+    rows.append(["together, at least" if plan.unplanned else "together", *_hours_and_kwh(plan), "-"])
     table = columns(["stage", "hours", "kWh", "GB"], rows)
     if len(table) == len(rows) + 1:
         because = ["because", *("; ".join(stage.reasons) for stage in plan.stages), ""]

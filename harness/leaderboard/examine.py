@@ -74,7 +74,7 @@ def examine(
         return Examined(key, str(folder), "", refused)
     digest = tree_digest(folder)
     kept = None if cache is None or raw else cache / f"{digest}.json"
-    done = from_cache(kept, folder, digest)
+    done = from_cache(kept, folder, key)
     if done is None:
         done = _examine(key, folder, digest, raw, threads)
         if kept is not None:
@@ -94,7 +94,6 @@ def _examine(key: str, folder: Path, digest: str, raw: Sequence[Path], threads: 
     except KitError as error:
         done.findings = [found("E501", ENTRY, f"{error.where}: {error.message}", "what kit submit writes")]
         return done
-    done.key = entry.key
     done.findings = mismatches(folder, entry) + _private(asdict(entry), ENTRY)
     if done.errors:
         return done

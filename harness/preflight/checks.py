@@ -407,7 +407,8 @@ def time_and_energy(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
         yield Finding("time, energy", "all stages", "unknown", error.message, error.fix)
         return
     hours, kwh = plan.seconds * (1 / 3600), plan.joules * (1 / J_PER_KWH)
-    found = f"about {hours.likely:.0f} h ({hours.low:.0f} to {hours.high:.0f}) and {kwh.likely:.0f} kWh"
+    least = "at least" if plan.unplanned else "about"
+    found = f"{least} {hours.likely:.0f} h ({hours.low:.0f} to {hours.high:.0f}) and {kwh.likely:.0f} kWh"
     found += f" ({kwh.low:.0f} to {kwh.high:.0f}) on one {card.name}; kit plan {outlook.name} says why"
     yield Finding("time, energy", "all stages", "ok", found)
 
