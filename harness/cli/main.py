@@ -238,7 +238,11 @@ def _dispatch(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        _report_fault(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            _show_traceback_if_asked()
+            click.echo(f"kit: {shown(error.filename)}: cannot be used: {error.strerror}", err=True)
+        else:
+            _report_fault(error)
         return EXIT_UNUSABLE
     return 0
 

@@ -27,7 +27,7 @@ def citations(report: RunReport) -> str:
     lines = [
         f"@misc{{run-{re.sub('[^a-z0-9]', '', run_id.lower())},",
         f"  title = {{Energy log of {shown(manifest.get('name'), 'latex')}}},",
-        f"  note  = {{Run {shown(run_id, 'latex')}, accounting protocol {report.protocol_version}}},",
+        f"  note  = {{Run {shown(run_id, 'latex')}, accounting protocol {report.protocol.version}}},",
         *([f"  year  = {{{start.year}}},"] if start is not None else []),
         "}",
     ]

@@ -107,7 +107,8 @@ def draw(figure: Figure, folder: Path) -> list[Path]:
         What was written.
 
     Raises:
-        KitError: The plot extra is not installed, or the folder cannot be written.
+        KitError: The plot extra is not installed.
+        OSError: the folder cannot be written.
     """
     vl = require_plots()
     files: dict[str, bytes] = {f"{figure.name}.csv": csv_text(figure.rows).encode()}
@@ -118,12 +119,8 @@ def draw(figure: Figure, folder: Path) -> list[Path]:
         files[f"{stem}.svg"] = outlined(vl.vegalite_to_svg(spec)).encode()
         files[f"{stem}.pdf"] = vl.vegalite_to_pdf(spec)
         files[f"{stem}.png"] = vl.vegalite_to_png(spec, ppi=PNG_PPI)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            write_bytes(folder / file, content)
-    except OSError as error:
-        raise KitError(f"cannot be written: {error.strerror}", where=str(error.filename or folder)) from None
+    for file, content in files.items():
+        write_bytes(folder / file, content)
     return [folder / file for file in files]
 
 

@@ -162,7 +162,7 @@ def methods(report: RunReport) -> str:
     sampling = manifest.get("sampling") or {}
     seconds = float(sampling.get("nominal_period_us") or 0) / 1e6
     said = [
-        f"Energy was accounted by version {report.protocol_version} of the accounting protocol of the "
+        f"Energy was accounted by version {report.protocol.version} of the accounting protocol of the "
         f"Distillation Energy Kit on {machine + ' and ' if machine else ''}{cpu}."
     ]
     said += [f"{part.upper()} energy is by {_tex(part_words(report, part))}." for part in report.parts]

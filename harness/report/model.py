@@ -193,11 +193,6 @@ class RunReport:
         count = self.token_counts.get("processed")
         return count * 1e6 / length_us if count and length_us else None
 
-    @property
-    def protocol_version(self) -> str:
-        """Version of the protocol that the bundle was written by."""
-        return self.protocol.version
-
 
 def opened(folder: Path | str) -> Bundle:
     """A bundle whose manifest a report can look into.

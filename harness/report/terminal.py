@@ -75,7 +75,7 @@ def _heading(report: RunReport, width: int) -> Text:
     if not models and hardware.get("cpu_model"):
         machine += f", {hardware['cpu_model']}"
     text = Text(shown(manifest.get("name", "")), "bold", no_wrap=True, overflow="ellipsis")
-    facts = f"   {shown(manifest.get('method'))}   {shown(machine)}   protocol {report.protocol_version}"
+    facts = f"   {shown(manifest.get('method'))}   {shown(machine)}   protocol {report.protocol.version}"
     text.append(facts, "default")
     text.append(f"   run {shown(manifest.get('run_id'))}" if width >= WIDE else "", "dim")
     return text

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from harness.accounting import Interval
 from harness.accounting.rounding import quantity
-from harness.cli.main import cli
+from harness.cli.main import cli, main
 from harness.cli.report import cmd
 from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
@@ -403,3 +403,14 @@ def test_an_odd_value_of_a_manifest_is_no_fault_of_the_kit(key, value, tmp_path)
 
 def test_an_end_that_is_not_known_is_null_for_programs():
     assert finite(Interval(2.0, 1.0, float("inf"))) == {"best": 2.0, "low": 1.0, "high": None}
+
+
+def test_what_cannot_be_written_is_named_and_no_fault_of_the_kit(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for command in (
+        ["report", str(folder), "--html", str(tmp_path / "file" / "page.html")],
+        ["figures", str(folder), "--out", str(tmp_path / "file")],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"kit: {tmp_path}/file" in said and ": cannot be used: " in said and "fault" not in said
