@@ -346,13 +346,13 @@ def embedded(data: object) -> str:
     return text
 
 
-def asset(name: str) -> str:
-    """A built file of the page.
+def asset(name: str, folder: Path = ASSETS) -> str:
+    """A built file of a page.
 
     Raises:
         KitError: It is not there.
     """
-    path = ASSETS / name
+    path = folder / name
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
@@ -369,6 +369,17 @@ def document(title_text: str, data: object, script: str, style: str, noscript: s
     policy = (
         f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; img-src data: blob:"
     )
+    body = [
+        f"<noscript><p>{html.escape(noscript)}</p></noscript>",
+        '<div id="app"></div>',
+        f'<script type="application/json" id="data">{payload}</script>',
+        f"<script>{script}</script>",
+    ]
+    return shell(title_text, policy, [f"<style>{style}</style>"], body)
+
+
+def shell(title_text: str, policy: str, head: Sequence[str], body: Sequence[str]) -> str:
+    """An HTML document with a content policy; `head` and `body` are elements."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -380,13 +391,10 @@ def document(title_text: str, data: object, script: str, style: str, noscript: s
             '<meta name="referrer" content="no-referrer">',
             f"<title>{html.escape(title_text)}</title>",
             '<link rel="icon" href="data:,">',
-            f"<style>{style}</style>",
+            *head,
             "</head>",
             "<body>",
-            f"<noscript><p>{html.escape(noscript)}</p></noscript>",
-            '<div id="app"></div>',
-            f'<script type="application/json" id="data">{payload}</script>',
-            f"<script>{script}</script>",
+            *body,
             "</body>",
             "</html>",
             "",

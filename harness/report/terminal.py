@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.rounding import J_PER_KWH, duration, encodable, quantity, significant
+from harness.accounting.totals import DENOMINATORS
 from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
@@ -245,7 +246,7 @@ def _cells(
     cells = [named, Text(duration(line.duration_us)), Text("")]
     cells += [Text(_cell(row, part, size)) for part in parts]
     if wide:
-        count = row[_TOKEN_COLUMNS[denominator]] if denominator else None
+        count = row[DENOMINATORS[denominator]] if denominator else None
         method = str(row["gpu_energy_method" if "gpu" in parts else "cpu_energy_method"])
         cells += [Text(_relative(line.energy)), Text("-" if count is None else _count(count)), Text(value)]
         cells += [Text(denominator, "dim"), Text(shown(method_words(method)), "dim")]
@@ -260,8 +261,6 @@ PER_TOKEN = {
     "positions": "per position",
     "reference": "per reference token",
 }
-
-_TOKEN_COLUMNS = {name: f"tokens_{name}" for name in _TOKEN_ORDER[:-1]}
 
 
 def _count(number: int) -> str:
