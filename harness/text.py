@@ -6,10 +6,13 @@ a terminal, a document or a program, and arrives as the characters that it is ma
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import re
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 Form = Literal["terminal", "markdown", "csv", "html", "latex", "annotation", "property"]
 """terminal: rich's Text or plain lines (never rich markup). annotation and property: message and value of a
@@ -72,6 +75,18 @@ def shown(text: object, form: Form = "terminal", *, limit: int | None = MAX_SHOW
 def lines_shown(text: str) -> str:
     """The lines of a message for a terminal, each as `shown`."""
     return "\n".join(shown(line, limit=MAX_LINE) for line in text.split("\n"))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with the columns of all: empty is unknown, a list is words, no text is a formula."""
+    out = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in rows:
+        values = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
+        writer.writerow({k: shown(v, "csv") if isinstance(v, str) else v for k, v in values.items()})
+    return out.getvalue()
 
 
 def _visible(text: str, limit: int | None) -> str:

@@ -16,7 +16,7 @@ from harness.accounting.stage_scales import ranges
 from harness.errors import KitError
 from harness.experiments.grid import REGIME_WORDS, Cell, cells_of, load_targets
 from harness.experiments.paper import REFERENCE_TOKENS, published
-from harness.experiments.pipelines import Layout
+from harness.experiments.pipelines import SHARED, Layout
 from harness.experiments.profile import Profile, load_profile
 from harness.experiments.reproduce import CLAIM, Request, completed_runs
 from harness.experiments.results import PARTS, CellResult, Results, collect
@@ -40,7 +40,6 @@ class Choice:
         quality: Q with its interval; None where unknown.
         basis: what the energies are.
         is_default: whether it is a cell of the main grid.
-        failed: joules of attempts that did not complete, in `own` or `teacher` already; None without any.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Choice:
     setting: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     is_default: bool = True
-    failed: Interval | None = None
 
     def cost(self, reuses: int = 1) -> Energy | None:
         """Energy of this student when its teacher's output serves so many; None where a part is unknown."""
@@ -81,6 +79,7 @@ class Choices:
         source: where the figures are from, in words.
         scales: ranges of the scales that the energies share.
         reference_tokens: the declared denominator of J/token.
+        runs: folders of the logs, and whether each is a sweep's or a repeat's; empty for published figures.
     """
 
     source: str
@@ -88,6 +87,7 @@ class Choices:
     scales: Scales
     reference_tokens: int | None
     unit: Literal["kWh", "J"]
+    runs: Sequence[tuple[Path, bool]] = ()
 
     @property
     def grid(self) -> list[Choice]:
@@ -144,6 +144,7 @@ def measured_choices(folder: Path, profile: Profile | None = None) -> Choices:
     """
     results = recorded_results(folder, profile)
     found = [_measured(result) for result in results.cells]
+    cells, layout = [result.cell for result in results.cells], Layout(folder.absolute(), {})
     energies = [e for choice in found for e in (choice.own, choice.teacher) if e is not None]
     return Choices(
         f"profile {results.profile.name}, {folder}",
@@ -151,6 +152,7 @@ def measured_choices(folder: Path, profile: Profile | None = None) -> Choices:
         ranges(energies, results.bars),
         results.cells[0].reference,
         "J" if results.profile.is_pocket else "kWh",
+        [(layout.run(SHARED), False), *((layout.run(c.name), not c.is_default or c.seed > 0) for c in cells)],
     )
 
 
@@ -200,7 +202,6 @@ def _measured(result: CellResult) -> Choice:
         setting=setting,
         seed=cell.seed,
         is_default=cell.is_default,
-        failed=result.failed,
     )
 
 

@@ -6,14 +6,17 @@ the data cannot decide, never what the paper found instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.accounting import Interval, ParetoPoint, break_even
 from harness.accounting.pareto import dominates, dominates_surely
 from harness.accounting.rounding import J_PER_KWH, break_even_text, quantity, significant
-from harness.accounting.shared_scales import added, at, ratio
+from harness.accounting.shared_scales import at, ratio
+from harness.accounting.totals import lower_bound, roots, row_energy
 from harness.advice.choices import Choice, Choices, find, share
+from harness.experiments.lineage import stage_rows
 from harness.models.shapes import OLMO2
 from harness.planning.cards import named_card
 from harness.planning.steps import Efficiency, StepWork, decode_step, forward_step
@@ -124,12 +127,15 @@ def _first_knob(given: Choices, regime: str, first: str, second: str) -> Iterato
         if base is None:
             yield f"{size.upper()}: {UNDECIDED}, the cell that the sweeps are around is not there", False
             continue
+        lines = {
+            name: [c for c in cells if c.size == size and c.setting[other] == base.setting[other]]
+            for name, other in ((first, second), (second, first))
+        }
+        if single := [name for name, line in lines.items() if len(line) < 2]:
+            yield f"{base.name}: {UNDECIDED}, {single[0]} was not swept", False
+            continue
         moves, doubt = {}, 0.0
-        for name, other in ((first, second), (second, first)):
-            line = [c for c in cells if c.size == size and c.setting[other] == base.setting[other]]
-            if len(line) < 2:
-                yield f"{base.name}: {UNDECIDED}, {name} was not swept", False
-                return
+        for name, line in lines.items():
             q = [c.quality for c in line if c.quality is not None]
             joules = [at(cost, {}).best for c in line if (cost := c.cost()) is not None]
             moves[name] = max(v.best for v in q) - min(v.best for v in q)
@@ -174,20 +180,21 @@ def _teacher_step(regime: str, size: str) -> StepWork:
 
 
 def _development(given: Choices) -> Iterator[Said]:
-    known = [(c, cost) for c in given.choices if (cost := c.cost()) is not None]
-    if not known:
-        yield f"{UNDECIDED}: no energy is known", False
-        return
-    if {c.basis for c, _ in known} == {"published"}:
+    """By the logs themselves: what several students share is in one of them and was paid once."""
+    if not given.runs:
         yield f"{UNDECIDED}: failed attempts and the energy of sweeps are not published", False
         return
-    whole = at(added(cost for _, cost in known), {}).best
-    failed = sum(c.failed.best for c, _ in known if c.failed is not None)
-    tried = sum(at(c.own, {}).best for c, _ in known if c.own is not None and (not c.is_default or c.seed))
+    rows = [(row, extra) for folder, extra in given.runs for row in roots(stage_rows(folder))]
+    known = [(row, extra, energy.best) for row, extra in rows if (energy := row_energy(row)) is not None]
+    whole = math.fsum(joules for _, _, joules in known)
+    if not whole or any(lower_bound(row) for row, _ in rows):
+        yield f"{UNDECIDED}: the energy of a part of the runs is unknown", False
+        return
+    failed = math.fsum(joules for row, _, joules in known if row["status"] != "completed")
+    tried = math.fsum(joules for _, extra, joules in known if extra)
     yield (
         f"of {energy_text(given, whole)} in these runs, sweeps and repeats took {tried / whole:.0%} and "
-        f"attempts that failed {failed / whole:.0%}; runs in other folders are not counted"
-        + (f", nor {lost} whose energy is unknown" if (lost := len(given.choices) - len(known)) else ""),
+        f"attempts that failed {failed / whole:.0%}; runs in other folders are not counted",
         True,
     )
 

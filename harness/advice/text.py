@@ -90,9 +90,7 @@ def _cost(given: Choices, option: Option) -> str:
     text = energy_text(given, cost.best, cost.low, cost.high)
     if cost.low == cost.high:
         return text
-    low, high = (energy_text(given, end).rpartition(" ")[0] for end in (cost.low, cost.high))
-    unit = energy_text(given, cost.high).rpartition(" ")[2]
-    return f"{text} ({low} to {high} {unit})"
+    return f"{text} ({energy_text(given, cost.low)} to {energy_text(given, cost.high)})"
 
 
 def _q(quality: Interval) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,15 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             raise KitError(f"column {field.name!r} holds nulls and may not", where=str(path))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def event_detail(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The object in an event's detail; empty where there is none."""
+    try:
+        found = json.loads(event["detail"] or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run_folders(folder: Path) -> list[Path]:

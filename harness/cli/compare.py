@@ -39,7 +39,7 @@ def compare(folders: tuple[Path, ...], region: str | None, as_json: bool) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    from harness.cli.console import make_console
+    from harness.cli.console import stdout_console
     from harness.text import MAX_LINE, shown
 
     table = Table(box=None, pad_edge=False)
@@ -48,7 +48,7 @@ def compare(folders: tuple[Path, ...], region: str | None, as_json: bool) -> Non
         table.add_column(Text(side.name), overflow="fold")
     for name, cells in rows(sides):
         table.add_row(name, *(Text(shown(cell)) for cell in cells))
-    console = make_console()
+    console = stdout_console()
     console.print(table)
     for side in sides:
         for words in side.differences:
@@ -81,7 +81,7 @@ def runs(folder: Path, as_json: bool) -> None:
 
 def _row(path: Path, below: Path) -> dict[str, Any]:
     from harness.errors import KitError
-    from harness.report.comparison import q_of, stated_energy, whole_energy
+    from harness.report.comparison import finite, q_of, stated_energy, whole_energy
     from harness.report.model import build
 
     row: dict[str, Any] = {"run": str(path.relative_to(below)) if path != below else path.name}
@@ -97,21 +97,20 @@ def _row(path: Path, below: Path) -> dict[str, Any]:
         "created_t_us": manifest.get("created_t_us"),
         "method": manifest.get("method"),
         "state": manifest.get("status"),
-        "energy_j": None if whole_energy(report) is None else vars(stated_energy(report)),
-        "quality": None if q is None else vars(q),
+        "energy_j": None if whole_energy(report) is None else finite(stated_energy(report)),
+        "quality": None if q is None else finite(q),
         "labels": list(manifest.get("labels") or ()),
     }
 
 
 def _words(row: dict[str, Any]) -> Iterator[str]:
-    from datetime import UTC, datetime
-
     from harness.accounting.rounding import quantity
+    from harness.report.words import utc
     from harness.text import shown
 
-    energy, q, made = row.get("energy_j"), row.get("quality"), row.get("created_t_us")
+    energy, q, made = row.get("energy_j"), row.get("quality"), utc(row.get("created_t_us"))
     yield shown(row["run"])
-    yield datetime.fromtimestamp(made / 1e6, UTC).strftime("%Y-%m-%d %H:%M") if made else "-"
+    yield "-" if made is None else made.strftime("%Y-%m-%d %H:%M")
     yield shown(str(row.get("method", "-")))
     yield shown(str(row["state"]))
     yield "-" if energy is None else quantity(energy["best"], "J", energy["low"], energy["high"])

@@ -28,6 +28,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
     from harness.cli.quick_start import light_pyarrow
 
     light_pyarrow()
+    from harness.files import write_bytes
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.latex import beside_table, main_table, methods, stage_table
@@ -51,7 +52,8 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
     for report, entry in zip(reports, known, strict=False):
         texts[f"stages-{_file_name(entry.name)}.tex"] = stage_table(report)
     texts["captions.tex"] = "".join(f"% {figure.name}\n{figure.caption}\n\n" for figure in made)
-    _write(texts, out)
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode())
     click.echo(f"tables, captions and methods: {out}/*.tex")
 
 
@@ -60,14 +62,3 @@ def _file_name(name: str) -> str:
     import re
 
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip(".-") or "run"
-
-
-def _write(texts: dict[str, str], out: Path) -> None:
-    from harness.errors import KitError
-    from harness.files import write_bytes
-
-    try:
-        for name, text in texts.items():
-            write_bytes(out / name, text.encode())
-    except OSError as error:
-        raise KitError(f"cannot be written: {error.strerror}", where=str(error.filename or out)) from None

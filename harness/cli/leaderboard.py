@@ -104,7 +104,7 @@ def check(
     if summary is not None:
         summary.write_text(say.markdown(done.asked, done.rows), encoding="utf-8")
     if record is not None and key is not None:
-        click.echo(f"recorded: {review(done.asked[0], record, key)}")
+        click.echo(f"recorded: {review(done.asked[0], record, key)}", err=True)
     raise SystemExit(1 if done.errors else 0)
 
 
@@ -118,10 +118,13 @@ def build(submissions: Path, out: Path) -> None:
 
     Refused submissions are named and left out. Exit code 0: all are shown, 1: one is not.
     """
+    from harness.text import shown
+
     done, written = _build(submissions, out)
     for entry in done.entries:
         if entry.errors:
-            click.echo(f"left out: {entry.folder} ({', '.join(sorted({f.id for f in entry.findings}))})")
+            why = sorted({f.id for f in entry.findings if f.severity == "error" and f.counts})
+            click.echo(f"left out: {shown(entry.folder)} ({', '.join(why)})")
     click.echo(f"{len(done.rows)} rows, {written} files written: {out / 'index.html'}")
     raise SystemExit(1 if done.errors else 0)
 

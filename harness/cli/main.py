@@ -247,7 +247,11 @@ def _dispatch(args: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        _report_fault(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            _show_traceback_if_asked()
+            click.echo(f"kit: {shown(error.filename)}: cannot be used: {error.strerror}", err=True)
+        else:
+            _report_fault(error)
         return EXIT_UNUSABLE
     return 0
 

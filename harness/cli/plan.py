@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.preflight import gpu_option, outlook_of, target_option
+from harness.text import lines_shown
 
 if TYPE_CHECKING:
     from harness.planning.cards import Card
@@ -61,14 +62,15 @@ def cmd(
     plan stands beside what runs measured; that of `kit reproduce`, kept before its first run, comes first.
     """
     from harness.planning.steps import Efficiency
-    from harness.preflight.plan import calibrate, make_plan
+    from harness.preflight.plan import calibrate, make_plan, read_plan
 
     if out is not None and against is None:
         raise click.UsageError("--out goes with --against")
+    if region is not None and (as_json or against is not None):
+        raise click.UsageError("--region adds CO2e to the plan as text, without --json and --against")
     kept = None if against is None else _kept(against)
     if against is not None and kept is not None:
-        planned = json.loads(kept.read_text(encoding="utf-8"))
-        _beside(planned, f"as kept in {kept} before the runs", against, out, as_json)
+        _beside(read_plan(kept), f"as kept in {kept} before the runs", against, out, as_json)
         return
     outlook = outlook_of(subject, target, None)
     card = _card(gpu)
@@ -81,7 +83,9 @@ def cmd(
         _beside(plan.as_json(), "made now, after the runs", against, out, as_json)
         return
     click.echo(
-        json.dumps(plan.as_json(), indent=1) if as_json else _text(plan, subject, region, runs is not None)
+        json.dumps(plan.as_json(), indent=1)
+        if as_json
+        else lines_shown(_text(plan, region, runs is not None))
     )
 
 
@@ -158,18 +162,18 @@ def _card(word: str | None) -> Card:
 
 
 def _hours_and_kwh(planned: Plan | StagePlan) -> tuple[str, str]:
-    from harness.preflight.plan import J_PER_KWH
+    from harness.accounting.rounding import J_PER_KWH
 
     return _shown(planned.seconds * (1 / 3600)), _shown(planned.joules * (1 / J_PER_KWH))
 
 
-def _text(plan: Plan, subject: str, region: str | None, calibrated: bool) -> str:
+def _text(plan: Plan, region: str | None, calibrated: bool) -> str:
     lines = [f"plan: {plan.name} on one {plan.card}; every figure is an estimate, likely (low to high)", ""]
     rows = []
     for stage in plan.stages:
         peak = "-" if stage.peak_bytes is None else f"{stage.peak_bytes / 1e9:.0f}"
         rows.append([stage.where, *_hours_and_kwh(stage), peak])
-    rows.append(["together", *_hours_and_kwh(plan), "-"])
+    rows.append(["together, at least" if plan.unplanned else "together", *_hours_and_kwh(plan), "-"])
     table = columns(["stage", "hours", "kWh", "GB"], rows)
     if len(table) == len(rows) + 1:
         because = ["because", *("; ".join(stage.reasons) for stage in plan.stages), ""]
@@ -196,7 +200,7 @@ def _shown(value: Range) -> str:
 
 
 def _carbon(plan: Plan, region: str) -> str:
-    from harness.preflight.plan import J_PER_KWH
+    from harness.accounting.rounding import J_PER_KWH
     from harness.spec.factors import region_factors
 
     factor = max(region_factors(region), key=lambda factor: factor.year)
@@ -208,9 +212,9 @@ def _carbon(plan: Plan, region: str) -> str:
 
 def _published(plan: Plan) -> list[str]:
     """The published kWh beside what is planned, stage by stage; nothing for other profiles."""
+    from harness.accounting.rounding import J_PER_KWH
     from harness.experiments.grid import main_cells
     from harness.experiments.paper import published
-    from harness.preflight.plan import J_PER_KWH
 
     if plan.name not in ("paper", "paper-asrun"):
         return []

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.text import lines_shown
+
 if TYPE_CHECKING:
     from harness.experiments.grid import Target
     from harness.experiments.reproduce import Request
@@ -108,5 +110,5 @@ def cmd(subject: str, target: str, out: Path | None, gpu: str | None, as_json: b
     outlook = outlook_of(subject, target, out)
     assumed = named_card(gpu) if gpu else named_card("h100-sxm") if subject == "paper" else None
     result = check(outlook, this_machine(assumed))
-    click.echo(json.dumps(result.as_json(), indent=1) if as_json else result.render())
+    click.echo(json.dumps(result.as_json(), indent=1) if as_json else lines_shown(result.render()))
     click.get_current_context().exit(result.exit_code)

@@ -112,27 +112,23 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
     """The page of some runs.
 
     Raises:
-        KitError: a bundle cannot be read, two are one run, or the page cannot be written.
+        KitError: a bundle cannot be read, or two are one run.
     """
-    from harness.bundle import Bundle
     from harness.errors import KitError
-    from harness.report.model import build
+    from harness.report.model import build, opened
     from harness.report.page import points_for, to_html
     from harness.validate.engine import validate_many
 
-    manifests = [Bundle.open(folder).manifest for folder in folders]
+    manifests = [opened(folder).manifest for folder in folders]
     ids = [manifest.get("run_id") for manifest in manifests]
     for folder, run_id in zip(folders, ids, strict=True):
         if run_id is not None and ids.count(run_id) > 1:
             raise KitError(f"run {run_id} is given twice", where=str(folder), expected="different runs")
-    devices = max(len(manifest["hardware"]["devices"]) for manifest in manifests)
+    devices = max(len((manifest.get("hardware") or {}).get("devices") or ()) for manifest in manifests)
     points = points_for(len(folders), devices + 2)
     reports = [build(folder, options, points=points) for folder in folders]
     text = to_html(reports, validate_many(folders))
-    try:
-        page.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KitError(f"cannot be written: {error.strerror}", where=str(page)) from None
+    page.write_text(text, encoding="utf-8")
     click.echo(f"{page}: {len(text.encode()) / 1e3:.0f} kB, opens in any browser without a network")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -229,11 +228,11 @@ def _finish(console: Console, request: Request, layout: Any, grid: GridFactor | 
     results = replace(collect(request.profile, request.cells, layout, request.again), grid=grid)
     files = write_documents(results, request.name, request.target, request.out / "tables")
     if (request.out / "plan.json").exists():
-        from harness.preflight.plan import afterwards, beside
+        from harness.preflight.plan import afterwards, beside, read_plan
         from harness.report.drawing import draw
         from harness.report.figures.planned import planned_figure
 
-        planned = json.loads((request.out / "plan.json").read_text(encoding="utf-8"))
+        planned = read_plan(request.out / "plan.json")
         files["plan.md"] = request.out / "tables" / "plan.md"
         runs = layout.run("shared").parent
         files["plan.md"].write_text("\n".join(afterwards(planned, runs)) + "\n", encoding="utf-8")

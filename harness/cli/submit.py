@@ -73,18 +73,25 @@ def cmd(
     CC BY 4.0. Exit code 0: it would be accepted, 1: it would not, 2: a run cannot be read.
     """
     import json
+    import secrets
     import tempfile
 
+    from harness.errors import KitError
     from harness.files import write_bytes, write_json
     from harness.leaderboard import say
     from harness.leaderboard.check import check
-    from harness.leaderboard.pack import commitment, git_commands, pack
+    from harness.leaderboard.entry import committed, read_json
+    from harness.leaderboard.pack import git_commands, pack
 
     fields: dict[str, str | None] = {"lab": lab, **said}
     if embargo:
-        salt, digest = commitment(lab)
+        secret = report_folder / "embargo.json"
+        kept = read_json(secret) if secret.exists() else {"lab": lab, "salt": secrets.token_hex(16)}
+        if kept.get("lab") != lab:
+            raise KitError("holds another laboratory's secret", where=str(secret), fix="another --report")
+        digest = committed(kept["salt"], lab)
         fields |= {"lab": f"anon-{digest[:8]}", "commitment": digest}
-        write_json(report_folder / "embargo.json", {"lab": lab, "salt": salt})
+        write_json(secret, kept)
     target = into / "submissions"
     with tempfile.TemporaryDirectory(prefix="kit-submit-") as temporary:
         staged = Path(temporary) / "submissions"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import stat
@@ -188,6 +187,6 @@ def review(entry: Examined, by: str, key: Path) -> Path:
         "class_text": entry.row["class_text"],
         "unranked": [x for x in entry.row["unranked"] if x.startswith("C")],
     }
-    path = write_json(folder / REVIEW, json.loads(json.dumps(record)))
+    path = write_json(folder / REVIEW, record)
     sign(path, key, REVIEW_NAMESPACE)
     return path

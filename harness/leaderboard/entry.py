@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from harness.bundle.canonical import canonical_json
 from harness.errors import KitError
+from harness.files import read_bytes
 from harness.leaderboard.rules import submission_rules
 from harness.spec.strict import Slip, build
 
@@ -20,6 +20,8 @@ ENTRY = "submission.json"
 LICENCE = "CC-BY-4.0"
 MOST_BYTES = 256 * 1024
 MOST_TEXT = 500
+MOST_FIGURE = 1e12
+"""Of a stated figure, whatever its unit: a terawatt-hour is a thousandth of it."""
 
 LAB = re.compile(r"[a-z0-9][a-z0-9-]{0,38}[a-z0-9]")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}[A-Za-z0-9]")
@@ -102,10 +104,10 @@ class Submission:
         if unknown := set(self.stated) - set(STATED):
             raise ValueError(f"stated: {min(unknown)!r} is none of {', '.join(STATED)}")
         for name, value in {**self.stated, **self.stages_kwh}.items():
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value}, expected a number from 0 on")
-        if self.reference_tokens is not None and self.reference_tokens <= 0:
-            raise ValueError("reference_tokens is not more than 0")
+            if not 0 <= value <= MOST_FIGURE:
+                raise ValueError(f"{name} is {value}, expected a number from 0 to {MOST_FIGURE:g}")
+        if self.reference_tokens is not None and not 0 < self.reference_tokens < 2**53:
+            raise ValueError("reference_tokens is not a whole number from 1 on")
         for name in ("replicates", "supersedes"):
             lab, _, ident = (getattr(self, name) or "a0/a0").partition("/")
             if not LAB.fullmatch(lab) or not ID.fullmatch(ident):
@@ -149,21 +151,30 @@ def read_entry(path: Path) -> Submission:
     Raises:
         KitError: It cannot be read, or is not what the leaderboard reads.
     """
+    value = read_json(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise KitError(f"cannot be read: {error.strerror}", where=ENTRY) from None
-    if len(data) > MOST_BYTES:
-        raise KitError(f"is larger than {MOST_BYTES} bytes", where=ENTRY)
-    try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-        _check_text(value)
         return build(Submission, value)
     except Slip as slip:
         raise KitError(slip.message, where=".".join(map(str, slip.path)) or ENTRY) from None
     except (ValueError, RecursionError, OverflowError) as error:
         raise KitError(f"is no JSON of ours: {str(error)[:120]}", where=ENTRY) from None
+
+
+def read_json(path: Path) -> Any:
+    """A stranger's JSON: of bounded size, no key twice, no NaN, no text that looks like another one.
+
+    Raises:
+        KitError: It cannot be read, or is not that.
+    """
+    try:
+        data = read_bytes(path, MOST_BYTES)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        _check_text(value)
+    except KitError as error:
+        raise KitError(error.message, where=path.name) from None
+    except (ValueError, RecursionError) as error:
+        raise KitError(f"is no JSON of ours: {str(error)[:120]}", where=path.name) from None
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def examine(
         return Examined(key, str(folder), "", refused)
     digest = tree_digest(folder)
     kept = None if cache is None or raw else cache / f"{digest}.json"
-    done = from_cache(kept, folder, digest)
+    done = from_cache(kept, folder, key)
     if done is None:
         done = _examine(key, folder, digest, raw, threads)
         if kept is not None:
@@ -94,22 +94,22 @@ def _examine(key: str, folder: Path, digest: str, raw: Sequence[Path], threads: 
     except KitError as error:
         done.findings = [found("E501", ENTRY, f"{error.where}: {error.message}", "what kit submit writes")]
         return done
-    done.key = entry.key
     done.findings = mismatches(folder, entry) + _private(asdict(entry), ENTRY)
     if done.errors:
         return done
-    if entry.origin != "kit":
-        _published(entry, done)
-        return done
-    away = [file for file in entry.elsewhere if file.path.startswith(f"{BUNDLE}/")]
-    if raw:
-        with tempfile.TemporaryDirectory(prefix="kit-raw-") as temporary:
-            whole = _complete(folder / BUNDLE, Path(temporary) / BUNDLE, entry, raw)
-            _bundle(entry, whole, done, threads)
-    elif away:
-        _unchecked(entry, folder / BUNDLE, done)
-    else:
-        _bundle(entry, folder / BUNDLE, done, threads)
+    with tempfile.TemporaryDirectory(prefix="kit-raw-") as temporary:
+        bundle = _complete(folder / BUNDLE, Path(temporary) / BUNDLE, entry, raw) if raw else folder / BUNDLE
+        try:
+            if entry.origin != "kit":
+                _published(entry, done)
+            elif not raw and any(file.path.startswith(f"{BUNDLE}/") for file in entry.elsewhere):
+                _unchecked(entry, bundle, done)
+            else:
+                _bundle(entry, bundle, done, threads)
+        except Exception as error:  # values of any kind: one submission never stops the check of the others
+            why = error.message if isinstance(error, KitError) else f"{type(error).__name__}: {error!s:.120}"
+            done.row = None
+            done.findings.append(found("E501", BUNDLE, why, "a bundle that can be reported"))
     return done
 
 
@@ -136,12 +136,8 @@ def _bundle(entry: Submission, folder: Path, done: Examined, threads: int | None
         if path.split("/")[0].removesuffix(".parquet") in ("power", "counters") and listed.get("rows"):
             done.digests[str(listed.get("logical_sha256"))] = f"all rows of {path}"
     done.prints = [own for facts in result.seen for own in facts.traces if own.prints.size]
-    try:
-        used = [(device, signal.util_samples, signal.util_max) for device, signal in signals]
-        figures = report_of(ctx.bundle, result, used, traces=_traces(ctx.bundle))
-    except KitError as error:
-        done.findings.append(found("E501", BUNDLE, error.message, "a bundle that can be reported"))
-        return
+    used = [(device, signal.util_samples, signal.util_max) for device, signal in signals]
+    figures = report_of(ctx.bundle, result, used, traces=_traces(ctx.bundle))
     done.row = _show(entry, figures, report, done)
     if report.comparability is not None:
         done.row["class"] = report.comparability.digest
@@ -158,19 +154,12 @@ def _unchecked(entry: Submission, folder: Path, done: Examined) -> None:
     for file in entry.elsewhere:
         observed = f"{file.path}: {file.bytes} bytes at {file.url}"
         done.findings.append(found("W517", file.path, observed, "raw samples in the submission"))
-    try:
-        bundle = Bundle.open(folder)
-        rows = bundle.table("stages").to_pylist()
-        origin_us = min((row["t_start_us"] - row["mono_start_us"] for row in rows), default=0)
-        minutes = _minutes(folder.parent / TRACE, origin_us)
-        figures = report_of(bundle, Derived(rows, [], [], []), [], traces=minutes)
-        done.row = _show(entry, figures, Report((), {}, entry.id), done)
-    except KitError as error:
-        done.findings.append(found("E501", BUNDLE, error.message, "a bundle that can be read"))
-        return
-    except Exception as error:  # stored values of any kind: nobody has checked them yet
-        done.findings.append(found("E501", BUNDLE, f"{type(error).__name__}: {str(error)[:120]}", "a bundle"))
-        return
+    bundle = Bundle.open(folder)
+    rows = bundle.table("stages").to_pylist()
+    origin_us = min((row["t_start_us"] - row["mono_start_us"] for row in rows), default=0)
+    minutes = _minutes(folder.parent / TRACE, origin_us)
+    figures = report_of(bundle, Derived(rows, [], [], []), [], traces=minutes)
+    done.row = _show(entry, figures, Report((), {}, entry.id), done)
     done.findings += _private(bundle.manifest, f"{BUNDLE}/manifest.json")
     done.row["level"] = "imported" if "imported" in bundle.manifest["labels"] else "self-measured"
     done.findings += _stated(entry, done.row, (bundle.manifest.get("factors") or {}).get("pue"))

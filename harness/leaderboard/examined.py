@@ -87,12 +87,14 @@ def _array(text: str, form: str) -> Any:
     return np.frombuffer(base64.b64decode(text), form)
 
 
-def from_cache(path: Path | None, folder: Path, digest: str) -> Examined | None:
-    """What was kept of a submission; None where nothing was, or it cannot be read."""
+def from_cache(path: Path | None, folder: Path, key: str) -> Examined | None:
+    """What was kept of a submission; None where nothing was, it cannot be read, or is of another place."""
     if path is None:
         return None
     try:
         value = json.loads(path.read_bytes())
+        if value["key"] != key:
+            return None  # the same bytes below another name are a copy, and judged as one
         prints = [
             Likeness(_array(a, "<u8"), _array(b, "<f4").reshape(-1, ALIGNED)) for a, b in value.pop("prints")
         ]

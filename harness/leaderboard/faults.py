@@ -11,6 +11,7 @@ from typing import Any
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.rounding import J_PER_KWH
 from harness.accounting.totals import roots, row_energy
+from harness.leaderboard.entry import ENTRY
 from harness.leaderboard.rules import found
 from harness.spec.factors import pue_factors
 from harness.validate.findings import Finding
@@ -26,7 +27,6 @@ STATED_REL = 0.01
 """A stated figure is printed with two or three digits."""
 
 LARGEST_PUE = 3.0
-ENTRY = "submission.json"
 
 
 def counter_thousandfold(rows: Sequence[Row], readings: Sequence[Row]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import secrets
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -19,7 +19,7 @@ from harness.bundle import Bundle, scrub
 from harness.bundle.commit import MANIFEST
 from harness.errors import KitError
 from harness.files import file_digest, write_bytes
-from harness.leaderboard.entry import ENTRY, LICENCE, Listed, Submission, committed
+from harness.leaderboard.entry import ENTRY, LICENCE, Listed, Submission
 from harness.leaderboard.examine import BUNDLE, TRACE, texts_of
 from harness.leaderboard.rules import submission_rules
 from harness.leaderboard.signing import sign
@@ -45,6 +45,13 @@ def pack(
     """
     bundle = Bundle.open(run)
     manifest = bundle.manifest
+    for problem in bundle.written.manifest.problems(manifest):
+        raise KitError(
+            f"{problem.path} is {problem.observed}",
+            where=str(run / MANIFEST),
+            expected=problem.expected,
+            fix=f"kit validate {run}",
+        )
     folder = submissions / str(said["lab"]) / str(manifest["run_id"])
     if folder.exists():
         raise KitError("is there already", where=str(folder), fix="withdraw it, or submit with --supersedes")
@@ -183,20 +190,15 @@ def trace(bundle: Bundle) -> bytes:
     return out.getvalue()
 
 
-def commitment(lab: str) -> tuple[str, str]:
-    """A salt to be kept, and the digest that proves later that `lab` knew it."""
-    salt = secrets.token_hex(16)
-    return salt, committed(salt, lab)
-
-
 def git_commands(folders: list[Path], repository: Path) -> list[str]:
     """What makes the pull request, ready to be pasted."""
     names = [folder.relative_to(repository).as_posix() for folder in folders]
+    git = f"git -C {shlex.quote(str(repository))}"
     branch = f"submit-{folders[0].parent.name}-{folders[0].name[-6:].lower()}"
     return [
-        f"git -C {repository} switch -c {branch}",
-        f"git -C {repository} add {' '.join(names)}",
-        f'git -C {repository} commit -m "Submit runs of {folders[0].parent.name}: {len(names)}"',
-        f"git -C {repository} push -u origin {branch}",
+        f"{git} switch -c {branch}",
+        f"{git} add {' '.join(names)}",
+        f'{git} commit -m "Submit runs of {folders[0].parent.name}: {len(names)}"',
+        f"{git} push -u origin {branch}",
         "then open a pull request of that branch on the repository's page",
     ]

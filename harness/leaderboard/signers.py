@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from harness.errors import KitError
 from harness.files import file_digest
-from harness.leaderboard.entry import ENTRY, LAB, committed
+from harness.leaderboard.entry import ENTRY, LAB, committed, read_json
 from harness.leaderboard.examined import Examined
 from harness.leaderboard.rules import found, submission_rules
 from harness.leaderboard.shape import REVEAL, REVIEW, SIGNATURE
@@ -37,9 +37,9 @@ def signatures(folder: Path, done: Examined, allowed: Path | None) -> list[Findi
 def _revealed(folder: Path, row: dict[str, Any]) -> list[Finding]:
     """Who a pseudonymous laboratory is, if the salt proves it."""
     try:
-        said = json.loads((folder / REVEAL).read_bytes())
+        said = read_json(folder / REVEAL)
         lab, salt = str(said["lab"]), str(said["salt"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (KitError, KeyError, TypeError):
         return [found("E510", REVEAL, "cannot be read", "lab and salt, as kit submit --embargo wrote them")]
     if not LAB.fullmatch(lab) or committed(salt, lab) != row["commitment"]:
         return [found("E510", REVEAL, "is not what was committed to", "the laboratory and salt of the entry")]
@@ -49,12 +49,12 @@ def _revealed(folder: Path, row: dict[str, Any]) -> list[Finding]:
 
 def _review(folder: Path, done: Examined, known: Path) -> list[Finding]:
     try:
-        review = json.loads((folder / REVIEW).read_bytes())
+        review = read_json(folder / REVIEW)
         who, level = str(review["by"]), str(review["level"])
         fits = review["submission_sha256"] == file_digest(folder / ENTRY)
-        unranked, errors = [str(x) for x in review["unranked"]], int(review["errors"])
+        unranked, sound = [str(x) for x in review["unranked"]], review["errors"] == 0
         klass, text = str(review["class"]), str(review["class_text"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (KitError, KeyError, TypeError):
         return [found("E510", REVIEW, "a review that cannot be read", "what check --raw writes")]
     why = (
         problem(folder / REVIEW, f"maintainer:{who}", known, REVIEW_NAMESPACE)
@@ -64,7 +64,7 @@ def _review(folder: Path, done: Examined, known: Path) -> list[Finding]:
     if why is not None or not fits:
         return [found("E510", REVIEW, why or "a review of other files", "a review signed by a maintainer")]
     assert done.row is not None
-    if not errors and level in {x.name for x in submission_rules().levels}:
+    if sound and level in {x.name for x in submission_rules().levels}:
         done.row |= {
             "level": level,
             "unranked": unranked,

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from harness.errors import KitError
 from harness.leaderboard.check import Checked
 from harness.leaderboard.rules import submission_rules
-from harness.report.page import asset as report_asset
-from harness.report.page import embedded, site_factors
+from harness.report.page import asset, embedded, shell, site_factors
 from harness.report.palette import METHOD_WORDS
 from harness.spec import load_protocol
 from harness.text import shown
@@ -110,9 +109,11 @@ def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
         ("index.json", json.dumps(index, ensure_ascii=False, allow_nan=False, sort_keys=True).encode()),
         ("index.csv", _csv(rows)),
         ("index.parquet", _parquet(rows)),
-        ("assets/report.js", report_asset("report.js").encode()),
-        ("assets/report.css", report_asset("report.css").encode()),
-        *((f"assets/{name}", _asset(name)) for name in ("leaderboard.js", "leaderboard.css", "row.js")),
+        *((f"assets/{name}", asset(name).encode()) for name in ("report.js", "report.css")),
+        *(
+            (f"assets/{name}", asset(name, ASSETS).encode())
+            for name in ("leaderboard.js", "leaderboard.css", "row.js")
+        ),
     ]
     for row in rows:
         page = entries[row["key"]].page or "null"
@@ -126,43 +127,15 @@ def _scales(students: dict[str, Any]) -> set[str]:
     return {name for records in students.values() for part in records for name in part["scales"]}
 
 
-def _asset(name: str) -> bytes:
-    path = ASSETS / name
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise KitError("the page's code is missing", where=str(path), fix="make web") from None
-
-
 def _script(name: str, value: object) -> bytes:
     return f"window.{name}={embedded(value)};\n".encode()
 
 
 def _shell(title: str, name: str, scripts: Sequence[str]) -> bytes:
     tags = [f'<script src="{path}"></script>' for path in (*scripts, f"assets/{name}.js")]
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="referrer" content="no-referrer">',
-            f"<title>{html.escape(title)}</title>",
-            '<link rel="icon" href="data:,">',
-            '<link rel="stylesheet" href="assets/report.css">',
-            '<link rel="stylesheet" href="assets/leaderboard.css">',
-            "</head>",
-            "<body>",
-            '<noscript><p><a href="index.csv">index.csv</a> has the figures.</p></noscript>',
-            '<div id="app"></div>',
-            *tags,
-            "</body>",
-            "</html>",
-            "",
-        ]
-    ).encode()
+    head = [f'<link rel="stylesheet" href="assets/{sheet}.css">' for sheet in ("report", "leaderboard")]
+    noscript = '<noscript><p><a href="index.csv">index.csv</a> has the figures.</p></noscript>'
+    return shell(title, POLICY, head, [noscript, '<div id="app"></div>', *tags]).encode()
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 
+from harness.accounting.rounding import J_PER_KWH
 from harness.doctor.inventory import Nvml, take_inventory
 from harness.doctor.torch_build import too_old, torch_cuda
 from harness.errors import KitError
@@ -18,7 +19,7 @@ from harness.files import existing, free_bytes
 from harness.planning.cards import Card
 from harness.preflight.findings import Finding, Preflight, Status
 from harness.preflight.memory import USABLE, Disk, disk_of, stage_memory
-from harness.preflight.stages import Model, Outlook, Stage, recorded
+from harness.preflight.stages import Model, Outlook, Stage, model_at, recorded
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,13 @@ def tokenizers(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
     made: Model | None = None
     template: Model | None = None
     for stage in outlook.of("preprocess"):
-        source = _model_at(outlook, stage.config.tokenizer)
+        source = model_at(outlook, stage.config.tokenizer)
         if source is None:
             continue
         yield _buildable(stage, source)
         made = made or source
         if stage.config.chat_template is not None:
-            template = template or _model_at(outlook, stage.config.chat_template)
+            template = template or model_at(outlook, stage.config.chat_template)
     for stage in outlook.of("teacher_generate", "evaluate"):
         if (
             getattr(stage.config, "tokenizer", None) is not None
@@ -199,18 +200,6 @@ def tokenizers(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
             yield Finding("template", stage.where, "problem", found, f"--tokenizer DATA/{TOKENIZER}")
     yield from _templates(outlook, made, template)
     yield from _vocabularies(outlook, made)
-
-
-def _model_at(outlook: Outlook, path: Path) -> Model | None:
-    """The model or tokenizer at a path, where it does not come from a stage of the run."""
-    if str(path) in outlook.models:
-        return outlook.models[str(path)]
-    if path.is_dir():
-        from harness.preflight.stages import folder_model
-
-        outlook.models[str(path)] = folder_model(path)
-        return outlook.models[str(path)]
-    return None
 
 
 def _buildable(stage: Stage, model: Model) -> Finding:
@@ -306,7 +295,8 @@ def _vocabularies(outlook: Outlook, made: Model | None) -> Iterator[Finding]:
 
 def cells(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
     """Every student can use the cache that the teacher will have left."""
-    if not outlook.of("student_train"):
+    students = outlook.of("student_train")
+    if not students:
         return
     from harness.distill.logit_cache import check_temperature
 
@@ -315,7 +305,6 @@ def cells(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
         for stage in outlook.of("teacher_logits")
     }
     refused = 0
-    students = outlook.of("student_train")
     for stage in students:
         if stage.config.regime != "kd" or not stored:
             continue
@@ -324,7 +313,7 @@ def cells(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
         except KitError as error:
             refused += 1
             yield Finding("settings", stage.where, "problem", error.message, error.fix)
-    if students and not refused:
+    if not refused:
         yield Finding(
             "settings", f"{len(students)} students", "ok", "every one can use what the teacher leaves"
         )
@@ -385,15 +374,15 @@ def _need(outlook: Outlook) -> Disk:
 
 
 def _room(outlook: Outlook, machine: Machine, need: Disk) -> Iterator[Finding]:
-    places = {outlook.store.root: need.missing, outlook.out: need.runs}
     parts = (
         f"{human(need.data)} data, {human(need.checkpoints)} checkpoints, {human(need.transient)} for a while"
     )
+    fetched = f"{human(need.missing)} to fetch of {human(need.fetched)}"
+    places = {outlook.store.root: (need.missing, fetched), outlook.out: (need.runs, parts)}
     data = {"fetched_bytes": need.fetched, "missing_bytes": need.missing, "runs_bytes": need.runs}
     if existing(outlook.store.root).stat().st_dev == existing(outlook.out).stat().st_dev:
-        places = {outlook.out: need.missing + need.runs}
-        parts = f"{human(need.missing)} to fetch of {human(need.fetched)}, {parts}"
-    for place, size in places.items():
+        places = {outlook.out: (need.missing + need.runs, f"{fetched}, {parts}")}
+    for place, (size, parts) in places.items():
         if not size:
             continue
         free = machine.free_bytes(place)
@@ -405,7 +394,7 @@ def _room(outlook: Outlook, machine: Machine, need: Disk) -> Iterator[Finding]:
 def time_and_energy(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
     """What it takes, by the plan; never a problem, since nobody said how much is too much."""
     from harness.planning.cards import find_card
-    from harness.preflight.plan import J_PER_KWH, make_plan
+    from harness.preflight.plan import make_plan
 
     names = [gpu.model for gpu in machine.nvml.selected if gpu.error is None]
     card = next((card for name in names if (card := find_card(name))), machine.assumed)
@@ -418,7 +407,8 @@ def time_and_energy(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
         yield Finding("time, energy", "all stages", "unknown", error.message, error.fix)
         return
     hours, kwh = plan.seconds * (1 / 3600), plan.joules * (1 / J_PER_KWH)
-    found = f"about {hours.likely:.0f} h ({hours.low:.0f} to {hours.high:.0f}) and {kwh.likely:.0f} kWh"
+    least = "at least" if plan.unplanned else "about"
+    found = f"{least} {hours.likely:.0f} h ({hours.low:.0f} to {hours.high:.0f}) and {kwh.likely:.0f} kWh"
     found += f" ({kwh.low:.0f} to {kwh.high:.0f}) on one {card.name}; kit plan {outlook.name} says why"
     yield Finding("time, energy", "all stages", "ok", found)
 
@@ -435,17 +425,18 @@ def assets(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
     missing = []
     for name, asset in outlook.assets.items():
         known = recorded().get(name, {})
-        terms = bool(known.get("gated")) and not os.environ.get("HF_TOKEN")
         if fault := outlook.store.fault(asset):
             missing.append(f"{name} {fault}")
-        if terms:
+        if known.get("gated") and not os.environ.get("HF_TOKEN"):
             fix = "accept the terms on the repository's page and set HF_TOKEN"
             yield Finding("assets", name, "problem", "is given only to who accepted its terms", fix)
         elif known.get("licence") is None:
             yield Finding("assets", name, "unknown", "no licence is recorded")
     if outlook.assets:
         names = sorted({str(recorded().get(name, {}).get("licence")) for name in outlook.assets})
-        said = f"{len(outlook.assets)} assets under {', '.join(names)}; none asks for terms to be accepted"
+        gated = [name for name in outlook.assets if recorded().get(name, {}).get("gated")]
+        terms = f"terms of {', '.join(gated)}" if gated else "none asks for terms"
+        said = f"{len(outlook.assets)} assets under {', '.join(names)}; {terms} to be accepted"
         yield Finding("licences", "assets", "ok", said)
     if missing:
         size = sum(a.bytes for a in outlook.assets.values() if outlook.store.fault(a))

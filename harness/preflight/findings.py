@@ -19,9 +19,8 @@ class Finding:
     Attributes:
         check: What was looked at.
         subject: Stage, model or machine.
-        status: "ok"; "problem": the run would fail or measure something else; "to do": a step before the
-        start;
-            "unknown": cannot be told here, `found` says why.
+        status: "ok"; "problem": the run would fail or measure something else; "to do": a step before
+            it starts; "unknown": cannot be told here, `found` says why.
         found: In words.
         fix: What to do about it.
         data: Figures behind `found`, units in the keys.

@@ -18,6 +18,7 @@ from harness.errors import KitError
 from harness.evaluation.suites import Benchmark, Suite
 from harness.experiments.pipelines import SHARED
 from harness.experiments.profile import Amounts
+from harness.files import write_json
 from harness.models.shapes import ModelShape
 from harness.planning.cards import Card
 from harness.planning.steps import (
@@ -30,9 +31,9 @@ from harness.planning.steps import (
     training_step,
 )
 from harness.preflight.memory import stage_memory
-from harness.preflight.stages import Outlook, Stage
+from harness.preflight.stages import Model, Outlook, Stage
+from harness.text import shown
 
-J_PER_KWH = 3.6e6
 LOAD_BYTES_PER_S = Range(3.0e9, 1.5e9, 0.5e9)
 """Weights from a disk to the card: an NVMe disk, the page cache, a network disk."""
 
@@ -249,7 +250,7 @@ def _generation(
         Range(*amounts.prompt_tokens),
     )
     engine = "vllm" if config.engine == "vllm" else "transformers"
-    need = stage_memory(Stage("", "", "teacher_generate", config, _with(shape)), card.memory_bytes)
+    need = stage_memory(Stage("", "", "teacher_generate", config, Model("", shape=shape)), card.memory_bytes)
     slots = need.slots if need is not None else None
     ends, rows = [], 0.0
     for mean, asked in zip(_ends(answer), _ends(prompt), strict=True):
@@ -327,12 +328,6 @@ def _answers(
     return reading + step.seconds(card, known) * (said * (1.35 * math.ceil(count / rows)))
 
 
-def _with(shape: ModelShape) -> Any:
-    from harness.preflight.stages import Model
-
-    return Model("", shape=shape)
-
-
 def _ends(value: Range) -> tuple[float, float, float]:
     return value.low, value.likely, value.high
 
@@ -340,8 +335,8 @@ def _ends(value: Range) -> tuple[float, float, float]:
 def calibrate(efficiency: Efficiency, outlook: Outlook, card: Card, runs: Sequence[Path]) -> Efficiency:
     """Efficiencies by what runs on such a card measured, stage kind by stage kind.
 
-    The time planned for a stage of a run is that of its own steps and tokens where it reported them; so a
-    scale is the rest: what the roofline does not know.
+    A scale is the time measured over the time likely by the profile's amounts: where a run took more steps
+    or longer answers than assumed, that is in it.
 
     Raises:
         KitError: No run has a stage to learn from.
@@ -458,5 +453,27 @@ def planned_and_found(row: Mapping[str, Any], quantity: str, scale: float = 1.0)
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Keep a plan, to be compared with the run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan.as_json(), indent=1) + "\n", encoding="utf-8")
+    write_json(path, plan.as_json())
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """What `beside` wants of a plan that was kept.
+
+    Raises:
+        KitError: It is no plan.
+    """
+    ends = ("low", "likely", "high")
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        stages = [
+            {
+                "where": shown(stage["where"]),
+                **{name: {end: float(stage[name][end]) for end in ends} for name in ("seconds", "joules")},
+            }
+            for stage in plan["stages"]
+        ]
+        return {"name": shown(plan["name"]), "card": shown(plan["card"]), "stages": stages}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise KitError(
+            "is no plan that kit reproduce kept", where=str(path), fix="move it: a plan is then made now"
+        ) from None

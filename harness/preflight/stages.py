@@ -243,6 +243,13 @@ def folder_model(folder: Path, name: str | None = None) -> Model:
     return Model(name or folder.name, folder, files, shape, tokens, leading)
 
 
+def model_at(outlook: Outlook, path: Path) -> Model | None:
+    """The model or tokenizer at a path, where it does not come from a stage of the run."""
+    if str(path) not in outlook.models and path.is_dir():
+        outlook.models[str(path)] = folder_model(path)
+    return outlook.models.get(str(path))
+
+
 def _add(outlook: Outlook, run: str, name: str, command: Iterable[str]) -> None:
     words = list(command)
     if words[1:3] == ["-m", "harness.cli.main"]:
@@ -296,11 +303,8 @@ def _model_of(outlook: Outlook, run: str, config: Any) -> Model | None:
     path = next((path for path in named if path is not None), None)
     if path is None:
         return None
-    if str(path) in outlook.models:
-        return outlook.models[str(path)]
-    if path.is_dir():
-        outlook.models[str(path)] = folder_model(path)
-        return outlook.models[str(path)]
+    if (known := model_at(outlook, path)) is not None:
+        return known
     # A checkpoint of the run's own training has its student's shape and the tokenizer it was trained with.
     for stage in reversed(outlook.stages):
         trains = stage.program == "student_train" and stage.run == run and stage.model is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 
 from harness.report.model import RunReport
+from harness.report.words import utc
 from harness.text import shown
 
 PAPER = """@inproceedings{lambert2026resource,
@@ -18,36 +18,17 @@ PAPER = """@inproceedings{lambert2026resource,
 }"""
 """The paper, as CITATION.cff names it."""
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def tex(text: str) -> str:
-    """Any text as LaTeX prints it."""
-    return re.sub(r"[\\{}$&#%_~^]", lambda mark: _SPECIAL[mark[0]], shown(text))
-
 
 def citations(report: RunReport) -> str:
     """BibTeX of the run and of the paper."""
     manifest = report.manifest
     run_id = str(manifest.get("run_id"))
-    start = min((int(line.row["t_start_us"]) for line in report.lines), default=0)
-    year = datetime.fromtimestamp(start / 1e6, UTC).year if 0 < start < 4e15 else None
+    start = utc(min((int(line.row["t_start_us"]) for line in report.lines), default=0))
     lines = [
-        f"@misc{{run-{run_id.lower()},",
-        f"  title = {{Energy log of {tex(str(manifest.get('name')))}}},",
-        f"  note  = {{Run {run_id}, accounting protocol {report.protocol_version}}},",
-        *([f"  year  = {{{year}}},"] if year is not None and year >= 2000 else []),
+        f"@misc{{run-{re.sub('[^a-z0-9]', '', run_id.lower())},",
+        f"  title = {{Energy log of {shown(manifest.get('name'), 'latex')}}},",
+        f"  note  = {{Run {shown(run_id, 'latex')}, accounting protocol {report.protocol.version}}},",
+        *([f"  year  = {{{start.year}}},"] if start is not None else []),
         "}",
     ]
     return "\n".join(lines) + "\n\n" + PAPER + "\n"

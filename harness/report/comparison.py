@@ -275,7 +275,7 @@ def _devices(report: RunReport) -> str:
     return ", ".join([*gpus, str(hardware.get("cpu_model") or "an unknown CPU")])
 
 
-def _judged(report: RunReport) -> SuiteScores | None:
+def judged(report: RunReport) -> SuiteScores | None:
     """The only suite with a Q; None where there is none or more than one."""
     found = [s for s in report.scores if s.quality is not None and s.quality.q is not None]
     return found[0] if len(found) == 1 else None
@@ -283,13 +283,13 @@ def _judged(report: RunReport) -> SuiteScores | None:
 
 def q_of(report: RunReport) -> Interval | None:
     """Q of that suite with its interval; None where either is unknown."""
-    suite = _judged(report)
+    suite = judged(report)
     return None if suite is None or suite.quality is None else suite.quality.interval
 
 
 def _no_q(report: RunReport, other: RunReport) -> str | None:
     """Why the Q of two runs cannot be set against each other; None if it can, or one has none."""
-    ours, theirs = _judged(report), _judged(other)
+    ours, theirs = judged(report), judged(other)
     if ours is None or theirs is None:
         return None
     if ours.suite != theirs.suite or ours.student.keys() != theirs.student.keys():
@@ -303,7 +303,7 @@ def _no_q(report: RunReport, other: RunReport) -> str | None:
 
 def paired_q(report: RunReport, other: RunReport) -> PairedQuality | None:
     """This run's Q less that run's, item by item; None where their items, judge or teacher differ."""
-    ours, theirs = _judged(report), _judged(other)
+    ours, theirs = judged(report), judged(other)
     return None if ours is None or theirs is None else paired(ours, theirs)
 
 
@@ -330,6 +330,11 @@ def _doubts(report: RunReport, other: RunReport) -> list[str]:
             names = ", ".join(run.unknown_origins)
             found.append(f"what another run paid for {names} of {whose} run is unknown")
     return found
+
+
+def finite(value: Interval) -> dict[str, float | None]:
+    """An interval for JSON, which has no infinity: null is an end that is not known."""
+    return {**vars(value), "high": value.high if math.isfinite(value.high) else None}
 
 
 def against_lines(found: Against) -> list[tuple[str, str]]:

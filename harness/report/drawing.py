@@ -5,8 +5,7 @@ Text in the SVG is outlined, in the PDF its font is embedded, so that both look 
 
 from __future__ import annotations
 
-import csv
-import io
+import html
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from harness.errors import KitError
 from harness.files import write_bytes
 from harness.report.figures import Figure, Panel, Spec
+from harness.text import csv_text
 
 WIDTHS_IN = {"column": 3.25, "page": 6.75}
 """Name of a width -> inches."""
@@ -107,10 +107,11 @@ def draw(figure: Figure, folder: Path) -> list[Path]:
         What was written.
 
     Raises:
-        KitError: The plot extra is not installed, or the folder cannot be written.
+        KitError: The plot extra is not installed.
+        OSError: the folder cannot be written.
     """
     vl = require_plots()
-    files: dict[str, bytes] = {f"{figure.name}.csv": as_csv(figure).encode()}
+    files: dict[str, bytes] = {f"{figure.name}.csv": csv_text(figure.rows).encode()}
     for name, inches in WIDTHS_IN.items():
         spec = fitted(figure, inches * _POINTS, across=name == "page")
         stem = f"{figure.name}-{name}"
@@ -118,12 +119,8 @@ def draw(figure: Figure, folder: Path) -> list[Path]:
         files[f"{stem}.svg"] = outlined(vl.vegalite_to_svg(spec)).encode()
         files[f"{stem}.pdf"] = vl.vegalite_to_pdf(spec)
         files[f"{stem}.png"] = vl.vegalite_to_png(spec, ppi=PNG_PPI)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            write_bytes(folder / file, content)
-    except OSError as error:
-        raise KitError(f"cannot be written: {error.strerror}", where=str(error.filename or folder)) from None
+    for file, content in files.items():
+        write_bytes(folder / file, content)
     return [folder / file for file in files]
 
 
@@ -154,16 +151,6 @@ def fitted(figure: Figure, width: float, *, across: bool) -> Spec:
 def _width(svg: str) -> float:
     match = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
     return float(match[1]) if match else math.nan
-
-
-def as_csv(figure: Figure) -> str:
-    """The data behind the marks; empty is unknown."""
-    columns = list(dict.fromkeys(key for row in figure.rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(figure.rows)
-    return out.getvalue()
 
 
 @cache
@@ -204,7 +191,7 @@ def _outlined_text(attributes: str, content: str) -> str:
     for own, text in lines:
         moved = re.search(r'\bdy="([-\d.]+)', own)
         y += float(moved[1]) if moved else 0.0
-        path, width = _shapes(weight, _unescaped(text))
+        path, width = _shapes(weight, html.unescape(text))
         shift = {"middle": 0.5, "end": 1.0}.get(given.get("text-anchor", "start"), 0.0) * width
         scale = size / _face(weight)["upem"]
         if path:
@@ -213,12 +200,6 @@ def _outlined_text(attributes: str, content: str) -> str:
     label = re.sub(r"<[^>]*>", " ", content).replace('"', "&quot;")
     kept = " ".join(f'{name}="{given[name]}"' for name in ("transform", "fill", "opacity") if name in given)
     return f'<g role="img" aria-label="{label}" {kept}>{"".join(shapes)}</g>'
-
-
-def _unescaped(text: str) -> str:
-    import html
-
-    return html.unescape(text)
 
 
 @cache

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.accounting.rounding import encodable
 from harness.spec.factors import SCOPES, GridFactor, Pue, attribution, regions
+from harness.text import csv_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,8 +123,4 @@ def _dict(row: GridFactor | Pue) -> dict[str, Any]:
 
 def as_csv(rows: Sequence[GridFactor | Pue]) -> str:
     """The rows as in protocol/<version>/factors."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return out.getvalue()
+    return csv_text([asdict(row) for row in rows])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from harness.report.scores import as_dicts
 from harness.report.terminal import summary_lines
 from harness.report.words import PLAIN_COUNTER, method_words, notes, stage_notes, title
 from harness.spec.factors import attribution
-from harness.text import MAX_LINE, json_shown, shown
+from harness.text import MAX_LINE, csv_text, json_shown, shown
 
 REPORT_VERSION = "1.0"
 """Version of the JSON report: a key more raises the second number, a key that goes or changes the first."""
@@ -183,7 +181,6 @@ def as_dict(report: RunReport) -> dict[str, Any]:
     ]
     out["against"] = None
     if report.against is not None:
-        times = report.against.times
         even, moved, serving = report.against.even, report.against.moved, report.against.serving
         out["against"] = {
             "name": report.against.name,
@@ -193,9 +190,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
             "verdict": report.against.verdict,
             "doubts": list(report.against.doubts),
             "differences": list(report.against.differences),
-            "energy_ratio": None if times is None else times.best,
-            "energy_ratio_low": None if times is None else times.low,
-            "energy_ratio_high": None if times is None or not math.isfinite(times.high) else times.high,
+            **bounds("energy_ratio", report.against.times),
             "break_even": break_even_dict(even),
             "break_even_cpu_seconds": None
             if report.against.even_cpu is None
@@ -299,15 +294,9 @@ def to_json(report: RunReport) -> str:
 
 def to_csv(report: RunReport) -> str:
     """One line for each stage, unattributed last; empty = unknown."""
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     rows = [stage_dict(line) | _carbon(report, line) for line in lines]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: _flat(v) for k, v in row.items()})
-    return out.getvalue()
+    return csv_text(rows)
 
 
 def _carbon(report: RunReport, line: StageLine) -> dict[str, Any]:
@@ -321,20 +310,12 @@ def _carbon(report: RunReport, line: StageLine) -> dict[str, Any]:
     return bounds("co2e_kg", kg) | {"co2e_factor_id": factor.factor_id}
 
 
-def _flat(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    return shown(value, "csv") if isinstance(value, str) else value
-
-
 def to_markdown(report: RunReport) -> str:
     """A table and the notes, for a README or a model card."""
-    from harness.report.terminal import _cell, _interval_text, _per_token, _unit
+    from harness.report.terminal import _cell, _per_token, _total_cell, _unit
 
     size, unit = _unit(report)
-    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = report.parts
     head = ["stage", "kind", "status", "time", "share", *(f"{p.upper()} {unit}" for p in parts), "J/token"]
     lines = [
         f"### {shown(report.manifest.get('name'), 'markdown')}",
@@ -342,7 +323,7 @@ def to_markdown(report: RunReport) -> str:
         "| " + " | ".join(head) + " |",
         "|" + "|".join(["---"] * 3 + ["---:"] * (len(head) - 3)) + "|",
     ]
-    for line in [*report.lines, *([report.unattributed] if report.unattributed else [])]:
+    for line in report.all_lines:
         value, of = _per_token(line)
         share = "" if line.share is None else f"{line.share:.1%}"
         cells = [
@@ -355,7 +336,7 @@ def to_markdown(report: RunReport) -> str:
             f"{value} {of}".strip(),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    sums = [_interval_text(getattr(report.totals, p).interval, size) for p in parts]
+    sums = [_total_cell(report, p, size) for p in parts]
     lines.append("| " + " | ".join(["**total**", "", "", "", "", *(f"**{s}**" for s in sums), ""]) + " |")
     lines.append("")
     lines += [f"- {_said(name.strip())}: {_said(value)}" for name, value in summary_lines(report)]

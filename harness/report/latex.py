@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 from harness.accounting import BreakEven, Interval
 from harness.accounting.rounding import MOST_DIGITS, decimals, duration
-from harness.report.cite import tex
 from harness.report.model import RunReport, unmeasured
 from harness.report.palette import METHOD_WORDS
-from harness.report.study import Entry, size_order, unit_of
-from harness.report.words import method_words
+from harness.report.study import Entry, basis, size_order, unit_of
+from harness.report.words import part_words
+from harness.text import shown
 
 PREAMBLE = "% \\usepackage{booktabs,siunitx} \\sisetup{range-phrase = { to }, group-minimum-digits = 5}"
 
 _UNITS = {"J": r"\joule", "kWh": r"\kilo\watt\hour"}
+
+
+def _tex(text: object) -> str:
+    return shown(text, "latex")
 
 
 def number(value: float, half_width: float = 0.0) -> str:
@@ -70,13 +74,13 @@ def main_table(entries: Sequence[Entry]) -> str:
         unit, scale = unit_of([whole.best for whole in totals if whole is not None])
         lines += [
             r"\midrule",
-            rf"\multicolumn{{6}}{{l}}{{{tex(group)}, energy in \unit{{{_UNITS[unit]}}}}} \\",
+            rf"\multicolumn{{6}}{{l}}{{{_tex(group)}, energy in \unit{{{_UNITS[unit]}}}}} \\",
         ]
         for entry, whole in zip(members, totals, strict=True):
             each = None if whole is None or not entry.tokens else whole.scale(1 / entry.tokens)
             cells = [
-                METHOD_WORDS.get(entry.method, tex(entry.name)),
-                entry.size.upper() or tex(entry.name),
+                METHOD_WORDS.get(entry.method, _tex(entry.name)),
+                entry.size.upper() or _tex(entry.name),
                 interval(None if whole is None else whole.scale(scale)),
                 interval(each),
                 interval(entry.quality),
@@ -94,7 +98,7 @@ def beside_table(reports: Sequence[RunReport]) -> str:
     """
     grid = next((report.carbon[0].factor for report in reports if report.carbon), None)
     head = ["Run", "GPU-hours", "Tokens/s", r"Peak (\unit{\gibi\byte})", "J/served token"]
-    head += [] if grid is None else [rf"CO2e (\unit{{\gram}}), {tex(grid.name)} {grid.year}"]
+    head += [] if grid is None else [rf"CO2e (\unit{{\gram}}), {_tex(grid.name)} {grid.year}"]
     lines = [
         PREAMBLE,
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
@@ -104,23 +108,26 @@ def beside_table(reports: Sequence[RunReport]) -> str:
     ]
     for report in reports:
         hours = None if report.totals.gpu.energy_j is None else report.gpu_hours
-        cells = [tex(str(report.manifest.get("name")))]
+        name = str(report.manifest.get("name"))
+        cells = [_tex(name if basis(report) == "measured" else f"{name} ({basis(report)})")]
         cells += [
             "--" if value is None else number(value, 0.005 * value) for value in (hours, report.throughput)
         ]
         cells.append("--" if report.peak_gpu_mib is None else number(report.peak_gpu_mib / 1024))
         cells.append(interval(None if report.served is None else report.served.per_token))
         if grid is not None:
-            cells.append(interval(report.carbon[0].kg.scale(1e3) if report.carbon else None))
+            known = report.carbon and not report.totals.incomplete
+            cells.append(interval(report.carbon[0].kg.scale(1e3) if known else None))
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def stage_table(report: RunReport) -> str:
     """Every stage of one run with its components."""
-    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = report.parts
     unit, scale = unit_of([line.energy.best for line in report.lines if line.energy])
-    head = ["Stage", "Time", *(rf"{p.upper()} (\unit{{{_UNITS[unit]}}})" for p in parts), "Share"]
+    columns = [", ".join([p.upper(), *sorted(report.states(p) - {"measured"})]) for p in parts]
+    head = ["Stage", "Time", *(rf"{column} (\unit{{{_UNITS[unit]}}})" for column in columns), "Share"]
     lines = [
         PREAMBLE,
         rf"\begin{{tabular}}{{lr{'r' * len(parts)}r}}",
@@ -128,10 +135,10 @@ def stage_table(report: RunReport) -> str:
         " & ".join(head) + r" \\",
         r"\midrule",
     ]
-    for line in [*report.lines, *([report.unattributed] if report.unattributed else [])]:
+    for line in report.all_lines:
         cells = [
-            r"\quad " * line.depth + tex(str(line.row["name"])),
-            tex(duration(line.duration_us)).replace("\u202f", "~"),
+            r"\quad " * line.depth + _tex(line.row["name"]),
+            _tex(duration(line.duration_us)).replace("\u202f", "~"),
         ]
         for part in parts:
             best, low, high = (line.row.get(f"{part}_energy_j{end}") for end in ("", "_low", "_high"))
@@ -150,18 +157,15 @@ def methods(report: RunReport) -> str:
     manifest, totals = report.manifest, report.totals
     hardware = manifest.get("hardware") or {}
     models = [str(d.get("model")) for d in hardware.get("devices") or []]
-    machine = ", ".join(f"{models.count(m)} $\\times$ {tex(m)}" for m in dict.fromkeys(models))
-    cpu = tex(str(hardware.get("cpu_model") or "an unknown CPU"))
+    machine = ", ".join(f"{models.count(m)} $\\times$ {_tex(m)}" for m in dict.fromkeys(models))
+    cpu = _tex(hardware.get("cpu_model") or "an unknown CPU")
     sampling = manifest.get("sampling") or {}
     seconds = float(sampling.get("nominal_period_us") or 0) / 1e6
     said = [
-        f"Energy was accounted by version {report.protocol_version} of the accounting protocol of the "
+        f"Energy was accounted by version {report.protocol.version} of the accounting protocol of the "
         f"Distillation Energy Kit on {machine + ' and ' if machine else ''}{cpu}."
     ]
-    for name, part in (("GPU", totals.gpu), ("CPU", totals.cpu), ("DRAM", totals.dram)):
-        if part.methods:
-            how = tex(" and ".join(dict.fromkeys(method_words(method) for method in part.methods)))
-            said.append(f"{name} energy is by {how}.")
+    said += [f"{part.upper()} energy is by {_tex(part_words(report, part))}." for part in report.parts]
     missing = unmeasured(report)
     if missing:
         said.append(f"{' and '.join(missing)} energy was not measured and is absent, not zero.")
@@ -178,12 +182,10 @@ def methods(report: RunReport) -> str:
             "and cancels in ratios."
         )
     said.append("What lies between stages is reported as unattributed.")
-    states = report.protocol.method_states()
-    parts = (totals.gpu, totals.cpu, totals.dram)
-    if any(states.get(method) == "estimated" for part in parts for method in part.methods):
+    if "estimated" in report.states():
         said.append("Estimated joules are good to a factor of two and are not ranked beside measured ones.")
     reference = report.token_counts.get("reference")
     if reference:
         said.append(rf"Joules per token divide by \num{{{reference}}} declared reference tokens.")
     said.append("Energies are those of the machines; PUE and grid intensity are not in them.")
-    return f"% run {manifest.get('run_id')}\n" + " ".join(said) + "\n"
+    return f"% run {shown(manifest.get('run_id'))}\n" + " ".join(said) + "\n"

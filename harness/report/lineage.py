@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from harness.accounting import Interval
 from harness.accounting.shared_scales import Energy, absolute, added, at
 from harness.accounting.stage_scales import Sharing, from_records, ranges, row_parts
 from harness.accounting.totals import roots
+from harness.bundle.reader import event_detail
 
 Row = Mapping[str, Any]
 
@@ -97,7 +97,7 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
     told = {}
     for event in events:
         if event["kind"] == "x-artifact_origin":
-            detail = json.loads(event["detail"] or "{}")
+            detail = event_detail(event)
             told[str(detail.get("artifact_id"))] = detail
     consumed = [row for row in artifacts if row["role"] == "consumed"]
     # Two outputs of one stage carry its energy both: one run, the very same joules (`inherited_energy`).

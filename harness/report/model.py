@@ -162,6 +162,22 @@ class RunReport:
     peak_gpu_mib: int | None = None
 
     @property
+    def all_lines(self) -> list[StageLine]:
+        """The stages, and `unattributed` after them where there is any."""
+        return [*self.lines, *([self.unattributed] if self.unattributed else [])]
+
+    @property
+    def parts(self) -> list[str]:
+        """Components of which anything was measured: gpu, cpu, dram."""
+        return [name for name in ("gpu", "cpu", "dram") if getattr(self.totals, name).energy_j is not None]
+
+    def states(self, *parts: str) -> set[str]:
+        """What the figures of some components are, of all if none is named: measured or not."""
+        known = self.protocol.method_states()
+        methods = [m for part in parts or self.parts for m in getattr(self.totals, part).methods]
+        return {known.get(method, "measured") for method in methods}
+
+    @property
     def gpu_hours(self) -> float:
         """Devices times time of the stages that billed them."""
         rows = [(line.duration_us, line.row["device_ids"]) for line in self.lines if line.depth == 0]
@@ -176,10 +192,26 @@ class RunReport:
         count = self.token_counts.get("processed")
         return count * 1e6 / length_us if count and length_us else None
 
-    @property
-    def protocol_version(self) -> str:
-        """Version of the protocol that the bundle was written by."""
-        return self.protocol.version
+
+def opened(folder: Path | str) -> Bundle:
+    """A bundle whose manifest a report can look into.
+
+    Raises:
+        KitError: it cannot be read, or an object or a list of it is something else.
+    """
+    bundle = Bundle.open(folder)
+    for problem in bundle.written.manifest.problems(bundle.manifest):
+        # A report looks into objects and lists; another odd value is shown as it is.
+        if problem.observed not in ("missing", "null") and problem.expected.startswith(
+            ("an object", "a list")
+        ):
+            raise KitError(
+                f"{problem.path} is {problem.observed}",
+                where=str(bundle.folder / "manifest.json"),
+                expected=problem.expected,
+                fix=f"kit validate {folder}",
+            )
+    return bundle
 
 
 def build(folder: Path | str, options: Options | None = None, *, points: int = 0) -> RunReport:
@@ -196,18 +228,7 @@ def build(folder: Path | str, options: Options | None = None, *, points: int = 0
     options = options or Options()
     if options.region:
         region_factors(options.region, "--region")  # a slip is told before the work
-    bundle = Bundle.open(folder)
-    for problem in bundle.written.manifest.problems(bundle.manifest):
-        # A report looks into objects and lists; another odd value is shown as it is.
-        if problem.observed not in ("missing", "null") and problem.expected.startswith(
-            ("an object", "a list")
-        ):
-            raise KitError(
-                f"{problem.path} is {problem.observed}",
-                where=str(bundle.folder / "manifest.json"),
-                expected=problem.expected,
-                fix=f"kit validate {folder}",
-            )
+    bundle = opened(folder)
     try:
         look, columns = (
             _look(bundle.manifest, points),
@@ -443,8 +464,7 @@ def _reuse(totals: RunTotals, found: Costs, reuses: int | None, teacher_kinds: S
 
 def unmeasured(report: RunReport) -> list[str]:
     """Components of the boundary that no stage measures."""
-    parts = {"GPU": report.totals.gpu, "CPU": report.totals.cpu, "DRAM": report.totals.dram}
-    return [name for name, part in parts.items() if part.energy_j is None]
+    return [name.upper() for name in ("gpu", "cpu", "dram") if name not in report.parts]
 
 
 def failed_energy(report: RunReport) -> Interval | None:

@@ -10,10 +10,8 @@ import base64
 import hashlib
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,15 @@ from harness.accounting.totals import roots
 from harness.bundle.derive import scale_bars
 from harness.errors import KitError
 from harness.report.cite import citations
-from harness.report.comparison import break_even_parts, differences_between, whole_energy
+from harness.report.comparison import break_even_parts, differences_between, finite, judged, whole_energy
 from harness.report.formats import as_dict
 from harness.report.lineage import Costs
 from harness.report.model import RunReport
 from harness.report.palette import COMPONENTS, METHOD_WORDS, ROLE_WORDS, role_of
-from harness.report.scores import HELD_OUT
 from harness.report.serving import not_compared
 from harness.report.study import directs
 from harness.report.traces import packed
-from harness.report.words import flag_sentence, method_words, said_once, summary_sentence, title
+from harness.report.words import flag_sentence, method_words, said_once, summary_sentence, title, utc
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES, grid_factors, pue_factors
 from harness.text import shown
@@ -110,7 +107,7 @@ def _boundaries(report: RunReport) -> dict[str, Costs]:
 
 def _run(report: RunReport, validation: Validation, name: str) -> dict[str, Any]:
     data = as_dict(report)
-    stages = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    stages = report.all_lines
     described = [*data["stages"], *([data["unattributed"]] if data["unattributed"] else [])]
     for stage, line in zip(described, stages, strict=True):
         stage["title"] = shown(title(line))
@@ -133,7 +130,7 @@ def _run(report: RunReport, validation: Validation, name: str) -> dict[str, Any]
         "sentence": summary_sentence(report),
         "report": data,
         "energy": {boundary: _energy(report, boundary) for boundary in ("all", "gpu")},
-        "parts": _measured_parts(report),
+        "parts": report.parts,
         "quality": _quality(report),
         "served": None if report.served is None else as_records(report.served.scaled),
         "taught": manifest.get("method") in report.protocol.taught_methods,
@@ -150,18 +147,8 @@ def _run(report: RunReport, validation: Validation, name: str) -> dict[str, Any]
         "environment": _environment(manifest),
         "lineage": _lineage(report),
         "cite": citations(report),
-        "date": _date(origin),
+        "date": None if (at := utc(origin)) is None else at.strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _date(t_us: int) -> str | None:
-    return datetime.fromtimestamp(t_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC") if 0 < t_us < 4e15 else None
-
-
-def _measured_parts(report: RunReport) -> list[str]:
-    totals = report.totals
-    parts = (("gpu", totals.gpu), ("cpu", totals.cpu), ("dram", totals.dram))
-    return [name for name, part in parts if part.energy_j is not None]
 
 
 def _energy(report: RunReport, boundary: str) -> dict[str, Any]:
@@ -234,21 +221,15 @@ def _parts_of_pair(report: RunReport, other: RunReport, boundary: str) -> dict[s
 
 def _quality(report: RunReport) -> dict[str, Any] | None:
     """Q of the only suite that has one, with its interval."""
-    found = [s for s in report.scores if s.suite != HELD_OUT and s.quality and s.quality.q is not None]
-    q = found[0].quality if len(found) == 1 else None
-    if q is None or q.q is None:
+    suite = judged(report)
+    q = None if suite is None else suite.quality
+    if suite is None or q is None or q.q is None:
         return None
-    best = q.q
     return {
-        "suite": found[0].suite,
+        "suite": suite.suite,
         "known": q.interval is not None,
-        **_ends(q.interval or Interval.exact(best)),
+        **finite(q.interval or Interval.exact(q.q)),
     }
-
-
-def _ends(value: Interval) -> dict[str, float | None]:
-    high = value.high if math.isfinite(value.high) else None
-    return {"best": value.best, "low": value.low, "high": high}
 
 
 def _findings(validation: Validation) -> list[dict[str, Any]]:
@@ -365,13 +346,13 @@ def embedded(data: object) -> str:
     return text
 
 
-def asset(name: str) -> str:
-    """A built file of the page.
+def asset(name: str, folder: Path = ASSETS) -> str:
+    """A built file of a page.
 
     Raises:
         KitError: It is not there.
     """
-    path = ASSETS / name
+    path = folder / name
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
@@ -388,6 +369,17 @@ def document(title_text: str, data: object, script: str, style: str, noscript: s
     policy = (
         f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; img-src data: blob:"
     )
+    body = [
+        f"<noscript><p>{html.escape(noscript)}</p></noscript>",
+        '<div id="app"></div>',
+        f'<script type="application/json" id="data">{payload}</script>',
+        f"<script>{script}</script>",
+    ]
+    return shell(title_text, policy, [f"<style>{style}</style>"], body)
+
+
+def shell(title_text: str, policy: str, head: Sequence[str], body: Sequence[str]) -> str:
+    """An HTML document with a content policy; `head` and `body` are elements."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -399,13 +391,10 @@ def document(title_text: str, data: object, script: str, style: str, noscript: s
             '<meta name="referrer" content="no-referrer">',
             f"<title>{html.escape(title_text)}</title>",
             '<link rel="icon" href="data:,">',
-            f"<style>{style}</style>",
+            *head,
             "</head>",
             "<body>",
-            f"<noscript><p>{html.escape(noscript)}</p></noscript>",
-            '<div id="app"></div>',
-            f'<script type="application/json" id="data">{payload}</script>',
-            f"<script>{script}</script>",
+            *body,
             "</body>",
             "</html>",
             "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from harness.accounting.interval import total as interval_total
 from harness.accounting.item_scores import ItemScores, PairedQuality, paired_quality
 from harness.accounting.quality import Measured, Quality, quality
 from harness.accounting.totals import roots, row_energy
+from harness.bundle.reader import event_detail
 from harness.errors import KitError
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def suite_scores(
     """
     found = []
     places = {
-        (event["stage_uid"], told["benchmark"]): float(told["first_preferred"])
+        (event["stage_uid"], str(told.get("benchmark"))): float(told["first_preferred"])
         for event in events
         if event["kind"] == "stage_event" and "judge_of_pairs" in str(event["detail"])
-        for told in [json.loads(event["detail"]).get("report", {})]
-        if told.get("first_preferred") is not None
+        for told in [event_detail(event).get("report")]
+        if isinstance(told, dict) and isinstance(told.get("first_preferred"), int | float)
     }
     for suite in dict.fromkeys(row["suite"] for row in evals):
         rows = [row for row in evals if row["suite"] == suite]

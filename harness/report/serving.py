@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from harness.accounting import Interval
 from harness.accounting.shared_scales import Energy
 from harness.accounting.stage_scales import Sharing, row_parts
 from harness.accounting.totals import lower_bound, row_energy
+from harness.bundle.reader import event_detail
 
 STEADY = "steady"
 """Name of the part of a serving stage that the figure is of."""
@@ -52,10 +52,11 @@ def served(
         shared: scales of the bundle.
     """
     told = {
-        event["stage_uid"]: detail.get("report") or {}
+        event["stage_uid"]: said["report"]
         for event in events
         if event["kind"] == "stage_event"
-        and (detail := json.loads(event["detail"] or "{}")).get("event") == "serving"
+        and (said := event_detail(event)).get("event") == "serving"
+        and isinstance(said.get("report"), dict)
     }
     known = [row for row in rows if row["stage"] in kinds and row["status"] == "completed"]
     for stage in sorted(known, key=lambda row: -int(row["stage_uid"])):
@@ -69,8 +70,9 @@ def served(
         if energy is None or parts is None:
             continue
         asked = {name: detail.get(name) for name in ("workload", "prompts_sha256", "engine")}
+        workload = asked["workload"]
         return Served(
-            str((detail.get("workload") or {}).get("name")),
+            str(workload.get("name") if isinstance(workload, dict) else workload),
             asked,
             tokens,
             int(steady["mono_end_us"] - steady["mono_start_us"]),

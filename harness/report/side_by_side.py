@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from harness.accounting.rounding import duration, quantity, with_ends
 from harness.accounting.shared_scales import ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
-from harness.report.comparison import paired_q, q_of, same_run, stated_energy, unlike, whole_energy
+from harness.report.comparison import finite, paired_q, q_of, same_run, stated_energy, unlike, whole_energy
+from harness.report.terminal import memory
 from harness.text import shown
 
 if TYPE_CHECKING:
@@ -79,8 +81,9 @@ class Side:
     @property
     def co2e_kg(self) -> Interval | None:
         """By the grid asked for; None where none was, of repeats, or where an energy is unknown."""
-        carbon = self.reports[0].carbon
-        return carbon[0].kg if carbon and len(self.reports) == 1 else None
+        one = self.reports[0]
+        known = one.carbon and not one.totals.incomplete and len(self.reports) == 1
+        return one.carbon[0].kg if known else None
 
     @property
     def served(self) -> Interval | None:
@@ -168,11 +171,6 @@ def rows(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
     return [(name, cells) for name, cells in found if set(cells) - {"-"}]
 
 
-def memory(mib: int) -> str:
-    """Mebibytes as a person reads them."""
-    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
-
-
 def _energy(side: Side) -> str:
     if side.energy is None:
         return "unknown"
@@ -189,7 +187,8 @@ def _times(side: Side) -> str:
     if side.times is None:
         return "-"
     tie = ", a tie" if side.times.low <= 1 <= side.times.high else ""
-    return f"{side.times.best:.2f} ({side.times.low:.2f} to {side.times.high:.2f}){tie}"
+    high = f"{side.times.high:.2f}" if math.isfinite(side.times.high) else "no end"
+    return f"{side.times.best:.2f} ({side.times.low:.2f} to {high}){tie}"
 
 
 def _per_token(side: Side) -> str:
@@ -221,18 +220,18 @@ def as_dicts(sides: Sequence[Side]) -> list[dict[str, Any]]:
         {
             "name": side.name,
             "run_ids": [str(report.manifest.get("run_id")) for report in side.reports],
-            "energy_j": side.energy and vars(side.energy),
+            "energy_j": side.energy and finite(side.energy),
             "energy_spread_j": side.spread,
-            "energy_over_first": side.times and vars(side.times),
-            "quality": side.quality and vars(side.quality),
-            "quality_less_first": side.gap and vars(side.gap.difference),
+            "energy_over_first": side.times and finite(side.times),
+            "quality": side.quality and finite(side.quality),
+            "quality_less_first": side.gap and finite(side.gap.difference),
             "quality_verdict": side.gap and side.gap.verdict,
             "seconds": side.seconds,
             "gpu_hours": side.gpu_hours,
             "tokens_per_s": side.throughput,
             "peak_gpu_memory_mib": side.peak_gpu_mib,
-            "energy_j_per_served_token": side.served and vars(side.served),
-            "co2e_kg": side.co2e_kg and vars(side.co2e_kg),
+            "energy_j_per_served_token": side.served and finite(side.served),
+            "co2e_kg": side.co2e_kg and finite(side.co2e_kg),
             "differences": list(side.differences),
         }
         for side in sides

@@ -13,10 +13,9 @@ from harness.accounting.rounding import J_PER_KWH
 from harness.accounting.shared_scales import Energy, Scales, absolute, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
-from harness.report.comparison import break_even_parts, differences_between, whole_energy
+from harness.report.comparison import break_even_parts, differences_between, judged, whole_energy
 from harness.report.model import RunReport
 from harness.report.palette import role_of
-from harness.report.scores import HELD_OUT
 from harness.spec import load_protocol
 from harness.text import shown
 
@@ -129,7 +128,7 @@ def entries(reports: Sequence[RunReport]) -> list[Entry]:
             else f"{names[number]} {str(report.manifest.get('run_id', ''))[-4:]}",
             method=str(report.manifest.get("method") or "other"),
             size=size_in(names[number]),
-            group=_group(report),
+            group=f"this study ({basis(report)})",
             energy=energy,
             roles=_roles(report),
             quality=_quality(report),
@@ -178,14 +177,11 @@ def unit_of(joules: Sequence[float]) -> tuple[str, float]:
     return ("kWh", 1 / J_PER_KWH) if kwh >= WIDE_KWH else ("J", 1.0)
 
 
-def _group(report: RunReport) -> str:
+def basis(report: RunReport) -> str:
+    """What the figures of a run are, in words: a reader never takes an estimate for a measurement."""
     labels = report.manifest.get("labels") or []
-    states = report.protocol.method_states()
-    totals = report.totals
-    methods = {m for part in (totals.gpu, totals.cpu, totals.dram) for m in part.methods}
     words = [label for label in ("pocket", "simulated", "imported") if label in labels]
-    words.append("estimate" if any(states.get(m) == "estimated" for m in methods) else "measured")
-    return f"this study ({', '.join(words)})"
+    return ", ".join([*words, "estimate" if "estimated" in report.states() else "measured"])
 
 
 def _roles(report: RunReport) -> dict[str, float]:
@@ -203,10 +199,10 @@ def _roles(report: RunReport) -> dict[str, float]:
 
 
 def _quality(report: RunReport) -> Interval | None:
-    found = [s.quality for s in report.scores if s.suite != HELD_OUT and s.quality is not None]
-    if len(found) != 1 or found[0].q is None:
+    suite = judged(report)
+    if suite is None or suite.quality is None or suite.quality.q is None:
         return None
-    return found[0].interval or Interval.exact(found[0].q)
+    return suite.quality.interval or Interval.exact(suite.quality.q)
 
 
 def _setting(report: RunReport) -> dict[str, float]:

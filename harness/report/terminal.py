@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.rounding import J_PER_KWH, duration, encodable, quantity, significant
+from harness.accounting.totals import DENOMINATORS
 from harness.report.comparison import against_lines
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
-from harness.report.words import method_words, notes, said_once, stage_notes, title
+from harness.report.words import method_words, notes, part_words, said_once, stage_notes, title
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
 from harness.text import MAX_LINE, shown
@@ -75,7 +76,7 @@ def _heading(report: RunReport, width: int) -> Text:
     if not models and hardware.get("cpu_model"):
         machine += f", {hardware['cpu_model']}"
     text = Text(shown(manifest.get("name", "")), "bold", no_wrap=True, overflow="ellipsis")
-    facts = f"   {shown(manifest.get('method'))}   {shown(machine)}   protocol {report.protocol_version}"
+    facts = f"   {shown(manifest.get('method'))}   {shown(machine)}   protocol {report.protocol.version}"
     text.append(facts, "default")
     text.append(f"   run {shown(manifest.get('run_id'))}" if width >= WIDE else "", "dim")
     return text
@@ -152,10 +153,10 @@ def _table(report: RunReport, width: int, *, ascii_only: bool) -> Table:
 
     wide = width >= WIDE
     size, unit = _unit(report)
-    parts = [p for p in ("gpu", "cpu", "dram") if getattr(report.totals, p).energy_j is not None]
+    parts = report.parts
     largest = sorted(parts, key=lambda p: getattr(report.totals, p).energy_j, reverse=True)
     parts = parts if wide else [p for p in parts if p in largest[:2]]
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     heads = ["stage", "time", "share of energy" if wide else "share", *(f"{p.upper()} {unit}" for p in parts)]
     foots = ["total", duration(_billed_us(report)), "", *(_total_cell(report, part, size) for part in parts)]
     heads += ["+-" if ascii_only else "±", "tokens", "J/token", "of", "by"] if wide else ["J/token"]
@@ -245,7 +246,7 @@ def _cells(
     cells = [named, Text(duration(line.duration_us)), Text("")]
     cells += [Text(_cell(row, part, size)) for part in parts]
     if wide:
-        count = row[_TOKEN_COLUMNS[denominator]] if denominator else None
+        count = row[DENOMINATORS[denominator]] if denominator else None
         method = str(row["gpu_energy_method" if "gpu" in parts else "cpu_energy_method"])
         cells += [Text(_relative(line.energy)), Text("-" if count is None else _count(count)), Text(value)]
         cells += [Text(denominator, "dim"), Text(shown(method_words(method)), "dim")]
@@ -260,8 +261,6 @@ PER_TOKEN = {
     "positions": "per position",
     "reference": "per reference token",
 }
-
-_TOKEN_COLUMNS = {name: f"tokens_{name}" for name in _TOKEN_ORDER[:-1]}
 
 
 def _count(number: int) -> str:
@@ -296,11 +295,8 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     found.append(("IT energy", f"{least}{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
         if part.interval is not None:
-            methods = " + ".join(method_words(m) for m in part.methods)
-            made_up = (report.manifest.get("boundary") or {}).get(name.lower()) == "simulated"
-            methods += " (simulated)" if made_up else ""
             lost = f", {part.unknown_rows} rows without a figure" if part.unknown_rows else ""
-            found.append((f"  {name}", f"{_q(part.interval)} by {methods}{lost}"))
+            found.append((f"  {name}", f"{_q(part.interval)} by {part_words(report, name.lower())}{lost}"))
     if report.unattributed is not None and report.unattributed.energy is not None:
         share = (
             f" ({_percent(report.unattributed.share, 1)})" if report.unattributed.share is not None else ""
@@ -319,9 +315,7 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.throughput is not None:
         found.append(("throughput", f"{report.throughput:,.0f} processed tokens/s in the student's training"))
     if report.peak_gpu_mib is not None:
-        mib = report.peak_gpu_mib
-        size = f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
-        found.append(("peak memory", f"{size} in use on one GPU, at a sample"))
+        found.append(("peak memory", f"{memory(report.peak_gpu_mib)} in use on one GPU, at a sample"))
     if report.served is not None:
         served = report.served
         rate = f"{served.tokens * 1e6 / served.duration_us:,.0f} tokens/s"
@@ -356,6 +350,11 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     if report.against is not None:
         found += against_lines(report.against)
     return found + score_lines(report.scores)
+
+
+def memory(mib: int) -> str:
+    """Mebibytes as a person reads them."""
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
 
 
 def _above_idle(baseline: Baseline) -> str:

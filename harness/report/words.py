@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,9 +10,10 @@ from harness.accounting.interval import total as interval_total
 from harness.accounting.rounding import duration, quantity
 from harness.accounting.shared_scales import absolute
 from harness.accounting.unused import devices_reserved
+from harness.bundle.reader import event_detail
 from harness.errors import KitError
 from harness.meter.visible import ORDER_IN_DOUBT
-from harness.report.comparison import against_notes, whole_energy
+from harness.report.comparison import against_notes, judged, whole_energy
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
 from harness.report.study import scales_of
 from harness.spec import load_protocol
@@ -45,6 +45,20 @@ def method_words(method: str) -> str:
     return _METHODS.get(method, method)
 
 
+def part_words(report: RunReport, part: str) -> str:
+    """How gpu, cpu or dram was measured; what is made up says so."""
+    found = " + ".join(method_words(method) for method in getattr(report.totals, part).methods)
+    made_up = (report.manifest.get("boundary") or {}).get(part) == "simulated"
+    return f"{found} (simulated)" if made_up else found
+
+
+def utc(t_us: object) -> datetime | None:
+    """A stored time; None for a clock that was never set, or what is no time."""
+    if not isinstance(t_us, int) or not 946_684_800_000_000 <= t_us < 4e15:  # from 2000 on
+        return None
+    return datetime.fromtimestamp(t_us / 1e6, UTC)
+
+
 def said_once(flag: str) -> bool:
     """Whether a flag holds for the whole run: it stands in the notes, not beside every stage."""
     known = load_protocol().flag_named(flag)
@@ -73,7 +87,7 @@ def flag_sentence(flag: str, line: StageLine) -> str:
 
 def stage_notes(report: RunReport) -> Iterator[tuple[str, list[str]]]:
     """(names of stages, sentences), stages with the same doubts together, in the order of the table."""
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     grouped: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
         sentences = tuple(flag_sentence(f, line) for f in line.row["flags"] if not said_once(f))
@@ -117,7 +131,7 @@ def notes(report: RunReport) -> list[str]:
         found.append(f"{' and '.join(others)} energy {verb} not measured (absent, not zero).")
     for event in report.events:
         if event["kind"] == "source_absent":
-            detail = json.loads(event["detail"] or "{}")
+            detail = event_detail(event)
             source, reason = (str(detail.get(name, "unknown")) for name in ("source", "reason"))
             found.append(f"{source} did not start, what it measures is missing: {reason}")
     found += _unused(report)
@@ -169,7 +183,8 @@ def _unused(report: RunReport) -> Iterator[str]:
     if not unused:
         return
     known = [energy for energy in unused.values() if energy is not None]
-    part = quantity(sum(known), "J") if known else "an unknown part"
+    least = "at least " if len(known) < len(unused) else ""
+    part = f"{least}{quantity(sum(known), 'J')}" if known else "an unknown part"
     named = f"GPU {', '.join(map(str, unused))}: no kernel ran there; {part} of the total"
     if devices_reserved(report.manifest):
         yield f"{named}, reserved and paid for (devices: all)."
@@ -185,7 +200,7 @@ def _dram_constant(report: RunReport) -> Iterator[str]:
     """An estimate of DRAM is watts by the size of the memory: say how many, and their share."""
     dram, whole = report.totals.dram, report.totals.it
     states = load_protocol().method_states()
-    lines = [*report.lines, *([report.unattributed] if report.unattributed else [])]
+    lines = report.all_lines
     billed_s = sum(x.duration_us for x in lines if x.depth == 0 and x.row["dram_energy_j"] is not None) / 1e6
     if not dram.energy_j or not billed_s or whole is None or not whole.best:
         return
@@ -216,9 +231,8 @@ def _factor_notes(report: RunReport) -> Iterator[str]:
 
 def _year(report: RunReport) -> int | None:
     """Calendar year (UTC) of the run's last boundary; None for a clock that was never set."""
-    last = max((int(line.row["t_end_us"]) for line in report.lines), default=0)
-    year = datetime.fromtimestamp(last / 1e6, UTC).year if 0 < last < 4e15 else 0
-    return year if year >= 2000 else None
+    last = utc(max((int(line.row["t_end_us"]) for line in report.lines), default=0))
+    return None if last is None else last.year
 
 
 def _stated_options(report: RunReport) -> list[str]:
@@ -256,8 +270,10 @@ def summary_sentence(report: RunReport) -> str:
     if report.inherited is not None:
         share = report.inherited.best / energy.best if energy.best else 0.0
         parts[0] += f", {share:.0%} of it paid by an earlier run whose output it uses"
+    # No training is charged for serving, so that the whole is without it where all of it is known.
+    counted = (report.totals if whole is None else report.made).by_kind
     largest = max(
-        (line for line in report.lines if line.energy is not None and line.depth == 0),
+        (line for line in report.lines if line.energy and line.depth == 0 and line.row["stage"] in counted),
         key=lambda line: line.energy.best if line.energy else 0.0,
         default=None,
     )
@@ -269,16 +285,15 @@ def summary_sentence(report: RunReport) -> str:
             each = report.per_token[token]
             parts.append(f"each {token} token took {quantity(each.best, 'J', each.low, each.high)}")
             break
-    judged = [s.quality for s in report.scores if s.quality is not None and s.quality.q is not None]
-    if len(judged) == 1 and judged[0] is not None and judged[0].q is not None:
-        parts.append(f"the student kept {judged[0].q:.2f} of its teacher's quality")
+    suite = judged(report)
+    if suite is not None and suite.quality is not None:
+        parts.append(f"the student kept {suite.quality.q:.2f} of its teacher's quality")
     text = parts[0] + (": " + ", ".join(parts[1:]) if len(parts) > 1 else "")
-    states = {
-        load_protocol().method_states().get(m)
-        for p in (report.totals.gpu, report.totals.cpu)
-        for m in p.methods
-    }
-    doubt = " The joules are an estimate, good to a factor of two." if "estimated" in states else ""
+    doubt = ""
+    if "estimated" in report.states("gpu", "cpu"):
+        doubt = " The joules are an estimate, good to a factor of two."
+    if report.unknown_origins:
+        doubt += " What other runs paid for what it uses is unknown and not in it."
     if report.totals.incomplete:
         doubt += " A GPU's energy is unknown, so this is a lower bound."
     return f"{text}.{doubt}"

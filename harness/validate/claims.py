@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
+from harness.bundle.reader import event_detail
 from harness.spec import version_folder
 from harness.spec.load import read_yaml
 from harness.validate.context import Context
@@ -54,13 +54,9 @@ def stage_parameters(ctx: Context) -> dict[int, int]:
     """
     found: dict[int, int] = {}
     for row in ctx.events:
-        if row["kind"] != "stage_event" or row["stage_uid"] is None or not row["detail"]:
+        if row["kind"] != "stage_event" or row["stage_uid"] is None:
             continue
-        try:
-            detail = json.loads(row["detail"])
-        except (ValueError, RecursionError):
-            continue
-        report = detail.get("report") if isinstance(detail, dict) else None
+        report = event_detail(row).get("report")
         if not isinstance(report, dict):
             continue
         for name in ("active_parameters", "parameters"):

@@ -6,7 +6,6 @@ Three files hold the rules: this one power, counters and sampling, `authenticity
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from harness.accounting.counter import GPU_MAX_W
 from harness.accounting.rapl import ZONE_MAX_W, ZONE_REFRESH_US
 from harness.accounting.series import Sampling
 from harness.accounting.unused import devices_reserved, unused_devices
+from harness.bundle.reader import event_detail
 from harness.validate.claims import card_watts
 from harness.validate.context import Context
 from harness.validate.findings import Hit
@@ -215,7 +215,7 @@ def sources_started(ctx: Context) -> Iterator[Hit]:
     """Every source that was expected started."""
     for number, event in enumerate(ctx.events):
         if event["kind"] == SOURCE_ABSENT:
-            source = json.loads(event["detail"] or "{}").get("source", "a source")
+            source = event_detail(event).get("source", "a source")
             observed = f"session {event['session']}: {source} did not start"
             yield Hit("events.parquet", observed, "its readings", (number,))
 

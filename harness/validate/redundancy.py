@@ -12,12 +12,13 @@ from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.commit import MANIFEST
+from harness.bundle.reader import event_detail
 from harness.spec import version_folder
 from harness.spec.load import read_yaml
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
-from harness.validate.tokens import COUNTS, event_detail
+from harness.validate.tokens import COUNTS
 
 STAGES = "stages.parquet"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
+from harness.bundle.reader import event_detail
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
@@ -27,15 +27,6 @@ def reported_tokens(ctx: Context) -> dict[int, dict[str, int]]:
             if name in COUNTS and isinstance(count, int) and not isinstance(count, bool):
                 counts[name] = counts.get(name, 0) + count
     return sums
-
-
-def event_detail(event: dict[str, Any]) -> dict[str, Any]:
-    """The object in an event's detail; empty where there is none."""
-    try:
-        found = json.loads(event["detail"] or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @rule("E226")

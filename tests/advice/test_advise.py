@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from harness.advice.choices import Choice, Choices, published_choices
 from harness.advice.rules import UNDECIDED, Sentence, sentences
 from harness.advice.text import answer_lines, as_json
 from harness.errors import KitError
+from tests.accounting.synthetic import Stage, make_run
 
 KWH = 3.6e6
 PUBLISHED = published_choices()
@@ -112,6 +114,29 @@ def test_a_tie_in_q_names_the_cheaper() -> None:
     assert "the cheapest of them is a" in text and "estimated, not measured" in text
 
 
+def test_both_ends_of_an_interval_have_their_units() -> None:
+    given = made_up(student("a", 900, (0.5, 0.5, 0.5)))
+    assert "900 J (0 J to 1.800 kJ)" in " ".join(
+        answer_lines(given, Question(), advise(given, Question()), [])
+    )
+
+
+def test_what_students_share_was_paid_once_and_an_unknown_part_gives_no_share(tmp_path: Path) -> None:
+    shared = make_run((Stage("cache", "teacher_logits", 2, 12, 600, status="failed"),), end_s=14, devices=1)
+    student = make_run((Stage("train", "student_train", 2, 12, 300),), end_s=14, devices=1)
+    runs = [(shared.write(tmp_path / "shared"), False)]
+    runs += [(student.write(tmp_path / name), name == "sweep") for name in ("kd-1b", "sweep")]
+    # 3 s of idle at 80 W in each: 6.24 kJ, and 3.24 kJ twice.
+    [sentence] = said(replace(made_up(), runs=runs), "development")
+    assert sentence.decided and "of 12.72 kJ in these runs, sweeps and repeats took 25%" in sentence.text
+    assert "attempts that failed 47%" in sentence.text
+    student.power["power_mw_valid"][:] = student.power["energy_counter_mj_valid"][:] = False
+    student.counters = []
+    runs[1] = (student.write(tmp_path / "unmetered"), False)
+    [sentence] = said(replace(made_up(), runs=runs), "development")
+    assert UNDECIDED in sentence.text and not sentence.decided
+
+
 def test_a_budget_has_a_column_only_where_one_was_given() -> None:
     given = made_up(student("a", 100, (0.5, 0.5, 0.5)), student("b", 200, (0.4, 0.4, 0.4)))
     for question, asked in ((Question(), False), (Question(budget_j=150), True)):
@@ -133,6 +158,13 @@ def test_which_setting_moves_q_more_is_said_only_beyond_its_doubt(half: float, d
     [sentence] = said(made_up(*cells), "alpha")
     assert "alpha moves Q by 0.300" in sentence.text and "temperature moves Q by 0.010" in sentence.text
     assert sentence.decided is decided and (UNDECIDED in sentence.text) is not decided
+
+
+def test_a_size_that_was_not_swept_hides_no_other() -> None:
+    cells = [replace(swept(0.5, t, 0.5, 0.01), size="7b") for t in (1, 2)]
+    cells += [swept(0.5, 1, 0.6, 0.01), swept(0.3, 1, 0.4, 0.01), swept(0.5, 2, 0.61, 0.01)]
+    first, second = said(made_up(*cells), "alpha")
+    assert "alpha was not swept" in first.text and "alpha moves Q by 0.200" in second.text
 
 
 def test_nothing_to_choose_from_is_an_error() -> None:

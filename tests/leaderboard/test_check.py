@@ -21,7 +21,7 @@ from harness.leaderboard import say
 from harness.leaderboard.check import check
 from harness.leaderboard.examined import default_cache
 from harness.report.model import build
-from tests.leaderboard.runs import accepted, edit_entry, ids, only, ranked_run, submitted
+from tests.leaderboard.runs import accepted, edit_entry, ids, only, ranked_run, reported, submitted
 from tests.validate.tamper import edit_manifest, edit_rows
 
 
@@ -240,6 +240,13 @@ def _huge(folder: Path) -> None:
     path.write_bytes(data.replace(b'"quality":1}', b'"quality":1' + b"0" * 400 + b"}"))
 
 
+def _spell(folder: Path, was: str, now: str) -> None:
+    path = folder / "submission.json"
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, now))
+
+
 SHAPES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a link": ("E502", _link),
     "a pipe": ("E502", _pipe),
@@ -268,6 +275,14 @@ SHAPES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a script's address": (
         "E501",
         lambda f: edit_entry(f, lambda v: v["files"][0].update(url="javascript:alert(1)")),
+    ),
+    "a figure beyond any float": (
+        "E501",
+        lambda f: edit_entry(f, lambda v: v["stated"].update(quality=1e305)),
+    ),
+    "more tokens than a float counts": (
+        "E501",
+        lambda f: _spell(f, '"reference_tokens":null', f'"reference_tokens":1{"0" * 400}'),
     ),
     "a home folder": ("E516", lambda f: edit_entry(f, lambda v: v.update(title="log in /home/jane/runs"))),
     "an address": ("E516", lambda f: edit_entry(f, lambda v: v.update(conflict="ask jane@example.com"))),
@@ -370,6 +385,52 @@ def test_an_unnamed_laboratory_can_say_later_who_it_is(runs: list[Path], tmp_pat
     secret = json.loads((folder / "reveal.json").read_bytes())
     (folder / "reveal.json").write_text(json.dumps({**secret, "lab": "zeta"}))
     assert ids(only(folder)) == {"E510"}
+
+
+def test_a_secret_that_proves_a_name_is_never_written_over(runs: list[Path], tmp_path: Path) -> None:
+    arguments = ["submit", "--embargo", "--dry-run", "--report", str(tmp_path), "--compare", str(tmp_path)]
+    assert kit(*arguments, str(runs[0]), "--lab", "acme") == 0
+    secret = (tmp_path / "embargo.json").read_bytes()
+    assert kit(*arguments, str(runs[1]), "--lab", "acme") == 0
+    assert kit(*arguments, str(runs[1]), "--lab", "zeta") == 2
+    assert (tmp_path / "embargo.json").read_bytes() == secret
+
+
+@pytest.mark.parametrize("by", ["kim", "\ud800", "a\0b"])
+@pytest.mark.parametrize("errors", ["0", "1e999", "NaN", '"0"'])
+def test_a_review_that_nobody_signed_is_refused_whatever_it_holds(by: str, errors: str, board: Path) -> None:
+    (board / "allowed_signers").write_text("")
+    folder = reported(board, 1)
+    said = {"level": "re-derived", "submission_sha256": "", "unranked": [], "class": "", "class_text": ""}
+    text = json.dumps({**said, "by": by, "errors": None}).replace("null", errors)
+    (folder / "review.json").write_text(text)
+    assert ids(only(folder)) == {"E510"}
+
+
+def test_a_salt_that_is_no_text_proves_nothing(board: Path) -> None:
+    folder = reported(board, 1, lab="anon-00000000", commitment="0" * 64)
+    (folder / "reveal.json").write_text(r'{"lab": "acme", "salt": "\ud800"}')
+    assert ids(only(folder)) == {"E510"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda f: edit_manifest(f, lambda m: m.pop("created_t_us")),
+        lambda f: edit_manifest(f, lambda m: m.update(factors=3)),
+        lambda f: edit_rows(f, "events", lambda rows: rows[0].update(kind="x-artifact_origin", detail="[")),
+        lambda f: edit_rows(f, "events", lambda rows: rows[0].update(kind="source_absent", detail="[]")),
+    ],
+)
+def test_odd_values_in_one_bundle_never_stop_the_check_of_the_others(
+    spoil: Callable[[Path], Any], board: Path, one: Path
+) -> None:
+    spoil(one / "bundle")
+    edit_entry(one, lambda value: None, relist=True)
+    done = check([board], cache=False)
+    found = {entry.key.split("/")[0]: ids(entry) for entry in done.asked}
+    assert found.keys() == {"acme", "zeta"} and not found["zeta"]
+    assert "zeta" in {row["lab"] for row in done.rows}
 
 
 def test_markdown_cannot_be_steered(one: Path) -> None:

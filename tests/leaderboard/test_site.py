@@ -14,7 +14,7 @@ import pytest
 from harness.errors import KitError
 from harness.leaderboard.check import check
 from harness.leaderboard.site import build
-from tests.leaderboard.runs import edit_entry, reported
+from tests.leaderboard.runs import edit_entry, ids, reported
 
 HOSTILE = "</script><img src=x onerror=hit=1>\u2028"
 
@@ -97,6 +97,17 @@ def test_refused_rows_are_not_shown_and_foreign_folders_not_touched(
     with pytest.raises(KitError, match="holds no site"):
         build(done, tmp_path / "home")
     assert (tmp_path / "home" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_copy_in_another_place_hides_no_row(board: Path, one: Path, tmp_path: Path) -> None:
+    for lab in ("aaa", "zzz"):
+        shutil.copytree(one, board / lab / one.name)
+    done = check([board])
+    assert {e.key.split("/")[0]: ids(e) for e in done.asked if ids(e)} == {"aaa": {"E502"}, "zzz": {"E502"}}
+    build(done, tmp_path / "site")
+    rows = json.loads((tmp_path / "site" / "index.json").read_bytes())["rows"]
+    assert [row["lab"] for row in rows] == ["acme", "zeta"]
+    assert "KIT_ROW" in (tmp_path / "site" / "rows" / "acme" / f"{one.name}.js").read_text()
 
 
 def test_who_shares_an_artifact_is_named(board: Path, one: Path, tmp_path: Path) -> None:

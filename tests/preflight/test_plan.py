@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from harness.bundle import Bundle
+from harness.cli.plan import _text
 from harness.cli.plan import cmd as plan_command
 from harness.cli.preflight import outlook_of
 from harness.distill.step_trace import StepTrace, trace_generation, trace_logits, trace_training
@@ -147,6 +149,23 @@ def test_the_plan_that_was_kept_stands_beside_one_run_and_a_grid(tmp_path: Path)
     assert [row["measured"] for row in drawn["point"]] == [row["seconds_measured"] for row in rows]
     with pytest.raises(KitError, match="no stage of the plan"):
         beside(plan | {"stages": stages[len(measured) :]}, folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a", "card": "b", "stages": [{"where": "a"}]}'])
+def test_a_file_that_is_no_plan_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "plan.json").write_text(text)
+    said = CliRunner().invoke(plan_command, ["paper", "--against", str(tmp_path / "runs")])
+    assert isinstance(said.exception, KitError) and "is no plan" in said.exception.message
+
+
+def test_what_is_not_planned_makes_the_sum_a_bound_and_no_option_is_ignored(tmp_path: Path) -> None:
+    plan = make_plan(outlook_of("paper", "table2", tmp_path), H100)
+    assert "\ntogether  " in _text(plan, None, False)
+    assert "\ntogether, at least  " in _text(replace(plan, unplanned=("judge",)), None, False)
+    for other in (["--json"], ["--against", str(tmp_path)]):
+        said = CliRunner().invoke(plan_command, ["paper", "--region", "FRA", *other])
+        assert said.exit_code == 2 and "--region adds CO2e" in said.output
 
 
 def test_the_command_stands_beside_the_published_kwh() -> None:

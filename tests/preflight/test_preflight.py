@@ -250,7 +250,10 @@ def test_a_student_that_does_not_fit_and_terms_that_nobody_accepted(
     known = {name: dict(facts) for name, facts in stages.recorded().items()}
     known["tulu-3"]["gated"] = True
     monkeypatch.setattr("harness.preflight.checks.recorded", lambda: known)
-    assert problems(changed()) == {("assets", "tulu-3")}
+    result = changed()
+    assert problems(result) == {("assets", "tulu-3")}
+    [licences] = [finding.found for finding in result.findings if finding.check == "licences"]
+    assert "terms of tulu-3 to be accepted" in licences
     monkeypatch.setenv("HF_TOKEN", "x")
     assert not problems(changed())
 

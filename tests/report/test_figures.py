@@ -24,7 +24,7 @@ from harness.report.figures import figures
 from harness.report.latex import main_table, methods
 from harness.report.model import build
 from harness.report.study import Entry, entries, place
-from tests.report.pages import STUDY, study
+from tests.report.pages import STUDY, hostile_run, study
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +192,11 @@ def test_the_command_says_what_it_could_not_draw(tmp_path: Path, monkeypatch: py
     assert text == methods(build(folder))
     for words in ("version 1.0.0", r"\qty{0.5}{\second}", "2 $\\times$ Lab GPU", r"\qty{5}{\percent}"):
         assert words in text
+
+
+def test_texts_of_a_log_are_no_formulas_in_a_figures_data(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "kd-1b", "=cmd 1b")
+    figure = made_of(entries([build(run)]))["breakdown"]
+    draw(figure, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "breakdown.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["name"] for row in rows} == {"'=cmd 1b"} and all(float(row["energy_j"]) > 0 for row in rows)

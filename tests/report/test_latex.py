@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from harness.experiments.paper import published_entries
+from harness.report.cite import citations
 from harness.report.figures import figures
 from harness.report.latex import PREAMBLE, beside_table, main_table, methods, stage_table
 from harness.report.model import Options, build
 from harness.report.study import entries
 from harness.spec.factors import region_factors
 from tests.report.pages import hostile_run, study
+from tests.validate.tamper import edit_manifest
 
 HOSTILE = r"a_b & 50% #1 $x^2$ {~} \end{tabular} \input{/etc/passwd}"
 
@@ -60,3 +62,11 @@ def test_tex_takes_it(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in (tmp_path / "all.log").read_text(encoding="utf-8", errors="replace")
+
+
+def test_the_id_of_a_run_cannot_leave_its_comment(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", HOSTILE)
+    edit_manifest(run, lambda manifest: manifest.update(run_id="x\n\\input{/etc/passwd}"))
+    comment, _, text = methods(build(run)).partition("\n")
+    assert comment.startswith("% run x") and r"\input" in comment and r"\input" not in text
+    assert r"\input" not in citations(build(run))

@@ -17,11 +17,12 @@ from harness.accounting.stage_scales import from_records
 from harness.cli.report import cmd
 from harness.conformance import load_vectors, run_vectors
 from harness.conformance.external import external
-from harness.report.cite import PAPER, tex
+from harness.report.cite import PAPER
 from harness.report.comparison import against
 from harness.report.model import build
 from harness.report.page import ASSETS, embedded, points_for
 from harness.report.traces import thinned
+from harness.text import shown
 from tests.accounting.synthetic import make_run
 from tests.report.pages import STUDY, hostile_run, study
 
@@ -92,7 +93,7 @@ def test_no_text_of_a_log_leaves_its_element(tmp_path: Path) -> None:
     assert "\u2028" not in text.partition('id="data">')[2].partition("</script>")[0]
     assert data["runs"][0]["report"]["name"] == HOSTILE
     assert json.loads(embedded(HOSTILE)) == HOSTILE
-    assert tex("50%_{a}$") == r"50\%\_\{a\}\$"
+    assert shown("50%_{a}$", "latex") == r"50\%\_\{a\}\$"
 
 
 def test_the_page_starts_with_what_the_command_was_given(runs: list[Path], tmp_path: Path) -> None:

@@ -15,15 +15,19 @@ from click.testing import CliRunner
 
 from harness.accounting import Interval
 from harness.accounting.rounding import quantity
+from harness.cli.main import cli, main
 from harness.cli.report import cmd
 from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
-from harness.report.comparison import stated_energy
+from harness.report.comparison import finite, stated_energy
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
+from harness.report.latex import beside_table, stage_table
 from harness.report.model import Options, build
-from harness.report.terminal import _count, bar, print_report, spread
+from harness.report.side_by_side import side_by_side
+from harness.report.terminal import _count, bar, print_report, spread, summary_lines
+from harness.report.words import notes, summary_sentence
 from tests.accounting.synthetic import DEFAULT, S, Stage, make_run
-from tests.validate.tamper import edit_rows
+from tests.validate.tamper import edit_manifest, edit_rows
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +371,81 @@ def test_values_out_of_all_reason_are_an_error_with_a_next_step(folder, tmp_path
         build(copy)
     except KitError as error:
         assert "kit validate" in str(error)
+
+
+def test_what_no_instrument_measured_says_so_in_every_total(tmp_path):
+    folder = make_run(codecarbon=True).write(tmp_path / "run")
+    report = build(folder)
+    (total,) = [line for line in to_markdown(report).splitlines() if line.startswith("| **total**")]
+    gpu, cpu, dram = re.findall(r"\*\*(~?)[\d.]+\*\*", total)
+    assert (gpu, cpu, dram) == ("", "~", "~")
+    assert "CPU, estimated (" in stage_table(report) and "GPU (" in stage_table(report)
+    assert "synthetic (simulated, estimate) &" in beside_table([report])
+
+
+def test_what_is_unknown_makes_the_rest_a_lower_bound(tmp_path):
+    run = make_run(devices=1)
+    run.artifacts = [
+        {
+            "artifact_id": "sha256:" + "0" * 64, "name": "cache", "kind": "file", "bytes": 1, "stage_uid": 2,
+            "role": "consumed", "origin_run_id": "other", "origin_energy_j": None,
+        }
+    ]  # fmt: skip
+    report = build(run.write(tmp_path / "run"))
+    assert "What other runs paid for what it uses is unknown and not in it" in summary_sentence(report)
+    unused = replace(report, unused_devices={3: 5.0, 4: None})
+    assert any("no kernel ran there; at least 5.000 J of the total" in note for note in notes(unused))
+
+
+def test_no_emissions_of_a_run_whose_energy_is_not_all_known(tmp_path):
+    run = make_run(
+        (Stage("train", "student_train", 2, 12, 300), Stage("eval", "evaluate", 12, 22, 300)), end_s=24
+    )
+    run.stages[1]["flags"] = ["work_elsewhere"]
+    report = build(run.write(tmp_path / "run"), Options(region="FRA"))
+    assert report.totals.incomplete and "at least" in dict(summary_lines(report))["CO2e"]
+    assert side_by_side([report])[0].co2e_kg is None
+    assert r"-- \\" in beside_table([report]).splitlines()[5]
+
+
+COMMANDS = (
+    ["report"], ["report", "--format", "json"], ["report", "--format", "markdown"], ["runs"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "detail", ["nope", "[]", "3", '{"report": 3, "event": "serving"}', '{"x": "judge_of_pairs"}']
+)
+@pytest.mark.parametrize("kind", ["x-artifact_origin", "source_absent", "stage_event"])
+def test_a_detail_that_is_no_object_holds_nothing(kind, detail, tmp_path):
+    folder = make_run(devices=1).write(tmp_path / "run")
+    more = {"event_id": 99, "kind": kind, "severity": "warning", "detail": detail, "stage_uid": 1}
+    edit_rows(folder, "events", lambda rows: rows.append({**rows[0], **more}))
+    for command in COMMANDS:
+        found = CliRunner().invoke(cli, [command[0], str(folder), *command[1:]])
+        assert found.exit_code == 0, found.exception
+
+
+@pytest.mark.parametrize("key", ["created_t_us", "hardware"])
+@pytest.mark.parametrize("value", ["x", [3], 2**53 - 1, None])
+def test_an_odd_value_of_a_manifest_is_no_fault_of_the_kit(key, value, tmp_path):
+    folder = make_run(devices=1).write(tmp_path / "run")
+    edit_manifest(folder, lambda manifest: manifest.update({key: value}))
+    for command in (*COMMANDS, ["report", "--html", str(tmp_path / "page.html")]):
+        found = CliRunner().invoke(cli, [command[0], str(folder), *command[1:]])
+        assert found.exception is None or isinstance(found.exception, KitError | SystemExit)
+
+
+def test_an_end_that_is_not_known_is_null_for_programs():
+    assert finite(Interval(2.0, 1.0, float("inf"))) == {"best": 2.0, "low": 1.0, "high": None}
+
+
+def test_what_cannot_be_written_is_named_and_no_fault_of_the_kit(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for command in (
+        ["report", str(folder), "--html", str(tmp_path / "file" / "page.html")],
+        ["figures", str(folder), "--out", str(tmp_path / "file")],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"kit: {tmp_path}/file" in said and ": cannot be used: " in said and "fault" not in said

@@ -16,6 +16,7 @@ from harness.cli.compare import compare
 from harness.cli.report import cmd
 from harness.report.comparison import against
 from harness.report.model import Options, build
+from harness.report.words import summary_sentence
 from tests.accounting.synthetic import EPOCH_US, S, Stage, make_run
 from tests.report.test_comparison import on_one_device
 from tests.report.test_page import page_of
@@ -143,3 +144,9 @@ def test_without_two_of_one_workload_t_star_is_not_measured(tmp_path, other, why
     kd, sft = run_of(tmp_path / "kd", "kd", 50, 400), run_of(tmp_path / "sft", "sft", 0, 500, **other)
     said = " ".join(CliRunner().invoke(breakeven, [str(kd), str(sft)]).output.split())
     assert f"T* not measured: {why}" in said
+
+
+def test_no_share_of_a_whole_is_of_a_stage_that_is_not_in_it(tmp_path):
+    sentence = summary_sentence(build(run_of(tmp_path / "kd", "kd", 50, 5000)))
+    # Training 52 kJ and the teacher 22 kJ, with idle time; 300 kJ of serving are not the student's.
+    assert " of it went into train" in sentence and "serve" not in sentence

@@ -56,7 +56,7 @@ def test_what_may_not_be_compared_is_named_and_has_no_ratio(tmp_path):
     sides = json.loads(found.output)
     assert sides[1]["energy_over_first"] is None
     assert sides[1]["differences"] == ["trained tokens are 1000 here and 5000 there"]
-    shown = CliRunner().invoke(cli, ["compare", str(one), str(other)]).output
+    shown = CliRunner().invoke(cli, ["compare", str(one), str(other)]).stdout
     assert "does not compare with" in shown and "5000 there" in " ".join(shown.split())
     same = json.loads(CliRunner().invoke(cli, ["compare", str(one), str(one), "--json"]).output)
     assert len(same) == 1  # one run twice is no repeat
