@@ -159,7 +159,10 @@ def test_a_file_that_is_no_plan_is_named(text: str, tmp_path: Path) -> None:
     assert isinstance(said.exception, KitError) and "is no plan" in said.exception.message
 
 
-def test_what_is_not_planned_makes_the_sum_a_bound_and_no_option_is_ignored(tmp_path: Path) -> None:
+def test_what_is_not_planned_makes_the_sum_a_bound_and_no_option_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     plan = make_plan(outlook_of("paper", "table2", tmp_path), H100)
     assert "\ntogether  " in _text(plan, None, False)
     assert "\ntogether, at least  " in _text(replace(plan, unplanned=("judge",)), None, False)
