@@ -7,12 +7,13 @@ run, which nothing outside it shares.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.accounting.boundaries import Row
-from harness.accounting.interval import Interval
+from harness.accounting.interval import Interval, total
 from harness.accounting.shared_scales import Energy, Key, Scales, added
 from harness.accounting.totals import part_interval
 
@@ -101,6 +102,20 @@ def ranges(energies: Iterable[Energy], bars: Bars) -> Scales:
     names = {name for energy in energies for key in energy for name in key}
     # Of what another run paid a log may say no more than the joules: they may be an estimate.
     return {name: by_word.get(name.split()[0], by_word["estimate"]) for name in sorted(names)}
+
+
+def stated(energy: Energy, scales: Scales) -> Interval:
+    """The energy as a report states it, which is what the rows' own low and high add up to (4.4).
+
+    An estimate has the range of its scale. A device's gain stands beside, and so does what kinds of stages
+    differ by on one machine.
+    """
+    found = []
+    for key, joules in energy.items():
+        ends = [scales[name] for name in key if name.split()[0] not in ("gain", "program")]
+        low, high = (math.prod(end[side] for end in ends) * joules.best for side in (0, 1))
+        found.append(Interval(joules.best, low, high) if ends else joules)
+    return total(found)
 
 
 def as_records(energy: Energy) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.rounding import J_PER_KWH
-from harness.accounting.shared_scales import Scales, absolute, alone
-from harness.accounting.stage_scales import as_records, from_records
+from harness.accounting.shared_scales import Scales, alone
+from harness.accounting.stage_scales import as_records, from_records, stated
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived
 from harness.bundle.files import open_parquet
@@ -254,9 +254,9 @@ def _row(entry: Submission, report: RunReport, page: Mapping[str, Any]) -> dict[
         "labels": list(report.manifest["labels"]),
         "created_t_us": report.manifest["created_t_us"],
         "date": run["date"],
-        "energy": None if whole is None else _triple(absolute(whole, scales)),
+        "energy": None if whole is None else _triple(stated(whole, scales)),
         "boundaries": {
-            boundary: {side: _absolute(energy[side], scales) for side in ("own", "teacher")}
+            boundary: {side: _stated_of(energy[side], scales) for side in ("own", "teacher")}
             for boundary, energy in run["energy"].items()
             if energy["own"] is not None
         },
@@ -274,9 +274,9 @@ def _row(entry: Submission, report: RunReport, page: Mapping[str, Any]) -> dict[
     }
 
 
-def _absolute(records: object, scales: Scales) -> list[float | None] | None:
+def _stated_of(records: object, scales: Scales) -> list[float | None] | None:
     energy = from_records(records)
-    return None if energy is None else _triple(absolute(energy, scales))
+    return None if energy is None else _triple(stated(energy, scales))
 
 
 def _show(entry: Submission, report: RunReport, validation: Report, done: Examined) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from harness.accounting import Interval
-from harness.accounting.shared_scales import Energy, absolute, added, at
-from harness.accounting.stage_scales import Sharing, from_records, ranges, row_parts
+from harness.accounting.shared_scales import Energy, added, at
+from harness.accounting.stage_scales import Sharing, from_records, ranges, row_parts, stated
 from harness.accounting.totals import roots
 from harness.bundle.reader import event_detail
 
@@ -106,14 +106,14 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
         if row.get("origin_energy_j") is not None:
             run = str(row.get("origin_run_id") or row["artifact_id"])
             stages.setdefault((run, float(row["origin_energy_j"])), set()).add(str(row["artifact_id"]))
-    paid, bars = [], replace(shared.bars, sensor_rel=0.0)
+    paid = []
     for (run, joules), ids in stages.items():
         details = [told[name] for name in sorted(ids) if name in told]
         kinds = {detail.get("origin_stage") for detail in details} - {None}
         parts = next((e for d in details if (e := from_records(d.get("origin_parts")))), None)
         energy = parts or {(f"paid {run}",): Interval.exact(joules)}
-        stated = absolute(energy, ranges([energy], bars))
-        paid.append(Paid(frozenset(ids), kinds.pop() if len(kinds) == 1 else None, stated, energy))
+        alone = stated(energy, ranges([energy], shared.bars))
+        paid.append(Paid(frozenset(ids), kinds.pop() if len(kinds) == 1 else None, alone, energy))
     return Costs(
         {kind: added(energies) for kind, energies in own.items()},
         paid,

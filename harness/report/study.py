@@ -10,8 +10,8 @@ from itertools import pairwise
 from harness.accounting import BreakEven, Interval, ParetoPoint, break_even, pareto_frontier
 from harness.accounting.amortize import UNDEFINED
 from harness.accounting.rounding import J_PER_KWH
-from harness.accounting.shared_scales import Energy, Scales, absolute, at, difference, ratio
-from harness.accounting.stage_scales import ranges
+from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
+from harness.accounting.stage_scales import ranges, stated
 from harness.bundle.derive import scale_bars
 from harness.report.comparison import break_even_parts, differences_between, judged, whole_energy
 from harness.report.model import RunReport
@@ -67,8 +67,8 @@ class Entry:
 
     @property
     def total(self) -> Interval | None:
-        """Energy with everything that is not known of it."""
-        return None if self.energy is None else absolute(self.energy, scales_of([self.energy]))
+        """Energy as a report states it."""
+        return None if self.energy is None else stated(self.energy, scales_of([self.energy]))
 
 
 @dataclass(frozen=True)

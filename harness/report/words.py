@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from harness.accounting.interval import total as interval_total
 from harness.accounting.rounding import duration, quantity
-from harness.accounting.shared_scales import absolute
+from harness.accounting.stage_scales import stated
 from harness.accounting.unused import devices_reserved
 from harness.bundle.reader import event_detail
 from harness.errors import KitError
@@ -265,7 +265,7 @@ def summary_sentence(report: RunReport) -> str:
     if not energies:
         return f"Of {subject.rstrip(',')} no energy was measured."
     whole = whole_energy(report)
-    energy = interval_total(energies) if whole is None else absolute(whole, scales_of([whole]))
+    energy = interval_total(energies) if whole is None else stated(whole, scales_of([whole]))
     parts = [f"{subject} took {quantity(energy.best, 'J', energy.low, energy.high)}"]
     if report.inherited is not None:
         share = report.inherited.best / energy.best if energy.best else 0.0

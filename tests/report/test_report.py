@@ -15,15 +15,17 @@ from click.testing import CliRunner
 
 from harness.accounting import Interval
 from harness.accounting.rounding import quantity
+from harness.accounting.stage_scales import stated
 from harness.cli.main import cli, main
 from harness.cli.report import cmd
 from harness.cli.schema import cmd as schema_command
 from harness.errors import KitError
-from harness.report.comparison import finite, stated_energy
+from harness.report.comparison import finite, stated_energy, whole_energy
 from harness.report.formats import as_dict, to_csv, to_json, to_markdown
 from harness.report.latex import beside_table, stage_table
 from harness.report.model import Options, build
 from harness.report.side_by_side import side_by_side
+from harness.report.study import scales_of
 from harness.report.terminal import _count, bar, print_report, spread, summary_lines
 from harness.report.words import notes, summary_sentence
 from tests.accounting.synthetic import DEFAULT, S, Stage, make_run
@@ -336,6 +338,14 @@ def test_inherited_joules_have_the_range_of_what_they_are(tmp_path, scale, least
     assert (whole.low - own.low, whole.high - own.high) == pytest.approx((50_000 * least, 50_000 * most))
     assert (reuse.full.low - reuse.marginal.low, reuse.full.high - reuse.marginal.high) == pytest.approx(
         (50_000 * least, 50_000 * most)
+    )
+    # Page, figures and leaderboard start from the scales, the terminal from the rows: one interval, but for the
+    # half joule by which a sum of stages is known less well than the run from end to end.
+    parts = whole_energy(report)
+    assert parts is not None
+    of_scales = stated(parts, scales_of([parts]))
+    assert (of_scales.best, of_scales.low, of_scales.high) == pytest.approx(
+        (whole.best, whole.low, whole.high)
     )
 
 

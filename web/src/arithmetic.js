@@ -105,8 +105,17 @@ export function at(energy, gains = {}) {
   return total(energy.map((part) => scaled(part, part.scales.reduce((gain, name) => gain * (gains[name] ?? 1), 1))));
 }
 
-// The energy with everything that is not known of its scales in low and high.
-export const absolute = (energy, scales) => total(widened(energy, scales, new Set()));
+// The energy as a report states it (4.4): an estimate has the range of its scale; a device's gain stands beside, as does
+// what kinds of stages differ by on one machine.
+export function stated(energy, scales) {
+  return total(
+    energy.map((part) => {
+      const ends = part.scales.filter((name) => !/^(gain|program) /.test(name)).map((name) => scales[name]);
+      const [low, high] = [0, 1].map((side) => ends.reduce((gain, end) => gain * end[side], part.best));
+      return ends.length ? { best: part.best, low, high } : part;
+    }),
+  );
+}
 
 function widened(energy, scales, kept) {
   return added([

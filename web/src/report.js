@@ -92,7 +92,7 @@ function energyOf(run) {
   if (!own) return { parts: null, interval: null, why };
   const charged = teacher ? sums.added([own, sums.times(teacher, 1 / state.n)]) : own;
   const parts = sums.times(charged, pue());
-  return { parts, interval: sums.absolute(parts, scales), why: null };
+  return { parts, interval: sums.stated(parts, scales), why: null };
 }
 
 function evenOf(number) {
@@ -179,7 +179,7 @@ function drawSummary() {
     [`Per token: ${DENOMINATORS[state.per]}`, perToken ? mark(run) + words.spread(perToken, "J") : "unknown"],
     run.quality && ["Q, share of the teacher's quality kept", words.quality(run.quality)],
     run.taught && many && ["N*, reuses until the teacher has paid", even ? evenText(even) : pair?.differences ? "no run here to compare it with" : "not defined"],
-    run.served && ["Per served token, steady part", mark(run) + words.spread(sums.scaled(sums.absolute(run.served, scales), pue()), "J")],
+    run.served && ["Per served token, steady part", mark(run) + words.spread(sums.scaled(sums.stated(run.served, scales), pue()), "J")],
     run.taught && many && [`T*, served tokens until it has paid${serving ? (typed() ? ", by the joules given" : ", as measured") : ""}`, serving ? evenText(serving) : pair?.unserved ? `not defined: ${pair.unserved}` : "not measured: give J per served token"],
   ];
   put(summary, facts.filter(Boolean).map(([name, value]) => h("div", null, h("dt", { text: name }), h("dd", { text: value }))));
