@@ -28,7 +28,7 @@ LOGS = Path(os.environ.get("KIT_SHARED_DATA", ROOT / ".." / "shared" / "data")) 
 FIGURES = ("pareto", "breakdown")
 PAGES = {
     "page.png": "header,#compare ul.key",
-    "smollm2.png": "header,#compare ul.key",
+    "smollm2.png": "#parts",
     "trace.png": "#power",
 }
 PICTURES = (*(f"{name}.svg" for name in FIGURES), *PAGES)
