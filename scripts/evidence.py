@@ -124,7 +124,7 @@ def table(record: dict[str, Any]) -> str:
             + (f"{quality['q']:.3f}" if defined else f"none, {quality['reason']}")
             + "."
         )
-    said += [speed_words(name, found) for name, found in (record["speed"] or {}).items()]
+    said += [speed_words(name, found) for name, found in sorted((record["speed"] or {}).items())]
     if record["speed"] is None:
         said.append("The speed beside lm-eval's own model is not measured yet.")
     stale = "" if record["code_sha256"] == code_digest() else STALE

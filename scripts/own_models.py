@@ -188,7 +188,8 @@ def table(record: dict[str, Any]) -> str:
         states.get(m) == "estimated" for c in record["cells"] for m in c["cpu_energy_methods"].split("+")
     )
     energy = "E of the pipeline, J" + (" (estimated)" if estimated else "")
-    head = ["", "positions with evaluations", "steps", "held-out loss, nats", "CPU s of training", energy, "N\\*"]
+    head = ["", "positions with evaluations", "steps", "held-out loss, nats", "CPU s of training"]
+    head += [energy, "N\\*"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines.append(f"| teacher, 135 M | - | - | {record['teacher_heldout_loss']:.3f} | - | - | - |")
     for cell in record["cells"]:
