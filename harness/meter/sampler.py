@@ -128,7 +128,7 @@ class Sampler:
         for _ in range(_LEARN_ROUNDS):
             self._watch_counters(_LEARN_TICKS)
             now = mono_us()
-            if not any(model.fades_at_us(_SHARP_US) <= now for model in self.models.values()):
+            if not any(model.unsettled(now, _SHARP_US) for model in self.models.values()):
                 break
         described = [{**gpu.describe(), "source": gpu.measures.source} for gpu in self.gpus]
         for entry in described:

@@ -148,6 +148,11 @@ class TickModel:
             below, count = (middle, count) if self._blur_us(middle) <= limit_us else (below, middle)
         return self._seen[-1].middle_us + below * self.period_us
 
+    def unsettled(self, now_us: float, limit_us: float) -> bool:
+        """Whether more ticks are wanted before anything is measured: the next is known to no better than
+        +-`limit_us`, or nothing says yet how long before it the last one was. False where none was seen."""
+        return self.fades_at_us(limit_us) <= now_us or (self._latest is not None and self.interval() is None)
+
     def _blur_us(self, count: int) -> float:
         low, high = self._span(count)
         return (high - low) / 2

@@ -81,7 +81,10 @@ def test_steps_beside_boundaries_are_placed_where_they_were(lab_dir: Path, tmp_p
     assert len(figures) == len(devices) * len(LENGTHS_S)
     for one in figures:
         if one.placed:
-            assert one.energy_j == pytest.approx(one.truth_j, rel=bar(one.length_us)), one
+            # The sensor's mean of 25 ms is longer than a cell of 20 ms: a step inside of one is blurred.
+            blurred = devices[one.device].counter.period_us < 25_000
+            allowed_j = one.allowed_j if blurred else bar(one.length_us) * one.truth_j
+            assert one.energy_j == pytest.approx(one.truth_j, abs=allowed_j), one
         else:
             assert_honest_sample(one)
     assert sum(one.placed for one in figures) >= len(devices)

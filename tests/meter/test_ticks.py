@@ -301,6 +301,17 @@ def test_the_interval_is_the_grids_or_else_what_was_seen() -> None:
     assert length_us - doubt_us <= 90_000 and length_us + doubt_us >= 110_000
 
 
+def test_more_ticks_are_wanted_until_the_first_boundary_could_be_placed() -> None:
+    model = TickModel()
+    assert not model.unsettled(0.0, 200.0), "a counter that does not tick is not waited for"
+    for k in range(5):
+        model.learn(100_000.0 * k, 30_000.0 if k == 2 else 5.0)  # one was seen by a reader that was held up
+    assert model.interval() is None and model.unsettled(400_010.0, 200.0)
+    for k in range(5, 10):
+        model.learn(100_000.0 * k, 5.0)
+    assert model.interval() is not None and not model.unsettled(900_010.0, 200.0)
+
+
 @pytest.mark.parametrize(("period_us", "jitter_us"), [(25_300, 1_000), (100_000, 8_000), (100_000, 300)])
 @pytest.mark.parametrize("missed", [0.0, 0.3, 0.6])
 def test_an_interval_of_few_ticks_is_wide_enough(period_us: int, jitter_us: int, missed: float) -> None:

@@ -155,7 +155,9 @@ def assert_placed(config: LabConfig, run: Sealed, *rows: dict[str, Any]) -> None
             assert one.energy_j == pytest.approx(one.truth_j, abs=one.allowed_j), one
         else:
             assert any(held_up(config, run, one.device, at_us) for at_us in ends[one.stage_uid]), one
-            assert_honest_sample(one)
+            assert "counter_boundary_missing" in one.flags, one
+            width_j = one.high_j - one.low_j  # two standard errors on each side: a rare truth lies outside
+            assert one.low_j - width_j <= one.truth_j <= one.high_j + width_j, one
 
 
 def assert_interval_holds(config: LabConfig, row: dict[str, Any]) -> None:
