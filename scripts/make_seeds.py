@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,18 @@ def pocket(runs: Path) -> None:
         print(pack(run, BOARD, said, None, None).relative_to(ROOT))
 
 
-def slimming(path: Path) -> None:
-    """Counter energy of one response-distillation run, in which `energy_mJ` is 1,000 times too large."""
+@dataclass(frozen=True)
+class Telemetry:
+    """A public telemetry trace: joules by counter and by integral of power, its length, its GPUs."""
+
+    counter_j: float
+    integral_j: float
+    duration_s: float
+    gpus: tuple[str, ...]
+
+
+def telemetry(path: Path) -> Telemetry:
+    """Read a trace of one response-distillation run, in which `energy_mJ` is 1,000 times too large."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     times = [datetime.fromisoformat(row["timestamp"]).timestamp() for row in rows]
     counter = integral = 0.0
@@ -95,7 +106,13 @@ def slimming(path: Path) -> None:
         integral += sum(
             (a + b) / 2 * (t1 - t0) for a, b, t0, t1 in zip(watts, watts[1:], times, times[1:], strict=False)
         )
-    names = {gpu["gpu_name"] for gpu in rows[0]["gpus"]}
+    names = tuple(gpu["gpu_name"] for gpu in rows[0]["gpus"])
+    return Telemetry(counter, integral, times[-1] - times[0], names)
+
+
+def slimming(path: Path) -> None:
+    """Counter energy of one response-distillation run as an imported row."""
+    found = telemetry(path)
     write(
         lab="talkingjupiter",
         id="response-model-1",
@@ -106,11 +123,12 @@ def slimming(path: Path) -> None:
         student="8B",
         teacher="Llama-3.1-70B",
         source=f"{TRACE} (MIT), sha256 {file_digest(path)[:16]}",
-        stated={"energy_kwh": counter / 3.6e6},
-        hardware=f"{len(rows[0]['gpus'])} x {', '.join(sorted(names))}, GPU energy alone",
+        stated={"energy_kwh": found.counter_j / 3.6e6},
+        hardware=f"{len(found.gpus)} x {', '.join(sorted(set(found.gpus)))}, GPU energy alone",
         doubts=(
             "the trace's energy_mJ is 1,000 times too large and was divided by 1,000",
-            f"counter {counter:.0f} J, integral of power {integral:.0f} J, over {times[-1] - times[0]:.0f} s",
+            f"counter {found.counter_j:.0f} J, integral of power {found.integral_j:.0f} J, "
+            f"over {found.duration_s:.0f} s",
             "the trace names no stage: the teacher's share is unknown; idle time around the run is inside",
             "no score is stored with it",
         ),

@@ -2,9 +2,11 @@
 
     python scripts/verify_claims.py            # one line a claim; exit code 1 where one does not come out
     python scripts/verify_claims.py --write    # write docs/claims.md and README's table of results
+    python scripts/verify_claims.py --data DIR # third-party traces lie there; otherwise ../shared/data
 
-A claim is derived from the published values (artifacts/paper) by the kit's accounting, or from the logs of
-recorded runs (artifacts/runs, by scripts/record_runs.py). Nothing is run and nothing is trained.
+A claim is derived from the published values (artifacts/paper) by the kit's accounting, from the logs of
+recorded runs (artifacts/runs, by scripts/record_runs.py), or from traces that others published and whose
+licence does not let us store them here: derived where the file is at hand, by its sha256. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +25,8 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from make_seeds import telemetry
 
 from harness.accounting.rounding import J_PER_KWH
 from harness.advice.advise import Question, advise
@@ -34,13 +39,16 @@ from harness.experiments.profile import load_profile
 from harness.experiments.reproduce import CLAIM, Request
 from harness.experiments.results import Results, collect
 from harness.experiments.tables import as_json, grid_of
+from harness.files import file_digest
+from harness.interop.reference.importer import import_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS, PAGE = ROOT / "artifacts" / "claims.yaml", ROOT / "docs" / "claims.md"
 RECORDED = ROOT / "artifacts" / "runs"
 POCKET = RECORDED / "pocket"
+DATA = ROOT.parent / "shared" / "data"
 README, FIRST, LAST = ROOT / "README.md", "<!-- results: make verify-claims -->", "<!-- end of results -->"
-STATUSES = ("recomputed", "pocket", "reported", "not available")
+STATUSES = ("recomputed", "pocket", "imported", "reported", "not available")
 
 INTRO = """\
 # Claims of the paper and what stands behind them here
@@ -48,6 +56,7 @@ INTRO = """\
 Written by `python scripts/verify_claims.py --write` from artifacts/claims.yaml; `make verify-claims` derives
 what needs no GPU again and exits with 1 where it does not come out. *Recomputed* follows from the published
 values by our accounting, *pocket* from the recorded runs in artifacts/runs and says nothing about OLMo-2,
+*imported* from a trace that others published, where it is at hand (artifacts/claims.yaml has its sha256),
 *reported* is as published and waits for a paper-size run, *not available* is in no public source."""
 
 Value = float | str | bool | None
@@ -141,6 +150,24 @@ def pocket_dearer(regime: str) -> Value:
     return bool(times) and all(t is not None and t.low > 1 for t in times)
 
 
+@cache
+def _imported(logs: Path) -> Mapping[str, float]:
+    """GPU energy of the stages that an import of the authors' logs gives, kWh by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = import_reference(logs, Path(folder) / "bundle").stages
+    return {row["name"]: row["gpu_energy_j"] / J_PER_KWH for row in rows if row["gpu_energy_j"] is not None}
+
+
+def imported_kwh(logs: Path, stage: str) -> Value:
+    """GPU energy of a stage of the authors' logs, kWh."""
+    return _imported(logs).get(stage)
+
+
+def counter_kwh(trace: Path) -> Value:
+    """Energy by the counters of a public telemetry trace, kWh."""
+    return telemetry(trace).counter_j / J_PER_KWH
+
+
 def differences(one: Any, other: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Where two JSON values differ, floats beyond nine digits, as (path, one, other); cells go by name."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -182,6 +209,8 @@ CHECKS: dict[str, Callable[..., Value]] = {
         advice,
         recorded_cells,
         pocket_dearer,
+        imported_kwh,
+        counter_kwh,
     )
 }
 
@@ -197,7 +226,8 @@ def load(path: Path = CLAIMS) -> list[dict[str, Any]]:
     for claim in claims:
         if claim["status"] not in STATUSES or claim.get("check", "relative") not in CHECKS:
             raise SystemExit(f"{path.name}: {claim['id']}: unknown status or check")
-        if ("check" in claim) != (claim["status"] in ("recomputed", "pocket")):
+        derived = claim["status"] in ("recomputed", "pocket", "imported")
+        if ("check" in claim) != derived or ("sha256" in claim) != (claim["status"] == "imported"):
             raise SystemExit(
                 f"{path.name}: {claim['id']}: {claim['status']} and its check do not go together"
             )
@@ -209,11 +239,23 @@ def recorded() -> bool:
     return (POCKET / CLAIM).exists()
 
 
-def outcome(claim: Mapping[str, Any]) -> Outcome:
-    """Derive a claim and compare it within its tolerance, which includes its end."""
+def outcome(claim: Mapping[str, Any], data: Path = DATA) -> Outcome:
+    """Derive a claim and compare it within its tolerance, which includes its end.
+
+    Raises:
+        KitError: A trace is another than that of the claim.
+    """
     if "check" not in claim or (claim["status"] == "pocket" and not recorded()):
         return Outcome(claim, None, None)
-    found, expected = CHECKS[claim["check"]](*claim["of"]), claim["expected"]
+    of = list(claim["of"])
+    if claim["status"] == "imported":
+        trace = data / claim["trace"]
+        if not trace.exists():
+            return Outcome(claim, None, None)
+        if (digest := file_digest(trace)) != claim["sha256"]:
+            raise KitError(f"is another trace: {digest}", where=str(trace), expected=claim["sha256"])
+        of[0] = data / of[0]
+    found, expected = CHECKS[claim["check"]](*of), claim["expected"]
     if isinstance(expected, bool | str) or found is None or isinstance(found, bool | str):
         return Outcome(claim, found, found == expected)
     off = abs(found - expected)
@@ -236,7 +278,9 @@ def page(outcomes: Sequence[Outcome]) -> str:
     for o in outcomes:
         claim = o.claim
         cells = [claim["claim"], claim["where"], claim["status"]]
-        cells += [_shown(claim.get("expected"), claim), _shown(o.found, claim)]
+        # A page that is the same with and without the traces at hand.
+        found = "from the trace" if claim["status"] == "imported" else _shown(o.found, claim)
+        cells += [_shown(claim.get("expected"), claim), found]
         cells.append(f"`{claim['command']}`" if "command" in claim else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -289,8 +333,11 @@ def main() -> int:
     """Verify, or write the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write docs/claims.md and README's table")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="third-party traces [default: ../shared/data]"
+    )
     options = parser.parse_args()
-    outcomes = [outcome(claim) for claim in load()]
+    outcomes = [outcome(claim, options.data) for claim in load()]
     for o in outcomes:
         verdict = {True: "ok", False: "DIFFERS", None: "-"}[o.holds]
         print(f"{verdict:8}{o.claim['id']:28}{_detail(o)}")
@@ -309,6 +356,8 @@ def main() -> int:
 
 
 def _detail(o: Outcome) -> str:
+    if o.holds is None and o.claim["status"] == "imported":
+        return f"skipped: {o.claim['trace']} is not at hand (--data DIR)"
     if o.holds is None and "check" in o.claim:
         return f"skipped: {POCKET.relative_to(ROOT)} is not recorded yet (scripts/record_runs.py)"
     if o.holds is None:

@@ -14,6 +14,7 @@ from typing import Literal
 from harness.accounting import Interval, ParetoPoint, pareto_frontier
 from harness.accounting.pareto import Standing
 from harness.accounting.shared_scales import Energy, absolute, added, at
+from harness.accounting.stage_scales import stated
 from harness.advice.choices import Choice, Choices, share
 from harness.errors import KitError
 
@@ -43,14 +44,16 @@ class Option:
 
     Attributes:
         cost: with the teachers' shares.
-        absolute: the same with what is not known of its scales in its interval.
+        stated: the same as a report states it (4.4).
+        absolute: the same with all that is not known of its scales in the interval, as a budget needs.
         quality: Q, or the mean Q of several students.
-        fit: whether the budget allows it, by the whole interval.
+        fit: whether the budget allows it, by the interval of `absolute`.
     """
 
     name: str
     choices: tuple[Choice, ...]
     cost: Energy
+    stated: Interval
     absolute: Interval
     quality: Interval
     fit: Fit
@@ -140,4 +143,5 @@ def _together(given: Choices, ways: tuple[Choice, ...], question: Question) -> O
     fit: Fit = "within"
     if question.budget_j is not None and whole.high > question.budget_j:
         fit = "over" if whole.best > question.budget_j else "may be over"
-    return Option(" + ".join(choice.name for choice in ways), ways, cost, whole, quality, fit)
+    name = " + ".join(choice.name for choice in ways)
+    return Option(name, ways, cost, stated(cost, given.scales), whole, quality, fit)

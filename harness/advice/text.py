@@ -47,7 +47,8 @@ def _headline(given: Choices, question: Question, answer: Answer) -> str:
         return f"{words}nothing fits; the cheapest is {cheapest.name} with {_cost(given, cheapest)}."
     said = f"{words}{best.name}, Q {_q(best.quality)} for {_cost(given, best)}."
     if best.fit == "may be over":
-        said += " Its interval reaches over the budget."
+        most = energy_text(given, best.absolute.high)
+        said += f" With all that the meters may be off it takes up to {most}, more than the budget."
     doubted = [o for o in answer.rivals if doubtful(o.quality, best.quality)]
     if doubted:
         names = ", ".join(o.name for o in doubted[:3])
@@ -86,7 +87,7 @@ def _stands(standing: Standing) -> str:
 
 
 def _cost(given: Choices, option: Option) -> str:
-    cost = option.absolute
+    cost = option.stated
     text = energy_text(given, cost.best, cost.low, cost.high)
     if cost.low == cost.high:
         return text
@@ -112,7 +113,8 @@ def as_json(given: Choices, question: Question, answer: Answer, said: Sequence[S
             {
                 "name": option.name,
                 "basis": sorted({choice.basis for choice in option.choices}),
-                "energy_j": vars(option.absolute),
+                "energy_j": vars(option.stated),
+                "energy_against_budget_j": vars(option.absolute),
                 "quality": vars(option.quality),
                 "budget": option.fit,
                 "dominated_by": list(standing.dominated_by),

@@ -256,7 +256,7 @@ def _row(entry: Submission, report: RunReport, page: Mapping[str, Any]) -> dict[
         "date": run["date"],
         "energy": None if whole is None else _triple(stated(whole, scales)),
         "boundaries": {
-            boundary: {side: _stated_of(energy[side], scales) for side in ("own", "teacher")}
+            boundary: {side: _stated_of(energy[side], scales) for side in ("own", "teacher", "whole")}
             for boundary, energy in run["energy"].items()
             if energy["own"] is not None
         },

@@ -40,11 +40,14 @@ class Costs:
         own: kind of stage -> energy of this run, `unattributed` included.
         paid: what others paid.
         consumed: digests of all artifacts that the run consumes.
+        gpu: GPU energy from the first boundary to the last. Its interval is the narrower one: the doubt of a
+            boundary between two stages is in both of them and cancels in their sum.
     """
 
     own: Mapping[str, Energy]
     paid: Sequence[Paid]
     consumed: frozenset[str]
+    gpu: Interval | None = None
 
     def of(self, kinds: Collection[str]) -> Energy | None:
         """Energy of some kinds of this run's own stages; None without any."""
@@ -54,7 +57,8 @@ class Costs:
     @property
     def whole(self) -> Energy:
         """Everything, what others paid included."""
-        return added([*self.own.values(), *(paid.energy for paid in self.paid)])
+        own = _end_to_end(added(self.own.values()), self.gpu)
+        return added([own, *(paid.energy for paid in self.paid)])
 
     def teachers(self, kinds: Collection[str], direct: Costs | None = None) -> list[Paid]:
         """What others paid for a teacher's output.
@@ -80,7 +84,29 @@ class Costs:
         return added(found) if found else None
 
 
-def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], shared: Sharing) -> Costs:
+def _end_to_end(own: Energy, gpu: Interval | None) -> Energy:
+    """Energy of all stages with the interval of the GPUs from end to end; all devices shrink alike."""
+    of_gpu = {key: joules for key, joules in own.items() if key and key[0].startswith("gain ")}
+    if gpu is None or not of_gpu:
+        return own
+    loose = at(of_gpu, {})
+    below, above = loose.best - loose.low, loose.high - loose.best
+    down = min(1.0, (gpu.best - gpu.low) / below) if below > 0 else 1.0
+    up = min(1.0, (gpu.high - gpu.best) / above) if above > 0 else 1.0
+    tight = {
+        key: Interval(j.best, j.best - down * (j.best - j.low), j.best + up * (j.high - j.best))
+        for key, j in of_gpu.items()
+    }
+    return {**own, **tight}
+
+
+def costs(
+    rows: Iterable[Row],
+    artifacts: Iterable[Row],
+    events: Iterable[Row],
+    shared: Sharing,
+    gpu: Interval | None = None,
+) -> Costs:
     """Costs of a run from its tables.
 
     Args:
@@ -88,6 +114,7 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
         artifacts: rows of `artifacts`; what another run paid without saying how much is left out.
         events: rows of `events`.
         shared: scales of the bundle.
+        gpu: GPU energy of these rows together.
     """
     own: dict[str, list[Energy]] = {}
     for row in roots(rows):
@@ -118,11 +145,16 @@ def costs(rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], 
         {kind: added(energies) for kind, energies in own.items()},
         paid,
         frozenset(str(row["artifact_id"]) for row in consumed),
+        gpu,
     )
 
 
 def gpu_costs(
-    rows: Iterable[Row], artifacts: Iterable[Row], events: Iterable[Row], shared: Sharing
+    rows: Iterable[Row],
+    artifacts: Iterable[Row],
+    events: Iterable[Row],
+    shared: Sharing,
+    gpu: Interval | None = None,
 ) -> Costs | None:
     """The same of the GPUs alone; None where none was metered.
 
@@ -130,7 +162,7 @@ def gpu_costs(
     GPU are a device's gain. Where it does not, there is no such figure.
     """
     blank = {f"{part}_energy_j": None for part in ("cpu", "dram")}
-    found = costs([{**row, **blank} for row in rows], artifacts, events, shared)
+    found = costs([{**row, **blank} for row in rows], artifacts, events, shared, gpu)
     if not found.own:
         return None
     paid = []
@@ -138,7 +170,7 @@ def gpu_costs(
         words = {key: {name.split()[0] for name in key} for key in item.energy}
         if any(not (names == {"gain"} or names & {"estimate", "program"}) for names in words.values()):
             return None
-        gpu = {key: joules for key, joules in item.energy.items() if words[key] == {"gain"}}
-        if gpu:
-            paid.append(Paid(item.artifacts, item.kind, at(gpu, {}), gpu))
-    return Costs(found.own, paid, found.consumed)
+        part = {key: joules for key, joules in item.energy.items() if words[key] == {"gain"}}
+        if part:
+            paid.append(Paid(item.artifacts, item.kind, at(part, {}), part))
+    return Costs(found.own, paid, found.consumed, gpu)

@@ -288,7 +288,7 @@ def report_of(
     )
     artifacts, events = bundle.table("artifacts").to_pylist(), bundle.table("events").to_pylist()
     unknown = unknown_origins(artifacts)
-    found = costs(trained, artifacts, events, sharing(bundle))
+    found = costs(trained, artifacts, events, sharing(bundle), made.gpu.interval)
     inherited = None if unknown or not found.paid else interval_total(paid.stated for paid in found.paid)
     no_reuse = None
     if options.amortize is not None:
@@ -328,7 +328,7 @@ def report_of(
         costs=found,
         student_bytes=_student_bytes(fresh, artifacts, protocol.kinds("student")),
         unused_devices=unused_devices(fresh, used, protocol.kinds("idle")),
-        gpu_costs=gpu_costs(trained, artifacts, events, sharing(bundle)),
+        gpu_costs=gpu_costs(trained, artifacts, events, sharing(bundle), made.gpu.interval),
         artifacts=artifacts,
         traces=traces,
         peak_gpu_mib=peak_gpu_mib,

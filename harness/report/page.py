@@ -157,11 +157,11 @@ def _energy(report: RunReport, boundary: str) -> dict[str, Any]:
     if costs is None:
         metered = report.totals.gpu.energy_j is not None
         words = "what another run paid is not known for GPUs alone" if metered else "no GPU was metered"
-        return {"own": None, "teacher": None, "why": words}
+        return {"own": None, "teacher": None, "whole": None, "why": words}
     if whole_energy(report) is None:
         lost = ", ".join(report.unknown_origins)
         words = f"what another run paid for {shown(lost)} is unknown" if lost else "a part is unknown"
-        return {"own": None, "teacher": None, "why": words}
+        return {"own": None, "teacher": None, "whole": None, "why": words}
     kinds = report.protocol.kinds("teacher")
     teachers = costs.teachers(kinds)
     own = [energy for kind, energy in costs.own.items() if kind not in kinds]
@@ -170,6 +170,7 @@ def _energy(report: RunReport, boundary: str) -> dict[str, Any]:
     return {
         "own": as_records(added(own)) if own else [],
         "teacher": None if teacher is None else as_records(teacher),
+        "whole": as_records(costs.whole),
         "why": None,
     }
 

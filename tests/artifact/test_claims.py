@@ -41,6 +41,24 @@ def test_a_claim_differs_beyond_its_tolerance(off: float) -> None:
     assert found.holds is (off < claim["tolerance"])
 
 
+def test_a_trace_of_others_is_taken_by_its_digest_or_not_at_all(tmp_path: Path) -> None:
+    """A self-made twin: two readings of one counter, 3.6 MJ apart in its thousandths of a millijoule."""
+    claim = next(c for c in verify_claims.load() if c["id"] == "slimming-trace")
+    claim |= {"trace": "t.jsonl", "of": ["t.jsonl"], "expected": 1.0, "tolerance": 1e-9}
+    assert verify_claims.outcome(claim, tmp_path).holds is None
+    row = {"gpu_name": "H100", "power_watts": 360.0}
+    lines = [
+        {"timestamp": f"2026-01-01T00:00:0{s}", "gpus": [row | {"energy_mJ": 7e9 + s * 1.8e12}]}
+        for s in (0, 2)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(KitError, match="another trace"):
+        verify_claims.outcome(claim, tmp_path)
+    claim["sha256"] = verify_claims.file_digest(tmp_path / "t.jsonl")
+    found = verify_claims.outcome(claim, tmp_path)
+    assert found.holds and found.found == 1.0
+
+
 def test_every_target_of_the_table_exists() -> None:
     targets = re.findall(r"^\| `make ([a-z0-9-]+)", verify_claims.results_table(), flags=re.MULTILINE)
     assert set(targets) <= set(re.findall(r"^([a-z0-9-]+):.*## ", MAKEFILE, flags=re.MULTILINE))

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from harness.accounting.shared_scales import at
-from harness.accounting.stage_scales import from_records
+from harness.accounting.stage_scales import from_records, stated
 from harness.cli.report import cmd
 from harness.conformance import load_vectors, run_vectors
 from harness.conformance.external import external
@@ -21,6 +21,7 @@ from harness.report.cite import PAPER
 from harness.report.comparison import against
 from harness.report.model import build
 from harness.report.page import ASSETS, embedded, points_for
+from harness.report.study import scales_of
 from harness.report.traces import thinned
 from harness.text import shown
 from tests.accounting.synthetic import make_run
@@ -82,6 +83,12 @@ def test_of_gpus_alone_the_page_has_the_gpus_part(tmp_path: Path) -> None:
     }
     assert parts["all"] == pytest.approx(report.totals.it.best, rel=1e-9)
     assert parts["gpu"] == pytest.approx(report.totals.gpu.energy_j, rel=1e-9)
+    # One interval: that of the run from end to end, narrower than the sum of its stages.
+    for boundary, known in (("gpu", report.totals.gpu.interval), ("all", report.totals.it)):
+        whole = from_records(energy[boundary]["whole"])
+        found, loose = (stated(e, scales_of([whole])) for e in (whole, from_records(energy[boundary]["own"])))
+        assert (found.best, found.low, found.high) == pytest.approx((known.best, known.low, known.high))
+        assert loose.high - loose.low > found.high - found.low
     traces = data["runs"][0]["traces"]
     assert {trace["part"] for trace in traces} == {"gpu", "cpu", "dram"}
     assert max(v for v in traces[0]["high_dw"] if v is not None) == pytest.approx(6500, rel=0.05)

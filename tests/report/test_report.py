@@ -339,13 +339,12 @@ def test_inherited_joules_have_the_range_of_what_they_are(tmp_path, scale, least
     assert (reuse.full.low - reuse.marginal.low, reuse.full.high - reuse.marginal.high) == pytest.approx(
         (50_000 * least, 50_000 * most)
     )
-    # Page, figures and leaderboard start from the scales, the terminal from the rows: one interval, but for
-    # the half joule by which a sum of stages is known less well than the run from end to end.
+    # Page, figures and leaderboard start from the scales, the terminal from the rows: one interval.
     parts = whole_energy(report)
     assert parts is not None
     of_scales = stated(parts, scales_of([parts]))
     assert (of_scales.best, of_scales.low, of_scales.high) == pytest.approx(
-        (whole.best, whole.low, whole.high), abs=0.7
+        (whole.best, whole.low, whole.high)
     )
 
 

@@ -88,9 +88,10 @@ const pue = () => factors.pue.find(([id]) => id === state.puefrom)?.[3] ?? state
 
 // A run's energy in the building, with N students sharing the teacher's output; null where a part is unknown.
 function energyOf(run) {
-  const { own, teacher, why } = run.energy[state.boundary];
+  const { own, teacher, whole, why } = run.energy[state.boundary];
   if (!own) return { parts: null, interval: null, why };
-  const charged = teacher ? sums.added([own, sums.times(teacher, 1 / state.n)]) : own;
+  // From end to end a run is known better than its stages are together.
+  const charged = teacher && state.n > 1 ? sums.added([own, sums.times(teacher, 1 / state.n)]) : whole;
   const parts = sums.times(charged, pue());
   return { parts, interval: sums.stated(parts, scales), why: null };
 }
