@@ -65,7 +65,7 @@ LOCKS = {
     ),
     "image": Lock("what examines the image, on top of dev.lock", ["image"], ["dev"]),
     "peers": Lock(
-        "what the tests compare our training with, on top of train.lock and dev.lock",
+        "what only the tests need on top of train.lock and dev.lock",
         ["train", "plot", "peers"],
         ["dev", "train"],
     ),
