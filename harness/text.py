@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ MAX_SHOWN = 400
 
 MAX_LINE = 4000
 """Characters of a sentence that names several things."""
+
+_BELOW: Any = {"initial_indent": "    ", "subsequent_indent": "    ", "break_long_words": False}
 
 _SPACES = "\u00a0\u202f"
 """Spaces that do no harm: figures have them."""
@@ -75,6 +78,22 @@ def shown(text: object, form: Form = "terminal", *, limit: int | None = MAX_SHOW
 def lines_shown(text: str) -> str:
     """The lines of a message for a terminal, each as `shown`."""
     return "\n".join(shown(line, limit=MAX_LINE) for line in text.split("\n"))
+
+
+def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines of a table. Where it is wider than a terminal, what follows a row's first cell goes below it.
+
+    Args:
+        rows: cells, the head first.
+        width: columns of the terminal.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= width:
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = []
+    for first, *rest in rows:
+        lines += [first, *textwrap.wrap("  ".join(filter(None, rest)), max(width, 20), **_BELOW)]
+    return lines
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

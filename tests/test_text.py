@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from harness.text import MAX_SHOWN, as_name, is_visible, json_shown, lines_shown, shown
+from harness.text import MAX_SHOWN, aligned, as_name, is_visible, json_shown, lines_shown, shown
 
 NASTY = "\x1b\x07\x9b\u202e\u2066\u200b\ufeff\u00ad\ufe0f\u115f\x00\x7f\r\n\ud800\U000e0041"
 
@@ -95,3 +95,16 @@ def test_a_name_that_a_log_may_hold() -> None:
     for text in ("a\x1b[2J", "\u202eb", "\x1b" * 300, "x" * 401, "x" * 400, "\u2800"):
         name = as_name(text)
         assert is_visible(name) and len(name) <= MAX_SHOWN
+
+
+@pytest.mark.parametrize("width", [30, 45, 200])
+def test_a_table_keeps_every_cell_in_a_narrow_terminal(width: int) -> None:
+    rows = [
+        ("run", "energy", "labels"),
+        ("kd-1b", "270 J (0 to 540)", "cpu_estimated, no_gpu, pocket"),
+        ("a", "", "x"),
+    ]
+    lines = aligned(rows, width)
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(" ".join(rows[1]).split()) in " ".join(" ".join(lines).split())
+    assert len(lines) == len(rows) if width == 200 else len(lines) > len(rows)

@@ -1,4 +1,4 @@
-"""An answer for a terminal, in 80 columns, and as a record for programs."""
+"""An answer for a terminal, and as a record for programs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from harness.accounting.pareto import Standing
 from harness.advice.advise import Answer, Option, Question
 from harness.advice.choices import Choices
 from harness.advice.rules import RULES, UNDECIDED, Sentence, doubtful, energy_text
+from harness.text import aligned
 
 MOST_ROWS = 12
 """Options shown; JSON has all."""
 
 
-def answer_lines(given: Choices, question: Question, answer: Answer, said: Sequence[Sentence]) -> list[str]:
+def answer_lines(
+    given: Choices, question: Question, answer: Answer, said: Sequence[Sentence], width: int = 80
+) -> list[str]:
     """Headline, table of options and, where given, what the figures say to each design rule."""
-    lines = [f"advice from {given.source}"]
+    lines = _wrapped(width, f"advice from {given.source}")
     if any(choice.basis == "estimated" for choice in given.choices):
-        lines.append("The energies are estimated, not measured.")
-    lines += ["", *_wrapped(_headline(given, question, answer)), ""]
-    lines += _table(given, question, answer)
+        lines += _wrapped(width, "The energies are estimated, not measured.")
+    lines += ["", *_wrapped(width, _headline(given, question, answer)), ""]
+    lines += _table(given, question, answer, width)
     for rule, meaning in RULES.items() if said else ():
-        lines += ["", f"{rule}: {meaning}"]
+        lines += ["", *_wrapped(width, f"{rule}: {meaning}", "", "  ")]
         for sentence in said:
             if sentence.rule == rule:
-                lines += _wrapped(sentence.text, "  ", "    ")
+                lines += _wrapped(width, sentence.text, "  ", "    ")
     return lines
 
 
-def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
-    return textwrap.wrap(text, 80, initial_indent=first, subsequent_indent=rest, break_long_words=False)
+def _wrapped(width: int, text: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False)
 
 
 def _headline(given: Choices, question: Question, answer: Answer) -> str:
@@ -61,7 +64,7 @@ def _headline(given: Choices, question: Question, answer: Answer) -> str:
     return said
 
 
-def _table(given: Choices, question: Question, answer: Answer) -> Iterator[str]:
+def _table(given: Choices, question: Question, answer: Answer, width: int) -> Iterator[str]:
     asked = question.budget_j is not None
     rows = [["option", "energy", "Q", *(["budget"] if asked else []), "stands"]]
     shown = list(zip(answer.options, answer.standings, strict=True))
@@ -70,9 +73,7 @@ def _table(given: Choices, question: Question, answer: Answer) -> Iterator[str]:
     for option, standing in shown[:MOST_ROWS]:
         fit = [option.fit] if asked else []
         rows.append([option.name, _cost(given, option), _q(option.quality), *fit, _stands(standing)])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(rows, width)
     left = len(answer.options) - min(len(shown), MOST_ROWS)
     if left:
         yield f"({left} more in --json)"

@@ -53,6 +53,8 @@ def cmd(
     The option with the highest Q that the budget allows, what it beats and what it only ties with, and what
     the figures say to each design rule of the paper. Where they do not decide, that is said.
     """
+    from shutil import get_terminal_size
+
     from harness.accounting.rounding import J_PER_KWH
     from harness.advice import text
     from harness.advice.advise import Question, advise
@@ -81,7 +83,8 @@ def cmd(
     if as_json:
         click.echo(json.dumps(text.as_json(given, question, answer, said), indent=1))
     else:
-        click.echo(lines_shown("\n".join(text.answer_lines(given, question, answer, said))))
+        width = max(40, min(80, get_terminal_size().columns))
+        click.echo(lines_shown("\n".join(text.answer_lines(given, question, answer, said, width))))
 
 
 def _sizes(text: str | None) -> tuple[str, ...]:

@@ -63,7 +63,10 @@ def compare(folders: tuple[Path, ...], region: str | None, as_json: bool) -> Non
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs below DIR: name, date, method, state, energy, Q. Every figure is recomputed."""
+    from shutil import get_terminal_size
+
     from harness.bundle.reader import run_folders
+    from harness.text import aligned
 
     found = [_row(path, folder) for path in run_folders(folder)]
     if as_json:
@@ -74,9 +77,8 @@ def runs(folder: Path, as_json: bool) -> None:
         raise SystemExit(1)
     names = ("run", "date", "method", "state", "energy", "Q", "labels")
     cells = [names, *(tuple(_words(row)) for row in found)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(names))]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    # A file has room for any line.
+    click.echo("\n".join(aligned(cells, get_terminal_size((10_000, 50)).columns)))
 
 
 def _row(path: Path, below: Path) -> dict[str, Any]:

@@ -106,6 +106,28 @@ def test_what_is_common_cancels_between_choices_and_not_against_a_budget() -> No
     assert [option.fit for option in answer.options] == ["may be over", "over"]
 
 
+def test_a_sensors_gain_stands_against_a_budget_and_not_in_the_interval_shown() -> None:
+    given = replace(
+        made_up(student("a", 100, (0.5, 0.5, 0.5), machine="gain gpu")), scales={"gain gpu": (0.95, 1.05)}
+    )
+    answer = advise(given, Question(budget_j=103))
+    (option,) = answer.options
+    assert (option.stated.low, option.stated.high) == (100, 100)
+    assert (option.absolute.low, option.absolute.high, option.fit) == (95, 105, "may be over")
+    text = " ".join(answer_lines(given, Question(budget_j=103), answer, []))
+    assert "up to 105.0 J, more than the budget" in text and "(95" not in text
+
+
+def test_a_narrow_terminal_loses_nothing() -> None:
+    answer = advise(PUBLISHED, Question(budget_j=20 * KWH))
+    wide, narrow = (
+        answer_lines(PUBLISHED, Question(budget_j=20 * KWH), answer, sentences(PUBLISHED), width)
+        for width in (80, 50)
+    )
+    assert max(map(len, narrow)) <= 50 < max(map(len, wide)) <= 80
+    assert sorted(" ".join(wide).split()) == sorted(" ".join(narrow).split())
+
+
 def test_a_tie_in_q_names_the_cheaper() -> None:
     given = made_up(student("a", 100, (0.4, 0.5, 0.6)), student("b", 200, (0.45, 0.55, 0.65)))
     answer = advise(given, Question())

@@ -88,7 +88,7 @@ def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp
     assert by_name["done"]["state"] == "complete" and by_name["done"]["energy_j"]["best"] > 0
     assert by_name["killed"]["state"] == "not sealed" and "kit recover" in by_name["killed"]["note"]
     assert by_name["broken"]["state"] == "unreadable"
-    text = CliRunner().invoke(cli, ["runs", str(tmp_path)]).output
+    text = CliRunner(env={"COLUMNS": "400"}).invoke(cli, ["runs", str(tmp_path)]).output
     assert len(text.splitlines()) == 4
     (tmp_path / "empty").mkdir()
     assert CliRunner().invoke(cli, ["runs", str(tmp_path / "empty")]).exit_code == 1
