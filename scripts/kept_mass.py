@@ -1,9 +1,10 @@
 """How much of a real teacher a logit cache holds, and what its loss loses: python scripts/kept_mass.py
 
-Teacher: SmolLM2-135M-Instruct out of its wheel. Student: every third of its layers, trained for some steps on
-this project's own pages. On other pages: the teacher's mass on the stored ids at T = 1, 2, 4, and the cosine
-between the gradient of the cached loss and that of the KL over the whole vocabulary, with respect to the
-student's last hidden states, by a dense computation in float64. Written: artifacts/evidence/kept_mass.txt.
+Teacher: SmolLM2-135M-Instruct out of its wheel, on its own sampled answers. Student: every third of its
+layers, trained for some steps on other answers. Printed: the teacher's mass on the stored ids at T = 1, 2, 4,
+and the cosine between the gradient of the cached loss and that of the KL over the whole vocabulary, with
+respect to the student's last hidden states, by a dense computation in float64. Written:
+artifacts/evidence/kept_mass.txt and the table of docs/models.md; `--table` writes the table alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,14 +27,24 @@ from harness.models.losses import TeacherRows, kd_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "artifacts" / "evidence" / "kept_mass.txt"
-TRAINED_ON, MEASURED_ON = (
-    ("PROTOCOL.md", "docs/measuring.md"),
-    ("README.md", "docs/deciding.md", "SECURITY.md"),
-)
+PAGE = ROOT / "docs" / "models.md"
+BEGIN, END = "<!-- kept_mass.txt -->\n", "<!-- end -->\n"
+STALE = "Made by an earlier version of the code: `python scripts/kept_mass.py` makes it again.\n\n"
 TEMPERATURES = (1.0, 2.0, 4.0)
 CODE = ("harness/distill", "harness/models")
-ROW = 256
+ANSWER = 128
 EVERY = 3
+PROMPTS = tuple(
+    f"{ask} {about}."
+    for about in ("the water cycle", "a bicycle", "the moon", "bread", "a river", "the number zero")
+    for ask in (
+        "Explain in a few sentences",
+        "Write a short story about",
+        "List five facts about",
+        "Ask me about",
+    )
+)
+"""What the teacher answers: the last third is measured on, the others are trained on."""
 
 
 def rows_of(spec: CacheSpec, rows: DistributionRows) -> TeacherRows:
@@ -67,45 +79,90 @@ def cosine(
     return float(torch.nn.functional.cosine_similarity(whole.flatten(), found.double().flatten(), 0))
 
 
+def answers(teacher: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The teacher's answers at T = 1.
+
+    Returns:
+        ids int64 [prompts, tokens], prompts before them, filled on the left; labels of the same shape, -100
+        where no answer stands; int64 mask, 0 where filled.
+    """
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    tokenizer.padding_side = "left"
+    asked = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        ids = teacher.generate(**asked, do_sample=True, top_k=0, max_new_tokens=ANSWER)
+    labels, start = ids.clone(), asked["input_ids"].shape[1]
+    labels[:, :start] = -100
+    ended = (labels == tokenizer.eos_token_id).cumsum(1)
+    labels[(ended > 1) | ((ended == 1) & (ids != tokenizer.eos_token_id))] = -100
+    return ids, labels, torch.nn.functional.pad(asked["attention_mask"], (0, ids.shape[1] - start), value=1)
+
+
+def table(record: str) -> str:
+    """The record as the page shows it."""
+    digest = record.partition("code sha256 ")[2].split("\n")[0]
+    about, _, *rows = [line for line in record.splitlines() if not line.startswith(("# python", "# code"))]
+    lines = [
+        f"{about.lstrip('# ')}:",
+        "",
+        "| cache | ids | mass at T = 1, 2, 4 | cosine at T = 1, 2, 4 |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        ids, *found = row[22:].split()
+        lines.append(f"| {row[:22].strip()} | {ids} | {', '.join(found[::2])} | {', '.join(found[1::2])} |")
+    return ("" if digest == evidence.code_digest(CODE) else STALE) + "\n".join(lines) + "\n"
+
+
+def write_table() -> None:
+    """Put the table of the record onto its page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    shown = table(OUT.read_text(encoding="utf-8"))
+    PAGE.write_text(before + BEGIN + shown + END + rest.partition(END)[2], encoding="utf-8")
+
+
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=60, help="of the student's training")
-    parser.add_argument("--rows", type=int, default=8, help=f"of {ROW} tokens to measure on")
+    parser.add_argument(
+        "--table", action="store_true", help="write the page's table from the record, no more"
+    )
     options = parser.parse_args()
+    if options.table:
+        write_table()
+        return
     torch.manual_seed(0)
     folder = evidence.WORK / "smollm2-135m"
     if not (folder / "config.json").exists():
         evidence.unpack(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def tokens(names: tuple[str, ...]) -> torch.Tensor:
-        text = "\n\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
-        ids = torch.tensor(tokenizer(text).input_ids)
-        return ids[: len(ids) // ROW * ROW].view(-1, ROW)
-
     teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     evidence.keep_layers(student, range(0, len(student.model.layers), EVERY))
-    train = tokens(TRAINED_ON)
+    ids, labels, mask = answers(teacher, tokenizer)
+    cut = 2 * len(ids) // 3
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-4)
     for step in range(options.steps):
-        batch = train[torch.randint(len(train), (2,))]
-        loss = student(input_ids=batch, labels=batch).loss
+        batch = torch.randint(cut, (4,))
+        loss = student(ids[batch], attention_mask=mask[batch], labels=labels[batch]).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if step in (0, options.steps - 1):
             print(f"student: step {step + 1}, {loss.item():.2f} nats", flush=True)
-    text = tokens(MEASURED_ON)[: options.rows]
+    wanted = labels[cut:, 1:] != -100
     with torch.no_grad():
-        logits = teacher(text).logits[:, :-1].flatten(0, 1)
-        hidden = student.base_model(text).last_hidden_state[:, :-1].flatten(0, 1)
-    labels, weight = text[:, 1:].flatten(), student.get_output_embeddings().weight.detach()
+        logits = teacher(ids[cut:], attention_mask=mask[cut:]).logits[:, :-1][wanted]
+        hidden = student.base_model(ids[cut:], attention_mask=mask[cut:]).last_hidden_state[:, :-1][wanted]
+    labels, weight = labels[cut:, 1:][wanted], student.get_output_embeddings().weight.detach()
     lines = [
         "# python scripts/kept_mass.py",
         f"# code sha256 {evidence.code_digest(CODE)}",
-        f"# SmolLM2-135M-Instruct, {len(labels)} positions, vocabulary {logits.shape[1]}",
+        f"# SmolLM2-135M-Instruct, {len(labels)} positions of its own answers, {logits.shape[1]:,} ids",
         f"{'cache':22}{'ids':>6}" + "".join(f"{f'mass T={t:g}':>11}{'cosine':>8}" for t in TEMPERATURES),
     ]
     whole = {t: whole_gradient(hidden, weight, logits, t) for t in TEMPERATURES}
@@ -113,22 +170,20 @@ def main() -> None:
     for name, spec in (
         ("top 100", CacheSpec(vocab_size=size, k=100, temperatures=warm)),
         ("top 1000", CacheSpec(vocab_size=size, k=1000, temperatures=warm)),
-        (
-            "nucleus 0.02, k 100",
-            CacheSpec(vocab_size=size, k=100, mode="nucleus", eps=0.02, temperatures=warm),
-        ),
+        ("nucleus 0.02", CacheSpec(vocab_size=size, k=1000, mode="nucleus", eps=0.02, temperatures=warm)),
     ):
         rows = distribution_rows(logits.clone(), labels, spec)
         cached = rows_of(spec, rows)
-        ids = float(spec.k) if rows.lengths is None else rows.lengths.double().mean().item()
+        stored = float(spec.k) if rows.lengths is None else rows.lengths.double().mean().item()
         found = [
             f"{mass:>11.3f}{cosine(hidden, weight, labels, cached, whole[t], t):>8.3f}"
             for t, mass in zip(TEMPERATURES, rows.kept.double().mean(0).tolist(), strict=True)
         ]
-        lines.append(f"{name:22}{ids:>6.0f}" + "".join(found))
+        lines.append(f"{name:22}{stored:>6.0f}" + "".join(found))
     print("\n".join(lines[2:]))
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written {OUT.relative_to(ROOT)}")
+    write_table()
+    print(f"kept_mass: written {OUT.relative_to(ROOT)} and the table of {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
