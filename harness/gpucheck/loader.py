@@ -52,7 +52,6 @@ class OrderedProgram:
             self.close()
             raise
         self.name: str = self.ready["backend"]
-        self.devices: int = self.ready["devices"]
 
     def ask(self, order: dict[str, Any], timeout_s: float = _START_S) -> dict[str, Any]:
         """Give an order and wait until it is carried out.

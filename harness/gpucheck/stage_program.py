@@ -235,13 +235,11 @@ def start() -> tuple[dict[str, Any], Obey]:
             "steps": order["steps"],
             "state_bytes": built.state_bytes(),
             "allocated_peak_bytes": cuda.max_memory_allocated() if on_card else None,
-            "reserved_peak_bytes": cuda.max_memory_reserved() if on_card else None,
             "card_bytes": free - int(cuda.mem_get_info(0)[0]) if on_card else None,
         }
 
-    greeting = {
+    greeting: dict[str, Any] = {
         "backend": f"torch {torch.__version__}, transformers {transformers.__version__}",
-        "devices": 1,
         "model": "cpu",
         "uuid": None,
         "free_bytes": None,
