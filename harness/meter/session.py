@@ -126,22 +126,22 @@ class MeterSession:
                 }
             )
             self.client.start()
+            self._helpers = self.client.helper_pids()
+            self._tree = MeasuredTree(os.getpid(), config.include_self, self._helpers)
+            self.nothing_measured = self.client.measures_nothing()
+            if self.nothing_measured is not None:
+                warn(self.nothing_measured)
+            self._record(
+                {
+                    "type": "cpu_method",
+                    "session": self.session,
+                    "method": self.client.cpu_method,
+                    "reason": self.client.cpu_absent_reason,
+                }
+            )
         except BaseException:
             self._abandon()
             raise
-        self._helpers = self.client.helper_pids()
-        self._tree = MeasuredTree(os.getpid(), config.include_self, self._helpers)
-        self.nothing_measured = self.client.measures_nothing()
-        if self.nothing_measured is not None:
-            warn(self.nothing_measured)
-        self._record(
-            {
-                "type": "cpu_method",
-                "session": self.session,
-                "method": self.client.cpu_method,
-                "reason": self.client.cpu_absent_reason,
-            }
-        )
         threading.Thread(target=self._flush_forever, name="kit-meter-flush", daemon=True).start()
 
     def _abandon(self) -> None:
