@@ -43,7 +43,7 @@ def build_tables(run: ImportedRun, sampling: Sampling, protocol: Protocol) -> Im
         key = (stage.node_id, stage.name, stage.kind)
         attempts[key] += 1
         rows.append(_stage_row(session, stage, attempts[key]))
-    limits_mw = {device.device_id: device.power_limit_mw for s in run.stages for device in s.devices}
+    limits_mw = {device.device_id: device.power_limit_mw for device in run.devices}
     boundaries = pa.Table.from_pylist(counters, protocol.arrow_schema("counters"))
     power = _power_table(run, limits_mw, protocol)
     limits = {device: DeviceLimits(max_mw=limit, instant=False) for device, limit in limits_mw.items()}
