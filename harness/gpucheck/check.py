@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import __version__
+from harness.bundle import scrub, scrub_value
 from harness.doctor.inventory import GpuFacts, Nvml
 from harness.errors import KitError
 from harness.gpucheck.loader import Load
@@ -157,7 +158,6 @@ def _write(
     """Write what there is so far; returns the ids that failed, and the files' name."""
     expectations = [one for done in bench.results.values() for one in done.expectations]
     failed = [one.id for one in expectations if one.verdict == "fail"]
-    # Nothing in the result names a host, a user or a path.
     result_json = {
         "kind": "gpu-check/1",
         "rehearsal": bench.rehearsal,
@@ -182,8 +182,11 @@ def _write(
     stem = re.sub(r"[^a-z0-9.]+", "-", "-".join([*models, nvml.driver or "unknown"]).lower()).strip("-")
     stem = f"rehearsal-{stem}" if bench.rehearsal else stem
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(result_json, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{stem}.md").write_text(_markdown(result_json, bench), encoding="utf-8")
+    # What a library says when it fails may name a host, a user or a path.
+    (folder / f"{stem}.json").write_text(
+        json.dumps(scrub_value(result_json), indent=1) + "\n", encoding="utf-8"
+    )
+    (folder / f"{stem}.md").write_text(scrub(_markdown(result_json, bench)), encoding="utf-8")
     return failed, stem
 
 

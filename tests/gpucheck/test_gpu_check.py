@@ -122,7 +122,7 @@ def test_a_failure_of_many_lines_is_one_row_and_the_report_ends_with_one_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(bench: Bench) -> SectionResult:
-        raise RuntimeError("CUDA error: x | y\nCompile with TORCH_USE_CUDA_DSA")
+        raise RuntimeError("CUDA error: x | y\nof /srv/alice/libtorch.so")
 
     def first(bench: Bench) -> SectionResult:
         return SectionResult(predicted=[predicted_row("one", (2.0, 3.0), (4.0, None), (1.0, 1.0))])
@@ -138,7 +138,8 @@ def test_a_failure_of_many_lines_is_one_row_and_the_report_ends_with_one_table(
     (report,) = (tmp_path / "out").glob("*.md")
     lines = report.read_text().splitlines()
     (row,) = [line for line in lines if "CUDA error" in line]
-    assert row.endswith("x \\| y Compile with TORCH_USE_CUDA_DSA | **does not hold** |")
+    assert row.endswith("x \\| y of <path>/libtorch.so | **does not hold** |")
+    assert "alice" not in "".join(path.read_text() for path in (tmp_path / "out").iterdir())
     assert lines[-2:] == [
         "| one | 2.000 | 3.000 | +50% | 4.000 | unknown | unknown | 1.000 | 1.000 | +0% |",
         "| two | 2.000 | 1.000 | -50% | - | - | - | - | - | - |",

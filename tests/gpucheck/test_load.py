@@ -45,8 +45,8 @@ def test_why_there_is_no_load(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('broken wheel')\n")
     with pytest.raises(KitError, match="broken wheel"):
         Load(sys.executable, "torch")
-    (tmp_path / "torch.py").write_text("raise SystemExit\n")
-    with pytest.raises(KitError, match="ended early"):
+    (tmp_path / "torch.py").write_text("raise SystemExit('no device left')\n")
+    with pytest.raises(KitError, match="ended early: no device left"):
         Load(sys.executable, "torch")
     (tmp_path / "torch.py").write_text("raise ValueError('built for another numpy')\n")
     with pytest.raises(KitError, match="built for another numpy"):
