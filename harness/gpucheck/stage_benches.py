@@ -172,8 +172,8 @@ def predictions(figures: Sequence[Mapping[str, Any]], card: Card) -> list[list[s
         watts = Efficiency().of("watts", case.stage).likely * card.watts
         took = measured["seconds"] / measured["steps"]
         energy = None if measured["energy_j"] is None else measured["energy_j"] / measured["steps"]
-        peak, taken = memory_of(case).tensors / 1e9, measured["allocated_peak_bytes"]
-        memory = (peak, None if taken is None else taken / 1e9)
+        stated, taken = figure["stated_memory_bytes"]["tensors"] / 1e9, measured["allocated_peak_bytes"]
+        memory = (stated, None if taken is None else taken / 1e9)
         rows.append(predicted_row(figure["id"], (planned, took), (planned * watts, energy), memory))
     return rows
 
@@ -273,18 +273,18 @@ def compare(case: Case, measured: Mapping[str, Any], card: Card | None) -> dict[
     Args:
         case: The case.
         measured: What running it told: `steps`, `seconds` (the device's work waited for at both ends),
-            `parameters`, `weight_bytes`, `state_bytes` (the optimizer's), `allocated_peak_bytes` (the most
-            that tensors took), `card_bytes` (memory of the card taken at the end, but for the CUDA context
-            of about 0.5 GB, which is there before the first look); these two None on a CPU. `energy_j` with
-            `energy_j_low` and `energy_j_high` and `billed_s` of the billed window, up to one refresh of the
-            counter longer at each end.
+            `parameters`, `weight_bytes`, `head_copy` (of `memory_of`), `state_bytes` (the optimizer's),
+            `allocated_peak_bytes` (the most that tensors took), `card_bytes` (memory of the card taken at
+            the end, but for the CUDA context of about 0.5 GB, which is there before the first look); these
+            two None on a CPU. `energy_j` with `energy_j_low` and `energy_j_high` and `billed_s` of the
+            billed window, up to one refresh of the counter longer at each end.
         card: What the GPU can do at most; None for one that is not in the table.
 
     Returns:
         Among others `mfu`: model FLOPs over what the card could have done in the time; `roofline_s`: the
         shortest time for the run, and `roofline_share`: that over the time taken.
     """
-    work, stated = work_of(case), memory_of(case)
+    work, stated = work_of(case), memory_of(case, head_copy=measured["head_copy"])
     steps, seconds, energy = measured["steps"], measured["seconds"], measured["energy_j"]
     tokens, flops = work.tokens * steps, work.model_flops * steps
     floor_s = None if card is None else work.floor_s(card) * steps

@@ -199,6 +199,8 @@ def start() -> tuple[dict[str, Any], Obey]:
     import torch
     import transformers
 
+    from harness.models.head import _mixed_matmul
+
     cuda: Any = torch.cuda
     if kind == "cuda" and not cuda.is_available():
         raise RuntimeError("torch sees no CUDA device")
@@ -221,6 +223,7 @@ def start() -> tuple[dict[str, Any], Obey]:
             return {
                 "parameters": sum(parameter.numel() for parameter in parameters),
                 "weight_bytes": sum(parameter.nbytes for parameter in parameters),
+                "head_copy": not (on_card and _mixed_matmul()),
             }
         assert built is not None
         if on_card:

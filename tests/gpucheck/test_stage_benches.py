@@ -150,6 +150,7 @@ def figures(case: Case, **changes: float | None) -> dict[str, Any]:
     seconds = 2 * 10 * work.floor_s(card)
     values: dict[str, float | None] = {
         "steps": 10,
+        "head_copy": False,
         "seconds": seconds,
         "parameters": case.shape.parameters,
         "weight_bytes": stated.weights,
@@ -177,6 +178,10 @@ def test_figures_on_a_card() -> None:
     # J = F P / (MFU peak), section 3.4 of the reference.
     assert one["pj_per_flop"] == pytest.approx(1e12 * 600.0 / (one["mfu"] * 989.4e12))
     assert one["memory_ratio"] == 1.0
+    # Torch before 2.8 keeps the teacher's output matrix a second time, in float32.
+    logits = next(case for case in card_cases() if case.stage == "teacher_logits")
+    more = figures(logits, head_copy=True)["stated_memory_bytes"]["tensors"] - memory_of(logits).tensors
+    assert more == 4 * logits.shape.vocabulary * logits.shape.width
     unknown = stage_benches.compare(case, {**one["measured"], "energy_j": None}, None)
     assert unknown["mfu"] is unknown["roofline_share"] is unknown["j_per_token"] is None
     assert unknown["pj_per_flop"] is None
