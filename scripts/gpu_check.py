@@ -57,8 +57,8 @@ def use_own_environment(argv: list[str]) -> int | None:
     own = ROOT / ".venv" / "bin" / "python"
     code = f"import {', '.join(NEEDED)}"
     if own.exists() and subprocess.run([own, "-c", code], capture_output=True, check=False).returncode == 0:
-        chosen = [] if "--load-python" in argv else ["--load-python", sys.executable]
-        os.execv(own, [str(own), str(Path(__file__).resolve()), *argv, *chosen])
+        # First, so that one named by the caller counts.
+        os.execv(own, [str(own), str(Path(__file__).resolve()), "--load-python", sys.executable, *argv])
     return cannot(
         f"this interpreter lacks {', '.join(lacking)}, and the checkout has no environment of its own",
         "make setup  # once, with a network or the wheels at hand",
@@ -102,11 +102,9 @@ def check(options: argparse.Namespace) -> int:
         return cannot(f"there is no GPU to check: {nvml.error or 'none is visible'}", "kit doctor")
     work = Load(sys.executable, "numpy") if options.cpu_rehearsal else start_torch(options.load_python)
     with work as load, tempfile.TemporaryDirectory(prefix="kit-gpu-check-") as temporary:
-        load.open()
         bench = Bench(
             folder=Path(temporary),
             load=load,
-            load_python=load.python,
             rehearsal=options.cpu_rehearsal,
             scale=options.scale,
             say=lambda text: print(f"gpu-check: {text}", flush=True),

@@ -84,14 +84,13 @@ class Unwrapped:
         return np.rint(np.interp(times, self.mono_us, self.cumulative)).astype(np.int64)
 
 
-def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float = ZONE_MAX_W) -> Unwrapped:
+def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None) -> Unwrapped:
     """Undo the wraps of a cumulative counter in microjoules.
 
     Args:
         mono_us: (n,) times, increasing.
         value: (n,) uJ as read.
         wrap_range: the counter wraps past this value; None = never, so that any fall is a reset.
-        max_w: power the zone cannot exceed, watts (= uJ per us).
     """
 
     def steps(distance: int) -> tuple[Int64, Bools]:
@@ -101,7 +100,7 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
             rise = np.where(rise < 0, rise + wrap_range, rise)
         span = mono_us[distance:] - mono_us[:-distance] + ZONE_REFRESH_US
         # A wrap that would need more power than the zone can draw is no wrap: the counter was reset.
-        return rise, (rise >= 0) & (rise <= span * max_w)
+        return rise, (rise >= 0) & (rise <= span * ZONE_MAX_W)
 
     _, can = steps(1)
     glitches: tuple[int, ...] = ()
@@ -120,8 +119,8 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None, *, max_w: float
         step[bridged] = np.rint(rate * dt[bridged]).astype(np.int64)
     stuck = _standstills(mono_us, step)
     ambiguous = extra = np.zeros(0, dtype=np.int64)
-    if wrap_range and dt.size and float(dt.max()) * max_w > wrap_range:
-        room = dt * max_w - step
+    if wrap_range and dt.size and float(dt.max()) * ZONE_MAX_W > wrap_range:
+        room = dt * ZONE_MAX_W - step
         ambiguous = np.flatnonzero(room > wrap_range)
         extra = (room[ambiguous] // wrap_range).astype(np.int64) * wrap_range
     cumulative = np.zeros(mono_us.shape[0], dtype=np.int64)

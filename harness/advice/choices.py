@@ -54,11 +54,9 @@ class Choice:
     seed: int = 0
     is_default: bool = True
 
-    def cost(self, reuses: int = 1) -> Energy | None:
-        """Energy of this student when its teacher's output serves so many; None where a part is unknown."""
-        if self.own is None or self.teacher is None:
-            return None
-        return added([self.own, share(self.teacher, 1.0 / reuses)])
+    def cost(self) -> Energy | None:
+        """Energy of this student and of its teacher's output; None where a part is unknown."""
+        return None if self.own is None or self.teacher is None else added([self.own, self.teacher])
 
     @property
     def unknown(self) -> str | None:

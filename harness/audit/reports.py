@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.audit.output import printable
 from harness.bundle.privacy import scrub
+from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.errors import KitError
 from harness.files import look_at, open_plain
 from harness.journal.scores import Items, eval_row, items_chunk
@@ -21,7 +22,6 @@ from harness.spec import load_protocol
 if TYPE_CHECKING:
     from harness.meter.session import MeterSession
 
-TOKEN_KEYS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _MAX_TOKENS = (1 << 53) - 1  # exact in every language that reads JSON
 _CHUNK = 1 << 20
 _SEEN_BYTES = 256
@@ -149,7 +149,7 @@ def parse_report(line: bytes) -> StageReport:
     if not isinstance(message, dict):
         return StageReport(problem=f"not a JSON object: {shown}")
     tokens = {}
-    for key in TOKEN_KEYS:
+    for key in TOKEN_COLUMNS:
         if key not in message:
             continue
         count = message.pop(key)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 NODE = "node-00"
+TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
+"""Counts of a stage that somebody states, of a program's reports too."""
 _LOST_FLAG = "end_not_recorded"
 
 Record = Mapping[str, Any]
@@ -136,7 +138,7 @@ def stage_rows(
                 "device_ids": devices,
                 "device_start_us": [first.mono_us] * len(devices),
                 "device_end_us": [last.mono_us] * len(devices),
-                **{name: given.get(name) for name in _TOKEN_COLUMNS},
+                **{name: given.get(name) for name in TOKEN_COLUMNS},
                 "token_denominator": (end or {}).get("token_denominator") or token_denominator,
                 "exit_code": end["exit_code"] if end is not None else None,
                 "command_sha256": record["command_sha256"],
@@ -159,6 +161,3 @@ def _noticed_events(records: Iterable[Record], event_flags: Mapping[str, str]) -
         and record["kind"] in event_flags
         and not (record.get("detail") or {}).get("recovered")
     ]
-
-
-_TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import __version__
+from harness.bundle import scrub, scrub_value
 from harness.doctor.inventory import GpuFacts, Nvml
 from harness.errors import KitError
 from harness.gpucheck.loader import Load
 from harness.gpucheck.probe.analyse import HONESTY
+
+LIMIT_S = 480.0
+"""The whole check is to end within eight minutes."""
 
 _SHORTEST_S = 0.35
 _REHEARSAL = "REHEARSAL: the work ran on the CPU; nothing here says anything about a GPU."
@@ -52,14 +56,14 @@ class SectionResult:
         data: Its figures, units in the keys.
         tables: For the readable report.
         text: Further lines for it, printed as they are.
-        closing: Tables that stand at the report's end and are printed there.
+        predicted: Rows of the table at the report's end, by `predicted_row`.
     """
 
     expectations: Sequence[Expectation] = ()
     data: dict[str, Any] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     text: str = ""
-    closing: Sequence[Table] = ()
+    predicted: Sequence[Sequence[str]] = ()
 
 
 @dataclass
@@ -68,27 +72,35 @@ class Bench:
 
     Attributes:
         folder: Where runs may be written; removed at the end.
-        load: Makes the work.
-        load_python: The interpreter that runs it.
+        load: Makes the work; its memory is taken only while a section uses it.
         rehearsal: Whether this is a rehearsal without a real GPU.
         scale: Factor on every duration.
         say: Tells the person watching.
         gpus: The GPUs that the check may use.
         results: Of the sections before, by name.
+        begun: When the check began, by the monotonic clock.
     """
 
     folder: Path
     load: Load
-    load_python: str | None
     rehearsal: bool
     scale: float
     say: Callable[[str], None]
     gpus: tuple[GpuFacts, ...] = ()
     results: dict[str, SectionResult] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
 
     def seconds(self, nominal: float) -> float:
         """A duration, scaled; never so short that a stage would lie within a few refreshes."""
         return max(_SHORTEST_S, nominal * self.scale)
+
+    def left_s(self) -> float:
+        """What is left of the time that the whole check may take."""
+        return LIMIT_S * max(1.0, self.scale) - (time.monotonic() - self.begun)
+
+    def predicted(self) -> list[Sequence[str]]:
+        """What was predicted beside what was measured, of all sections so far."""
+        return [row for done in self.results.values() for row in done.predicted]
 
 
 Sections = Mapping[str, tuple[str, Callable[[Bench], SectionResult]]]
@@ -129,10 +141,10 @@ def run_check(bench: Bench, nvml: Nvml, sections: Sections, only: Sequence[str],
             bench.say(f"  {expectation.verdict:7} {expectation.title}: {expectation.observed}")
         # After each section: who is cut off keeps what came before.
         failed, stem = _write(bench, nvml, sections, seconds, folder)
-    for caption, header, body in (table for done in bench.results.values() for table in done.closing):
-        bench.say(f"{caption}:")
-        for line in (header, *body):
-            bench.say("  " + "  ".join(f"{cell:>16}" if n else f"{cell:<20}" for n, cell in enumerate(line)))
+    if predicted := bench.predicted():
+        bench.say(f"{_PREDICTED}:")
+        for line in (PREDICTED_HEADER, *predicted):
+            bench.say("  " + "  ".join(f"{cell:>11}" if n else f"{cell:<21}" for n, cell in enumerate(line)))
     bench.say(
         f"{len(failed) or 'no'} expectation{'s' * (len(failed) != 1)} failed; "
         f"see {folder / f'{stem}.md'} and {stem}.json"
@@ -146,7 +158,6 @@ def _write(
     """Write what there is so far; returns the ids that failed, and the files' name."""
     expectations = [one for done in bench.results.values() for one in done.expectations]
     failed = [one.id for one in expectations if one.verdict == "fail"]
-    # Nothing in the result names a host, a user or a path.
     result_json = {
         "kind": "gpu-check/1",
         "rehearsal": bench.rehearsal,
@@ -171,8 +182,11 @@ def _write(
     stem = re.sub(r"[^a-z0-9.]+", "-", "-".join([*models, nvml.driver or "unknown"]).lower()).strip("-")
     stem = f"rehearsal-{stem}" if bench.rehearsal else stem
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(result_json, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{stem}.md").write_text(_markdown(result_json, bench), encoding="utf-8")
+    # What a library says when it fails may name a host, a user or a path.
+    (folder / f"{stem}.json").write_text(
+        json.dumps(scrub_value(result_json), indent=1) + "\n", encoding="utf-8"
+    )
+    (folder / f"{stem}.md").write_text(scrub(_markdown(result_json, bench)), encoding="utf-8")
     return failed, stem
 
 
@@ -200,13 +214,17 @@ def _markdown(result: Mapping[str, Any], bench: Bench) -> str:
             lines += ["", f"{caption}:", "", *_table(header, body)]
         if done.text:
             lines += ["", "```", done.text, "```"]
-    for caption, header, body in (table for done in bench.results.values() for table in done.closing):
-        lines += ["", f"## {caption}", "", *_table(header, body)]
-    return "\n".join([*lines, "", HONESTY, ""])
+    lines += ["", HONESTY]
+    if predicted := bench.predicted():
+        lines += ["", f"## {_PREDICTED}", "", *_table(PREDICTED_HEADER, predicted)]
+    return "\n".join([*lines, ""])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(r)} |" for r in rows)]
+    # What a library says when it fails has lines and bars of its own.
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    first, *others = [f"| {' | '.join(row)} |" for row in cells]
+    return [first, "|---" * len(header) + "|", *others]
 
 
 def shown(value: float | None, form: str = "{:.2f}") -> str:
@@ -219,11 +237,22 @@ def percent(share: float | None) -> str:
     return shown(None if share is None else 100 * share, "{:.3g} %")
 
 
-BESIDE_HEADER = ("case", "s planned", "s measured", "off", "J planned", "J measured", "off")
+_PREDICTED = "Predicted against measured: a step of each case, the engine's whole queue"
+PREDICTED_HEADER = (
+    *("case", "s planned", "s measured", "off", "J planned", "J measured", "off"),
+    *("GB stated", "GB measured", "off"),
+)
 
 
-def beside(pairs: Iterable[tuple[float, float | None]]) -> Iterator[str]:
-    """Cells of what was planned, what was measured, and how far that is off, for each pair."""
+def predicted_row(case: str, *pairs: tuple[float, float | None]) -> list[str]:
+    """A row of `PREDICTED_HEADER`: what was planned, what was measured, and how far that is off.
+
+    Args:
+        case: What it is of.
+        pairs: Planned and measured seconds, joules and GB, as far as they were planned.
+    """
+    row = [case]
     for said, found in pairs:
-        yield from (shown(said, "{:.3f}"), shown(found, "{:.3f}"))
-        yield shown(None if found is None else found / said - 1, "{:+.0%}")
+        off = None if found is None else found / said - 1
+        row += [shown(said, "{:.3f}"), shown(found, "{:.3f}"), shown(off, "{:+.0%}")]
+    return row + ["-"] * (len(PREDICTED_HEADER) - len(row))

@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from harness.gpucheck.check import BESIDE_HEADER, Bench, SectionResult, beside, judged
+from harness.gpucheck.check import Bench, SectionResult, judged, predicted_row
 from harness.gpucheck.load import Obey, serve
 from harness.gpucheck.loader import OrderedProgram
 from harness.gpucheck.metered import MeteredRun
@@ -27,7 +27,7 @@ from harness.planning.cases import Case
 from harness.planning.steps import Efficiency
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 256, 300, 256
-_START_S = 300.0
+_LEAST_S = 90.0  # vLLM takes about a minute to start
 _EXPECTED = ("engine", "vLLM answers every prompt to its end", f"{PROMPTS} answers of {NEW_TOKENS} tokens")
 
 
@@ -38,33 +38,31 @@ def engine(bench: Bench) -> SectionResult:
     if bench.rehearsal or subprocess.run(asked, check=False).returncode:
         why = "a rehearsal has no device" if bench.rehearsal else "vLLM is not installed beside torch"
         return SectionResult((judged(*_EXPECTED, why, None),))
+    if bench.left_s() < _LEAST_S:
+        why = f"{bench.left_s():.0f} s of the check's time were left, {_LEAST_S:.0f} s are needed"
+        return SectionResult((judged(*_EXPECTED, why, None),))
     from harness import Meter
 
-    bench.load.release()
     out, command = bench.folder / "engine", [python, "-P", "-m", "harness.gpucheck.engine"]
-    try:
-        with OrderedProgram(command, "the program that runs vLLM", package_environ()) as worker:
-            worker.ask({"op": "build"}, _START_S)
-            with Meter(out=out, name="engine", cpu="none") as meter, meter.stage("answers", kind="x-engine"):
-                done = worker.ask({"op": "run"}, _START_S)
-            version = worker.name
-    finally:
-        bench.load.open()
+    with OrderedProgram(command, "the program that runs vLLM", package_environ()) as worker:
+        worker.ask({"op": "build"}, bench.left_s())
+        with Meter(out=out, name="engine", cpu="none") as meter, meter.stage("answers", kind="x-engine"):
+            done = worker.ask({"op": "run"}, bench.left_s())
+        version = worker.name
     (row,) = MeteredRun.read(out).stages
     energy, tokens, seconds = row["gpu_energy_j"], done["tokens"], done["seconds"]
     observed = f"{done['answers']} answers, {tokens} tokens, {tokens / seconds:.0f} a second; {version}"
     complete = done["answers"] == PROMPTS and tokens == PROMPTS * NEW_TOKENS
     card = find_card(bench.gpus[0].model) if len(bench.gpus) == 1 else None
-    closing = []
+    predicted = []
     if card is not None:
         shape, said = OLMO2["1b"], NEW_TOKENS
         case = Case("teacher_generate", "1b", shape, rows=PROMPTS, seq_len=PROMPT_TOKENS, new_tokens=said)
         planned = planned_s(case, card, "vllm")
         watts = Efficiency().of("watts", case.stage).likely * card.watts
-        cells = ["vllm_1b", *beside([(planned, seconds), (planned * watts, energy)])]
-        closing = [("Predicted against measured, the engine's queue", BESIDE_HEADER, [cells])]
+        predicted = [predicted_row("vllm_1b (queue)", (planned, seconds), (planned * watts, energy))]
     data = {**done, "engine": version, "gpu_energy_j": energy}
-    return SectionResult((judged(*_EXPECTED, observed, complete),), data, closing=closing)
+    return SectionResult((judged(*_EXPECTED, observed, complete),), data, predicted=predicted)
 
 
 def start() -> tuple[dict[str, Any], Obey]:
@@ -87,7 +85,7 @@ def start() -> tuple[dict[str, Any], Obey]:
             "preemptions": _preemptions(engines[0]) - before,
         }
 
-    return {"backend": f"vLLM {vllm.__version__}", "devices": 1}, obey
+    return {"backend": f"vLLM {vllm.__version__}"}, obey
 
 
 def _build(vllm: Any) -> Any:

@@ -39,14 +39,14 @@ def serve(start: Callable[[], tuple[dict[str, Any], Obey]]) -> int:
 
     try:
         greeting, obey = start()
-    except (ImportError, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever a library raises, the one who asked must hear of it
         say({"error": (str(error).splitlines() or [type(error).__name__])[0]})
         return 2
     say({"ready": greeting})
     for line in sys.stdin:
         try:
             done = obey(json.loads(line))
-        except Exception as error:  # whatever a library raises, the one who asked must hear of it
+        except Exception as error:
             say({"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"})
             return 1
         say({"done": done})
@@ -81,6 +81,8 @@ class TorchWork:
 
     def step(self, kind: str) -> None:
         """Queue one short piece of work on each device."""
+        if not self._tensors:
+            raise RuntimeError("no tensors: the order `open` comes first")
         for left, right, product, source, target in self._tensors:
             if kind == "matmul":
                 self.torch.matmul(left, right, out=product)
@@ -103,7 +105,6 @@ class NumpyWork:
 
     def __init__(self) -> None:
         numpy: Any = importlib.import_module("numpy")
-        self.devices = range(0)
         self.name = f"numpy {numpy.__version__}"
         self._matrix = numpy.ones((192, 192))
         self._vector = numpy.ones(1 << 20)
@@ -166,7 +167,7 @@ def start() -> tuple[dict[str, Any], Obey]:
             pieces = work(backend, order["kind"], order["seconds"])
         return {"start_us": begun, "end_us": time.monotonic_ns() // 1000, "pieces": pieces}
 
-    return {"backend": backend.name, "devices": len(backend.devices)}, obey
+    return {"backend": backend.name}, obey
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -35,12 +36,13 @@ class OrderedProgram:
 
     def __init__(self, command: list[str], what: str, env: dict[str, str] | None = None) -> None:
         self._what = what
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 env={**(os.environ if env is None else env), **_ONE_THREAD},
             )
         except OSError as error:
@@ -52,7 +54,6 @@ class OrderedProgram:
             self.close()
             raise
         self.name: str = self.ready["backend"]
-        self.devices: int = self.ready["devices"]
 
     def ask(self, order: dict[str, Any], timeout_s: float = _START_S) -> dict[str, Any]:
         """Give an order and wait until it is carried out.
@@ -69,7 +70,7 @@ class OrderedProgram:
         try:
             os.write(self._process.stdin.fileno(), json.dumps(order).encode() + b"\n")
         except OSError:
-            raise KitError(f"{self._what} ended early") from None
+            raise self._ended() from None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -81,13 +82,18 @@ class OrderedProgram:
                 raise KitError(f"{self._what} did not answer within {timeout_s:.0f} s")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
-                raise KitError(f"{self._what} ended early")
+                raise self._ended()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise KitError(answer["error"])
         return answer
+
+    def _ended(self) -> KitError:
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return KitError(f"{self._what} ended early" + "".join(f": {line}" for line in said[-1:]))
 
     def close(self) -> None:
         """End the program."""
@@ -99,6 +105,7 @@ class OrderedProgram:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._errors.close()
 
     def __enter__(self) -> Self:
         return self

@@ -54,8 +54,8 @@ def probe(bench: Bench) -> SectionResult:
     command += ["--out", str(out)]
     if bench.rehearsal:
         command.append("--no-load")
-    elif bench.load_python:
-        command += ["--load-python", bench.load_python]
+    else:
+        command += ["--load-python", bench.load.python]
     done = subprocess.run(
         command, env=package_environ(), capture_output=True, text=True, timeout=300, check=False
     )
@@ -113,7 +113,10 @@ def stages(bench: Bench) -> SectionResult:
         ("matmul_short", "matmul", 0.35, {}),
     ]
     plan += [(f"repeat_{number}", "matmul", 2, {}) for number in range(1, _REPEATS + 1)]
+    # Opened here and not before: an idle card has no context, and the probe wants it idle.
+    bench.load.open()
     run = meter_pieces(bench, "stages", plan)
+    bench.load.release()
     missed = run.sampler["missed_ticks"]
     methods = sorted({row["gpu_energy_method"] for row in run.stages})
     return SectionResult(
@@ -182,12 +185,13 @@ def _boundary_share(run: MeteredRun) -> Expectation:
 
 def synchronise(bench: Bench) -> SectionResult:
     """Queue a second of work in this process and leave the stage at once: its window must hold the work."""
-    if bench.rehearsal or util.find_spec("torch") is None:
-        why = "a rehearsal has no device" if bench.rehearsal else "torch is not in the kit's own interpreter"
+    torch: Any = None if bench.rehearsal or util.find_spec("torch") is None else import_module("torch")
+    if torch is None or not torch.cuda.is_available():
+        why = "the kit's own interpreter has no torch that sees a CUDA device"
+        why = "a rehearsal has no device" if bench.rehearsal else why
         return SectionResult((_judged("synchronise", why, None),))
     from harness import Meter
 
-    torch: Any = import_module("torch")
     matrix = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
     product = torch.empty_like(matrix)
     for _ in range(20):

@@ -8,7 +8,6 @@ left out by name.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -16,13 +15,12 @@ from typing import Any, NamedTuple
 from harness.doctor.inventory import shorten_uuids
 from harness.errors import KitError
 from harness.gpucheck.check import (
-    BESIDE_HEADER,
     Bench,
     Expectation,
     SectionResult,
     Table,
-    beside,
     judged,
+    predicted_row,
     shown,
 )
 from harness.gpucheck.loader import OrderedProgram
@@ -33,8 +31,8 @@ from harness.planning.cases import Case, card_cases, miniature_cases
 from harness.planning.steps import Efficiency, decode_step, forward_step, prompt_step, training_step
 from harness.planning.sums import leave_out, memory_of, work_of
 
-BUDGET_S = 240.0
-"""No case is begun later than this: the whole check is to end within eight minutes."""
+RESERVE_S = 150.0
+"""No case is begun with less than this left of the check's time: it has to end, and the engine to follow."""
 
 GOOD_PJ_PER_FLOP = 3.0
 """Above this an H100 mostly waits (1.0 to 1.7 is healthy)."""
@@ -110,16 +108,21 @@ _SPEED: tuple[_Column, ...] = (
 
 @dataclass
 class CaseResults:
-    """What became of the cases: measurements, or why there are none, by id."""
+    """What became of the cases: measurements, or why there are none, by id.
+
+    Attributes:
+        left_out: Those that were not tried: the card has no room for them, or no time was left.
+        late: Those of them for which no time was left.
+    """
 
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def run_stage_benches(bench: Bench) -> SectionResult:
     """Training, teacher's logits and generation beside the sums and the roofline."""
-    bench.load.release()
     try:
         worker = _start(bench)
     except KitError as error:
@@ -130,10 +133,7 @@ def run_stage_benches(bench: Bench) -> SectionResult:
     cases = miniature_cases() if bench.rehearsal else card_cases()
     ready = worker.ready
     results = CaseResults()
-    try:
-        _meter(bench, worker, cases, results)
-    finally:
-        bench.load.open()
+    _meter(bench, worker, cases, results)
     card = None if bench.rehearsal else find_card(ready["model"])
     figures = [
         compare(case, results.measured[case.id], card) for case in cases if case.id in results.measured
@@ -159,11 +159,11 @@ def run_stage_benches(bench: Bench) -> SectionResult:
             _table("Speed and energy (GPU board, billed at the counter's ticks)", _SPEED, figures),
         ],
         "\n".join(lines),
-        [] if card is None else [predictions(figures, card)],
+        [] if card is None else predictions(figures, card),
     )
 
 
-def predictions(figures: Sequence[Mapping[str, Any]], card: Card) -> Table:
+def predictions(figures: Sequence[Mapping[str, Any]], card: Card) -> list[list[str]]:
     """What `kit plan` and the sums of memory say of the cases, beside what was measured."""
     rows = []
     for figure in figures:
@@ -172,11 +172,10 @@ def predictions(figures: Sequence[Mapping[str, Any]], card: Card) -> Table:
         watts = Efficiency().of("watts", case.stage).likely * card.watts
         took = measured["seconds"] / measured["steps"]
         energy = None if measured["energy_j"] is None else measured["energy_j"] / measured["steps"]
-        peak, taken = memory_of(case).tensors / 1e9, measured["allocated_peak_bytes"]
-        pairs = [(planned, took), (planned * watts, energy), (peak, None if taken is None else taken / 1e9)]
-        rows.append([figure["id"], *beside(pairs)])
-    header = (*BESIDE_HEADER, "GB stated", "GB measured", "off")
-    return "Predicted against measured, a step", header, rows
+        stated, taken = figure["stated_memory_bytes"]["tensors"] / 1e9, measured["allocated_peak_bytes"]
+        memory = (stated, None if taken is None else taken / 1e9)
+        rows.append(predicted_row(figure["id"], (planned, took), (planned * watts, energy), memory))
+    return rows
 
 
 def planned_s(case: Case, card: Card, engine: str = "transformers") -> float:
@@ -196,9 +195,6 @@ def planned_s(case: Case, card: Card, engine: str = "transformers") -> float:
     return read.seconds(card, known).likely + case.new_tokens * token.seconds(card, known).likely
 
 
-_clock = time.monotonic
-
-
 def _start(bench: Bench) -> OrderedProgram:
     reports = ("KIT_EVENTS", "KIT_STATUS")  # of a stage that this check may itself be
     environ = {name: value for name, value in package_environ().items() if name not in reports}
@@ -215,7 +211,6 @@ def _meter(bench: Bench, worker: OrderedProgram, cases: Sequence[Case], results:
     free = worker.ready["free_bytes"]
     if free is not None:
         results.left_out |= leave_out(cases, free)
-    begun = _clock()
     out = bench.folder / "models"
     labels = ("rehearsal",) if bench.rehearsal else ()
     devices = _devices(bench, worker)
@@ -225,8 +220,9 @@ def _meter(bench: Bench, worker: OrderedProgram, cases: Sequence[Case], results:
                 if case.id in results.left_out:
                     bench.say(f"  {case.id} is left out: {results.left_out[case.id]}")
                     continue
-                if _clock() - begun > BUDGET_S * max(1.0, bench.scale):
-                    results.left_out[case.id] = f"the section's {BUDGET_S:.0f} s were over"
+                if bench.left_s() < RESERVE_S:
+                    results.left_out[case.id] = f"less than {RESERVE_S:.0f} s of the check's time were left"
+                    results.late.append(case.id)
                     continue
                 try:
                     results.measured[case.id] = _run(bench, worker, case, meter)
@@ -237,7 +233,9 @@ def _meter(bench: Bench, worker: OrderedProgram, cases: Sequence[Case], results:
                     try:
                         worker = _start(bench)
                     except KitError as again:
-                        results.failed[case.id] += f"; and then: {again.message}"
+                        gone = f"its program did not start again: {again.message}"
+                        untried = [one.id for one in cases[cases.index(case) + 1 :]]
+                        results.left_out |= {name: gone for name in untried if name not in results.left_out}
                         break
     finally:
         worker.close()
@@ -275,19 +273,18 @@ def compare(case: Case, measured: Mapping[str, Any], card: Card | None) -> dict[
     Args:
         case: The case.
         measured: What running it told: `steps`, `seconds` (the device's work waited for at both ends),
-            `parameters`, `weight_bytes`, `state_bytes` (the optimizer's), `allocated_peak_bytes` (the most
-            that tensors took), `reserved_peak_bytes` (the most that torch's allocator held), `card_bytes`
-            (memory of the card taken at the end, but for the CUDA context of about 0.5 GB, which is there
-            before the first look); these three None on a CPU. `energy_j` with `energy_j_low` and
-            `energy_j_high` and `billed_s` of the billed window, up to one refresh of the counter longer at
-            each end.
+            `parameters`, `weight_bytes`, `head_copy` (of `memory_of`), `state_bytes` (the optimizer's),
+            `allocated_peak_bytes` (the most that tensors took), `card_bytes` (memory of the card taken at
+            the end, but for the CUDA context of about 0.5 GB, which is there before the first look); these
+            two None on a CPU. `energy_j` with `energy_j_low` and `energy_j_high` and `billed_s` of the
+            billed window, up to one refresh of the counter longer at each end.
         card: What the GPU can do at most; None for one that is not in the table.
 
     Returns:
         Among others `mfu`: model FLOPs over what the card could have done in the time; `roofline_s`: the
         shortest time for the run, and `roofline_share`: that over the time taken.
     """
-    work, stated = work_of(case), memory_of(case)
+    work, stated = work_of(case), memory_of(case, head_copy=measured["head_copy"])
     steps, seconds, energy = measured["steps"], measured["seconds"], measured["energy_j"]
     tokens, flops = work.tokens * steps, work.model_flops * steps
     floor_s = None if card is None else work.floor_s(card) * steps
@@ -319,9 +316,11 @@ def compare(case: Case, measured: Mapping[str, Any], card: Card | None) -> dict[
 
 def judge(figures: Sequence[Mapping[str, Any]], results: CaseResults, *, hopper: bool) -> list[Expectation]:
     """The bars; one without a case that has its figure was not tried."""
-    ran = f"{len(figures)} ran, {len(results.left_out)} left out"
+    missing = [f"{name} left out: {why}" for name, why in results.left_out.items()]
+    ran = "; ".join([f"{len(figures)} ran", *missing])
     failed = "; ".join(f"{name}: {why}" for name, why in results.failed.items())
-    found = [judged(*_COMPLETE, failed or ran, not results.failed and bool(figures))]
+    complete = None if results.late or not figures else True
+    found = [judged(*_COMPLETE, failed or ran, False if failed else complete)]
     for bar in _BARS:
         values = {
             one["id"]: one[bar.key]

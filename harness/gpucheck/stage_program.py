@@ -199,6 +199,8 @@ def start() -> tuple[dict[str, Any], Obey]:
     import torch
     import transformers
 
+    from harness.models.head import _mixed_matmul
+
     cuda: Any = torch.cuda
     if kind == "cuda" and not cuda.is_available():
         raise RuntimeError("torch sees no CUDA device")
@@ -221,6 +223,7 @@ def start() -> tuple[dict[str, Any], Obey]:
             return {
                 "parameters": sum(parameter.numel() for parameter in parameters),
                 "weight_bytes": sum(parameter.nbytes for parameter in parameters),
+                "head_copy": not (on_card and _mixed_matmul()),
             }
         assert built is not None
         if on_card:
@@ -235,13 +238,11 @@ def start() -> tuple[dict[str, Any], Obey]:
             "steps": order["steps"],
             "state_bytes": built.state_bytes(),
             "allocated_peak_bytes": cuda.max_memory_allocated() if on_card else None,
-            "reserved_peak_bytes": cuda.max_memory_reserved() if on_card else None,
             "card_bytes": free - int(cuda.mem_get_info(0)[0]) if on_card else None,
         }
 
-    greeting = {
+    greeting: dict[str, Any] = {
         "backend": f"torch {torch.__version__}, transformers {transformers.__version__}",
-        "devices": 1,
         "model": "cpu",
         "uuid": None,
         "free_bytes": None,

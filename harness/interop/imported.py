@@ -275,9 +275,10 @@ def with_overlaps(stages: Sequence[ImportedStage]) -> list[ImportedStage]:
     be in both stages.
     """
     shared_us = [0] * len(stages)
+    ids = [{device.device_id for device in stage.devices} for stage in stages]
     for number, stage in enumerate(stages):
         for other, before in enumerate(stages[:number]):
-            common = set(stage.devices) & set(before.devices) or not (stage.devices or before.devices)
+            common = ids[number] & ids[other] or not (ids[number] or ids[other])
             both_us = min(stage.end_us, before.end_us) - max(stage.start_us, before.start_us)
             if stage.node_id == before.node_id and common and both_us > US_PER_S:
                 shared_us[number], shared_us[other] = (
@@ -297,7 +298,7 @@ UNCLASSIFIED = "x-unclassified"
 _PATTERNS = {
     "prerun": re.compile(r"prerun|burn_?in|idle_baseline|smoke"),
     "preprocess": re.compile(r"preprocess|tokeni[sz]e"),
-    "teacher_logits": re.compile(r"logit_?cach|logprob|logit_?cache"),
+    "teacher_logits": re.compile(r"logit_?cach|logprob"),
     "judge": re.compile(r"judge"),
     "evaluate": re.compile(r"benchmark|gsm8k|mmlu|ifeval|alpaca|mt_?bench|(^|_)eval"),
     "teacher_generate": re.compile(r"generat|synthetic_gen|^synthetic_|_gen$"),

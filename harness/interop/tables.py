@@ -18,6 +18,7 @@ import pyarrow as pa
 from harness.accounting import DeviceLimits, Sampling
 from harness.bundle import canonical_json, scrub
 from harness.bundle.derive import derive
+from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.interop.imported import ImportedRun, ImportedStage, StatedEnergy
 from harness.spec import Protocol
 
@@ -43,7 +44,7 @@ def build_tables(run: ImportedRun, sampling: Sampling, protocol: Protocol) -> Im
         key = (stage.node_id, stage.name, stage.kind)
         attempts[key] += 1
         rows.append(_stage_row(session, stage, attempts[key]))
-    limits_mw = {device.device_id: device.power_limit_mw for s in run.stages for device in s.devices}
+    limits_mw = {device.device_id: device.power_limit_mw for device in run.devices}
     boundaries = pa.Table.from_pylist(counters, protocol.arrow_schema("counters"))
     power = _power_table(run, limits_mw, protocol)
     limits = {device: DeviceLimits(max_mw=limit, instant=False) for device, limit in limits_mw.items()}
@@ -81,8 +82,7 @@ def _stage_row(session: int, stage: ImportedStage, attempt: int) -> dict[str, An
         "produces": [],
         "consumes": [],
     }
-    for column in ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated"):
-        row[column] = stage.tokens.get(column)
+    row |= {column: stage.tokens.get(column) for column in TOKEN_COLUMNS}
     row |= _gpu_columns(stage.gpu) | _part_columns("cpu", stage.cpu) | _part_columns("dram", stage.dram)
     return row
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_SHAPE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 def new_ulid(t_us: int | None = None) -> str:
@@ -23,8 +21,3 @@ def ulid_of(t_us: int, tail: bytes) -> str:
     """The ULID of a time, UTC in microseconds, and 10 bytes."""
     number = (t_us // 1000 & (2**48 - 1)) << 80 | int.from_bytes(tail, "big")
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-def is_ulid(text: str) -> bool:
-    """Whether `text` is a ULID in its canonical upper-case form."""
-    return _SHAPE.fullmatch(text) is not None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from harness.journal.records import JournalWriter
-from harness.meter.clocks import mono_us, utc_us
+from harness.meter.clocks import mono_us, utc_at
 from harness.meter.sources.base import Device, Reading
 from harness.meter.ticks import MARGIN_US, Tick, TickModel, TickWatch
 
@@ -82,7 +82,7 @@ class CellReader:
                 "session": self._session,
                 "device_id": device,
                 "mono_us": at_us,
-                "t_us": utc_us() - (mono_us() - at_us),
+                "t_us": utc_at(at_us),
                 "uncertainty_us": doubt_us,
                 "value": value,
                 "power_mw": power_mw,

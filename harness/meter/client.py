@@ -97,7 +97,6 @@ class MeterClient:
         self._choice: SourceChoice | None = None
         self._visible: list[list[int]] | None = None
         self.greeting: dict[str, Any] = {}
-        self.estimator_greeting: dict[str, Any] | None = None
         self.cpu_method = "absent"
         self.cpu_absent_reason: str | None = None
 
@@ -127,7 +126,7 @@ class MeterClient:
     def _await_estimator(self, choice: SourceChoice) -> None:
         assert self._estimator is not None
         try:
-            self.estimator_greeting = self._estimator.wait_ready()
+            self._estimator.wait_ready()
         except KitError as error:
             if choice.cpu_required:
                 raise

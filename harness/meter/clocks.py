@@ -20,6 +20,11 @@ def utc_us() -> int:
     return time.time_ns() // 1000
 
 
+def utc_at(at_us: int) -> int:
+    """UTC at a moment of CLOCK_MONOTONIC, by how the two clocks stand now; all in microseconds."""
+    return utc_us() - (mono_us() - at_us)
+
+
 def clock_id() -> str:
     """A name for this machine's monotonic clock: times compare only under one clock id.
 

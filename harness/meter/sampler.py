@@ -23,7 +23,7 @@ from harness.errors import KitError
 from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
 from harness.meter.cells import CellReader
 from harness.meter.child import cpu_s, ignore_signals, raise_priority, say
-from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_us
+from harness.meter.clocks import ClockWatch, clock_id, mono_us, utc_at, utc_us
 from harness.meter.foreign import foreign_pids
 from harness.meter.sources.base import ZONE_UNCERTAINTY_US, Device, Found, Reading, Wanted, Zone, load_source
 from harness.meter.ticks import TickModel, watch_ticks
@@ -105,7 +105,7 @@ class Sampler:
                 "severity": severity,
                 "session": self.session,
                 "mono_us": at_us,
-                "t_us": utc_us() - (mono_us() - at_us),
+                "t_us": utc_at(at_us),
                 "device_id": fields.pop("device_id", None),
                 "stage_uid": fields.pop("stage_uid", None),
                 "detail": fields,
@@ -226,7 +226,7 @@ class Sampler:
             rows += ZONE_ROW.pack(
                 position,
                 self.session,
-                utc_us() - (mono_us() - at),
+                utc_at(at),
                 at,
                 -1 if value is None else value,
                 boundary,
@@ -281,7 +281,7 @@ class Sampler:
                 "boundary": number,
                 "session": self.session,
                 "mono_us": at_us,
-                "t_us": utc_us() - (mono_us() - at_us),
+                "t_us": utc_at(at_us),
                 "powers": powers,
                 "zone_uncertainty_us": self._zone_uncertainty_us,
             }

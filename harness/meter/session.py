@@ -18,13 +18,12 @@ from harness.journal.records import JournalWriter
 from harness.journal.schema import problem
 from harness.journal.scores import KEY, Items
 from harness.meter.client import MeterClient, MeterConfig, Warn
-from harness.meter.clocks import clock_id, mono_us, utc_us
+from harness.meter.clocks import clock_id, mono_us, utc_at, utc_us
 from harness.meter.open_stage import OpenChild, OpenStage
 from harness.meter.process_tree import MeasuredTree
 from harness.spec import current_version, load_protocol
 from harness.text import as_name
 
-TOKEN_FIELDS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _FLUSH_EVERY_S = 0.5
 _MAX_TOKENS = (1 << 53) - 1  # exact in every language that reads the log
 
@@ -126,22 +125,22 @@ class MeterSession:
                 }
             )
             self.client.start()
+            self._helpers = self.client.helper_pids()
+            self._tree = MeasuredTree(os.getpid(), config.include_self, self._helpers)
+            self.nothing_measured = self.client.measures_nothing()
+            if self.nothing_measured is not None:
+                warn(self.nothing_measured)
+            self._record(
+                {
+                    "type": "cpu_method",
+                    "session": self.session,
+                    "method": self.client.cpu_method,
+                    "reason": self.client.cpu_absent_reason,
+                }
+            )
         except BaseException:
             self._abandon()
             raise
-        self._helpers = self.client.helper_pids()
-        self._tree = MeasuredTree(os.getpid(), config.include_self, self._helpers)
-        self.nothing_measured = self.client.measures_nothing()
-        if self.nothing_measured is not None:
-            warn(self.nothing_measured)
-        self._record(
-            {
-                "type": "cpu_method",
-                "session": self.session,
-                "method": self.client.cpu_method,
-                "reason": self.client.cpu_absent_reason,
-            }
-        )
         threading.Thread(target=self._flush_forever, name="kit-meter-flush", daemon=True).start()
 
     def _abandon(self) -> None:
@@ -173,7 +172,7 @@ class MeterSession:
                 "severity": severity,
                 "session": self.session,
                 "mono_us": at_us,
-                "t_us": utc_us() - (mono_us() - at_us),
+                "t_us": utc_at(at_us),
                 "device_id": detail.pop("device_id", None),
                 "stage_uid": detail.pop("stage_uid", self.stage.uid if self.stage else None),
                 "detail": detail,
@@ -457,7 +456,7 @@ class MeterSession:
                     "session": self.session,
                     "stage_uid": stage.uid,
                     "mono_us": at_us,
-                    "t_us": utc_us() - (mono_us() - at_us),
+                    "t_us": utc_at(at_us),
                     "tokens": dict(stage.tokens),
                 }
             )

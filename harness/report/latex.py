@@ -56,12 +56,7 @@ def break_even(even: BreakEven) -> str:
 
 def main_table(entries: Sequence[Entry]) -> str:
     """Energy, J/token, Q and N* of every entry, groups apart, each energy with its own unit."""
-    lines = [
-        PREAMBLE,
-        r"\begin{tabular}{llrrrr}",
-        r"\toprule",
-        r"Pipeline & Size & Energy & J/token & $Q$ & $N^*$ \\",
-    ]
+    body = []
     for group in dict.fromkeys(entry.group for entry in entries):
         members = [entry for entry in entries if entry.group == group]
         members.sort(
@@ -72,7 +67,7 @@ def main_table(entries: Sequence[Entry]) -> str:
         )
         totals = [entry.total for entry in members]
         unit, scale = unit_of([whole.best for whole in totals if whole is not None])
-        lines += [
+        body += [
             r"\midrule",
             rf"\multicolumn{{6}}{{l}}{{{_tex(group)}, energy in \unit{{{_UNITS[unit]}}}}} \\",
         ]
@@ -86,8 +81,17 @@ def main_table(entries: Sequence[Entry]) -> str:
                 interval(entry.quality),
                 break_even(entry.even) if entry.parts else "--",
             ]
-            lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+            body.append(_row(cells))
+    return _tabular("llrrrr", ("Pipeline", "Size", "Energy", "J/token", "$Q$", "$N^*$"), body)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tabular(columns: str, head: Sequence[str], body: Sequence[str]) -> str:
+    top = [PREAMBLE, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _row(head)]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def beside_table(reports: Sequence[RunReport]) -> str:
@@ -99,13 +103,7 @@ def beside_table(reports: Sequence[RunReport]) -> str:
     grid = next((report.carbon[0].factor for report in reports if report.carbon), None)
     head = ["Run", "GPU-hours", "Tokens/s", r"Peak (\unit{\gibi\byte})", "J/served token"]
     head += [] if grid is None else [rf"CO2e (\unit{{\gram}}), {_tex(grid.name)} {grid.year}"]
-    lines = [
-        PREAMBLE,
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
-        " & ".join(head) + r" \\",
-        r"\midrule",
-    ]
+    body = [r"\midrule"]
     for report in reports:
         hours = None if report.totals.gpu.energy_j is None else report.gpu_hours
         name = str(report.manifest.get("name"))
@@ -118,8 +116,8 @@ def beside_table(reports: Sequence[RunReport]) -> str:
         if grid is not None:
             known = report.carbon and not report.totals.incomplete
             cells.append(interval(report.carbon[0].kg.scale(1e3) if known else None))
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        body.append(_row(cells))
+    return _tabular("l" + "r" * (len(head) - 1), head, body)
 
 
 def stage_table(report: RunReport) -> str:
@@ -128,13 +126,7 @@ def stage_table(report: RunReport) -> str:
     unit, scale = unit_of([line.energy.best for line in report.lines if line.energy])
     columns = [", ".join([p.upper(), *sorted(report.states(p) - {"measured"})]) for p in parts]
     head = ["Stage", "Time", *(rf"{column} (\unit{{{_UNITS[unit]}}})" for column in columns), "Share"]
-    lines = [
-        PREAMBLE,
-        rf"\begin{{tabular}}{{lr{'r' * len(parts)}r}}",
-        r"\toprule",
-        " & ".join(head) + r" \\",
-        r"\midrule",
-    ]
+    body = [r"\midrule"]
     for line in report.all_lines:
         cells = [
             r"\quad " * line.depth + _tex(line.row["name"]),
@@ -148,8 +140,8 @@ def stage_table(report: RunReport) -> str:
             ends = (best if low is None else low, best if high is None else high)
             cells.append(interval(Interval(best, min(best, ends[0]), max(best, ends[1])).scale(scale)))
         cells.append("" if line.share is None else rf"\qty{{{100 * line.share:.1f}}}{{\percent}}")
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        body.append(_row(cells))
+    return _tabular("l" + "r" * (len(head) - 1), head, body)
 
 
 def methods(report: RunReport) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.canonical import canonical_json
 from harness.bundle.commit import MANIFEST
+from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.meter.visible import ORDER_IN_DOUBT
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 from harness.validate.structure import ONLINE_TEACHER, unfinished
-from harness.validate.tokens import COUNTS, reported_tokens
+from harness.validate.tokens import reported_tokens
 
 STAGES = "stages.parquet"
 HELD_OUT = "heldout"
@@ -226,7 +227,7 @@ def power_only(ctx: Context) -> Iterator[Hit]:
 @rule("C412")
 def tokens_unbacked(ctx: Context) -> Iterator[Hit]:
     """Token counts are stated and no report stands behind them."""
-    stated = [i for i, row in enumerate(ctx.stages) if any(row[name] for name in COUNTS)]
+    stated = [i for i, row in enumerate(ctx.stages) if any(row[name] for name in TOKEN_COLUMNS)]
     if stated and not reported_tokens(ctx):
         yield Hit(
             STAGES, "token counts without stage_tokens events", "the reports they sum up", tuple(stated)

@@ -13,12 +13,12 @@ from typing import Any
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.commit import MANIFEST
 from harness.bundle.reader import event_detail
+from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.spec import version_folder
 from harness.spec.load import read_yaml
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
-from harness.validate.tokens import COUNTS
 
 STAGES = "stages.parquet"
 
@@ -33,7 +33,7 @@ LATE_US = 5_000_000
 """A report is read a few times a second; one that was read so long after its stage is of another time."""
 
 PRERUN, SWEEP = "prerun", "sweep"
-WORK = (*COUNTS, "produces", "consumes")
+WORK = (*TOKEN_COLUMNS, "produces", "consumes")
 """Columns that say that a stage did something."""
 
 REPORTS = frozenset({"stage_tokens", "stage_event", "checkpoint", "x-artifact_origin"})

@@ -8,12 +8,12 @@ from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.bundle.reader import event_detail
+from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.validate.context import Context
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 
 STAGES = "stages.parquet"
-COUNTS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 
 
 def reported_tokens(ctx: Context) -> dict[int, dict[str, int]]:
@@ -24,7 +24,7 @@ def reported_tokens(ctx: Context) -> dict[int, dict[str, int]]:
             continue
         counts = sums.setdefault(row["stage_uid"], {})
         for name, count in event_detail(row).items():
-            if name in COUNTS and isinstance(count, int) and not isinstance(count, bool):
+            if name in TOKEN_COLUMNS and isinstance(count, int) and not isinstance(count, bool):
                 counts[name] = counts.get(name, 0) + count
     return sums
 
@@ -39,7 +39,7 @@ def tokens_reported(ctx: Context) -> Iterator[Hit]:
         if row["stage"] == UNATTRIBUTED:
             continue
         reported = sums.get(row["stage_uid"], {})
-        for name in COUNTS:
+        for name in TOKEN_COLUMNS:
             if row[name] != reported.get(name) and (row[name] or reported.get(name)):
                 stated = "null" if row[name] is None else row[name]
                 observed = f"{ctx.named(row)}: {name} = {stated}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.bundle import (
     file_sha256,
 )
 from harness.errors import KitError
-from harness.journal.ulid import is_ulid, new_ulid
+from harness.journal.ulid import new_ulid
 from harness.spec import load_protocol
 from tests.bundle.make import manifest, power_rows, small_groups, stage_row, write_small
 
@@ -229,10 +230,9 @@ def test_nine_columns_stay_under_nine_bytes_a_row(tmp_path: Path, large: Any) ->
 
 def test_ulids() -> None:
     many = [new_ulid() for _ in range(100)]
-    assert all(is_ulid(text) for text in many) and len(set(many)) == 100
+    assert all(re.fullmatch("[0-7][0-9A-HJKMNP-TV-Z]{25}", text) for text in many) and len(set(many)) == 100
     assert new_ulid(1_469_918_176_385_000).startswith("01ARYZ6S41")  # the example of the ULID specification
     assert new_ulid(1_000_000) < new_ulid(2_000_000)
-    assert not is_ulid(many[0].lower()) and not is_ulid("8" + many[0][1:]) and not is_ulid(many[0] + "\n")
 
 
 def test_nothing_is_staged_where_nothing_was_written(tmp_path: Path) -> None:

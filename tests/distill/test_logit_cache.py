@@ -451,7 +451,7 @@ def test_specs_that_make_no_sense_are_refused() -> None:
 
 
 def test_reading_keeps_up_with_training() -> None:
-    """A floor far below what scripts/bench_logit_cache.py measures, for a machine that others use too."""
+    """A floor far below what an idle machine reaches, for one that others use too."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:

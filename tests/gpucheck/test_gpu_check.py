@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.doctor.inventory import Nvml
+from harness.gpucheck.check import Bench, SectionResult, predicted_row, run_check
+from harness.gpucheck.loader import Load
+from harness.gpucheck.sections import synchronise
 from tests.doctor.stand_in import write_torch
 from tests.lab import Const, LabConfig, LabDevice, Refresh
 from tests.lab.fixtures import lab_dir, lab_environ  # noqa: F401
@@ -68,8 +72,11 @@ def test_a_rehearsal_runs_every_section(lab_dir: Path, tmp_path: Path) -> None: 
 
 
 def test_without_vllm_the_engine_is_left_out_by_name(lab_dir: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Not a rehearsal: the stand-in for torch, in an interpreter without vLLM."""
-    write_torch(tmp_path)
+    """Not a rehearsal: the stand-in for torch, in an interpreter without vLLM.
+
+    The device's memory is full: a section that makes no load puts nothing there.
+    """
+    write_torch(tmp_path, broken=True)
     env = {**LabConfig().env(lab_dir), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     out = tmp_path / "out"
     done = run("--only", "engine", "--scale", "0.4", "--out", str(out), env=env, cwd=tmp_path)
@@ -109,7 +116,43 @@ def test_an_interpreter_without_the_kits_packages_says_what_to_do(tmp_path: Path
     assert done.returncode == 2 and "lacks numpy, pyarrow" in done.stderr and "make setup" in done.stderr
 
 
-def test_a_stage_holds_work_that_was_only_queued(lab_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_failure_of_many_lines_is_one_row_and_the_report_ends_with_one_table(
+    lab_dir: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(bench: Bench) -> SectionResult:
+        raise RuntimeError("CUDA error: x | y\nof /srv/alice/libtorch.so")
+
+    def first(bench: Bench) -> SectionResult:
+        return SectionResult(predicted=[predicted_row("one", (2.0, 3.0), (4.0, None), (1.0, 1.0))])
+
+    def second(bench: Bench) -> SectionResult:
+        return SectionResult(predicted=[predicted_row("two", (2.0, 1.0))])
+
+    said: list[str] = []
+    with Load(sys.executable, "numpy") as load:
+        bench = Bench(tmp_path, load, rehearsal=True, scale=1.0, say=said.append)
+        sections = {"broken": ("Broken", broken), "first": ("First", first), "second": ("Second", second)}
+        assert run_check(bench, Nvml(driver="1", cuda="2"), sections, (), tmp_path / "out") == ["broken_ran"]
+    (report,) = (tmp_path / "out").glob("*.md")
+    lines = report.read_text().splitlines()
+    (row,) = [line for line in lines if "CUDA error" in line]
+    assert row.endswith("x \\| y of <path>/libtorch.so | **does not hold** |")
+    assert "alice" not in "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    assert lines[-2:] == [
+        "| one | 2.000 | 3.000 | +50% | 4.000 | unknown | unknown | 1.000 | 1.000 | +0% |",
+        "| two | 2.000 | 1.000 | -50% | - | - | - | - | - | - |",
+    ]
+    assert sum(line.startswith("| case |") for line in lines) == 1
+    assert [line.split()[0] for line in said[-3:-1]] == ["one", "two"]
+
+
+def test_a_stage_holds_work_that_was_only_queued(
+    lab_dir: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Not a rehearsal: the stand-in for torch queues work as a device does, in this very program."""
     write_torch(tmp_path)
     env = LabConfig().env(lab_dir)
@@ -123,3 +166,22 @@ def test_a_stage_holds_work_that_was_only_queued(lab_dir: Path, tmp_path: Path) 
     (section,) = json.loads(data_file.read_text())["sections"]
     assert section["data"]["device_s"] > 0.3 and section["expectations"][0]["verdict"] == "pass"
     assert "REHEARSAL" not in done.stdout
+
+    write_torch(tmp_path, available=False)  # as with torch for the CPU in the kit's environment
+    with Load(sys.executable, "numpy") as load:
+        bench = Bench(tmp_path, load, rehearsal=False, scale=0.4, say=print)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        (expectation,) = synchronise(bench).expectations
+    assert expectation.verdict == "not run" and "sees a CUDA device" in expectation.observed
+
+
+@pytest.mark.slow
+def test_the_audit_on_torch_takes_the_cards_memory_and_gives_it_back(lab_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    write_torch(tmp_path)
+    env = {**LabConfig().env(lab_dir), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    out = tmp_path / "out"
+    done = run("--only", "stages", "--scale", "0.02", "--out", str(out), env=env, cwd=tmp_path)
+    (section,) = json.loads(next(out.glob("*.json")).read_text())["sections"]
+    verdicts = {one["id"]: one["verdict"] for one in section["expectations"]}
+    assert verdicts["counter_used"] == verdicts["closure"] == "pass", done.stdout + done.stderr

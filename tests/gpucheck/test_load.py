@@ -33,7 +33,7 @@ def test_work_takes_the_time_it_was_told(backend: str) -> None:
 
 def test_torch_is_found_in_another_interpreter() -> None:
     with start_torch(sys.executable) as load:
-        assert load.devices == 2 and load.name == "torch 0.0-stand-in"
+        assert load.name == "torch 0.0-stand-in"
 
 
 def test_why_there_is_no_load(tmp_path: Path) -> None:
@@ -45,9 +45,20 @@ def test_why_there_is_no_load(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('broken wheel')\n")
     with pytest.raises(KitError, match="broken wheel"):
         Load(sys.executable, "torch")
-    (tmp_path / "torch.py").write_text("raise SystemExit\n")
-    with pytest.raises(KitError, match="ended early"):
+    (tmp_path / "torch.py").write_text("raise SystemExit('no device left')\n")
+    with pytest.raises(KitError, match="ended early: no device left"):
         Load(sys.executable, "torch")
+    (tmp_path / "torch.py").write_text("raise ValueError('built for another numpy')\n")
+    with pytest.raises(KitError, match="built for another numpy"):
+        Load(sys.executable, "torch")
+
+
+def test_no_work_is_made_up_without_tensors() -> None:
+    with Load(sys.executable, "torch") as load:
+        load.open()
+        load.release()
+        with pytest.raises(KitError, match="no tensors"):
+            load.work("matmul", 0.01)
 
 
 def test_an_error_of_the_device_is_passed_on(tmp_path: Path) -> None:

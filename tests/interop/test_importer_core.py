@@ -21,6 +21,7 @@ from harness.interop.imported import (
     guess_kind,
     seconds_to_us,
     warning,
+    with_overlaps,
 )
 from harness.interop.log_files import Fields
 from harness.interop.write import refuse_used, sampling_of, write_bundle
@@ -98,6 +99,18 @@ def test_samples_and_totals_of_any_format_become_a_valid_bundle(tmp_path: Path) 
     assert "several_nodes" in manifest["labels"]
     with pytest.raises(KitError, match="is not empty"):
         refuse_used(result.folder)
+
+
+def test_two_meters_of_one_card_overlap_though_only_one_log_describes_it() -> None:
+    machines = Machines()
+    stages = []
+    for gpus in ([], [LoggedGpu(0, "NVIDIA X", 1000, 300.0)]):
+        node, devices = machines.place("a", gpus, (0,))
+        stages.append(ImportedStage("s", "evaluate", "completed", node, devices, 0, 10_000_000))
+    assert stages[0].devices != stages[1].devices
+    assert [[doubt.flag for doubt in stage.doubts] for stage in with_overlaps(stages)] == [
+        ["overlaps_another"]
+    ] * 2
 
 
 def test_fields_are_typed_and_an_empty_one_is_not_given() -> None:

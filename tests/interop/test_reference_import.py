@@ -141,6 +141,13 @@ def test_copies_are_counted_once(run: HarnessRun, load: Make) -> None:
     assert "records_differ" not in only(result)["flags"]
 
 
+def test_a_copy_with_another_cpu_energy_is_told(run: HarnessRun, load: Make) -> None:
+    run.stage(stage_record("kd_1b", cpu_energy_joules=2000.0))
+    HarnessRun(run.root / "copy").stage(stage_record("kd_1b", cpu_energy_joules=3000.0))
+    result = load()
+    assert result.dropped_copies == 1 and "records_differ" in only(result)["flags"]
+
+
 def test_a_summary_that_differs_from_its_stage(run: HarnessRun, load: Make) -> None:
     run.stage(stage_record("kd_1b"))
     run.summary(stage_record("kd_1b", gpu_energy_joules=30_000.0))
@@ -201,6 +208,26 @@ def test_a_codecarbon_row_of_a_stage_shows_the_time_zone(run: HarnessRun, load: 
     assert (first["t_end_us"], second["t_end_us"]) == ((T0 + 100 - 3 * 3600) * US, (T0 + 100) * US)
     assert "time_zone_unknown" not in first["flags"]
     assert "cpu_of_whole_node" in second["flags"]
+
+
+@pytest.mark.parametrize(
+    ("stages_own", "aborted", "hours_before", "unknown"),
+    [
+        ("2026-01-25T23:01:40", "2026-01-25T20:01:40+02:00", 10, False),
+        ("2026-01-26T04:01:40+00:00", "2026-01-25T20:01:40", 8, True),
+    ],
+)
+def test_a_codecarbon_row_with_a_zone_needs_no_other_and_shows_none(
+    stages_own: str, aborted: str, hours_before: int, unknown: bool, run: HarnessRun, load: Make
+) -> None:
+    run.stage(stage_record("kd_1b"))
+    run.emissions(
+        emission("kd_1b", seconds=20.0, duration=20.0, ended=aborted), emission("kd_1b", ended=stages_own)
+    )
+    first, second = load().stages
+    assert first["t_end_us"] == (T0 + 100 - hours_before * 3600) * US
+    assert ("time_zone_unknown" in first["flags"]) == unknown
+    assert second["t_end_us"] == (T0 + 100) * US and "only_codecarbon" not in second["flags"]
 
 
 def test_nodes_are_told_apart_without_their_names(run: HarnessRun, load: Make) -> None:

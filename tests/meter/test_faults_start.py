@@ -114,6 +114,35 @@ def test_nothing_measured_is_no_success_unless_it_was_asked_for(tmp_path: Path) 
     assert "kit: nothing is measured" in done.stderr
 
 
+STDERR_GONE = """
+import sys
+import psutil
+from pathlib import Path
+from harness import Meter
+
+class Gone:
+    def write(self, text):
+        if "nothing is measured" in text:
+            raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+sys.stderr = Gone()
+try:
+    Meter(out=sys.argv[1]).start()
+except BrokenPipeError:
+    print(psutil.Process().children(), list(Path(sys.argv[1], "journal").iterdir()))
+"""
+
+
+def test_a_meter_that_cannot_say_what_it_must_leaves_no_sampler_and_no_journal(tmp_path: Path) -> None:
+    env = environment(None, tmp_path, without_codecarbon(tmp_path))
+    command = [sys.executable, "-c", STDERR_GONE, str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] []\n"
+
+
 def test_devices_that_were_asked_for_must_be_there(lab_dir: Path, tmp_path: Path) -> None:
     code = """
     import sys

@@ -160,15 +160,14 @@ def _alike(
     able: Sequence[nvml.GpuSource], models: dict[int, TickModel], left_us: float
 ) -> dict[int, list[nvml.GpuSource]]:
     """Counters of about the same period are watched together; a slow one must not hold up a fast one."""
-    groups: dict[int, list[nvml.GpuSource]] = {}
-    periods = {round((models[source.index].period_us or 0.0) / 5_000.0) for source in able} - {0}
+    alike: dict[int, list[nvml.GpuSource]] = {}
     for source in able:
-        period = models[source.index].period_us
-        if period is None:
-            continue
-        fitting = int(left_us / len(periods) / (round(period / 5_000.0) * 5_000.0))
-        count = max(_LEAST_TICKS, min(_MOST_TICKS, fitting))
-        groups.setdefault(count, []).append(source)
+        if period_us := models[source.index].period_us:
+            alike.setdefault(max(1, round(period_us / 5_000.0)), []).append(source)
+    groups: dict[int, list[nvml.GpuSource]] = {}
+    for steps, group in alike.items():
+        fitting = int(left_us / len(alike) / (steps * 5_000.0))
+        groups.setdefault(max(_LEAST_TICKS, min(_MOST_TICKS, fitting)), []).extend(group)
     return groups
 
 

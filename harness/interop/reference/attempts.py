@@ -104,7 +104,7 @@ def _runs(folder: StageFolder) -> tuple[list[StageRun], list[ReferenceStage]]:
     unplaced: list[ReferenceStage] = []
     for record in folder.records:
         # A stage file and its summary are copies of each other.
-        copy = any(record.stage_id == other.stage_id and _same_figures(record, other) for other in unplaced)
+        copy = any(record.stage_id == other.stage_id and same_figures(record, other) for other in unplaced)
         if record.window is None and record.gpu_energy_j and not copy:
             unplaced.append(record)
     return [_speak(folder, group) for group in groups], unplaced
@@ -141,7 +141,7 @@ def _speak(folder: StageFolder, group: list[ReferenceStage]) -> StageRun:
         doubts.extend(_rebuilt_ignored(record, other) for other in rebuilt[:1])
     if closed:
         copies = [other for other in closed + rebuilt if other is not record]
-        differs = (r for r in copies if r.kind == "reconstructed" or not _same_figures(record, r))
+        differs = (r for r in copies if r.kind == "reconstructed" or not same_figures(record, r))
         doubts.extend(_differs(record, other) for other in list(differs)[:1])
         if not final:
             doubts.append(info("from_summary", copies_in_summaries=len(closed)))
@@ -150,7 +150,8 @@ def _speak(folder: StageFolder, group: list[ReferenceStage]) -> StageRun:
     return StageRun(folder, record, start_us, end_us, snapshots=tuple(snapshots), doubts=tuple(doubts))
 
 
-def _same_figures(first: ReferenceStage, other: ReferenceStage) -> bool:
+def same_figures(first: ReferenceStage, other: ReferenceStage) -> bool:
+    """Whether two records state the same energies and tokens."""
     pairs = [(first.gpu_energy_j, other.gpu_energy_j), (first.cpu_energy_j, other.cpu_energy_j)]
     close = all(math.isclose(a or 0.0, b or 0.0, rel_tol=1e-6) for a, b in pairs)
     return close and (first.tokens or 0) == (other.tokens or 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import KitError
 from harness.interop.codecarbon import Emission, last_of_each_run
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
-from harness.interop.reference.attempts import StageRun, attempts_of
+from harness.interop.reference.attempts import StageRun, attempts_of, same_figures
 from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
@@ -60,11 +60,12 @@ def _without_copies(attempts: list[StageRun]) -> list[StageRun]:
     """
     kept: list[StageRun] = []
     for attempt in sorted(attempts, key=_knowledge, reverse=True):
-        record = attempt.record
         twin = next((index for index, other in enumerate(kept) if _same_hours(attempt, other)), None)
         if twin is None:
             kept.append(attempt)
-        elif record is not None and not _agree(record, kept[twin].record):
+            continue
+        record, used = attempt.record, kept[twin].record
+        if record is not None and used is not None and not same_figures(record, used):
             doubt = warning(
                 "records_differ",
                 other=record.kind,
@@ -95,13 +96,6 @@ def _same_hours(first: StageRun, other: StageRun) -> bool:
     return 2 * shared > min(first.end_us - first.start_us, other.end_us - other.start_us) > 0
 
 
-def _agree(first: ReferenceStage, other: ReferenceStage | None) -> bool:
-    return other is None or (
-        math.isclose(first.gpu_energy_j or 0.0, other.gpu_energy_j or 0.0, rel_tol=1e-6)
-        and first.tokens == other.tokens
-    )
-
-
 def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emission]]) -> list[StageRun]:
     """Give each attempt the CodeCarbon row of its own run: same project, same length, same day.
 
@@ -125,7 +119,8 @@ def _with_emissions(attempts: list[StageRun], emissions: list[tuple[Path, Emissi
         distance, position, offset = min(candidates, default=(math.inf, -1, 0))
         if distance <= 10.0 + 0.01 * attempt.duration_s:
             run_dir, row = unused.pop(position)
-            offsets.setdefault(run_dir, offset)
+            if not row.zoned:
+                offsets.setdefault(run_dir, offset)
             attempt = replace(attempt, emission=row)
         matched.append(attempt)
     return matched + _emission_attempts(matched, unused, offsets)
@@ -139,7 +134,8 @@ def _zone_offset(row: Emission, end_us: int) -> int | None:
         return None
     difference = ended - end_us / US_PER_S
     offset = round(difference / _ZONE_STEP_S) * _ZONE_STEP_S
-    return offset if abs(difference - offset) < 120 and abs(offset) <= 14 * 3600 else None
+    farthest = 0 if row.zoned else 14 * 3600
+    return offset if abs(difference - offset) < 120 and abs(offset) <= farthest else None
 
 
 def _emission_attempts(
@@ -159,7 +155,7 @@ def _emission_attempts(
         )
         if known or ended is None or not row.duration_s or row.duration_s <= 0:
             continue
-        offset = offsets.get(run_dir)
+        offset = 0 if row.zoned else offsets.get(run_dir)
         end_us = seconds_to_us(ended - (offset or 0))
         start_us = end_us - seconds_to_us(row.duration_s)
         doubts = [warning("only_codecarbon", codecarbon_duration_s=row.duration_s)]

@@ -205,10 +205,10 @@ class PowerRuns:
         self._pieces = left
         return _join(parts)
 
-    def rest(self, *, min_samples: int = 2) -> tuple[list[Samples], int]:
+    def rest(self) -> tuple[list[Samples], int]:
         """What no record claims: one series a run, and the number of stray samples too few to integrate."""
-        runs = [piece for piece in self._pieces if len(piece.t_us) >= min_samples]
-        stray = sum(len(piece.t_us) for piece in self._pieces if len(piece.t_us) < min_samples)
+        runs = [piece for piece in self._pieces if len(piece.t_us) > 1]
+        stray = len(self._pieces) - len(runs)
         return sorted(runs, key=lambda piece: int(piece.t_us[0])), stray
 
 

@@ -104,11 +104,6 @@ class PowerLog:
     unusable_readings: int
     total_mismatch: int
 
-    @property
-    def rows(self) -> int:
-        """Samples in the file."""
-        return sum(len(block.t_us) for block in self.blocks)
-
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
