@@ -102,10 +102,13 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None) -> Unwrapped:
         # A wrap that would need more power than the zone can draw is no wrap: the counter was reset.
         return rise, (rise >= 0) & (rise <= span * ZONE_MAX_W)
 
-    _, can = steps(1)
+    step, can = steps(1)
     glitches: tuple[int, ...] = ()
     if value.shape[0] > 2 and not can.all():
-        glitch = lone_readings(value, can, steps(2)[1])
+        over, over_can = steps(2)
+        glitch = lone_readings(value, can, over_can)
+        # A 0 just before a wrap is no impossible fall: but with it the counter wraps once more than without.
+        glitch[1:-1] |= over_can & ~(can[:-1] & can[1:]) & (step[:-1] + step[1:] > over)
         glitches = tuple(int(t) for t in mono_us[glitch])
         mono_us, value = mono_us[~glitch], value[~glitch]
     dt = np.diff(mono_us)

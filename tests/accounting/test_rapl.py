@@ -78,6 +78,19 @@ def test_a_reading_that_cannot_be_moves_no_energy(kind: str, resets: int, wrap_r
     assert got.cumulative[-1] == pytest.approx(100 * (t[-1] - t[0]), rel=1e-9)
 
 
+@pytest.mark.parametrize("bad", [0, RANGE - 1])
+@pytest.mark.parametrize("to_wrap", [3, 2, 1, 0, -1, -2])
+def test_a_bad_reading_beside_a_wrap_is_no_wrap_of_its_own(bad: int, to_wrap: int) -> None:
+    """A failed read shows 0, which near the end of the range a wrap can explain, until the next reading."""
+    t = GRID[:40]
+    v = (RANGE - 2_030_000_000 + 300 * t) % RANGE
+    (wrap,) = np.flatnonzero(np.diff(v) < 0) + 1
+    v[wrap - to_wrap] = bad
+    got = unwrap(t, v, RANGE)
+    assert (got.wraps, got.resets) == (1, 0)
+    assert got.cumulative[-1] == pytest.approx(300 * (t[-1] - t[0]), abs=1)
+
+
 def test_a_silence_longer_than_a_wrap_can_take_is_ambiguous():
     t = np.concatenate((GRID[:100], GRID[:100] + 200 * 10**6))
     meter = ZoneMeter([zone(t, (150 * t) % RANGE)])

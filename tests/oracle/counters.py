@@ -317,7 +317,15 @@ def _unwrapped(zone: Json, start: int, end: int, faults: set[str]) -> Curve:
     def can(a: Tick, b: Tick) -> bool:
         return way(a, b) is not None
 
-    odd = [k for k in range(1, len(rows) - 1) if _lone(can, *rows[k - 1 : k + 2])]
+    def round_again(before: Tick, tick: Tick, after: Tick) -> bool:
+        """Whether a reading, which not both ways admit, costs one wrap more than the way past it."""
+        if wrap is None or not can(before, after) or (can(before, tick) and can(tick, after)):
+            return False
+        falls = [b[1] < a[1] for a, b in ((before, tick), (tick, after), (before, after))]
+        return falls[0] + falls[1] > falls[2]
+
+    threes = [(k, rows[k - 1 : k + 2]) for k in range(1, len(rows) - 1)]
+    odd = [k for k, three in threes if _lone(can, *three) or round_again(*three)]
     if not wrong("GlitchBelieved") and not wrong("FallIsWrap"):
         if any(start <= rows[k][0] <= end for k in odd):
             faults.add("rapl_glitch")

@@ -122,6 +122,11 @@ def rapl() -> Family:
             values = [value - less for value, less in zip(even["value_uj"], lost, strict=True)]
         answer = {"energy_j": Fraction(600), "method": "rapl", "faults": [fault]}
         family.add(name, text, window([even | {"value_uj": values}]), flags, answer)
+    before = zone("package-0", RANGE_UJ - 450_000_000)
+    values = [0 if k == 3 else value for k, value in enumerate(before["value_uj"])]
+    text = "A failed read of 0 lies 150 J before a wrap: left out, or the counter would go round twice."
+    answer = {"energy_j": Fraction(600), "method": "rapl", "faults": ["rapl_glitch"]}
+    family.add("glitch-before-wrap", text, window([before | {"value_uj": values}]), "GlitchBelieved", answer)
     slow = list(even["value_uj"])
     slow[4] = slow[3]
     text = "One reading shows the value before, the next one all of it: late, nothing lost, flagged."
