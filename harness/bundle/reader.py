@@ -55,7 +55,7 @@ class Bundle:
         self.protocol = protocol
         self.written = written
         self.notes = notes
-        self._small: dict[tuple[str, bool], tuple[pa.Table, pa.Table]] = {}
+        self._small: dict[tuple[str, bool], pa.Table] = {}
 
     @classmethod
     def open(
@@ -115,8 +115,10 @@ class Bundle:
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        batches = list(self.iter_batches(name, columns, encoded=encoded))
-        return pa.Table.from_batches(batches, self._read_schema(name, columns, encoded=encoded))
+        schema = self._read_schema(name, columns, encoded=encoded)
+        if name in self.written.tables and (small := self._small_table(name, encoded)) is not None:
+            return small.select(schema.names)
+        return pa.Table.from_batches(self.iter_batches(name, columns, encoded=encoded), schema)
 
     def iter_batches(
         self,
@@ -144,19 +146,17 @@ class Bundle:
 
     def _small_table(self, name: str, encoded: bool) -> pa.Table | None:
         """A table of one small file, typed and kept; None where it is large or not all of it fits."""
-        files = self.files(name)
-        stored = whole_table(files[0]) if len(files) == 1 else None
-        if stored is None:
-            return None
-        kept = self._small.get((name, encoded))
-        if kept is None or kept[0] is not stored:
+        if (name, encoded) not in self._small:
+            files = self.files(name)
+            if len(files) != 1 or whole_table(files[0]) is None:
+                return None
             schema = self._read_schema(name, None, encoded=encoded)
             try:
                 table = pa.Table.from_batches(self._batches(name, schema, 1 << 20), schema)
             except KitError:
                 return None
-            kept = self._small[name, encoded] = (stored, table)
-        return kept[1]
+            self._small[name, encoded] = table
+        return self._small[name, encoded]
 
     def _batches(self, name: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         # Text is always read as a dictionary, so that its size is known before each row has a copy.
@@ -255,9 +255,10 @@ class Bundle:
         schema = self.protocol.arrow_schema(name)
         if columns is None:
             return schema
-        lost = [column for column in columns if column not in schema.names]
+        known = schema.names  # a new list at every call
+        lost = [column for column in columns if column not in known]
         if lost:
-            raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(schema.names))
+            raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(known))
         return pa.schema([schema.field(column) for column in columns])
 
     def _read_schema(self, name: str, columns: Sequence[str] | None, *, encoded: bool) -> pa.Schema:

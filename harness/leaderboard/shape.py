@@ -6,11 +6,10 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.errors import KitError
-from harness.files import file_digest
 from harness.leaderboard.entry import ENTRY, FILE, Submission
 from harness.leaderboard.rules import found, submission_rules
 from harness.validate.findings import Finding
@@ -61,29 +60,40 @@ def strays(folder: Path) -> list[Finding]:
     return findings
 
 
-def mismatches(folder: Path, entry: Submission) -> list[Finding]:
-    """Files that are not those that submission.json lists, and a folder of another name."""
+def mismatches(folder: Path, entry: Submission, digests: Mapping[str, str]) -> list[Finding]:
+    """Files that are not those that submission.json lists, and a folder of another name.
+
+    Args:
+        folder: submissions/LAB/ID.
+        entry: Its submission.json.
+        digests: Of its files, as `file_digests` gives them.
+    """
     findings = []
     if (folder.parent.name, folder.name) != (entry.lab, entry.id):
         where = f"{folder.parent.name}/{folder.name}"
         findings.append(found("E502", ENTRY, f"it lies in {where}", f"submissions/{entry.key}"))
     listed = {file.path: file for file in entry.files if file.url is None}
-    there = {name for name, _ in walk(folder)} - BESIDE
+    there = set(digests) - BESIDE
     for name in sorted(there ^ set(listed)):
         what = "not listed in submission.json" if name in there else "listed and not there"
         findings.append(found("E502", name, f"{name}: {what}", "the files that submission.json lists"))
     for name in sorted(there & set(listed)):
-        if file_digest(folder / name) != listed[name].sha256:
+        if digests[name] != listed[name].sha256:
             findings.append(
                 found("E502", name, f"{name}: other bytes than listed", "the bytes of kit submit")
             )
     return findings
 
 
-def tree_digest(folder: Path) -> str:
+def file_digests(folder: Path) -> dict[str, str]:
+    """Path -> sha256 of every file of a folder that has no strays, in the order of the paths."""
+    names = sorted(name for name, _ in walk(folder))
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def tree_digest(digests: Mapping[str, str]) -> str:
     """sha256 over every file's path and content."""
-    names = sorted(name for name, info in walk(folder) if stat.S_ISREG(info.st_mode))
-    lines = [f"{file_digest(folder / name)}  {name}\n" for name in names]
+    lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
