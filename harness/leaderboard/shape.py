@@ -15,9 +15,10 @@ from harness.leaderboard.rules import found, submission_rules
 from harness.validate.findings import Finding
 
 SIGNATURE = f"{ENTRY}.sig"
+SIGSTORE = f"{ENTRY}.sigstore.json"
 REVIEW = "review.json"
 REVEAL = "reveal.json"
-BESIDE = frozenset({ENTRY, SIGNATURE, REVIEW, f"{REVIEW}.sig", REVEAL})
+BESIDE = frozenset({ENTRY, SIGNATURE, SIGSTORE, REVIEW, f"{REVIEW}.sig", REVEAL})
 """Files that submission.json does not list."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
