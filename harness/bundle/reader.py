@@ -215,18 +215,21 @@ class Bundle:
 
     def _stored_names(self, name: str, schema: pa.Schema, there: Sequence[str], path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
-        known = self.written.tables[name].names
+        known, found = self.written.tables[name].names, set(there)
         optional = {
             c.name
             for c in self.protocol.tables[name].columns
             if c.nullable and (c.stability != "stable" or c.name not in known)
         }
-        _expect_names(there, path, [column for column in schema.names if column not in optional])
-        return [column for column in schema.names if column in there]
+        wanted = schema.names  # a new list at every call
+        lost = [column for column in wanted if column not in found and column not in optional]
+        if lost:
+            raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+        return [column for column in wanted if column in found]
 
     def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         """Rows with the protocol's columns and types, null where the file lacks one."""
-        wanted, there = schema.names, set(table.column_names)  # a new list at every call
+        wanted, there = schema.names, set(table.column_names)
         lost = [column for column in wanted if column not in there]
         if lost:
             nullable = {c.name for c in self.protocol.tables[name].columns if c.nullable}
@@ -271,12 +274,6 @@ class Bundle:
 
 def _table_of(path: str) -> str:
     return path.split("/")[0].removesuffix(".parquet")
-
-
-def _expect_names(there: Sequence[str], path: Path, names: Sequence[str]) -> None:
-    lost = [name for name in names if name not in there]
-    if lost:
-        raise KitError(f"column {lost[0]!r} is missing", where=str(path))
 
 
 def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:

@@ -82,14 +82,15 @@ def problem(path: Path, lab: str, allowed: Path) -> str | None:
         arguments += [f"--cert-identity={identity}", f"--cert-oidc-issuer={issuer}", str(path)]
         try:
             done = subprocess.run(
-                [program, *arguments], capture_output=True, env=environment, timeout=60, text=True
+                [program, *arguments], capture_output=True, env=environment, timeout=60, errors="replace"
             )
         except subprocess.TimeoutExpired:
             raise KitError("did not end within 60 s", where=PROGRAM) from None
         if done.returncode == 0:
             return None
         said = re.findall(r"ERROR +(.*?)(?: +\w+\.py:\d+)? *$", done.stderr, re.MULTILINE)
-        why = (said or done.stderr.split("\n") or [""])[-1][:160] or f"{PROGRAM} ended with {done.returncode}"
+        said = said or done.stderr.strip().splitlines() or [f"{PROGRAM} ended with {done.returncode}"]
+        why = said[-1][:160]
     return why
 
 
