@@ -27,7 +27,7 @@ from harness.leaderboard import faults
 from harness.leaderboard.entry import ENTRY, Submission, read_entry
 from harness.leaderboard.examined import Examined, from_cache, to_bytes
 from harness.leaderboard.rules import found
-from harness.leaderboard.shape import file_digests, mismatches, strays, tree_digest
+from harness.leaderboard.shape import file_digests, mismatches, names_and_strays, tree_digest
 from harness.leaderboard.signers import signatures
 from harness.report.comparison import whole_energy
 from harness.report.model import RunReport, report_of
@@ -70,10 +70,10 @@ def examine(
     if folder.is_symlink() or not folder.is_dir():
         what = "a link" if folder.is_symlink() else "no folder"
         return Examined(key, str(folder), "", [found("E502", ENTRY, what, "a folder submissions/LAB/ID")])
-    refused = strays(folder)
+    names, refused = names_and_strays(folder)
     if refused:
         return Examined(key, str(folder), "", refused)
-    digests = file_digests(folder)
+    digests = file_digests(folder, names)
     digest = tree_digest(digests)
     kept = None if cache is None or raw else cache / f"{digest}.json"
     done = from_cache(kept, folder, key)

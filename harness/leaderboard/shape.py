@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.errors import KitError
@@ -37,14 +37,17 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield entry.path[start:].replace(os.sep, "/"), info
 
 
-def strays(folder: Path) -> list[Finding]:
-    """What must not be in a submission: links, devices, foreign names, too much of anything (E502, E503)."""
+def names_and_strays(folder: Path) -> tuple[list[str], list[Finding]]:
+    """The files of a submission, sorted, and what must not be in it.
+
+    That is links, devices, foreign names and too much of anything (E502, E503).
+    """
     limits = submission_rules().limits
-    findings, total, count = [], 0, 0
+    names, findings, total = [], [], 0
     for name, info in walk(folder):
-        count += 1
+        names.append(name)
         total += info.st_size
-        if count > 10 * limits.files:
+        if len(names) > 10 * limits.files:
             break
         if not stat.S_ISREG(info.st_mode):
             findings.append(found("E502", name, f"{name}: {_kind(info.st_mode)}", "plain files"))
@@ -54,11 +57,11 @@ def strays(folder: Path) -> list[Finding]:
             findings.append(
                 found("E503", name, f"{name}: {info.st_size} bytes", f"at most {limits.file_bytes}")
             )
-    if count > limits.files:
-        findings.append(found("E503", ENTRY, f"{count} files or more", f"at most {limits.files}"))
+    if len(names) > limits.files:
+        findings.append(found("E503", ENTRY, f"{len(names)} files or more", f"at most {limits.files}"))
     if total > limits.submission_bytes:
         findings.append(found("E503", ENTRY, f"{total} bytes", f"at most {limits.submission_bytes}"))
-    return findings
+    return sorted(names), findings
 
 
 def mismatches(folder: Path, entry: Submission, digests: Mapping[str, str]) -> list[Finding]:
@@ -86,9 +89,8 @@ def mismatches(folder: Path, entry: Submission, digests: Mapping[str, str]) -> l
     return findings
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of every file of a folder that has no strays, in the order of the paths."""
-    names = sorted(name for name, _ in walk(folder))
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Path -> sha256 of files that are small, as those of a folder without strays are."""
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
