@@ -144,6 +144,7 @@ def main() -> None:
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     evidence.keep_layers(student, range(0, len(student.model.layers), EVERY))
     ids, labels, mask = answers(teacher, tokenizer)
+    print(f"teacher: {len(ids)} answers", flush=True)
     cut = 2 * len(ids) // 3
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-4)
     for step in range(options.steps):

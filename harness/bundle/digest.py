@@ -64,7 +64,7 @@ class ColumnDigest:
                 return
             self._valid = hashlib.sha256()
             _repeat_into(self._valid, b"\x01", self.rows)
-        self._valid.update(chunk.is_valid().cast(pa.uint8()).to_numpy().data)
+        self._valid.update(chunk.is_valid().to_numpy(zero_copy_only=False).data)
 
     def _update_values(self, chunk: pa.Array) -> None:
         if self.type_name == "string":
@@ -76,7 +76,8 @@ class ColumnDigest:
 
     def _update_strings(self, chunk: pa.Array) -> None:
         encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        indices = encoded.indices.fill_null(-1).to_numpy()
+        places = encoded.indices
+        indices = (places.fill_null(-1) if places.null_count else places).to_numpy()
         edges = np.flatnonzero(indices[1:] != indices[:-1]) + 1
         if len(edges) > _MANY_RUNS:
             plain = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk

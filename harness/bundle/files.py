@@ -11,7 +11,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harness.bundle.pages import page_totals
 from harness.errors import KitError
-from harness.files import look_at
+from harness.files import look_at, read_bytes
 from harness.spec import Protocol
 
 _MAGIC = b"PAR1"
@@ -30,7 +32,7 @@ MAX_CHUNK = 128 << 20
 MAX_STRING = 1 << 20
 FREE_BYTES, MAX_RATIO = 1 << 30, 64
 """A file may decode to so many bytes, or to so many times its own: samples shrink to a twelfth."""
-MAX_COLUMNS = 500
+MAX_COLUMNS, _COLUMNS = 500, 64
 _WIDEST = 64
 FREE_ROWS = 2_000_000
 BYTES_A_ROW = 4
@@ -68,12 +70,14 @@ def open_parquet(path: Path, *, encoded: bool = False) -> pq.ParquetFile:
         KitError: Missing, no plain file, not Parquet, cut short, a footer that does not parse, or one that
             decodes to too much; it says which.
     """
-    size = look_at(path).st_size
+    info = look_at(path)
+    size = info.st_size
+    data = read_bytes(path, SMALL_FILE) if size <= SMALL_FILE else None
     try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(max(0, size - 8))
-            footer_bytes, tail = int.from_bytes(file.read(4), "little"), file.read(4)
+        with path.open("rb") if data is None else BytesIO(data) as stream:
+            head = stream.read(4)
+            stream.seek(max(0, size - 8))
+            footer_bytes, tail = int.from_bytes(stream.read(4), "little"), stream.read(4)
     except OSError as error:
         raise KitError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if head != _MAGIC:
@@ -87,14 +91,24 @@ def open_parquet(path: Path, *, encoded: bool = False) -> pq.ParquetFile:
         )
     if footer_bytes > MAX_FOOTER:
         raise _too_much(path, f"a footer of {footer_bytes} bytes", f"at most {MAX_FOOTER}")
-    info = path.stat()
-    problem, metadata = _decodes_to(path, size, info.st_mtime_ns, info.st_ctime_ns)
-    text: list[str] = []
-    if encoded:
-        columns = [metadata.schema.column(place) for place in range(metadata.num_columns)]
-        text = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    problem, metadata = None, None
+    if data is None:
+        problem, metadata = _decodes_to(path, size, info.st_mtime_ns, info.st_ctime_ns)
+
+    def opened(columns: int) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            path if data is None else pa.BufferReader(data),
+            metadata=metadata,
+            read_dictionary=range(columns) if encoded else None,  # of other columns than text it says nothing
+            page_checksum_verification=True,
+        )
+
     with decoding(path):
-        file = pq.ParquetFile(path, metadata=metadata, read_dictionary=text, page_checksum_verification=True)
+        file = opened(_COLUMNS)
+        if file.metadata.num_columns > _COLUMNS:
+            file = opened(file.metadata.num_columns)
+        if data is not None:
+            problem = _beyond(BytesIO(data), size, file.metadata)
         names = file.schema_arrow.names  # decoded on first use; damage should show here
     if len(names) > MAX_COLUMNS:
         raise _too_much(path, f"{len(names)} columns", f"at most {MAX_COLUMNS}")
@@ -127,7 +141,7 @@ def _whole_table(path: Path, *_seen: int) -> pa.Table | None:
     file = open_parquet(path, encoded=True)
     if file.num_row_groups > 1 or file.metadata.num_rows > SMALL_ROWS:
         return None
-    table = read_groups(file, path, range(file.num_row_groups), file.schema_arrow.names)
+    table = read_groups(file, path, range(file.num_row_groups))
     return table if table.nbytes <= SMALL_TABLE else None
 
 
@@ -136,10 +150,11 @@ def _decodes_to(path: Path, size: int, *_seen: int) -> tuple[tuple[str, str] | N
     """What `_beyond` says of a file, and the file's metadata."""
     with decoding(path):
         metadata = pq.read_metadata(path)
-        return _beyond(path, size, metadata), metadata
+        with path.open("rb") as file:
+            return _beyond(file, size, metadata), metadata
 
 
-def _beyond(path: Path, size: int, metadata: pq.FileMetaData) -> tuple[str, str] | None:
+def _beyond(file: BinaryIO, size: int, metadata: pq.FileMetaData) -> tuple[str, str] | None:
     """What a file decodes to beyond the ceilings, and the ceiling; None where it keeps below them.
 
     Claims of the footer and of the page headers are both held to them, and the pages to the footer.
@@ -150,26 +165,25 @@ def _beyond(path: Path, size: int, metadata: pq.FileMetaData) -> tuple[str, str]
         return f"{metadata.num_rows} rows", f"at most {most_rows} in {size} bytes"
     if any(metadata.schema.column(i).length > _WIDEST for i in range(metadata.num_columns)):
         return "a column of fixed wide values", f"at most {_WIDEST} bytes each"
-    with path.open("rb") as file:
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            if not group.num_rows:
-                continue  # nothing of it is decoded
-            for place in range(group.num_columns):
-                chunk = group.column(place)
-                start = chunk.data_page_offset
-                if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-                    start = min(start, chunk.dictionary_page_offset)
-                decoded, values = page_totals(file, start, chunk.total_compressed_size, size)
-                name = f"column {chunk.path_in_schema[:60]!r} of row group {number}"
-                if max(decoded, chunk.total_uncompressed_size) > MAX_CHUNK:
-                    return f"{name} decodes to {decoded} bytes", f"at most {MAX_CHUNK}"
-                total += decoded
-                if total > max(FREE_BYTES, MAX_RATIO * size):
-                    return f"more than {total} bytes", f"at most {MAX_RATIO} times its {size} bytes"
-                most = MAX_CHUNK // 8
-                if max(values, chunk.num_values, group.num_rows) > most:
-                    return f"{name} holds {values} values", f"at most {most}"
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if not group.num_rows:
+            continue  # nothing of it is decoded
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            start = chunk.data_page_offset
+            if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+                start = min(start, chunk.dictionary_page_offset)
+            decoded, values = page_totals(file, start, chunk.total_compressed_size, size)
+            name = f"column {chunk.path_in_schema[:60]!r} of row group {number}"
+            if max(decoded, chunk.total_uncompressed_size) > MAX_CHUNK:
+                return f"{name} decodes to {decoded} bytes", f"at most {MAX_CHUNK}"
+            total += decoded
+            if total > max(FREE_BYTES, MAX_RATIO * size):
+                return f"more than {total} bytes", f"at most {MAX_RATIO} times its {size} bytes"
+            most = MAX_CHUNK // 8
+            if max(values, chunk.num_values, group.num_rows) > most:
+                return f"{name} holds {values} values", f"at most {most}"
     return None
 
 
@@ -205,16 +219,22 @@ def footer(metadata: Mapping[bytes, bytes] | None, protocol: Protocol) -> dict[s
 
 
 def read_groups(
-    file: pq.ParquetFile, path: Path, groups: Sequence[int], columns: Sequence[str], *, threads: bool = False
+    file: pq.ParquetFile,
+    path: Path,
+    groups: Sequence[int],
+    columns: list[str] | None = None,
+    *,
+    threads: bool = False,
 ) -> pa.Table:
-    """Columns of some row groups of a file opened with `encoded`; text in lists comes plain.
+    """Columns, all by default, of some row groups of a file opened with `encoded`; text in lists comes plain.
 
     Raises:
         KitError: A page does not decode, or strings decode to too much.
     """
     with decoding(path):
-        table = file.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
-        problem = next((p for name in columns for p in _strings_of(table.column(name), name)), None)
+        table = file.read_row_groups(list(groups), columns=columns, use_threads=threads)
+        text = zip(table.column_names, table.columns, strict=True)
+        problem = next((p for name, column in text for p in _strings_of(column, name)), None)
         if problem is None:
             for place, field in enumerate(table.schema):
                 if pa.types.is_list(field.type) and pa.types.is_dictionary(field.type.value_type):
@@ -227,11 +247,15 @@ def read_groups(
 
 def _strings_of(column: pa.ChunkedArray, name: str) -> Iterator[tuple[str, str]]:
     """A string that is too long, or strings that are together once each row has its own."""
+    chunks = column.chunks
+    if pa.types.is_list(column.type):
+        chunks = [chunk.flatten() for chunk in chunks]
+    if not chunks or not pa.types.is_dictionary(chunks[0].type):
+        return
+    if sum(chunk.dictionary.nbytes * max(1, len(chunk)) for chunk in chunks) <= MAX_STRING:
+        return  # were every row the longest of them
     whole = 0
-    for chunk in column.chunks:
-        chunk = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
-        if not pa.types.is_dictionary(chunk.type):
-            return
+    for chunk in chunks:
         lengths = pc.binary_length(chunk.dictionary)
         if (pc.max(lengths).as_py() or 0) > MAX_STRING:
             yield (

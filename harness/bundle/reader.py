@@ -55,7 +55,7 @@ class Bundle:
         self.protocol = protocol
         self.written = written
         self.notes = notes
-        self._small: dict[tuple[str, bool], tuple[pa.Table, pa.Table]] = {}
+        self._small: dict[tuple[str, bool], pa.Table] = {}
 
     @classmethod
     def open(
@@ -114,7 +114,10 @@ class Bundle:
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        return pa.Table.from_batches(list(self.iter_batches(name, columns)), self._schema(name, columns))
+        schema = self._schema(name, columns)
+        if name in self.written.tables and (small := self._small_table(name, False)) is not None:
+            return small.select(schema.names)
+        return pa.Table.from_batches(self.iter_batches(name, columns), schema)
 
     def iter_batches(
         self,
@@ -142,19 +145,17 @@ class Bundle:
 
     def _small_table(self, name: str, encoded: bool) -> pa.Table | None:
         """A table of one small file, typed and kept; None where it is large or not all of it fits."""
-        files = self.files(name)
-        stored = whole_table(files[0]) if len(files) == 1 else None
-        if stored is None:
-            return None
-        kept = self._small.get((name, encoded))
-        if kept is None or kept[0] is not stored:
+        if (name, encoded) not in self._small:
+            files = self.files(name)
+            if len(files) != 1 or whole_table(files[0]) is None:
+                return None
             schema = self._read_schema(name, None, encoded=encoded)
             try:
                 table = pa.Table.from_batches(self._batches(name, schema, 1 << 20), schema)
             except KitError:
                 return None
-            kept = self._small[name, encoded] = (stored, table)
-        return kept[1]
+            self._small[name, encoded] = table
+        return self._small[name, encoded]
 
     def _batches(self, name: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         # Text is always read as a dictionary, so that its size is known before each row has a copy.
@@ -213,18 +214,21 @@ class Bundle:
 
     def _stored_names(self, name: str, schema: pa.Schema, there: Sequence[str], path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
-        known = self.written.tables[name].names
+        known, found = self.written.tables[name].names, set(there)
         optional = {
             c.name
             for c in self.protocol.tables[name].columns
             if c.nullable and (c.stability != "stable" or c.name not in known)
         }
-        _expect_names(there, path, [column for column in schema.names if column not in optional])
-        return [column for column in schema.names if column in there]
+        wanted = schema.names  # a new list at every call
+        lost = [column for column in wanted if column not in found and column not in optional]
+        if lost:
+            raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+        return [column for column in wanted if column in found]
 
     def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         """Rows with the protocol's columns and types, null where the file lacks one."""
-        wanted, there = schema.names, set(table.column_names)  # a new list at every call
+        wanted, there = schema.names, set(table.column_names)
         lost = [column for column in wanted if column not in there]
         if lost:
             nullable = {c.name for c in self.protocol.tables[name].columns if c.nullable}
@@ -253,9 +257,10 @@ class Bundle:
         schema = self.protocol.arrow_schema(name)
         if columns is None:
             return schema
-        lost = [column for column in columns if column not in schema.names]
+        known = schema.names  # a new list at every call
+        lost = [column for column in columns if column not in known]
         if lost:
-            raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(schema.names))
+            raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(known))
         return pa.schema([schema.field(column) for column in columns])
 
     def _read_schema(self, name: str, columns: Sequence[str] | None, *, encoded: bool) -> pa.Schema:
@@ -268,12 +273,6 @@ class Bundle:
 
 def _table_of(path: str) -> str:
     return path.split("/")[0].removesuffix(".parquet")
-
-
-def _expect_names(there: Sequence[str], path: Path, names: Sequence[str]) -> None:
-    lost = [name for name in names if name not in there]
-    if lost:
-        raise KitError(f"column {lost[0]!r} is missing", where=str(path))
 
 
 def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:

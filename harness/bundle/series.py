@@ -218,7 +218,9 @@ def _runs(batch: pa.RecordBatch, key: Sequence[str]) -> Iterator[tuple[int, int]
         array = batch.column(name)
         if not pa.types.is_integer(array.type):
             array = array.dictionary_encode().indices
-        codes = pc.fill_null(array.cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+        if array.null_count:
+            array = pc.fill_null(array.cast(pa.int64()), np.iinfo(np.int64).min)
+        codes = array.to_numpy()
         changes |= codes[1:] != codes[:-1]
     yield from pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.num_rows])
 

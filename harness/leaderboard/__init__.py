@@ -3,7 +3,7 @@
     rules.py        levels, limits and rules, from protocol/<version>/submission.yaml
     entry.py        submission.json: what a submission says of itself
     shape.py        which files a submission may hold; archives
-    signing.py      signatures by ssh-keygen
+    signing.py      signatures by ssh-keygen; sigstore.py: by a login
     faults.py       unit faults seen in the wild, by name
     examine.py      one submission: findings, figures, level (examined.py keeps it by its digest)
     signers.py      who signed and reviewed it

@@ -21,9 +21,10 @@ from harness.leaderboard.examined import Examined, default_cache
 from harness.leaderboard.rules import found
 from harness.leaderboard.shape import REVIEW, SUFFIXES, unpack
 from harness.leaderboard.signing import ALLOWED, REVIEW_NAMESPACE, sign
+from harness.leaderboard.sigstore import IDENTITIES
 from harness.leaderboard.standing import stand
 
-ROOT_FILES = frozenset({ALLOWED, "README.md", ".gitkeep"})
+ROOT_FILES = frozenset({ALLOWED, IDENTITIES, "README.md", ".gitkeep"})
 _MANY = 64
 """Submissions from which a second process pays: one takes as long to begin as a dozen of them to check."""
 

@@ -199,6 +199,8 @@ def _check_text(value: object) -> None:
     elif isinstance(value, str):
         if len(value) > MOST_TEXT:
             raise ValueError(f"a text has {len(value)} characters, at most {MOST_TEXT} are read")
+        if value.isprintable():
+            return
         odd = next(
             (c for c in value if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")), None
         )

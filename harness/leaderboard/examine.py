@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from harness.leaderboard import faults
 from harness.leaderboard.entry import ENTRY, Submission, read_entry
 from harness.leaderboard.examined import Examined, from_cache, to_bytes
 from harness.leaderboard.rules import found
-from harness.leaderboard.shape import mismatches, strays, tree_digest
+from harness.leaderboard.shape import file_digests, mismatches, names_and_strays, tree_digest
 from harness.leaderboard.signers import signatures
 from harness.report.comparison import whole_energy
 from harness.report.model import RunReport, report_of
@@ -69,14 +70,15 @@ def examine(
     if folder.is_symlink() or not folder.is_dir():
         what = "a link" if folder.is_symlink() else "no folder"
         return Examined(key, str(folder), "", [found("E502", ENTRY, what, "a folder submissions/LAB/ID")])
-    refused = strays(folder)
+    names, refused = names_and_strays(folder)
     if refused:
         return Examined(key, str(folder), "", refused)
-    digest = tree_digest(folder)
+    digests = file_digests(folder, names)
+    digest = tree_digest(digests)
     kept = None if cache is None or raw else cache / f"{digest}.json"
     done = from_cache(kept, folder, key)
     if done is None:
-        done = _examine(key, folder, digest, raw, threads)
+        done = _examine(Examined(key, str(folder), digest), folder, digests, raw, threads)
         if kept is not None:
             write_bytes(kept, to_bytes(done))
     if done.row is not None:
@@ -87,17 +89,18 @@ def examine(
     return done
 
 
-def _examine(key: str, folder: Path, digest: str, raw: Sequence[Path], threads: int | None) -> Examined:
-    done = Examined(key, str(folder), digest)
+def _examine(
+    done: Examined, folder: Path, digests: Mapping[str, str], raw: Sequence[Path], threads: int | None
+) -> Examined:
     try:
         entry = read_entry(folder / ENTRY)
     except KitError as error:
         done.findings = [found("E501", ENTRY, f"{error.where}: {error.message}", "what kit submit writes")]
         return done
-    done.findings = mismatches(folder, entry) + _private(asdict(entry), ENTRY)
+    done.findings = mismatches(folder, entry, digests) + _private(asdict(entry), ENTRY)
     if done.errors:
         return done
-    with tempfile.TemporaryDirectory(prefix="kit-raw-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="kit-raw-") if raw else nullcontext("") as temporary:
         bundle = _complete(folder / BUNDLE, Path(temporary) / BUNDLE, entry, raw) if raw else folder / BUNDLE
         try:
             if entry.origin != "kit":

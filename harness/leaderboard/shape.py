@@ -6,19 +6,19 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.errors import KitError
-from harness.files import file_digest
 from harness.leaderboard.entry import ENTRY, FILE, Submission
 from harness.leaderboard.rules import found, submission_rules
 from harness.validate.findings import Finding
 
 SIGNATURE = f"{ENTRY}.sig"
+SIGSTORE = f"{ENTRY}.sigstore.json"
 REVIEW = "review.json"
 REVEAL = "reveal.json"
-BESIDE = frozenset({ENTRY, SIGNATURE, REVIEW, f"{REVIEW}.sig", REVEAL})
+BESIDE = frozenset({ENTRY, SIGNATURE, SIGSTORE, REVIEW, f"{REVIEW}.sig", REVEAL})
 """Files that submission.json does not list."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
@@ -37,14 +37,17 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield entry.path[start:].replace(os.sep, "/"), info
 
 
-def strays(folder: Path) -> list[Finding]:
-    """What must not be in a submission: links, devices, foreign names, too much of anything (E502, E503)."""
+def names_and_strays(folder: Path) -> tuple[list[str], list[Finding]]:
+    """The files of a submission, sorted, and what must not be in it.
+
+    That is links, devices, foreign names and too much of anything (E502, E503).
+    """
     limits = submission_rules().limits
-    findings, total, count = [], 0, 0
+    names, findings, total = [], [], 0
     for name, info in walk(folder):
-        count += 1
+        names.append(name)
         total += info.st_size
-        if count > 10 * limits.files:
+        if len(names) > 10 * limits.files:
             break
         if not stat.S_ISREG(info.st_mode):
             findings.append(found("E502", name, f"{name}: {_kind(info.st_mode)}", "plain files"))
@@ -54,36 +57,46 @@ def strays(folder: Path) -> list[Finding]:
             findings.append(
                 found("E503", name, f"{name}: {info.st_size} bytes", f"at most {limits.file_bytes}")
             )
-    if count > limits.files:
-        findings.append(found("E503", ENTRY, f"{count} files or more", f"at most {limits.files}"))
+    if len(names) > limits.files:
+        findings.append(found("E503", ENTRY, f"{len(names)} files or more", f"at most {limits.files}"))
     if total > limits.submission_bytes:
         findings.append(found("E503", ENTRY, f"{total} bytes", f"at most {limits.submission_bytes}"))
-    return findings
+    return sorted(names), findings
 
 
-def mismatches(folder: Path, entry: Submission) -> list[Finding]:
-    """Files that are not those that submission.json lists, and a folder of another name."""
+def mismatches(folder: Path, entry: Submission, digests: Mapping[str, str]) -> list[Finding]:
+    """Files that are not those that submission.json lists, and a folder of another name.
+
+    Args:
+        folder: submissions/LAB/ID.
+        entry: Its submission.json.
+        digests: Of its files, as `file_digests` gives them.
+    """
     findings = []
     if (folder.parent.name, folder.name) != (entry.lab, entry.id):
         where = f"{folder.parent.name}/{folder.name}"
         findings.append(found("E502", ENTRY, f"it lies in {where}", f"submissions/{entry.key}"))
     listed = {file.path: file for file in entry.files if file.url is None}
-    there = {name for name, _ in walk(folder)} - BESIDE
+    there = set(digests) - BESIDE
     for name in sorted(there ^ set(listed)):
         what = "not listed in submission.json" if name in there else "listed and not there"
         findings.append(found("E502", name, f"{name}: {what}", "the files that submission.json lists"))
     for name in sorted(there & set(listed)):
-        if file_digest(folder / name) != listed[name].sha256:
+        if digests[name] != listed[name].sha256:
             findings.append(
                 found("E502", name, f"{name}: other bytes than listed", "the bytes of kit submit")
             )
     return findings
 
 
-def tree_digest(folder: Path) -> str:
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Path -> sha256 of files that are small, as those of a folder without strays are."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def tree_digest(digests: Mapping[str, str]) -> str:
     """sha256 over every file's path and content."""
-    names = sorted(name for name, info in walk(folder) if stat.S_ISREG(info.st_mode))
-    lines = [f"{file_digest(folder / name)}  {name}\n" for name in names]
+    lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

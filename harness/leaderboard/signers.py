@@ -7,11 +7,13 @@ from typing import Any
 
 from harness.errors import KitError
 from harness.files import file_digest
+from harness.leaderboard import sigstore
 from harness.leaderboard.entry import ENTRY, LAB, committed, read_json
 from harness.leaderboard.examined import Examined
 from harness.leaderboard.rules import found, submission_rules
-from harness.leaderboard.shape import REVEAL, REVIEW, SIGNATURE
+from harness.leaderboard.shape import REVEAL, REVIEW, SIGNATURE, SIGSTORE
 from harness.leaderboard.signing import ALLOWED, REVIEW_NAMESPACE, problem
+from harness.leaderboard.sigstore import IDENTITIES
 from harness.validate.findings import Finding
 
 
@@ -21,17 +23,33 @@ def signatures(folder: Path, done: Examined, allowed: Path | None) -> list[Findi
     findings = []
     known = allowed or Path(ALLOWED)
     done.row["signed"] = False
-    if not (folder / SIGNATURE).exists():
+    by_key, by_login = (folder / SIGNATURE).exists(), (folder / SIGSTORE).exists()
+    if not by_key and not by_login:
         findings.append(found("W518", SIGNATURE, f"no {SIGNATURE}", "a signature of the laboratory"))
-    elif (why := problem(folder / ENTRY, done.row["lab"], known)) is not None:
+    if by_key and (why := problem(folder / ENTRY, done.row["lab"], known)) is not None:
         findings.append(found("E510", SIGNATURE, why, f"a signature of {done.row['lab']}"))
-    else:
+    elif by_key:
         done.row["signed"] = known.is_file()
+    if by_login:
+        findings += _login(folder, done.row, known.with_name(IDENTITIES))
     if (folder / REVIEW).exists():
         findings += _review(folder, done, known)
     if (folder / REVEAL).exists():
         findings += _revealed(folder, done.row)
     return findings
+
+
+def _login(folder: Path, row: dict[str, Any], identities: Path) -> list[Finding]:
+    """A signature by Sigstore: what cannot be verified here is no signature, what fails is refused."""
+    try:
+        why = sigstore.problem(folder / ENTRY, row["lab"], identities)
+    except KitError as error:
+        why = " ".join(filter(None, ("not verified:", error.where, error.message)))
+        return [] if row["signed"] else [found("W518", SIGSTORE, why, "a signature that was verified")]
+    if why is not None:
+        return [found("E510", SIGSTORE, why, f"a signature of {row['lab']}")]
+    row["signed"] = True
+    return []
 
 
 def _revealed(folder: Path, row: dict[str, Any]) -> list[Finding]:

@@ -6,6 +6,7 @@ samples: each slice keeps its extremes. No energy is computed from a trace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -157,4 +158,4 @@ def packed(trace: Trace, origin_us: int) -> dict[str, object]:
 
 
 def _tenths(watts: Floats) -> Sequence[int | None]:
-    return [None if np.isnan(value) else round(float(value) * 10) for value in watts]
+    return [None if math.isnan(value) else round(value * 10) for value in watts.tolist()]

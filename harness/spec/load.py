@@ -54,7 +54,13 @@ def protocol_root() -> Path:
         if not Path(chosen).is_dir():
             raise KitError("is no folder", where=f"{ROOT_VARIABLE}={chosen}", expected="protocol versions")
         return Path(chosen).absolute()
-    places = _places(__file__)
+    return _installed(__file__)
+
+
+@cache
+def _installed(module: str) -> Path:
+    package = Path(module).resolve().parents[1]
+    places = package / "_protocol", package.parent / "protocol"
     for candidate in places:
         if candidate.is_dir():
             return candidate
@@ -64,12 +70,6 @@ def protocol_root() -> Path:
         expected=f"{places[0]} (installed) or {places[1]} (checkout)",
         fix="reinstall the package: pip install --force-reinstall distill-energy-kit",
     )
-
-
-@cache
-def _places(module: str) -> tuple[Path, Path]:
-    package = Path(module).resolve().parents[1]
-    return package / "_protocol", package.parent / "protocol"
 
 
 def available_versions(root: Path | None = None) -> list[str]:
@@ -110,7 +110,9 @@ def version_folder(version: str | None = None, *, root: Path | None = None) -> P
         KitError: The root does not have this version.
     """
     root = root or protocol_root()
-    short = short_version(version or current_version(root))
+    if not version:
+        return root / current_version(root)
+    short = short_version(version)
     known = available_versions(root)
     if short not in known:
         from difflib import get_close_matches

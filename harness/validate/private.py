@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
-
 from harness.bundle.commit import MANIFEST
 from harness.bundle.privacy import scrub_anywhere
 from harness.text import MAX_SHOWN, is_visible
@@ -37,9 +35,9 @@ def _texts(ctx: Context) -> Iterator[_Text]:
             continue  # another rule says so
         spec = ctx.protocol.tables[name]
         columns = [c.name for c in spec.columns if c.type == "string" and c.enum is None]
-        table = ctx.bundle.table(name, columns)
+        rows: list[dict[str, Any]] = getattr(ctx, name)
         for column in columns:
-            for text in pc.unique(table.column(column)).to_pylist():
+            for text in dict.fromkeys(row[column] for row in rows):
                 if text is not None:
                     yield _Text(files[0].path, column, text, column not in FREE_TEXT)
 

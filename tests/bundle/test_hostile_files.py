@@ -266,6 +266,20 @@ def test_ceilings_are_far_above_what_the_kit_writes(tiny: Path) -> None:
         assert all(group.total_byte_size < MAX_CHUNK // 100 for group in groups)
 
 
+@pytest.mark.parametrize("size", [1, 400_000])
+def test_text_is_bounded_in_every_column_of_many(size: int, tmp_path: Path) -> None:
+    """A word that many rows share is held once, in the first column and in the last."""
+    columns: dict[str, Any] = {f"{kind}{n}": [kind] for n in range(50) for kind in ("word", "other")}
+    table = pa.table(columns | {f"number{n}": [n] for n in range(50)} | {"size": [os.urandom(size).hex()]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, compression="none")
+    for name, kind in zip(
+        table.column_names, open_parquet(path, encoded=True).schema_arrow.types, strict=True
+    ):
+        assert pa.types.is_dictionary(kind) == (not name.startswith("number")), name
+    assert not any(map(pa.types.is_dictionary, open_parquet(path).schema_arrow.types))
+
+
 def test_a_page_header_is_believed_before_the_footer(tiny: Path, tmp_path: Path) -> None:
     """What a page claims counts, whatever the footer says of the chunk."""
     path = tmp_path / "a.parquet"
