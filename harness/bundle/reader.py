@@ -104,17 +104,19 @@ class Bundle:
             return 0
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def table(self, name: str, columns: Sequence[str] | None = None, *, encoded: bool = False) -> pa.Table:
         """A whole table, or some of its columns, with the protocol's types.
 
         Args:
             name: Table.
             columns: Columns in the order wanted; all by default.
+            encoded: Leave strings dictionary encoded, which saves most of the memory of millions of rows.
 
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        return pa.Table.from_batches(list(self.iter_batches(name, columns)), self._schema(name, columns))
+        batches = list(self.iter_batches(name, columns, encoded=encoded))
+        return pa.Table.from_batches(batches, self._read_schema(name, columns, encoded=encoded))
 
     def iter_batches(
         self,
