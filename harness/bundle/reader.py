@@ -104,20 +104,21 @@ class Bundle:
             return 0
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def table(self, name: str, columns: Sequence[str] | None = None, *, encoded: bool = False) -> pa.Table:
         """A whole table, or some of its columns, with the protocol's types.
 
         Args:
             name: Table.
             columns: Columns in the order wanted; all by default.
+            encoded: Leave strings dictionary encoded, which saves most of the memory of millions of rows.
 
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        schema = self._schema(name, columns)
-        if name in self.written.tables and (small := self._small_table(name, False)) is not None:
+        schema = self._read_schema(name, columns, encoded=encoded)
+        if name in self.written.tables and (small := self._small_table(name, encoded)) is not None:
             return small.select(schema.names)
-        return pa.Table.from_batches(self.iter_batches(name, columns), schema)
+        return pa.Table.from_batches(self.iter_batches(name, columns, encoded=encoded), schema)
 
     def iter_batches(
         self,

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.doctor.inventory import Nvml
 from harness.gpucheck.check import Bench, SectionResult, predicted_row, run_check
+from harness.gpucheck.engine import engine
 from harness.gpucheck.loader import Load
 from harness.gpucheck.sections import synchronise
 from tests.doctor.stand_in import write_torch
@@ -83,6 +85,18 @@ def test_without_vllm_the_engine_is_left_out_by_name(lab_dir: Path, tmp_path: Pa
     assert done.returncode == 0 and "vLLM is not installed" in done.stdout, done.stdout + done.stderr
     (section,) = json.loads(next(out.glob("*.json")).read_text())["sections"]
     assert section["expectations"][0]["verdict"] == "not run"
+
+
+def test_an_engine_that_has_no_time_left_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter that has vLLM, seven minutes and a half into the eight."""
+    (tmp_path / "vllm.py").write_text("raise SystemExit('begun all the same')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Load(sys.executable, "numpy") as load:
+        bench = Bench(tmp_path, load, rehearsal=False, scale=1.0, say=print, begun=time.monotonic() - 450)
+        (expectation,) = engine(bench).expectations
+    assert expectation.verdict == "not run" and "s of the check's time were left" in expectation.observed
 
 
 def test_without_a_gpu_it_says_so(lab_dir: Path, tmp_path: Path) -> None:  # noqa: F811
