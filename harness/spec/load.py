@@ -54,13 +54,7 @@ def protocol_root() -> Path:
         if not Path(chosen).is_dir():
             raise KitError("is no folder", where=f"{ROOT_VARIABLE}={chosen}", expected="protocol versions")
         return Path(chosen).absolute()
-    return _installed(__file__)
-
-
-@cache
-def _installed(module: str) -> Path:
-    package = Path(module).resolve().parents[1]
-    places = package / "_protocol", package.parent / "protocol"
+    places = _places(__file__)
     for candidate in places:
         if candidate.is_dir():
             return candidate
@@ -70,6 +64,12 @@ def _installed(module: str) -> Path:
         expected=f"{places[0]} (installed) or {places[1]} (checkout)",
         fix="reinstall the package: pip install --force-reinstall distill-energy-kit",
     )
+
+
+@cache
+def _places(module: str) -> tuple[Path, Path]:
+    package = Path(module).resolve().parents[1]
+    return package / "_protocol", package.parent / "protocol"
 
 
 def available_versions(root: Path | None = None) -> list[str]:
