@@ -104,21 +104,20 @@ class Bundle:
             return 0
         return sum(open_parquet(path).metadata.num_rows for path in self._files_of(name))
 
-    def table(self, name: str, columns: Sequence[str] | None = None, *, encoded: bool = False) -> pa.Table:
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, or some of its columns, with the protocol's types.
 
         Args:
             name: Table.
             columns: Columns in the order wanted; all by default.
-            encoded: Leave strings dictionary encoded, which saves most of the memory of millions of rows.
 
         Raises:
             KitError: The table or a column is missing, or a file is damaged.
         """
-        schema = self._read_schema(name, columns, encoded=encoded)
-        if name in self.written.tables and (small := self._small_table(name, encoded)) is not None:
+        schema = self._schema(name, columns)
+        if name in self.written.tables and (small := self._small_table(name, encoded=False)) is not None:
             return small.select(schema.names)
-        return pa.Table.from_batches(self.iter_batches(name, columns, encoded=encoded), schema)
+        return pa.Table.from_batches(self.iter_batches(name, columns), schema)
 
     def iter_batches(
         self,
@@ -139,12 +138,12 @@ class Bundle:
         schema = self._read_schema(name, columns, encoded=encoded)
         if name not in self.written.tables:
             return  # a later version's table
-        if (small := self._small_table(name, encoded)) is not None:
+        if (small := self._small_table(name, encoded=encoded)) is not None:
             yield from small.select(schema.names).to_batches(max_chunksize=batch_rows)
             return
         yield from self._batches(name, schema, batch_rows)
 
-    def _small_table(self, name: str, encoded: bool) -> pa.Table | None:
+    def _small_table(self, name: str, *, encoded: bool) -> pa.Table | None:
         """A table of one small file, typed and kept; None where it is large or not all of it fits."""
         if (name, encoded) not in self._small:
             files = self.files(name)

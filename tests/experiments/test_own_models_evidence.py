@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def test_page_record_and_code_are_of_one_another(script: Any) -> None:
         return
     record = json.loads(script.OUT.read_text(encoding="utf-8"))
     assert shown == script.table(record)
+
+
+def test_the_page_shows_what_a_cache_holds_of_a_real_teacher(script: Any) -> None:
+    """`python scripts/kept_mass.py` measures it, `--table` says that the figures are of earlier code."""
+    import kept_mass
+
+    page = kept_mass.PAGE.read_text(encoding="utf-8")
+    record = kept_mass.OUT.read_text(encoding="utf-8")
+    assert page.partition(kept_mass.BEGIN)[2].partition(kept_mass.END)[0] == kept_mass.table(record)
+    (digest,) = re.findall(r"[0-9a-f]{64}", record)
+    assert kept_mass.table(record.replace(digest, "0" * 64)).startswith(kept_mass.STALE)
 
 
 def test_its_work_is_that_of_all_stages(script: Any) -> None:
