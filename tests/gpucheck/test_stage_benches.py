@@ -79,30 +79,31 @@ def test_a_miniature_runs_through_the_stages_own_code(bench: Bench) -> None:
     assert [len(rows) for _, _, rows in result.tables] == [4, 4]
 
 
-def test_a_case_that_breaks_leaves_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_breaks_leaves_the_others_and_one_without_time_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fine = miniature_cases()[2]
     # 7 is no number of heads for a width of 120.
     broken = replace(fine, model="broken", shape=replace(fine.shape, heads=7))
-    monkeypatch.setattr(stage_benches, "miniature_cases", lambda: [broken, fine])
+    late = replace(fine, model="late")
+    monkeypatch.setattr(stage_benches, "miniature_cases", lambda: [broken, fine, late])
+    left = iter([stage_benches.RESERVE_S + 1] * 2)
+    monkeypatch.setattr(Bench, "left_s", lambda bench: next(left, stage_benches.RESERVE_S - 1))
     result = stage_benches.run_stage_benches(bench)
     assert [entry["id"] for entry in result.data["cases"]] == [fine.id]
-    assert list(result.data["failed"]) == [broken.id] and result.data["left_out"] == {}
+    assert list(result.data["failed"]) == [broken.id] and list(result.data["left_out"]) == [late.id]
+    assert "less than" in result.data["left_out"][late.id]
     assert verdicts(result.expectations)["models_complete"] == "fail"
     assert broken.id in result.text
 
 
-def test_a_case_without_time_left_is_named_and_not_passed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fine = miniature_cases()[2]
-    late = replace(fine, model="late")
-    monkeypatch.setattr(stage_benches, "miniature_cases", lambda: [fine, late])
-    left = iter([stage_benches.RESERVE_S + 1])
-    monkeypatch.setattr(Bench, "left_s", lambda bench: next(left, stage_benches.RESERVE_S - 1))
-    result = stage_benches.run_stage_benches(bench)
-    assert [entry["id"] for entry in result.data["cases"]] == [fine.id]
-    (complete,) = [one for one in result.expectations if one.id == "models_complete"]
-    assert complete.verdict == "not run" and f"{late.id} left out: less than" in complete.observed
+def test_a_case_without_time_left_is_no_pass() -> None:
+    figure = {"id": "fine", "case": {"stage": "student_train"}}
+    figure |= {bar.key: None for bar in stage_benches._BARS}
+    for late, verdict in (([], "pass"), (["late"], "not run")):
+        results = stage_benches.CaseResults(left_out={"late": "less than 150 s left"}, late=late)
+        complete = stage_benches.judge([figure], results, hopper=False)[0]
+        assert complete.verdict == verdict and "late left out: less than" in complete.observed
 
 
 def test_cases_after_a_program_that_does_not_start_again_are_named(

@@ -319,7 +319,8 @@ def _unwrapped(zone: Json, start: int, end: int, faults: set[str]) -> Curve:
 
     def round_again(before: Tick, tick: Tick, after: Tick) -> bool:
         """Whether a reading, which not both ways admit, costs one wrap more than the way past it."""
-        if wrap is None or not can(before, after) or (can(before, tick) and can(tick, after)):
+        known = wrap is not None and not wrong("NoUnwrap") and can(before, after)
+        if not known or (can(before, tick) and can(tick, after)):
             return False
         falls = [b[1] < a[1] for a, b in ((before, tick), (tick, after), (before, after))]
         return falls[0] + falls[1] > falls[2]

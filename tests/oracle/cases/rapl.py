@@ -126,7 +126,8 @@ def rapl() -> Family:
     values = [0 if k == 3 else value for k, value in enumerate(before["value_uj"])]
     text = "A failed read of 0 lies 150 J before a wrap: left out, or the counter would go round twice."
     answer = {"energy_j": Fraction(600), "method": "rapl", "faults": ["rapl_glitch"]}
-    family.add("glitch-before-wrap", text, window([before | {"value_uj": values}]), "GlitchBelieved", answer)
+    flags = "GlitchBelieved NoUnwrap FallIsWrap JumpBelieved SinglePrecision"
+    family.add("glitch-before-wrap", text, window([before | {"value_uj": values}]), flags, answer)
     slow = list(even["value_uj"])
     slow[4] = slow[3]
     text = "One reading shows the value before, the next one all of it: late, nothing lost, flagged."
