@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bundle import canonical_json
+from harness.cli.main import main
 from harness.files import file_digest
 from harness.leaderboard.check import check
 from harness.leaderboard.entry import Submission
@@ -85,3 +86,11 @@ def accepted(board: Path, without: str) -> Path:
     before = board.parent / "before"
     shutil.copytree(board, before, ignore=lambda folder, names: [n for n in names if n == without])
     return before
+
+
+def kit(*arguments: str) -> int:
+    """Exit code of a command of the kit, in this process."""
+    try:
+        return main(list(arguments))
+    except SystemExit as ended:
+        return int(ended.code or 0)
