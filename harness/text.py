@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -78,6 +79,11 @@ def shown(text: object, form: Form = "terminal", *, limit: int | None = MAX_SHOW
 def lines_shown(text: str) -> str:
     """The lines of a message for a terminal, each as `shown`."""
     return "\n".join(shown(line, limit=MAX_LINE) for line in text.split("\n"))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; a file or a pipe is as wide as need be."""
+    return shutil.get_terminal_size((10_000, 50)).columns
 
 
 def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:

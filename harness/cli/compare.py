@@ -63,10 +63,8 @@ def compare(folders: tuple[Path, ...], region: str | None, as_json: bool) -> Non
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs below DIR: name, date, method, state, energy, Q. Every figure is recomputed."""
-    from shutil import get_terminal_size
-
     from harness.bundle.reader import run_folders
-    from harness.text import aligned
+    from harness.text import aligned, terminal_width
 
     found = [_row(path, folder) for path in run_folders(folder)]
     if as_json:
@@ -77,8 +75,7 @@ def runs(folder: Path, as_json: bool) -> None:
         raise SystemExit(1)
     names = ("run", "date", "method", "state", "energy", "Q", "labels")
     cells = [names, *(tuple(_words(row)) for row in found)]
-    # A file has room for any line.
-    click.echo("\n".join(aligned(cells, get_terminal_size((10_000, 50)).columns)))
+    click.echo("\n".join(aligned(cells, terminal_width())))
 
 
 def _row(path: Path, below: Path) -> dict[str, Any]:

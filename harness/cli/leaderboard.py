@@ -85,6 +85,7 @@ def check(
     from harness.leaderboard import say
     from harness.leaderboard.check import check as check_all
     from harness.leaderboard.check import review
+    from harness.text import terminal_width
 
     if (record is None) != (key is None) or (record is not None and not asked["raw"]):
         raise KitError("--record, --sign and --raw go together", where="kit leaderboard check")
@@ -99,7 +100,7 @@ def check(
     elif form == "sarif":
         click.echo(json.dumps(say.as_sarif(done.asked), indent=2))
     else:
-        for line in say.text(done.asked, done.rows):
+        for line in say.text(done.asked, done.rows, terminal_width()):
             click.echo(line)
     if summary is not None:
         summary.write_text(say.markdown(done.asked, done.rows), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.preflight import gpu_option, outlook_of, target_option
-from harness.text import lines_shown
+from harness.text import lines_shown, terminal_width
 
 if TYPE_CHECKING:
     from harness.planning.cards import Card
@@ -125,7 +124,7 @@ def _beside(plan: dict[str, Any], when: str, runs: Path, out: Path | None, as_js
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines, the first column to the left; a block a row where the terminal is too narrow."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    if sum(widths) + 2 * (len(widths) - 1) <= _width():
+    if sum(widths) + 2 * (len(widths) - 1) <= terminal_width():
         return [
             "  ".join(
                 cell.rjust(width) if place else cell.ljust(width)
@@ -135,18 +134,13 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ]
     lines = []
     for first, *rest in rows:
-        lines += textwrap.wrap(first, _width())
+        lines += textwrap.wrap(first, terminal_width())
         for name, cell in zip(head[1:], rest, strict=True):
             indent = " " * (len(name) + 4)
             lines += textwrap.wrap(
-                cell, max(20, _width()), initial_indent=f"  {name}  ", subsequent_indent=indent
+                cell, max(20, terminal_width()), initial_indent=f"  {name}  ", subsequent_indent=indent
             )
     return lines
-
-
-def _width() -> int:
-    """Columns of the terminal; a file or a pipe is as wide as need be."""
-    return shutil.get_terminal_size((10_000, 50)).columns
 
 
 def _card(word: str | None) -> Card:
@@ -178,7 +172,7 @@ def _text(plan: Plan, region: str | None, calibrated: bool) -> str:
     if len(table) == len(rows) + 1:
         because = ["because", *("; ".join(stage.reasons) for stage in plan.stages), ""]
         for line, why in zip(table, because, strict=True):
-            room = max(30, _width() - len(line) - 2)
+            room = max(30, terminal_width() - len(line) - 2)
             first, *more = textwrap.wrap(why, room) or [""]
             lines += [f"{line}  {first}".rstrip(), *(f"{'':{len(line)}}  {rest}" for rest in more)]
     else:

@@ -86,6 +86,7 @@ def cmd(
     from harness.leaderboard.check import check
     from harness.leaderboard.entry import ENTRY, committed, read_json
     from harness.leaderboard.pack import git_commands, pack
+    from harness.text import terminal_width
 
     fields: dict[str, str | None] = {"lab": lab, **said}
     by_login = key == Path(sigstore.PROGRAM)
@@ -107,7 +108,7 @@ def cmd(
         folders = [pack(run, staged, fields, raw_url, None if by_login else key) for run in runs]
         among = compare or (target if target.is_dir() else None)
         done = check(folders, among=among or staged, cache=False)
-        for line in say.text(done.asked, done.rows):
+        for line in say.text(done.asked, done.rows, terminal_width()):
             click.echo(line)
         write_json(report_folder / "report.json", say.as_json(done.asked, done.rows))
         write_bytes(report_folder / "report.md", say.markdown(done.asked, done.rows).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 from harness import __version__
@@ -22,8 +23,8 @@ _FRONTIER = {"on": "on the frontier", "tie": "perhaps on the frontier", "dominat
 _MARKS = {"error": "refused", "warning": "warning", "label": "label"}
 
 
-def text(entries: Sequence[Examined], rows: Sequence[Row]) -> list[str]:
-    """For a terminal."""
+def text(entries: Sequence[Examined], rows: Sequence[Row], width: int) -> list[str]:
+    """For a terminal of so many columns."""
     lines = []
     for entry in entries:
         lines.append(f"{shown(entry.key)}: {_verdict(entry)}")
@@ -37,7 +38,13 @@ def text(entries: Sequence[Examined], rows: Sequence[Row]) -> list[str]:
             lines += [f"  {shown(words, limit=MAX_LINE)}" for words in raises(entry.row)]
             for other in nearest(entry.row, rows):
                 lines.append(f"  near: {shown(' | '.join(_cells(other)))}")
-    return lines
+    folded = []
+    for line in lines:
+        hang = " " * (len(line) - len(line.lstrip()) + 2)
+        folded += wrap(
+            line, max(30, width), subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
+        )
+    return folded
 
 
 def markdown(entries: Sequence[Examined], rows: Sequence[Row]) -> str:

@@ -359,9 +359,14 @@ def test_markdown_cannot_be_steered(one: Path) -> None:
 def test_what_raises_a_level_is_told_from_what_keeps_a_row_out(one: Path) -> None:
     edit_entry(one, lambda value: value.update(status="withdrawn", reason="the card was shared"))
     done = check([one])
-    said = [line.strip() for line in say.text(done.asked, done.rows)]
+    said = [line.strip() for line in say.text(done.asked, done.rows, 10_000)]
     assert sum(line.startswith("to raise the level: ") for line in said) == 1
     assert "not ranked because: withdrawn: the card was shared" in said
+    narrow = say.text(done.asked, done.rows, 50)
+    assert max(len(line) for line in narrow if " " in line.strip()) <= 50
+    assert " ".join(" ".join(narrow).split()) == " ".join(
+        " ".join(say.text(done.asked, done.rows, 10_000)).split()
+    )
 
 
 def test_results_are_cached_by_content(one: Path) -> None:
