@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from tests.evaluation.said import BENCHMARKS, NO_DATA, Said
 MINI = {benchmark.name: benchmark for benchmark in read_suite(suite_file("distill-5-mini")).benchmarks}
 POCKET = {benchmark.name: benchmark for benchmark in suite_named("distill-5-pocket").benchmarks}
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=NO_DATA)
+
+
+@pytest.fixture(autouse=True)
+def _templates_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval compiles the same few templates for every item anew, most of what 1,319 problems take."""
+    from lm_eval import utils
+
+    monkeypatch.setattr(utils.env, "from_string", cache(utils.env.from_string))
+
 
 SHOTS = [Item(str(n), {"question": f"What is {n} + 1?", "answer": f"{n}+1\n#### {n + 1}"}) for n in range(5)]
 
