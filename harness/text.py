@@ -26,7 +26,8 @@ MAX_SHOWN = 400
 MAX_LINE = 4000
 """Characters of a sentence that names several things."""
 
-_BELOW: Any = {"initial_indent": "    ", "subsequent_indent": "    ", "break_long_words": False}
+_BELOW: Any = {"initial_indent": "    ", "subsequent_indent": "    "}
+_BELOW |= {"break_long_words": False, "break_on_hyphens": False}
 
 _SPACES = "\u00a0\u202f"
 """Spaces that do no harm: figures have them."""
@@ -98,7 +99,17 @@ def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
         return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines = []
     for first, *rest in rows:
-        lines += [first, *textwrap.wrap("  ".join(filter(None, rest)), max(width, 20), **_BELOW)]
+        lines.append(first)
+        room = ""
+        for cell in filter(None, rest):
+            if room and len(room) + 2 + len(cell) > width:
+                lines.append(room)
+                room = ""
+            room += f"  {cell}" if room else f"    {cell}"
+            if len(room) > width:  # words of a long cell, on lines of their own
+                *whole, room = textwrap.wrap(room.strip(), max(width, 20), **_BELOW)
+                lines += whole
+        lines += [room] if room else []
     return lines
 
 

@@ -108,3 +108,4 @@ def test_a_table_keeps_every_cell_in_a_narrow_terminal(width: int) -> None:
     assert all(len(line) <= width for line in lines)
     assert " ".join(" ".join(rows[1]).split()) in " ".join(" ".join(lines).split())
     assert len(lines) == len(rows) if width == 200 else len(lines) > len(rows)
+    assert any("270 J (0 to 540)" in line for line in lines)

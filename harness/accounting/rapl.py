@@ -107,8 +107,9 @@ def unwrap(mono_us: Int64, value: Int64, wrap_range: int | None) -> Unwrapped:
     if value.shape[0] > 2 and not can.all():
         over, over_can = steps(2)
         glitch = lone_readings(value, can, over_can)
-        # A 0 just before a wrap is no impossible fall: but with it the counter wraps once more than without.
-        glitch[1:-1] |= over_can & ~(can[:-1] & can[1:]) & (step[:-1] + step[1:] > over)
+        # A failed read of 0 just before a wrap is no impossible fall, but with it the counter wraps again.
+        zero = (value[1:-1] == 0) & can[:-1] & ~can[1:]
+        glitch[1:-1] |= zero & over_can & (step[:-1] + step[1:] > over)
         glitches = tuple(int(t) for t in mono_us[glitch])
         mono_us, value = mono_us[~glitch], value[~glitch]
     dt = np.diff(mono_us)

@@ -20,12 +20,16 @@ MOST_ROWS = 12
 def answer_lines(
     given: Choices, question: Question, answer: Answer, said: Sequence[Sentence], width: int = 80
 ) -> list[str]:
-    """Headline, table of options and, where given, what the figures say to each design rule."""
+    """Headline, table of options and, where given, what the figures say to each design rule.
+
+    Sentences are wrapped at 80 columns at most, the table is as wide as the terminal allows.
+    """
+    room, width = width, min(80, width)
     lines = _wrapped(width, f"advice from {given.source}")
     if any(choice.basis == "estimated" for choice in given.choices):
         lines += _wrapped(width, "The energies are estimated, not measured.")
     lines += ["", *_wrapped(width, _headline(given, question, answer)), ""]
-    lines += _table(given, question, answer, width)
+    lines += _table(given, question, answer, room)
     for rule, meaning in RULES.items() if said else ():
         lines += ["", *_wrapped(width, f"{rule}: {meaning}", "", "  ")]
         for sentence in said:

@@ -53,8 +53,6 @@ def cmd(
     The option with the highest Q that the budget allows, what it beats and what it only ties with, and what
     the figures say to each design rule of the paper. Where they do not decide, that is said.
     """
-    from shutil import get_terminal_size
-
     from harness.accounting.rounding import J_PER_KWH
     from harness.advice import text
     from harness.advice.advise import Question, advise
@@ -62,7 +60,7 @@ def cmd(
     from harness.advice.choices import measured_choices, published_choices
     from harness.advice.rules import sentences
     from harness.experiments.profile import load_profile
-    from harness.text import lines_shown
+    from harness.text import lines_shown, terminal_width
 
     if published == (folder is not None):
         raise click.UsageError("name a reproduction's folder, or --published")
@@ -83,7 +81,7 @@ def cmd(
     if as_json:
         click.echo(json.dumps(text.as_json(given, question, answer, said), indent=1))
     else:
-        width = max(40, min(80, get_terminal_size().columns))
+        width = max(40, terminal_width())
         click.echo(lines_shown("\n".join(text.answer_lines(given, question, answer, said, width))))
 
 

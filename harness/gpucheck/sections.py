@@ -115,8 +115,10 @@ def stages(bench: Bench) -> SectionResult:
     plan += [(f"repeat_{number}", "matmul", 2, {}) for number in range(1, _REPEATS + 1)]
     # Opened here and not before: an idle card has no context, and the probe wants it idle.
     bench.load.open()
-    run = meter_pieces(bench, "stages", plan)
-    bench.load.release()
+    try:
+        run = meter_pieces(bench, "stages", plan)
+    finally:
+        bench.load.release()
     missed = run.sampler["missed_ticks"]
     methods = sorted({row["gpu_energy_method"] for row in run.stages})
     return SectionResult(

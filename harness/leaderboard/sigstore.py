@@ -57,12 +57,15 @@ def identities(allowed: Path, lab: str) -> list[list[str]]:
     if not allowed.is_file():
         raise KitError(f"there is no {IDENTITIES}")
     found = []
-    for number, line in enumerate(read_bytes(allowed, _MOST_BYTES).decode(errors="replace").splitlines(), 1):
-        words = line.split()
+    text = read_bytes(allowed, _MOST_BYTES).decode("utf-8-sig", errors="replace")
+    for number, line in enumerate(text.replace("\t", " ").split("\n"), 1):
+        words = line.removesuffix("\r").split(" ")
+        words = [word for word in words if word]
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 3:
-            raise KitError(f"line {number} is not LAB IDENTITY ISSUER", where=IDENTITIES)
+        # A form feed or a blank of another kind would make two lines of what is read as one.
+        if len(words) != 3 or not all(word.isprintable() and word.isascii() for word in words):
+            raise KitError(f"line {number} is not LAB IDENTITY ISSUER, in ASCII", where=IDENTITIES)
         if words[0] == lab:
             found.append(words[1:])
     return found

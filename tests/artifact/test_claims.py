@@ -54,6 +54,7 @@ def test_a_trace_of_others_is_taken_by_its_digest_or_not_at_all(tmp_path: Path) 
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(KitError, match="another trace"):
         verify_claims.outcome(claim, tmp_path)
+    assert verify_claims.tried(claim, tmp_path).holds is False
     claim["sha256"] = verify_claims.file_digest(tmp_path / "t.jsonl")
     found = verify_claims.outcome(claim, tmp_path)
     assert found.holds and found.found == 1.0

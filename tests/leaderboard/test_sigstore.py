@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KitError
 from harness.leaderboard import sigstore
-from tests.leaderboard.runs import edit_entry, ids, only
+from tests.leaderboard.runs import edit_entry, ids, kit, only
 from tests.leaderboard.sigstore_instance import Instance
-from tests.leaderboard.test_check import kit
 
 WHO, WHERE = "lab@example.org", "https://login.example.org"
 REAL = shutil.which("sigstore")
@@ -108,11 +108,23 @@ def test_a_run_is_signed_by_a_login_and_verified(
     allowed.write_text(f"zeta {WHO} {WHERE}\n")
     assert ids(only(one)) == {"E510"} and not signed(one)
     allowed.write_text(f"acme {WHO}\n")
-    assert warned(one) == {"not verified: allowed_identities line 1 is not LAB IDENTITY ISSUER"}
+    assert warned(one) == {"not verified: allowed_identities line 1 is not LAB IDENTITY ISSUER, in ASCII"}
     allowed.write_text(f"acme {WHO} {WHERE}\n")
     edit_entry(one, lambda value: value.update(title="changed after signing"))
     (finding,) = (f for f in only(one).findings if f.id == "E510")
     assert finding.observed == "not its digest" and not signed(one)
+
+
+@pytest.mark.parametrize(
+    "line", ["b x y\facme evil i", "b x y\u2028acme evil i", "acme\u00a0e i j", "acme e\0 i"]
+)
+def test_a_line_of_the_list_is_what_is_seen_of_it(line: str, tmp_path: Path) -> None:
+    allowed = tmp_path / "allowed_identities"
+    allowed.write_text(f"# who may sign\n{line}\n", encoding="utf-8")
+    with pytest.raises(KitError, match="line 2 is not LAB IDENTITY ISSUER"):
+        sigstore.identities(allowed, "acme")
+    allowed.write_text("\ufeffacme\tada@example.org  https://i\r\n", encoding="utf-8")
+    assert sigstore.identities(allowed, "acme") == [["ada@example.org", "https://i"]]
 
 
 def test_a_login_beside_a_key_must_hold_too(

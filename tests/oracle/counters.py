@@ -318,9 +318,9 @@ def _unwrapped(zone: Json, start: int, end: int, faults: set[str]) -> Curve:
         return way(a, b) is not None
 
     def round_again(before: Tick, tick: Tick, after: Tick) -> bool:
-        """Whether a reading, which not both ways admit, costs one wrap more than the way past it."""
+        """Whether a reading of 0, from which no way leads on, costs one wrap more than the way past it."""
         known = wrap is not None and not wrong("NoUnwrap") and can(before, after)
-        if not known or (can(before, tick) and can(tick, after)):
+        if not known or tick[1] != 0 or not can(before, tick) or can(tick, after):
             return False
         falls = [b[1] < a[1] for a, b in ((before, tick), (tick, after), (before, after))]
         return falls[0] + falls[1] > falls[2]

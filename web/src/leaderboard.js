@@ -58,7 +58,7 @@ function chargedTo(row) {
   const found = row.boundaries[state.boundary];
   if (!found?.own) return null;
   // From end to end a run is known better than its stages are together.
-  if (found.whole && state.n === 1) return sums.scaled(interval(found.whole), pue());
+  if (found.whole && (state.n === 1 || !found.teacher)) return sums.scaled(interval(found.whole), pue());
   const parts = [interval(found.own)];
   if (found.teacher) parts.push(sums.scaled(interval(found.teacher), 1 / state.n));
   return sums.scaled(sums.total(parts), pue());
