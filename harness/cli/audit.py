@@ -61,12 +61,15 @@ def cmd(
     if earlier is not None:
         begun = f"a new run begins in {short_path(out)}; to go on with {short_path(earlier)} add --resume"
         console.print(begun, markup=False, highlight=False)
+    go_on = resume and holds_run(plan.out_dir)
+    if resume and not go_on:
+        begun = f"there is no run in {short_path(plan.out_dir)} to go on with: a new one begins there"
+        console.print(begun, markup=False, highlight=False)
     words = ["kit", "audit", short_path(pipeline), *_given(only, from_stage), *cpu_words(cpu, sources)]
     resume_command = shlex.join([*words, "--out", short_path(out), "--resume"])
     with RunDisplay(
         console, plan, verbose=verbose, resume_command=resume_command, metrics_port=port
     ) as display:
-        go_on = resume and holds_run(plan.out_dir)
         result = run_plan(plan, display, resume_run=go_on, cpu=cpu, sources=sources)
     display.summary(result)
     raise click.exceptions.Exit(result.exit_code)

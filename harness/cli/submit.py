@@ -107,6 +107,10 @@ def cmd(
         staged = Path(temporary) / "submissions"
         folders = [pack(run, staged, fields, raw_url, None if by_login else key) for run in runs]
         among = compare or (target if target.is_dir() else None)
+        if among is None:
+            click.echo(
+                f"kit: there is no {target}: the submissions are compared with each other alone", err=True
+            )
         done = check(folders, among=among or staged, cache=False)
         for line in say.text(done.asked, done.rows, terminal_width()):
             click.echo(line)

@@ -15,7 +15,7 @@ _OPEN = "sudo chmod -R a+r /sys/class/powercap/intel-rapl*"
     "RAPL",
     "cpu",
     "The processor's own energy counters measure CPU and memory; without them CPU energy is an estimate "
-    "that may be wrong by half.",
+    "between nothing and twice as much.",
 )
 def rapl(machine: Machine) -> Verdict:
     """Whether RAPL package counters can be read."""

@@ -175,7 +175,9 @@ def methods(report: RunReport) -> str:
         )
     said.append("What lies between stages is reported as unattributed.")
     if "estimated" in report.states():
-        said.append("Estimated joules are good to a factor of two and are not ranked beside measured ones.")
+        said.append(
+            "What is estimated lies between nothing and twice its value, and is not ranked beside measured joules."
+        )
     reference = report.token_counts.get("reference")
     if reference:
         said.append(rf"Joules per token divide by \num{{{reference}}} declared reference tokens.")

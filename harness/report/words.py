@@ -291,7 +291,7 @@ def summary_sentence(report: RunReport) -> str:
     text = parts[0] + (": " + ", ".join(parts[1:]) if len(parts) > 1 else "")
     doubt = ""
     if "estimated" in report.states("gpu", "cpu"):
-        doubt = " The joules are an estimate, good to a factor of two."
+        doubt = " The joules are an estimate: the truth lies between nothing and twice as much."
     if report.unknown_origins:
         doubt += " What other runs paid for what it uses is unknown and not in it."
     if report.totals.incomplete:
