@@ -144,13 +144,21 @@ def measured_choices(folder: Path, profile: Profile | None = None) -> Choices:
     found = [_measured(result) for result in results.cells]
     cells, layout = [result.cell for result in results.cells], Layout(folder.absolute(), {})
     energies = [e for choice in found for e in (choice.own, choice.teacher) if e is not None]
+    runs = [
+        (layout.run(SHARED), False),
+        *((layout.run(c.name), not c.is_default or c.seed > 0) for c in cells),
+    ]
+    # What else lies there was a repeat of a cell, for the spread.
+    again = {path.parent for path in layout.run(SHARED).parent.glob("*/manifest.json")} - {
+        path for path, _ in runs
+    }
     return Choices(
         f"profile {results.profile.name}, {folder}",
         found,
         ranges(energies, results.bars),
         results.cells[0].reference,
         "J" if results.profile.is_pocket else "kWh",
-        [(layout.run(SHARED), False), *((layout.run(c.name), not c.is_default or c.seed > 0) for c in cells)],
+        [*runs, *((path, True) for path in sorted(again))],
     )
 
 

@@ -176,7 +176,7 @@ def methods(report: RunReport) -> str:
     said.append("What lies between stages is reported as unattributed.")
     if "estimated" in report.states():
         said.append(
-            "What is estimated lies between nothing and twice its value, and is not ranked beside measured joules."
+            "An estimate lies between nothing and twice its value, and never ranks beside what was measured."
         )
     reference = report.token_counts.get("reference")
     if reference:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.accounting import Interval
 from harness.advice.advise import Answer, Question, advise
-from harness.advice.choices import Choice, Choices, published_choices
+from harness.advice.choices import Choice, Choices, measured_choices, published_choices
 from harness.advice.rules import UNDECIDED, Sentence, sentences
 from harness.advice.text import answer_lines, as_json
 from harness.errors import KitError
@@ -157,6 +157,14 @@ def test_what_students_share_was_paid_once_and_an_unknown_part_gives_no_share(tm
     runs[1] = (student.write(tmp_path / "unmetered"), False)
     [sentence] = said(replace(made_up(), runs=runs), "development")
     assert UNDECIDED in sentence.text and not sentence.decided
+
+
+def test_a_repeat_for_the_spread_is_counted_as_one() -> None:
+    given = measured_choices(Path(__file__).parents[2] / "artifacts" / "runs" / "pocket")
+    extra = {path.name for path, tried in given.runs if tried}
+    assert extra == {"sft-1b-again1"} and len(given.runs) == 11
+    (sentence,) = said(given, "development")
+    assert sentence.decided and "sweeps and repeats took 0%" not in sentence.text
 
 
 def test_a_budget_has_a_column_only_where_one_was_given() -> None:
