@@ -104,7 +104,9 @@ def test_the_student_keeps_every_third_layer_and_runs(script: Any) -> None:
     layers = list(model.model.layers)
     script.evidence.keep_layers(model, range(0, 9, 3))
     assert list(model.model.layers) == layers[::3] and model.config.num_hidden_layers == 3
-    assert model.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False).shape == (1, 4)
+    assert model.generate(
+        torch.tensor([[1, 2]]), max_new_tokens=2, min_new_tokens=2, do_sample=False
+    ).shape == (1, 4)
 
 
 def test_the_profile_is_the_examples_with_its_budget(
