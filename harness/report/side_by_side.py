@@ -14,6 +14,7 @@ from harness.accounting.amortize import mean_of_repeats
 from harness.accounting.rounding import duration, quantity, with_ends
 from harness.accounting.shared_scales import ratio
 from harness.accounting.stage_scales import ranges
+from harness.accounting.totals import per_token
 from harness.bundle.derive import scale_bars
 from harness.report.comparison import finite, paired_q, q_of, same_run, stated_energy, unlike, whole_energy
 from harness.report.terminal import memory
@@ -93,12 +94,13 @@ class Side:
 
     @property
     def per_token(self) -> tuple[str, Interval] | None:
-        """J/token of the whole run and its denominator: the reference, else unique trained tokens."""
+        """Energy of this column over its denominator: the reference, else unique trained tokens."""
         if len(self.reports) > 1:
             return None
-        known = self.reports[0].per_token
-        name = next((name for name in ("reference", "trained") if name in known), None)
-        return None if name is None else (name, known[name])
+        counts = self.reports[0].token_counts
+        name = next((name for name in ("reference", "trained") if counts.get(name)), None)
+        found = None if name is None else per_token(self.energy, counts[name])
+        return None if name is None or found is None else (name, found)
 
 
 def side_by_side(reports: Sequence[RunReport]) -> list[Side]:

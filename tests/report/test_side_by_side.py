@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -92,3 +93,15 @@ def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp
     assert len(text.splitlines()) == 4
     (tmp_path / "empty").mkdir()
     assert CliRunner().invoke(cli, ["runs", str(tmp_path / "empty")]).exit_code == 1
+
+
+def test_joules_a_token_are_of_the_energy_above_them() -> None:
+    """A run whose teacher another one paid: both hold it, or the cheaper by one is the dearer by the other."""
+    runs = Path(__file__).parents[2] / "artifacts" / "runs" / "pocket" / "runs"
+    for side in side_by_side([build(runs / name) for name in ("sft-1b", "kd-1b")]):
+        report = side.reports[0]
+        assert report.inherited is not None and side.energy is not None and side.per_token is not None
+        name, each = side.per_token
+        assert name == "reference"
+        assert each.best * report.token_counts[name] == pytest.approx(side.energy.best)
+        assert side.energy.best == pytest.approx(report.totals.it.best + report.inherited.best)
