@@ -96,7 +96,7 @@ def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp
 
 
 def test_joules_a_token_are_of_the_energy_above_them() -> None:
-    """A run whose teacher another one paid: both hold it, or the cheaper by one is the dearer by the other."""
+    """A run whose teacher another one paid: both hold it, or what is cheap by one is dear by the other."""
     runs = Path(__file__).parents[2] / "artifacts" / "runs" / "pocket" / "runs"
     for side in side_by_side([build(runs / name) for name in ("sft-1b", "kd-1b")]):
         report = side.reports[0]
