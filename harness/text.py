@@ -26,8 +26,12 @@ MAX_SHOWN = 400
 MAX_LINE = 4000
 """Characters of a sentence that names several things."""
 
-_BELOW: Any = {"initial_indent": "    ", "subsequent_indent": "    "}
-_BELOW |= {"break_long_words": False, "break_on_hyphens": False}
+_BELOW: Any = {
+    "initial_indent": "    ",
+    "subsequent_indent": "    ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 
 _SPACES = "\u00a0\u202f"
 """Spaces that do no harm: figures have them."""

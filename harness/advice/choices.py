@@ -148,17 +148,15 @@ def measured_choices(folder: Path, profile: Profile | None = None) -> Choices:
         (layout.run(SHARED), False),
         *((layout.run(c.name), not c.is_default or c.seed > 0) for c in cells),
     ]
-    # What else lies there was a repeat of a cell, for the spread.
-    again = {path.parent for path in layout.run(SHARED).parent.glob("*/manifest.json")} - {
-        path for path, _ in runs
-    }
+    requests = [Request(name, target, results.profile, folder) for name, target in load_targets().items()]
+    again = {layout.run(cell.name) for request in requests for cell in request.again}
     return Choices(
         f"profile {results.profile.name}, {folder}",
         found,
         ranges(energies, results.bars),
         results.cells[0].reference,
         "J" if results.profile.is_pocket else "kWh",
-        [*runs, *((path, True) for path in sorted(again))],
+        [*runs, *((path, True) for path in sorted(again) if (path / "manifest.json").exists())],
     )
 
 
