@@ -197,8 +197,8 @@ def table(record: dict[str, Any]) -> str:
         values = [cell[f"break_even_{name}"] for name in ("case", "reuses", "reuses_whole", "low", "high")]
         ends = [math.inf if end is None else end for end in values[3:]]
         even = "-" if values[0] is None else break_even_text(BreakEven(*values[:3], *ends))
-        if cell["break_even_within_spread"]:
-            even = "no verdict: equal positions, within run-to-run spread"
+        if cell["break_even_withheld"]:
+            even = f"no verdict: {cell['break_even_withheld']}"
         start, loss = cell["losses"][0][1], cell["heldout_loss"]
         lines.append(
             f"| {REGIMES[cell['regime']]}, 64 M | {cell['student_positions']:,} | {cell['student_steps']} | "

@@ -128,7 +128,7 @@ def _recorded(runs: str, target: str) -> Results:
     folder = RECORDED / runs
     own = sorted(folder.glob("*.yaml"))
     request = Request(target, target_named(target), load_profile(own[0] if own else runs), folder)
-    return collect(request.profile, request.cells, Layout(folder.absolute(), {}), request.again)
+    return collect(request.profile, request.cells, Layout(folder.absolute(), {}))
 
 
 def recorded_cells(runs: str, target: str) -> Value:

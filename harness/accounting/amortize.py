@@ -66,6 +66,7 @@ class BreakEven:
         whole: smallest whole number of uses; None for never and undefined.
         low: least ratio inside the intervals, at least 0; inf where no value inside them pays.
         high: largest ratio inside the intervals; inf where the saving may be nothing.
+        withheld: why it gets no verdict all the same (`run_spread.withheld`); None where it gets one.
     """
 
     case: Case
@@ -73,10 +74,13 @@ class BreakEven:
     whole: int | None
     low: float
     high: float
+    withheld: str | None = None
 
     @property
     def resolved(self) -> bool:
-        """Whether the case is the same for every value inside the intervals."""
+        """Whether the case is the same for every value inside the intervals, and says something."""
+        if self.withheld is not None:
+            return False
         if self.case == "always":
             return self.high == 0.0
         return math.isfinite(self.high) if self.case == "finite" else not math.isfinite(self.low)

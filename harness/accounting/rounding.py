@@ -21,8 +21,8 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, 
 def decimals(best: float, half_width: float, most: int = MOST_DIGITS) -> int:
     """Number of decimals to print, negative for tens, hundreds ...
 
-    The uncertainty decides (rule of the Particle Data Group): it keeps two digits if its three leading digits
-    are 100 to 354 or 950 to 999, else one, and the value ends at the same place.
+    The uncertainty decides (GUM 7.2.6): it keeps two digits, and the value ends at the same place, so that
+    printed parts add up to printed totals as far as they are known.
 
     Args:
         best: the value.
@@ -37,11 +37,8 @@ def decimals(best: float, half_width: float, most: int = MOST_DIGITS) -> int:
     if math.isinf(half_width):
         return -_exponent(best)
     exponent = _exponent(half_width)
-    lead = half_width / 10.0**exponent
-    by_interval = 1 - exponent if lead < 3.55 else -exponent
-    if lead >= 9.5:
-        by_interval = -exponent
-    return min(ceiling, by_interval)
+    carried = half_width / 10.0**exponent >= 9.95  # 9.96 is 10
+    return min(ceiling, -exponent if carried else 1 - exponent)
 
 
 def _exponent(value: float) -> int:
@@ -121,6 +118,8 @@ def break_even_text(even: BreakEven) -> str:
     """A break-even in a few words, such as `10.0 (7.6 to 14.6)`; where the intervals leave it open, that."""
     if even.case == "undefined":
         return "not defined"
+    if even.withheld is not None:
+        return f"no verdict: {even.withheld}"
     if even.case == "always":
         return "pays at once" if even.resolved else "pays at once, not resolved"
     if even.case == "never" or even.ratio is None:
@@ -143,6 +142,8 @@ def break_even_sentence(even: BreakEven, unit: str, until: str) -> str:
         unit: what is counted, in the plural.
         until: what it is counted up to, `until ...`.
     """
+    if even.withheld is not None:
+        return break_even_text(even)
     if even.case == "finite" and even.ratio is not None:
         bounds = "never" if math.isinf(even.high) else _short(even.high)
         interval = "" if even.low == even.high else f" ({_short(even.low)} to {bounds})"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.accounting import Interval
+from harness.accounting import BreakEven, Interval, break_even
 from harness.accounting.interval import total
 from harness.accounting.rounding import J_PER_KWH
+from harness.accounting.run_spread import RunSpread, withheld
 from harness.accounting.shared_scales import Energy, Scales, added, alone, at
 from harness.accounting.stage_scales import ranges
 from harness.errors import KitError
@@ -38,6 +39,7 @@ class Choice:
         teacher: energy of the teacher's output; no part without a teacher, None where unknown.
         student: energy of the student's training alone; None where unknown.
         quality: Q with its interval; None where unknown.
+        positions: through the student in its training; None where unknown.
         basis: what the energies are.
         is_default: whether it is a cell of the main grid.
     """
@@ -53,6 +55,7 @@ class Choice:
     setting: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     is_default: bool = True
+    positions: int | None = None
 
     def cost(self) -> Energy | None:
         """Energy of this student and of its teacher's output; None where a part is unknown."""
@@ -77,6 +80,7 @@ class Choices:
         source: where the figures are from, in words.
         scales: ranges of the scales that the energies share.
         reference_tokens: the declared denominator of J/token.
+        spread: from run to run of equal work; None = not measured.
         runs: folders of the logs, and whether each is a sweep's or a repeat's; empty for published figures.
     """
 
@@ -86,6 +90,14 @@ class Choices:
     reference_tokens: int | None
     unit: Literal["kWh", "J"]
     runs: Sequence[tuple[Path, bool]] = ()
+    spread: RunSpread | None = None
+
+    def break_even(self, choice: Choice, direct: Choice) -> BreakEven:
+        """N* of a distilled choice against direct training."""
+        even = break_even(choice.teacher, direct.student, choice.student, scales=self.scales)
+        pair = direct, choice
+        energies = [interval(one.student) for one in pair]
+        return replace(even, withheld=withheld([one.positions for one in pair], energies, self.spread))
 
     @property
     def grid(self) -> list[Choice]:
@@ -157,6 +169,7 @@ def measured_choices(folder: Path, profile: Profile | None = None) -> Choices:
         results.cells[0].reference,
         "J" if results.profile.is_pocket else "kWh",
         [*runs, *((path, True) for path in sorted(again) if (path / "manifest.json").exists())],
+        results.spread,
     )
 
 
@@ -206,6 +219,7 @@ def _measured(result: CellResult) -> Choice:
         setting=setting,
         seed=cell.seed,
         is_default=cell.is_default,
+        positions=result.positions,
     )
 
 

@@ -109,7 +109,7 @@ def _reuse(given: Choices) -> Iterator[Said]:
         if choice.student is None or direct.student is None or not choice.teacher:
             yield f"{choice.name}: {UNDECIDED}, the energy of its stages is not known", False
             continue
-        even = break_even(choice.teacher, direct.student, choice.student, scales=given.scales)
+        even = given.break_even(choice, direct)
         whole = choice.cost()
         part = None if whole is None else ratio(choice.teacher, whole, given.scales)
         teacher = "" if part is None else f"the teacher is {part.best:.0%} of the first student's energy; "
@@ -163,7 +163,7 @@ def _smaller_teacher(given: Choices) -> Iterator[Said]:
             break_even(teacher, direct.student, choice.student, scales=given.scales)
             for teacher in (choice.teacher, share(choice.teacher, times))
         ]
-        if evens[0].case != "finite":
+        if evens[0].case != "finite" or given.break_even(choice, direct).withheld:
             continue
         yield (
             f"{choice.name}: planned, not measured: a 13B teacher takes {times:.2f} of the time of the 32B, "

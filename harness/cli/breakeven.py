@@ -64,11 +64,11 @@ def _of_runs(run: Path, direct: Path, serving: tuple[float, float] | None) -> No
     from shutil import get_terminal_size
     from textwrap import fill
 
-    from harness.report.comparison import against, against_lines, against_notes
+    from harness.report.comparison import against, against_lines, against_notes, spread_beside
     from harness.report.model import build
     from harness.text import lines_shown
 
-    found = against(build(run), build(direct), serving)
+    found = against(build(run), build(direct), serving, spread_beside(direct))
     width = max(40, get_terminal_size().columns)
     lines = [(f"{name:13}{words}", " " * 13) for name, words in against_lines(found)]
     for text, indent in [*lines, *((note, "") for note in against_notes(found))]:

@@ -29,6 +29,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
 
     light_pyarrow()
     from harness.files import write_bytes
+    from harness.report.comparison import spread_beside
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.latex import beside_table, main_table, methods, stage_table
@@ -36,7 +37,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
     from harness.report.study import entries
 
     reports = [build(folder, Options(region=region)) for folder in folders]
-    known = entries(reports)
+    known = entries(reports, spread_beside(folders[0]))
     if published:
         from harness.experiments.paper import published_entries
 

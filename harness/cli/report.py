@@ -79,6 +79,7 @@ def cmd(
 
     light_pyarrow()
     from harness.report.comparison import against as set_against
+    from harness.report.comparison import spread_beside
     from harness.report.model import Options, build
 
     if serving and against is None:
@@ -94,7 +95,7 @@ def cmd(
         raise click.UsageError("several runs are shown as a page: --html FILE")
     report = build(folders[0], options)
     if against is not None:
-        report = replace(report, against=set_against(report, build(against), serving))
+        report = replace(report, against=set_against(report, build(against), serving, spread_beside(against)))
     if form == "text":
         from rich.console import Console
 
@@ -115,6 +116,7 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
         KitError: a bundle cannot be read, or two are one run.
     """
     from harness.errors import KitError
+    from harness.report.comparison import spread_beside
     from harness.report.model import build, opened
     from harness.report.page import points_for, to_html
     from harness.validate.engine import validate_many
@@ -127,7 +129,7 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
     devices = max(len((manifest.get("hardware") or {}).get("devices") or ()) for manifest in manifests)
     points = points_for(len(folders), devices + 2)
     reports = [build(folder, options, points=points) for folder in folders]
-    text = to_html(reports, validate_many(folders))
+    text = to_html(reports, validate_many(folders), spread_beside(folders[0]))
     page.write_text(text, encoding="utf-8")
     click.echo(f"{page}: {len(text.encode()) / 1e3:.0f} kB, opens in any browser without a network")
 

@@ -225,7 +225,7 @@ def _finish(console: Console, request: Request, layout: Any, grid: GridFactor | 
     from harness.experiments.documents import write_documents
     from harness.experiments.results import collect
 
-    results = replace(collect(request.profile, request.cells, layout, request.again), grid=grid)
+    results = replace(collect(request.profile, request.cells, layout), grid=grid)
     files = write_documents(results, request.name, request.target, request.out / "tables")
     if (request.out / "plan.json").exists():
         from harness.preflight.plan import afterwards, beside, read_plan
@@ -258,12 +258,14 @@ def _finish(console: Console, request: Request, layout: Any, grid: GridFactor | 
 def _drawn(request: Request, layout: Any) -> dict[str, Path]:
     """The target's figures, those of the grid beside the published values."""
     from harness.experiments.paper import published_entries
+    from harness.report.comparison import spread_beside
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.model import build
     from harness.report.study import entries
 
-    known = entries([build(layout.run(cell.name)) for cell in request.cells])
+    runs = [layout.run(cell.name) for cell in request.cells]
+    known = entries([build(run) for run in runs], spread_beside(runs[0]))
     made, missing = figures(known + (published_entries() if request.target.grid else []))
     for name in request.target.figures:
         if name in missing:

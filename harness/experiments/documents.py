@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import BreakEven, Interval
+from harness.accounting import Interval
 from harness.accounting.rounding import break_even_text, plus_minus, significant
 from harness.distill.cache_format import LITTLE_MASS
 from harness.errors import KitError
@@ -99,7 +99,7 @@ def table2_markdown(results: Results) -> str:
                 number(paper["published_energy_relative_to_sft"], 2),
                 figure(result.per_reference_token, 1.0),
                 quality_text(result),
-                NOT_AVAILABLE if cell.regime == "sft" or even is None else _even_text(results, result, even),
+                NOT_AVAILABLE if even is None else break_even_text(even),
                 *([_cpu_text(results, result)] if repeated else []),
                 number(paper["published_energy_kwh"], 2),
                 number(paper["published_energy_j_per_token"], 2),
@@ -115,7 +115,8 @@ def table2_markdown(results: Results) -> str:
             "",
             *markdown(head, lines),
             "",
-            "E charges the teacher's stage in full, as the paper does; in the next column it is divided",
+            "E is that of all stages and of the time between them. It charges the teacher's stage in full,",
+            "as the paper does; in the next column it is divided",
             f"among the {students} students of this grid. E over SFT: as a multiple of SFT of the same size;",
             "what both share, such as an estimate's scale, cancels in it. J/token: E",
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
@@ -147,13 +148,6 @@ def table2_markdown(results: Results) -> str:
             "",
         ]
     )
-
-
-NOISE = "no verdict: equal positions, and the difference is within run-to-run spread"
-
-
-def _even_text(results: Results, result: CellResult, even: BreakEven) -> str:
-    return NOISE if results.is_noise(result) else break_even_text(even)
 
 
 def _students(results: Results) -> list[str]:
@@ -211,10 +205,6 @@ def stopping_markdown(results: Results) -> str:
     return "\n".join([title, "", *_preface(results), "", *_students(results), *_notes(results), ""])
 
 
-def _paid_text(results: Results, result: CellResult, even: BreakEven) -> str:
-    return "no verdict: equal work" if results.serving_is_noise(result) else break_even_text(even)
-
-
 def serving_markdown(results: Results) -> str:
     """J per served token of every cell and T* against direct SFT, for a person."""
     label = _label(results)
@@ -236,7 +226,7 @@ def serving_markdown(results: Results) -> str:
                 "not measured" if one is None else figure(one.per_token, 1.0),
                 NOT_AVAILABLE if one is None else f"{one.tokens * 1e6 / one.duration_us:,.0f}",
                 NOT_AVAILABLE if one is None else one.workload,
-                NOT_AVAILABLE if even is None else _paid_text(results, result, even),
+                NOT_AVAILABLE if even is None else break_even_text(even),
             ]
         )
     said = [
@@ -254,15 +244,9 @@ def serving_markdown(results: Results) -> str:
 
 def spread_words(results: Results) -> str:
     """The run-to-run spread in a sentence."""
-    spread = results.spread
-    if spread is None:
+    if results.spread is None:
         return "Run-to-run spread: not measured (no cell was repeated with everything equal)."
-    cpu = "" if spread.relative_cpu is None else f" ({100 * spread.relative_cpu:.1f} % of its CPU seconds)"
-    return (
-        f"Run-to-run spread: {len(spread.energies_j)} runs of equal work ({spread.cell}) differ by "
-        f"{100 * spread.relative:.1f} % (standard deviation) in the energy of student_train{cpu}; two single "
-        f"runs of equal work differ by up to {100 * spread.noise:.0f} % by chance (95 %)."
-    )
+    return results.spread.words
 
 
 def _cpu_text(results: Results, result: CellResult) -> str:
@@ -411,14 +395,15 @@ def _sensitivity(results: Results) -> list[str]:
         if even is None:
             continue
         exact = published_break_even(cell.regime, cell.size)
+        near = results.break_even(result, STUDENT_REL)
         moved = published_break_even(cell.regime, cell.size, STUDENT_REL)
         rows.append(
             [
                 REGIME_WORDS[cell.regime],
                 cell.size.upper(),
-                NOT_AVAILABLE if even.ratio is None else f"{even.ratio:.2f}",
+                NOT_AVAILABLE if even.ratio is None or even.withheld else f"{even.ratio:.2f}",
                 break_even_text(even),
-                break_even_text(results.break_even(result, STUDENT_REL) or even),
+                NOT_AVAILABLE if even.withheld or near is None else break_even_text(near),
                 NOT_AVAILABLE if exact is None else break_even_text(exact),
                 NOT_AVAILABLE if moved is None else break_even_text(moved),
             ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness.accounting.amortize import repeated_break_even, student_sensitivity
 from harness.accounting.interval import total
 from harness.accounting.quality import Quality
 from harness.accounting.rounding import J_PER_KWH
+from harness.accounting.run_spread import RunSpread, chance, withheld
 from harness.accounting.shared_scales import Energy, Scales, added, alone, ratio
 from harness.accounting.stage_scales import Bars, Sharing, ranges
 from harness.accounting.totals import co2e_kg, per_token, roots, row_energy, tokens
@@ -31,13 +31,18 @@ from harness.experiments.pipelines import SHARED, Layout, charged_stages, judged
 from harness.experiments.profile import Profile
 from harness.experiments.reproduce import reference_tokens
 from harness.experiments.teacher import teacher_words
+from harness.report.comparison import spread_beside
 from harness.report.serving import Served, not_compared, served
 from harness.report.words import method_words
 from harness.spec import load_protocol
 from harness.spec.factors import GridFactor
 
-PARTS = ("preprocess", "teacher", "student_train", "evaluate", "judge")
-"""What a cell's total is the sum of, in the order of the paper's stage table."""
+PARTS = ("preprocess", "teacher", "student_train", "evaluate", "judge", UNATTRIBUTED)
+"""What a cell's total is the sum of, in the order of the paper's stage table; then its own run's energy
+between stages, which the paper has in no stage."""
+
+OWN_STAGES = ("student_train", "evaluate", "judge")
+"""Those that a cell's own run has."""
 
 
 @dataclass(frozen=True)
@@ -69,43 +74,6 @@ class Basis:
         return f"{gpu}; CPU: {cpu}"
 
 
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Two-sided 95 % quantile of Student's t by degrees of freedom."""
-
-
-@dataclass(frozen=True)
-class RunSpread:
-    """How far equal work differs from run to run: a student's training, repeated with everything equal.
-
-    Attributes:
-        cell: Name of the cell.
-        energies_j: Of its training in each run, the first included.
-        cpu_s: CPU seconds of the same; None where one is unknown.
-    """
-
-    cell: str
-    energies_j: tuple[float, ...]
-    cpu_s: tuple[float, ...] | None
-
-    @property
-    def relative(self) -> float:
-        """Standard deviation over mean of the energies."""
-        return statistics.stdev(self.energies_j) / statistics.fmean(self.energies_j)
-
-    @property
-    def relative_cpu(self) -> float | None:
-        """The same of the CPU seconds."""
-        if self.cpu_s is None:
-            return None
-        return statistics.stdev(self.cpu_s) / statistics.fmean(self.cpu_s)
-
-    @property
-    def noise(self) -> float:
-        """Relative difference of two single runs of equal work that chance reaches in 5 % of cases:
-        t x sqrt(2) x `relative`."""
-        return T_95.get(len(self.energies_j) - 1, 1.96) * math.sqrt(2.0) * self.relative
-
-
 @dataclass(frozen=True)
 class CellResult:
     """The figures of one cell.
@@ -113,7 +81,6 @@ class CellResult:
     Attributes:
         parts: Each of PARTS to joules, all attempts; None where unknown, 0 where the cell has no such stage.
         failed: Joules of attempts that did not complete, in `parts` already; None without any.
-        unattributed: Joules of the cell's own run between its stages, in no part.
         students: Number of students that share the teacher's output in this grid.
         trained: Unique label tokens trained on.
         reference: Declared denominator.
@@ -135,7 +102,6 @@ class CellResult:
     run_id: str
     parts: Mapping[str, Interval | None]
     failed: Interval | None
-    unattributed: Interval | None
     students: int
     trained: int | None
     reference: int
@@ -288,21 +254,10 @@ class Results:
             return student_sensitivity(result.parts["teacher"], *students, student_rel)
         teacher, distilled = result.by_scales("teacher"), result.by_scales("student_train")
         direct = baseline.by_scales("student_train")
-        return break_even(teacher, direct, distilled, scales=self.scales(teacher, direct, distilled))
-
-    def is_noise(self, result: CellResult) -> bool:
-        """Whether a distilled student did as much work as the SFT one and their energies differ by no more
-        than run-to-run spread explains: then the difference, and N*, say nothing."""
-        baseline = self.cell("sft", result.cell.size, result.cell.seed)
-        if baseline is None or result.cell.regime == "sft" or self.spread is None:
-            return False
-        ours, theirs = result.parts["student_train"], baseline.parts["student_train"]
-        if ours is None or theirs is None or result.positions is None:
-            return False
-        mean = (ours.best + theirs.best) / 2
-        return result.positions == baseline.positions and (
-            abs(ours.best - theirs.best) <= self.spread.noise * mean
-        )
+        even = break_even(teacher, direct, distilled, scales=self.scales(teacher, direct, distilled))
+        pair = baseline, result
+        energies = [one.parts["student_train"] for one in pair]
+        return replace(even, withheld=withheld([one.positions for one in pair], energies, self.spread))
 
     def co2e_kg(self, result: CellResult) -> Interval | None:
         """Emissions of a cell's energy by the reader's factor, at a PUE of 1; None without one."""
@@ -341,32 +296,21 @@ class Results:
         if one is None or two is None or not_compared(one, two) or ours is None or theirs is None:
             return None
         scales = self.scales(ours, theirs, one.scaled, two.scaled)
-        return serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
-
-    def serving_is_noise(self, result: CellResult) -> bool:
-        """Whether nothing tells the J per served token of a cell and of SFT of its size apart.
-
-        They are one architecture at one workload: a difference within run-to-run spread says nothing.
-        """
-        baseline = self.cell("sft", result.cell.size, result.cell.seed)
-        if self.spread is None or baseline is None or baseline.served is None or result.served is None:
-            return True
-        ours, theirs = result.served.per_token.best, baseline.served.per_token.best
-        return abs(ours - theirs) <= self.spread.noise * (ours + theirs) / 2
+        even = serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
+        return replace(even, withheld=chance([two.per_token, one.per_token], self.spread))
 
     def scales(self, *energies: Energy | None) -> Scales:
         """Ranges of the scales that some energies name."""
         return ranges([energy for energy in energies if energy is not None], self.bars)
 
 
-def collect(profile: Profile, cells: Sequence[Cell], layout: Layout, again: Sequence[Cell] = ()) -> Results:
+def collect(profile: Profile, cells: Sequence[Cell], layout: Layout) -> Results:
     """Read the bundles of a complete reproduction.
 
     Args:
         profile: The profile.
         cells: Those of the tables.
         layout: Where everything is.
-        again: Repeats of one of them with everything equal.
 
     Raises:
         KitError: A bundle or a product is missing.
@@ -390,35 +334,11 @@ def collect(profile: Profile, cells: Sequence[Cell], layout: Layout, again: Sequ
     if profile.fork_stages:
         not_forked += _not_forked(shared_run, SHARED, charged)
         for cell in cells:
-            not_forked += _not_forked(layout.run(cell.name), cell.name, PARTS[2:])
-    spread = _run_spread(layout, again) if again else None
+            not_forked += _not_forked(layout.run(cell.name), cell.name, OWN_STAGES)
+    spread = spread_beside(shared_run)
     return Results(
         profile, results, teacher_scores, teacher_loss, uncharged, run_id, not_forked, spread=spread
     )
-
-
-def _run_spread(layout: Layout, again: Sequence[Cell]) -> RunSpread | None:
-    """The spread of one cell's training over runs of equal work; None where an energy is unknown.
-
-    Raises:
-        KitError: A repeat did other work than the first run.
-    """
-    first = replace(again[0], again=0)
-    rows = [stage_rows(layout.run(cell.name)) for cell in (first, *again)]
-    work = {_json(layout.product(cell.name, "student/summary.json"))["positions"] for cell in (first, *again)}
-    if len(work) > 1:
-        raise KitError(
-            f"repeats of {first.name} went through {', '.join(map(str, sorted(work)))} positions",
-            expected="the same work in each",
-            fix="remove their folders under runs/ and run the same command again",
-        )
-    energies = [energy_of(found, ["student_train"]) for found in rows]
-    known = tuple(energy.best for energy in energies if energy is not None)
-    cpu = [_cpu_seconds(found, ["student_train"]) for found in rows]
-    seconds = tuple(value for value in cpu if value is not None)
-    if len(known) < len(rows) or not all(known):
-        return None
-    return RunSpread(first.name, known, seconds if len(seconds) == len(rows) else None)
 
 
 def _not_forked(run: Path, name: str, stages: Collection[str]) -> list[str]:
@@ -451,11 +371,14 @@ def _cell(
         "student_train": energy_of(own, ["student_train"]),
         "evaluate": energy_of(own, ["evaluate"]),
         "judge": energy_of(own, ["judge"]) if judged(profile) else Interval.exact(0.0),
+        UNATTRIBUTED: Interval.exact(0.0),
     }
+    if any(row["stage"] == UNATTRIBUTED for row in own):
+        parts[UNATTRIBUTED] = energy_of(own, [UNATTRIBUTED])
     scaled: dict[str, Energy | None] = {
         part: parts_of(shared, charged[part], shared_scales) for part in ("preprocess", "teacher")
     }
-    scaled |= {part: parts_of(own, [part], own_scales) for part in PARTS[2:]}
+    scaled |= {part: parts_of(own, [part], own_scales) for part in (*OWN_STAGES, UNATTRIBUTED)}
     names = {*charged["preprocess"], *teacher_names}
     rows = [row for row in shared if row["name"] in names]
     rows += [row for row in own if row["stage"] != UNATTRIBUTED]
@@ -470,7 +393,6 @@ def _cell(
         run_id=str(Bundle.open(run).manifest["run_id"]),
         parts=parts,
         failed=_sum(row for row in rows if row["status"] != "completed"),
-        unattributed=_sum(row for row in own if row["stage"] == UNATTRIBUTED),
         students=students,
         trained=tokens(students_rows, "trained"),
         reference=reference,

@@ -45,7 +45,7 @@ def summary(results: Results) -> list[str]:
                 figure(result.total, scale),
                 _times(results.relative(result)),
                 quality_text(result),
-                _NOISE if results.is_noise(result) else _reuses(results.break_even(result)),
+                _reuses(results.break_even(result)),
                 number(paper["published_energy_kwh"], 2),
                 number(paper["published_energy_relative_to_sft"], 1),
                 number(paper["published_quality"], 2),
@@ -57,7 +57,9 @@ def summary(results: Results) -> list[str]:
     if any(row[5] == _OPEN for row in rows):
         lines += ["N* open: its interval reaches from reuses that pay to reuses that never do."]
     if any(row[5] == _NOISE for row in rows):
-        lines += ["N* noise: equal positions, and the difference is within run-to-run spread."]
+        evens = [results.break_even(result) for result in grid_of(results)]
+        reasons = {even.withheld: None for even in evens if even is not None and even.withheld}
+        lines += [f"N* noise: {reason}." for reason in reasons]
     lines += ["", *_students(results)]
     lines += ["", *frontier_words(grid_of(results))]
     said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
@@ -112,6 +114,8 @@ def _read(results: Results) -> list[str]:
 def _reuses(even: BreakEven | None) -> str:
     if even is None or even.case == "undefined":
         return NOT_AVAILABLE
+    if even.withheld is not None:
+        return _NOISE
     if not even.resolved:
         return _OPEN
     return break_even_text(even).partition(" (")[0]

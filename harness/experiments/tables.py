@@ -52,7 +52,6 @@ def cell_record(results: Results, result: CellResult) -> Record:
     for part in PARTS:
         record |= _interval(f"{part}_energy_j", result.parts[part])
     record |= _interval("failed_attempts_energy_j", result.failed)
-    record |= _interval("unattributed_energy_j", result.unattributed)
     record |= _interval("energy_j_per_reference_token", result.per_reference_token)
     record |= _interval("student_energy_j_per_trained_token", result.per_trained_token)
     record["student_positions"] = result.positions
@@ -67,7 +66,7 @@ def cell_record(results: Results, result: CellResult) -> Record:
     record["heldout_loss"] = result.heldout_loss
     even = results.break_even(result)
     record["break_even_case"] = None if even is None else even.case
-    record["break_even_within_spread"] = results.is_noise(result)
+    record["break_even_withheld"] = None if even is None else even.withheld
     record["break_even_reuses"] = None if even is None else even.ratio
     record["break_even_reuses_whole"] = None if even is None else even.whole
     record["break_even_low"] = None if even is None or not math.isfinite(even.low) else even.low
@@ -83,7 +82,7 @@ def cell_record(results: Results, result: CellResult) -> Record:
     record["served_tokens_per_s"] = None if one is None else one.tokens * 1e6 / one.duration_us
     record |= _interval("energy_j_per_served_token", None if one is None else one.per_token)
     paid = results.serving(result)
-    record["serving_within_spread"] = None if paid is None else results.serving_is_noise(result)
+    record["serving_withheld"] = None if paid is None else paid.withheld
     record["serving_case"] = None if paid is None else paid.case
     record["serving_tokens"] = None if paid is None else paid.ratio
     for part, methods in result.basis.methods.items():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.accounting import (
@@ -19,6 +21,7 @@ from harness.accounting import (
 from harness.accounting.amortize import UNDEFINED, repeated_break_even, student_sensitivity
 from harness.accounting.interval import total
 from harness.accounting.rounding import break_even_sentence, break_even_text
+from harness.accounting.run_spread import RunSpread, chance, withheld
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
@@ -60,6 +63,7 @@ class Against:
             one suite and judge; or a tie; None where the two may not be compared.
         doubts: what a reader must know of the comparison.
         differences: why the two may not be compared.
+        spread_known: whether it is known how far equal work differs from run to run.
         q_gap: this run's Q less the other's over the same items; None where they were not asked the same.
     """
 
@@ -79,9 +83,15 @@ class Against:
     q_gap: PairedQuality | None = None
     no_serving: str | None = None
     served_measured: bool = False
+    spread_known: bool = False
 
 
-def against(report: RunReport, other: RunReport, serving: tuple[float, float] | None = None) -> Against:
+def against(
+    report: RunReport,
+    other: RunReport,
+    serving: tuple[float, float] | None = None,
+    spread: RunSpread | None = None,
+) -> Against:
     """Set a run against direct training of the same student.
 
     Args:
@@ -89,6 +99,7 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         other: the run that trains directly.
         serving: joules per served token of the other run's model and of this one's, for T*; None: what the
             runs' serve stages measured.
+        spread: from run to run of equal work (`spread_beside`); None = not measured.
     """
     ours, theirs = whole_energy(report), whole_energy(other)
     teacher = None if ours is None else _teacher(report, other)
@@ -99,6 +110,7 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     even = moved = UNDEFINED
     if not differing:
         even = break_even(teacher, direct, distilled, scales=scales)
+        even = replace(even, withheld=no_verdict(report, other, spread))
         moved = student_sensitivity(_at_best(teacher), _at_best(direct), _at_best(distilled), STUDENT_REL)
     seconds = [_cpu_seconds(r, r.protocol.kinds("student")) for r in (other, report)]
     even_cpu = None
@@ -112,8 +124,9 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
         times=None if ours is None or theirs is None else ratio(ours, theirs, scales),
         even=even,
         moved=moved,
-        serving=None if differing and serving is None else _serving(report, other, serving, scales),
+        serving=None if differing and serving is None else _serving(report, other, serving, scales, spread),
         served_measured=serving is None,
+        spread_known=spread is not None,
         no_serving=None if serving else not_compared(report.served, other.served),
         verdict=None if differing else _verdict(report, other, ours, theirs, scales),
         doubts=_doubts(report, other),
@@ -124,8 +137,63 @@ def against(report: RunReport, other: RunReport, serving: tuple[float, float] | 
     )
 
 
+def no_verdict(report: RunReport, other: RunReport, spread: RunSpread | None) -> str | None:
+    """Why N* of a distilled run against direct training says nothing; None where it does."""
+    pair = other, report
+    energies = [_at_best(_student(one)) for one in pair]
+    return withheld([one.token_counts.get("positions") for one in pair], energies, spread)
+
+
+def serving_no_verdict(report: RunReport, other: RunReport, spread: RunSpread | None) -> str | None:
+    """The same of T* by measured joules, where that spread is known: students of one architecture do equal
+    work at one workload, and others do not."""
+    energies = [None if one is None else one.per_token for one in (other.served, report.served)]
+    return None if spread is None else chance(energies, spread)
+
+
+_AGAIN = re.compile(r"(.+)-again\d+")
+
+
+def spread_beside(folder: Path) -> RunSpread | None:
+    """Run-to-run spread that the runs in a run's folder give: `NAME-again1` repeats `NAME` with all equal.
+
+    Args:
+        folder: of a run.
+
+    Returns:
+        That of the run with the most repeats; None where none is repeated, or its students did other work.
+
+    Raises:
+        KitError: a repeat cannot be read.
+    """
+    from harness.report.model import build
+
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.absolute().parent.glob("*-again*/manifest.json")):
+        found = _AGAIN.fullmatch(path.parent.name)
+        first = None if found is None else path.parent.with_name(found[1])
+        if first is not None and (first / "manifest.json").exists():
+            groups.setdefault(found[1] if found else "", [first]).append(path.parent)
+    if not groups:
+        return None
+    name, paths = max(groups.items(), key=lambda group: len(group[1]))
+    runs = [build(path) for path in paths]
+    work = {run.token_counts.get("positions") for run in runs}
+    energies = [_at_best(_student(run)) for run in runs]
+    known = tuple(energy.best for energy in energies if energy is not None and energy.best > 0)
+    if len(known) < len(runs) or len(work) > 1 or None in work:
+        return None
+    seconds = [_cpu_seconds(run, run.protocol.kinds("student")) for run in runs]
+    cpu_s = tuple(math.fsum(s for s in found if s) for found in seconds if found and None not in found)
+    return RunSpread(name, known, cpu_s if len(cpu_s) == len(runs) else None)
+
+
 def _serving(
-    report: RunReport, other: RunReport, given: tuple[float, float] | None, scales: Scales
+    report: RunReport,
+    other: RunReport,
+    given: tuple[float, float] | None,
+    scales: Scales,
+    spread: RunSpread | None,
 ) -> BreakEven | None:
     """T* from given or measured joules per served token; None where there are neither."""
     ours, theirs = whole_energy(report), whole_energy(other)
@@ -136,7 +204,8 @@ def _serving(
     if one is None or two is None or not_compared(one, two) or ours is None or theirs is None:
         return None
     scales = {**scales, **ranges([one.scaled, two.scaled], scale_bars(report.protocol))}
-    return serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
+    even = serving_break_even((ours, theirs), two.scaled, one.scaled, scales=scales)
+    return replace(even, withheld=serving_no_verdict(report, other, spread))
 
 
 def break_even_parts(
@@ -370,12 +439,12 @@ def against_lines(found: Against) -> list[tuple[str, str]]:
 def against_notes(found: Against) -> list[str]:
     """What a reader must know of the comparison."""
     notes = []
-    if found.even.case in ("finite", "never"):
+    if found.even.case in ("finite", "never") and found.even.withheld is None:
         notes.append(
             "N* divides the teacher's energy by a small difference of two students' energies: with "
             f"±{STUDENT_REL:.0%} on both of them it would be {break_even_text(found.moved)}."
         )
-    if found.serving is not None and found.served_measured:
+    if found.serving is not None and found.served_measured and not found.spread_known:
         notes.append(
             "T* divides by the difference of two measured J per served token; what differs run to run of "
             "equal work is not in its interval, and two students of one architecture do equal work."

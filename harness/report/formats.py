@@ -78,6 +78,7 @@ def break_even_dict(even: BreakEven, what: str = "reuses") -> dict[str, Any]:
         f"{what}_low": low,
         f"{what}_high": high,
         "resolved": even.resolved,
+        "withheld": even.withheld,
     }
 
 

@@ -47,6 +47,8 @@ def interval(value: Interval | None) -> str:
 
 def break_even(even: BreakEven) -> str:
     """N* with its interval; a case that is no number in words."""
+    if even.withheld is not None:
+        return "no verdict"
     if even.case != "finite" or even.ratio is None:
         return {"always": "at once", "never": "never"}.get(even.case, "--")
     if not even.resolved:

@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting import Interval
+from harness.accounting.run_spread import RunSpread
 from harness.accounting.shared_scales import Energy, added
 from harness.accounting.stage_scales import as_records, ranges
 from harness.accounting.totals import roots
 from harness.bundle.derive import scale_bars
 from harness.errors import KitError
 from harness.report.cite import citations
-from harness.report.comparison import break_even_parts, differences_between, finite, judged, whole_energy
+from harness.report.comparison import (
+    break_even_parts,
+    differences_between,
+    finite,
+    judged,
+    no_verdict,
+    serving_no_verdict,
+    whole_energy,
+)
 from harness.report.formats import as_dict
 from harness.report.lineage import Costs
 from harness.report.model import RunReport
@@ -48,12 +57,15 @@ def points_for(runs: int, devices: int) -> int:
     return max(60, min(6_000, POINTS // (3 * max(1, runs) * max(1, devices))))
 
 
-def page_data(reports: Sequence[RunReport], validations: Sequence[Validation]) -> dict[str, Any]:
+def page_data(
+    reports: Sequence[RunReport], validations: Sequence[Validation], spread: RunSpread | None = None
+) -> dict[str, Any]:
     """Everything a page shows, for one run or for several.
 
     Args:
         reports: built with traces.
         validations: one of each run, in the same order.
+        spread: from run to run of equal work (`comparison.spread_beside`); None = not measured.
     """
     names = _names(reports)
     runs = [
@@ -66,7 +78,7 @@ def page_data(reports: Sequence[RunReport], validations: Sequence[Validation]) -
     return {
         "page": "kit report",
         "runs": runs,
-        "pairs": _pairs(reports),
+        "pairs": _pairs(reports, spread),
         "scales": {name: list(ends) for name, ends in scales.items()},
         "factors": site_factors(),
         "chosen": _chosen(reports[0]),
@@ -175,9 +187,9 @@ def _energy(report: RunReport, boundary: str) -> dict[str, Any]:
     }
 
 
-def _pairs(reports: Sequence[RunReport]) -> list[dict[str, Any]]:
+def _pairs(reports: Sequence[RunReport], spread: RunSpread | None) -> list[dict[str, Any]]:
     """Each distilled run beside each direct training it may be compared with, and what N* is formed of."""
-    found = []
+    found: list[dict[str, Any]] = []
     for number, report in enumerate(reports):
         if report.manifest.get("method") not in report.protocol.taught_methods:
             continue
@@ -192,6 +204,8 @@ def _pairs(reports: Sequence[RunReport]) -> list[dict[str, Any]]:
                 {
                     "run": number,
                     "direct": place,
+                    "withheld": no_verdict(report, other, spread),
+                    "serving_withheld": serving_no_verdict(report, other, spread),
                     "boundary": {b: _parts_of_pair(report, other, b) for b in ("all", "gpu")},
                     "served": not_compared(report.served, other.served) is None,
                     "unserved": _unserved(report, other),
@@ -403,9 +417,11 @@ def shell(title_text: str, policy: str, head: Sequence[str], body: Sequence[str]
     )
 
 
-def to_html(reports: Sequence[RunReport], validations: Sequence[Validation]) -> str:
-    """One page for one run or several."""
-    data = page_data(reports, validations)
+def to_html(
+    reports: Sequence[RunReport], validations: Sequence[Validation], spread: RunSpread | None = None
+) -> str:
+    """One page for one run or several; arguments as of `page_data`."""
+    data = page_data(reports, validations, spread)
     labels = [run["label"] for run in data["runs"]]
     heading = labels[0] if len(labels) == 1 else f"{len(labels)} runs"
     sentences = " ".join(run["sentence"] for run in data["runs"])

@@ -10,10 +10,17 @@ from itertools import pairwise
 from harness.accounting import BreakEven, Interval, ParetoPoint, break_even, pareto_frontier
 from harness.accounting.amortize import UNDEFINED
 from harness.accounting.rounding import J_PER_KWH
+from harness.accounting.run_spread import RunSpread
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges, stated
 from harness.bundle.derive import scale_bars
-from harness.report.comparison import break_even_parts, differences_between, judged, whole_energy
+from harness.report.comparison import (
+    break_even_parts,
+    differences_between,
+    judged,
+    no_verdict,
+    whole_energy,
+)
 from harness.report.model import RunReport
 from harness.report.palette import role_of
 from harness.spec import load_protocol
@@ -41,6 +48,7 @@ class Entry:
         tokens: declared denominator.
         parts: teacher, direct training and distilled student, for N*; None with nothing to compare with.
         extra: joules that it cost more than direct training; None likewise.
+        withheld: why N* gets no verdict; None where it gets one.
         setting: settings of a sweep, as far as known.
         served: J per served token; None where no stage measured it.
     """
@@ -55,6 +63,7 @@ class Entry:
     tokens: int | None = None
     parts: tuple[Energy | None, Energy | None, Energy | None] | None = None
     extra: Interval | None = None
+    withheld: str | None = None
     setting: Mapping[str, float] = field(default_factory=dict)
     served: Interval | None = None
 
@@ -63,7 +72,8 @@ class Entry:
         """N*."""
         if self.parts is None:
             return UNDEFINED
-        return break_even(*self.parts, scales=scales_of([p for p in self.parts if p is not None]))
+        even = break_even(*self.parts, scales=scales_of([p for p in self.parts if p is not None]))
+        return replace(even, withheld=self.withheld)
 
     @property
     def total(self) -> Interval | None:
@@ -115,8 +125,13 @@ def place(entries: Sequence[Entry]) -> list[Placed]:
     return found
 
 
-def entries(reports: Sequence[RunReport]) -> list[Entry]:
-    """Entries of runs; each distilled one beside the first direct training that it may be compared with."""
+def entries(reports: Sequence[RunReport], spread: RunSpread | None = None) -> list[Entry]:
+    """Entries of runs; each distilled one beside the first direct training that it may be compared with.
+
+    Args:
+        reports: of the runs.
+        spread: from run to run of equal work (`comparison.spread_beside`); None = not measured.
+    """
     taught = [report.manifest.get("method") in report.protocol.taught_methods for report in reports]
     names = [shown(str(report.manifest.get("name", ""))) for report in reports]
     found = []
@@ -142,7 +157,12 @@ def entries(reports: Sequence[RunReport]) -> list[Entry]:
             extra = None
             if energy is not None and base is not None:
                 extra = difference(energy, base, scales_of([energy, base]))
-            entry = replace(entry, parts=break_even_parts(report, direct), extra=extra)
+            entry = replace(
+                entry,
+                parts=break_even_parts(report, direct),
+                extra=extra,
+                withheld=no_verdict(report, direct, spread),
+            )
         found.append(entry)
     return found
 

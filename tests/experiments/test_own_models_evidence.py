@@ -65,13 +65,13 @@ def test_the_table_gives_no_verdict_where_only_chance_speaks(script: Any) -> Non
     cell |= {"untrained_loss": 9.25}
     cell |= {"student_cpu_s": None, "cpu_energy_methods": "codecarbon_process"}
     none = {"break_even_reuses": None, "break_even_reuses_whole": None, "break_even_low": None}
-    none |= {"break_even_case": None, "break_even_high": None, "break_even_within_spread": False}
+    none |= {"break_even_case": None, "break_even_high": None, "break_even_withheld": None}
     pays = {"break_even_case": "finite", "break_even_reuses": 2.5, "break_even_reuses_whole": 3}
-    pays |= {"break_even_low": 1.0, "break_even_high": None, "break_even_within_spread": False}
+    pays |= {"break_even_low": 1.0, "break_even_high": None, "break_even_withheld": None}
     record = {
         "cells": [
             {**cell, **none, "regime": "sft"},
-            {**cell, **pays, "regime": "kd", "break_even_within_spread": True},
+            {**cell, **pays, "regime": "kd", "break_even_withheld": "equal work"},
             {**cell, **pays, "regime": "synthetic_sft"},
         ],
         "run_spread": {"relative": 0.1},

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from harness.accounting import Interval
+from harness.accounting.run_spread import RunSpread
 from harness.experiments.comparison import remarks
 from harness.experiments.documents import frontier_words, write_documents
 from harness.experiments.frontier import frontier
 from harness.experiments.grid import Cell, cells_of, main_cells, target
 from harness.experiments.profile import load_profile
-from harness.experiments.results import Basis, CellResult, Results, RunSpread
+from harness.experiments.results import Basis, CellResult, Results
 from harness.experiments.summary import summary
 from harness.experiments.tables import cell_record, sweep_rows, table3_rows
 from harness.spec.factors import region_factors
@@ -38,13 +39,12 @@ def result(
     saving = 0.0 if cell.regime == "sft" else 20.0
     teacher = {"sft": 0.0, "kd": 60.0, "synthetic_sft": 90.0}[cell.regime]
     energies = {"preprocess": 10.0, "teacher": teacher, "student_train": STUDENT_J[cell.size] - saving}
-    energies |= {"evaluate": 4.0, "judge": 1.0}
+    energies |= {"evaluate": 3.0, "judge": 1.0, "unattributed": 1.0}
     return CellResult(
         cell=cell,
         run_id="run-" + cell.name,
         parts={k: Interval(v, v * (1 - rel), v * (1 + rel)) for k, v in energies.items()},
         failed=None,
-        unattributed=Interval.exact(1.0),
         students=3,
         trained=1000,
         reference=2000,
@@ -212,10 +212,11 @@ def test_stage_shares_add_up() -> None:
     for regime in ("sft", "kd", "synthetic_sft"):
         mine = [row for row in rows if row["regime"] == regime and row["size"] == "1b"]
         assert sum(row["share"] for row in mine) == pytest.approx(1.0)
-        # The published table says nothing of a judge.
-        published = [row["published_share"] for row in mine if row["stage"] != "judge"]
+        # The published table says nothing of a judge, nor of time between stages.
+        lacking = ("judge", "unattributed")
+        published = [row["published_share"] for row in mine if row["stage"] not in lacking]
         assert sum(published) == pytest.approx(1.0)
-        assert [row["published_share"] for row in mine if row["stage"] == "judge"] == [None]
+        assert [row["published_share"] for row in mine if row["stage"] in lacking] == [None, None]
     assert not [row for row in rows if row["regime"] == "sft" and row["stage"].startswith("teacher")]
 
 
@@ -308,16 +309,23 @@ def test_equal_work_within_the_run_to_run_spread_gives_no_verdict(tmp_path: Path
     work = {"positions": 900, "eval_positions": 100, "step": 60, "total_steps": 60, "stopped": "horizon"}
     made = replace(made, cells=[replace(c, training=work) for c in made.cells])
     kd = find(made, "kd", "1b")
-    assert not made.is_noise(kd)  # nobody measured a spread
+    assert withheld(made, kd) == "equal work, and run-to-run spread was not measured"
     wide = RunSpread("sft-1b", (100.0, 104.0, 96.0), None)
     assert wide.relative == pytest.approx(0.04) and wide.noise == pytest.approx(4.303 * 2**0.5 * 0.04)
     noisy = replace(made, spread=wide)
-    assert noisy.is_noise(kd) and cell_record(noisy, kd)["break_even_within_spread"] is True
+    reason = "equal work, and the difference is within run-to-run spread"
+    assert withheld(noisy, kd) == reason == cell_record(noisy, kd)["break_even_withheld"]
     text = write_documents(noisy, "table2", target("table2"), tmp_path)["table2.md"].read_text()
-    assert "no verdict: equal positions" in text
-    assert any("noise" in line for line in summary(noisy))
+    kd_lines = [line for line in text.splitlines() if line.startswith("| Logit KD      | 1B")]
+    assert [f"no verdict: {reason}" in line for line in kd_lines] == [True, False, False, True]  # sensitivity
+    assert f"N* noise: {reason}." in summary(noisy)
     narrow = replace(made, spread=RunSpread("sft-1b", (100.0, 100.5, 99.5), (10.0, 10.1, 9.9)))
-    assert not narrow.is_noise(kd)
+    assert withheld(narrow, kd) is None
     fewer = replace(kd, training={**work, "positions": 700})
-    assert not noisy.is_noise(fewer)  # it stopped earlier: that is no chance
-    assert not noisy.is_noise(find(made, "sft", "1b"))
+    assert withheld(noisy, fewer) is None  # it stopped earlier: that is no chance
+
+
+def withheld(made: Results, result: CellResult) -> str | None:
+    even = made.break_even(result)
+    assert even is not None
+    return even.withheld

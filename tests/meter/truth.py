@@ -173,7 +173,9 @@ def assert_placed(config: LabConfig, run: Sealed, *rows: dict[str, Any]) -> None
     for one in figures:
         if one.placed:
             allowed_j = one.allowed_j
-            if one.low_j <= one.truth_j <= one.high_j:  # a step that was none is no fault where it is in doubt
+            if (
+                one.low_j <= one.truth_j <= one.high_j
+            ):  # a step that was none is no fault where it is in doubt
                 gain = config.devices[one.device].counter_gain
                 allowed_j += gain * sum(misled_j(config, one.device, at_us) for at_us in ends[one.stage_uid])
             assert one.energy_j == pytest.approx(one.truth_j, abs=allowed_j), one

@@ -9,13 +9,17 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from harness.cli.breakeven import cmd as breakeven
 from harness.cli.report import cmd
 from harness.journal.scores import eval_row
-from harness.report.comparison import against, against_lines
+from harness.report.comparison import against, against_lines, spread_beside
+from harness.report.figures import figures
 from harness.report.formats import as_dict
 from harness.report.model import Options, build
 from harness.report.scores import suite_scores
+from harness.report.study import entries
 from tests.accounting.synthetic import Stage, make_run
+from tests.report.test_page import page_of
 from tests.report.test_report import text_of
 
 
@@ -319,3 +323,39 @@ def test_repeats_in_both_runs_give_a_break_even_in_cpu_seconds(tmp_path):
     assert data["reuses"] == pytest.approx(2.5) and data["repeats"] == 2
     text = " ".join(text_of(replace(reports[0], against=found)).split())
     assert "N* by CPU time" in text and "CPU seconds, 2 repeats of each student" in text
+
+
+def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
+    """Terminal, N* of two runs, page and figures say the same of students with as many positions each."""
+
+    def run(name, watts, positions):
+        teacher = [Stage("teacher", "teacher_logits", 10, 60, 440)] if name.startswith("kd") else []
+        student = Stage("train", "student_train", 70, 170, watts, tokens=1000)
+        made = on_one_device(make_run((*teacher, student), end_s=180, devices=1))
+        made.manifest |= {"method": name.partition("-")[0], "name": name}
+        made.stages[-1]["tokens_positions"] = positions
+        return made.write(tmp_path / name)
+
+    def said(kd, sft):
+        runner = CliRunner()
+        data = json.loads(runner.invoke(cmd, [str(kd), "--against", str(sft), "--format", "json"]).output)
+        withheld = data["against"]["break_even"]["withheld"]
+        shown = " ".join(runner.invoke(breakeven, [str(kd), str(sft)]).output.split())
+        assert (f"N* no verdict: {withheld}" in shown) == (withheld is not None)
+        _, page = page_of([kd, sft], tmp_path / "page.html")
+        (entry, _) = entries([build(kd), build(sft)], spread_beside(kd))
+        row = next(f for f in figures([entry])[0] if f.name == "amortization").rows[-1]
+        assert (row["break_even"] is None) == (withheld is not None) == ("no verdict" in row["case"])
+        assert page["pairs"][0]["withheld"] == entry.even.withheld == withheld
+        return withheld
+
+    kd, sft, fewer = run("kd-1b", 600, 5000), run("sft-1b", 630, 5000), run("kd-2b", 600, 4000)
+    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    assert said(fewer, sft) is None  # it trained less: that is no chance
+    run("sft-1b-again1", 625, 5000)
+    # 0.56 % of standard deviation: two runs differ by 10 % by chance (t 12.7 of one degree of freedom).
+    assert said(kd, sft) == "equal work, and the difference is within run-to-run spread"
+    run("sft-1b-again1", 630, 5000)
+    assert said(kd, sft) is None
+    run("sft-1b-again1", 625, 4990)
+    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"

@@ -359,8 +359,8 @@ def test_a_training_stage_without_a_count_leaves_no_joules_per_token(tmp_path):
 
 
 def test_spread_is_one_figure_or_two():
-    assert spread(Interval(10_000.0, 9_995.0, 10_005.0)) == "± 5 J"
-    assert spread(Interval(10_000.0, 9_000.0, 14_000.0)) == "-1.0 kJ / +4 kJ"
+    assert spread(Interval(10_000.0, 9_995.0, 10_005.0)) == "± 5.0 J"
+    assert spread(Interval(10_000.0, 9_000.0, 14_000.0)) == "-1.0 kJ / +4.0 kJ"
 
 
 def test_command(folder, tmp_path):

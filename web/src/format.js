@@ -17,9 +17,7 @@ function decimals(best, half, most) {
   if (!(half > 0)) return ceiling;
   if (!Number.isFinite(half)) return -exponent(best);
   const power = exponent(half);
-  const lead = half / 10 ** power;
-  const byInterval = lead >= 9.5 ? -power : lead < 3.55 ? 1 - power : -power;
-  return Math.min(ceiling, byInterval);
+  return Math.min(ceiling, half / 10 ** power >= 9.95 ? -power : 1 - power);
 }
 
 function endingAt(value, places) {
@@ -90,6 +88,7 @@ const short = (value) => {
 
 export function breakEvenText(even, resolved) {
   if (even.case === "undefined") return "not defined";
+  if (even.withheld) return `no verdict: ${even.withheld}`;
   if (even.case === "always") return resolved ? "pays at once" : "pays at once, not resolved";
   if (even.case === "never") {
     return resolved ? "never" : `not resolved: never by the best values, from ${short(even.low)} up`;

@@ -83,7 +83,11 @@ function breakEvenOf(row) {
   const base = baselines.get(row.key);
   const teacher = interval(row.boundaries[state.boundary]?.teacher);
   const [own, direct] = [row.students[state.boundary], base?.students[state.boundary]];
-  return base && teacher && own && direct ? sums.breakEven(sums.alone(teacher), direct, own, scales) : null;
+  if (!base || !teacher || !own || !direct) return null;
+  const even = sums.breakEven(sums.alone(teacher), direct, own, scales);
+  // Single runs of equal work: nothing here tells their difference from chance.
+  const alike = row.tokens.positions && row.tokens.positions === base.tokens.positions;
+  return alike ? { ...even, withheld: "equal work, and run-to-run spread was not measured" } : even;
 }
 
 function servingOf(row) {

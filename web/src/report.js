@@ -100,7 +100,8 @@ function evenOf(number) {
   const pair = pairs.find((one) => one.run === number && !one.differences);
   const parts = pair?.boundary[state.boundary];
   if (!parts) return { pair: pairs.find((one) => one.run === number) ?? null, even: null };
-  return { pair, even: sums.breakEven(parts.teacher, parts.direct, parts.distilled, scales) };
+  const even = sums.breakEven(parts.teacher, parts.direct, parts.distilled, scales);
+  return { pair, even: { ...even, withheld: pair.withheld } };
 }
 
 // T*: tokens until what this run cost more than direct training has been saved in serving; by the joules that the
@@ -116,7 +117,7 @@ function servingOf(number) {
   }
   if (!pair.served || state.boundary !== "all" || state.jref !== "" || state.jstudent !== "") return null;
   const served = [pair.direct, number].map((place) => sums.times(runs[place].served, pue()));
-  return sums.servingBreakEven([ours, theirs], ...served, scales);
+  return { ...sums.servingBreakEven([ours, theirs], ...served, scales), withheld: pair.serving_withheld };
 }
 const typed = () => state.jref !== "" && state.jstudent !== "";
 

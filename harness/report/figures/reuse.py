@@ -48,14 +48,17 @@ def _lines(members: Sequence[Entry]) -> tuple[list[Row], list[Row]]:
         steps = [2 ** (k / 8) for k in range(8 * int(math.log2(MOST_REUSES)) + 1)]
         lines += [{**base(e), "reuses": n, "relative": (distilled + teacher / n) / direct} for n in steps]
         even = e.even
+        ends = {"break_even": even.ratio, "break_even_low": even.low, "break_even_high": even.high}
         mark = {
             **base(e),
-            "case": even.case,
-            "break_even": even.ratio,
-            "break_even_low": even.low if math.isfinite(even.low) else None,
-            "break_even_high": even.high if math.isfinite(even.high) else None,
+            "case": even.case if even.withheld is None else f"no verdict: {even.withheld}",
+            **{
+                name: end if end is not None and math.isfinite(end) and even.withheld is None else None
+                for name, end in ends.items()
+            },
         }
-        if even.case == "finite" and even.ratio is not None and 1 <= even.ratio <= MOST_REUSES:
+        told = even.case == "finite" and even.withheld is None
+        if told and even.ratio is not None and 1 <= even.ratio <= MOST_REUSES:
             mark |= {"from": max(1.0, even.low), "to": min(even.high, MOST_REUSES)}
             mark["end"] = "beyond" if even.high > MOST_REUSES else "inside"
         marks.append(mark)
@@ -74,7 +77,11 @@ def _panel(group: str, lines: Sequence[Row], marks: Sequence[Row], entries: Sequ
     bottom = low - (len(strip) + 1.0) * _STRIP * height if strip else low
     step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf) if height <= 6 * step)
     y = axis(
-        "relative", "energy over direct SFT", domain=[bottom, high + 0.03 * height], nice=False, zero=False
+        "relative",
+        "training with its share of the teacher, over direct SFT",
+        domain=[bottom, high + 0.03 * height],
+        nice=False,
+        zero=False,
     )
     if math.isfinite(step):
         first, last = math.ceil(round(low / step, 6)), math.floor(round(high / step, 6))
