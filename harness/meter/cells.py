@@ -57,7 +57,7 @@ class CellReader:
     def follow(self, device: Device, reading: Reading) -> None:
         """Watch for the tick after a boundary, beside which the counter was read."""
         if reading.energy is not None:
-            self._watch.want(device)
+            self._watch.want(device, seen=(reading.energy, reading.mono_us - reading.read_us / 2))
 
     def watch(self) -> None:
         """Until every counter that is followed has ticked."""
@@ -68,8 +68,10 @@ class CellReader:
         power_mw = _power(device.read())
         if interval is not None and tick.uncertainty_us < _WIDE * interval[0]:
             before_us = tick.mono_us - interval[0]
-            if self._last_us[tick.device_id] < before_us - interval[0] / 2:
-                doubt_us = math.ceil(tick.uncertainty_us + interval[1])
+            doubt_us = math.ceil(tick.uncertainty_us + interval[1])
+            # Where the older value was last seen before that, a tick in between may have ended it.
+            told = tick.before_us >= before_us - doubt_us
+            if told and self._last_us[tick.device_id] < before_us - interval[0] / 2:
                 self._write(tick.device_id, round(before_us), doubt_us, tick.before_mj, None)
         self._write(tick.device_id, tick.mono_us, tick.uncertainty_us, tick.energy_mj, power_mw)
         self._look_after(tick.device_id, LOOKS_BEHIND, tick.mono_us)

@@ -281,6 +281,7 @@ class Tick:
         uncertainty_us: Half the time between the readings before and after the tick.
         energy_mj: The counter after the tick.
         before_mj: The counter as it was seen before it.
+        before_us: When that was still seen.
     """
 
     device_id: int
@@ -288,6 +289,7 @@ class Tick:
     uncertainty_us: int
     energy_mj: int
     before_mj: int
+    before_us: float
 
 
 @dataclass
@@ -322,9 +324,10 @@ def _look(pending: _Pending) -> Tick | None:
     if high - low > _WIDE_US:
         # The reader lost the processor, or the driver took its time: more than one tick may lie in between.
         low, high = pending.model.narrow(low, before, after)
-    last, pending.value, pending.seen_us = pending.value, value, before
+    last = pending.value, pending.seen_us
+    pending.value, pending.seen_us = value, before
     middle, half = round((low + high) / 2), round((high - low) / 2 + 0.5)
-    return Tick(pending.source.index, middle, half, value, last)
+    return Tick(pending.source.index, middle, half, value, *last)
 
 
 class TickWatch:
@@ -362,14 +365,24 @@ class TickWatch:
         self._on_silence = on_silence
         self._waiting: dict[int, _Pending] = {}
 
-    def want(self, source: CounterSource, count: int = 1) -> None:
-        """Wait for so many ticks of a device from now on; for no fewer than it is watched for already."""
+    def want(self, source: CounterSource, count: int = 1, seen: tuple[int, float] | None = None) -> None:
+        """Wait for so many ticks of a device from now on; for no fewer than it is watched for already.
+
+        Args:
+            source: The device.
+            count: Ticks to wait for.
+            seen: A value of its counter and when the read that gave it began: waiting begins there, and no
+                tick between that read and the next is lost. None: it is read now.
+        """
         pending = self._waiting.get(source.index)
         if pending is not None:
             pending.left = max(pending.left, count)
             return
         pending = _Pending(source, self._models[source.index], left=count)
-        _look(pending)
+        if seen is None:
+            _look(pending)
+        else:
+            pending.value, pending.seen_us = seen
         pending.expected = pending.model.expect(pending.seen_us)
         pending.deadline_us = _now_us() + self._timeout_us
         self._waiting[source.index] = pending
