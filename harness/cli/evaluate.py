@@ -76,11 +76,14 @@ def cmd(
     if (judge_url is None) != (judge_model is None) or (judge is not None and judge_url is not None):
         raise click.UsageError("a judge is --judge DIR, or --judge-url URL with --judge-model NAME")
     judged = (judge or judge_url) is not None and any(benchmark.judged for benchmark in chosen)
+    if judge_check and dry_run:
+        raise click.UsageError("--judge-check asks the judge: it has no --dry-run")
     if judge_check:
         _judge_check(model, suite, limit, data, device)
         return
     if dry_run:
-        _dry_run(model, suite, names, limit, judge if judged else None, data, device)
+        elsewhere = (judge_url, judge_model) if judged and judge_url and judge_model else None
+        _dry_run(model, suite, names, limit, judge if judged else None, elsewhere, teacher, data, device)
         return
     settings = {"benchmarks": ",".join(names) or None, "limit": limit, "data": _absolute(data)}
     common = {"teacher_results": _absolute(teacher), "device": device, "threads": threads}
@@ -170,7 +173,7 @@ def _show(suite: Suite, paths: list[Path], judged: bool) -> None:
     from harness.evaluation.results import read_results, score_text
 
     results = [read_results(path) for path in paths]
-    click.echo(f"suite {results[0]['suite']}" + (f", {', '.join(suite.labels)}" if suite.labels else ""))
+    click.echo(f"suite {', '.join([results[0]['suite'], *suite.labels])}; ± is half a 95 % interval")
     for rows in zip(*(found["benchmarks"] for found in results), strict=True):
         name = f"{rows[0]['name']} {rows[0]['metric']}"
         name += "" if rows[0]["filter"] == "none" else f" ({rows[0]['filter']})"
@@ -237,15 +240,25 @@ def _dry_run(
     names: list[str],
     limit: int | None,
     judge: Path | None,
+    elsewhere: tuple[str, str] | None,
+    teacher: Path | None,
     data: Path | None,
     device: str,
 ) -> None:
+    """Refuse what the run would refuse before it asks anything, then say what it would cost."""
     from harness.accounting.rounding import quantity
     from harness.cli.console import duration
-    from harness.evaluation.evaluate import asked_of
+    from harness.evaluation.evaluate import asked_of, name_of
+    from harness.evaluation.loadable import check_endpoint, check_judge, check_model
     from harness.evaluation.planned import PUBLISHED_KWH, card_here, plan, speed_of
-    from harness.models.chat import ChatEncoder
+    from harness.evaluation.results import read_results
 
+    taught = None if teacher is None else read_results(teacher)
+    tokenizer = check_model(model, suite.dtype).tokenizer
+    if judge is not None and suite.judge is not None:
+        check_judge(judge, suite.judge)
+    if elsewhere is not None and suite.judge is not None:
+        check_endpoint(*elsewhere, suite.judge)
     card = card_here(device)
     asked = [asked_of(benchmark, data, limit) for benchmark in suite.chosen(names)]
     speed = speed_of(model, suite.dtype, card, suite.batch_size)
@@ -253,7 +266,7 @@ def _dry_run(
     if judge is not None and suite.judge is not None:
         other = speed_of(judge, suite.judge.dtype, card, suite.batch_size)
     says = suite.judge.max_new_tokens if suite.judge is not None and suite.judge.method == "template" else 0
-    rows = plan(asked, ChatEncoder.load(model).tokenizer, speed, other, says, suite.batch_size)
+    rows = plan(asked, tokenizer, speed, other, says, suite.batch_size)
     click.echo(f"suite {suite.id}; a guess, without starting and loading: {speed.words}")
     for row in rows:
         tokens = f"about {row.prompt_tokens:,} tokens read, at most {row.generated_tokens:,} said"
@@ -263,5 +276,9 @@ def _dry_run(
     published = " and ".join(f"{kwh} kWh ({size})" for size, kwh in PUBLISHED_KWH.items())
     whole = f"{quantity(joules, 'J')} ({joules / 3.6e6:.3g} kWh)"
     click.echo(f"  together: {duration(seconds)}, {whole}; published: {published} a student")
-    if judge is None and any(benchmark.judged for benchmark in suite.chosen(names)):
+    if elsewhere is not None:
+        click.echo(f"  what {elsewhere[1]} draws to judge is not known here")
+    elif judge is None and any(benchmark.judged for benchmark in suite.chosen(names)):
         click.echo("  without --judge nothing is judged, and there is no Q")
+    if taught is not None and taught["suite"] != name_of(suite, limit):
+        click.echo(f"  there is no Q: --teacher has scores of suite {taught['suite']}")

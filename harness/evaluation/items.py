@@ -151,13 +151,14 @@ def read_items(source: str, split: str, folder: Path) -> list[Item]:
     """
     # A data set of its own needs no entry: SOURCE/SPLIT.jsonl, each line an item.
     found = SOURCES.get(source) or Source({split: (f"{source}/{split}.jsonl",)}, _plain)
-    patterns = found.splits[split]
+    patterns = found.splits.get(split, ())
     for pattern in patterns:
         paths = sorted(folder.glob(pattern))
         if paths:
             break
     else:
-        raise KitError(f"has no {split} split of {source}", where=str(folder), expected=" or ".join(patterns))
+        expected = " or ".join(patterns) or f"split {' or '.join(found.splits)}"
+        raise KitError(f"has no {split} split of {source}", where=str(folder), expected=expected)
     try:
         rows = [row for path in paths for row in _rows(path)]
         return list(found.items(rows))

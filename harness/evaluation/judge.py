@@ -94,16 +94,30 @@ def template_digest(texts: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical_json({**own, **texts})).hexdigest()
 
 
-def weights_digest(folder: Path) -> str:
-    """Digest of the names and contents of a model folder's weights.
+def weight_files(folder: Path) -> list[Path]:
+    """A model folder's weights, by name.
 
     Raises:
         KitError: It has none.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise KitError("holds no judge", where=str(folder), expected="*.safetensors")
-    named = {path.name: file_digest(path) for path in weights}
+        raise KitError(
+            "holds no weights",
+            where=str(folder),
+            expected="config.json and *.safetensors",
+            fix="name the folder of a whole model; hf download gets one with all of its files",
+        )
+    return weights
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the names and contents of a model folder's weights.
+
+    Raises:
+        KitError: It has none.
+    """
+    named = {path.name: file_digest(path) for path in weight_files(folder)}
     return hashlib.sha256(canonical_json(named)).hexdigest()
 
 

@@ -77,7 +77,14 @@ def run(config: JudgingConfig) -> Results:
             "has no answers to be judged", where=str(config.answers), expected="replies of a suite"
         )
     check_template(spec)
-    replies = json.loads((config.answers / "replies.json").read_text(encoding="utf-8"))
+    try:
+        replies = json.loads((config.answers / "replies.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KitError(
+            f"holds no replies ({error})",
+            where=str(config.answers),
+            expected="replies.json of stage evaluate",
+        ) from None
     chosen = suite.chosen(results["to_judge"])
     asked = [asked_of(benchmark, config.data, int(part_of) if part_of else None) for benchmark in chosen]
     for each in asked:

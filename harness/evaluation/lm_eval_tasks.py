@@ -13,7 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,12 @@ def build_tasks(benchmark: Benchmark, items: Sequence[Item], shots: Sequence[Ite
     Raises:
         KitError: The task file is missing, or is another version than the suite's.
     """
+    import lm_eval.utils
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
+    # Its tasks render every template through this one function, and there is no option for it.
+    lm_eval.utils.apply_template = _rendered
     named = benchmark.task or benchmark.name
     groups = dict.fromkeys(item.group if "{group}" in named else None for item in items)
     tasks = {}
@@ -111,6 +114,18 @@ def build_tasks(benchmark: Benchmark, items: Sequence[Item], shots: Sequence[Ite
             task.set_fewshot_seed(benchmark.shots.seed)
         tasks[task.task_name] = task
     return tasks
+
+
+def _rendered(template: str, doc: Mapping[str, Any]) -> str:
+    """What lm-eval's `apply_template` gives; that compiles the template for every item anew."""
+    return str(_compiled(template).render(**doc))
+
+
+@lru_cache
+def _compiled(template: str) -> Any:
+    from lm_eval.utils import env
+
+    return env.from_string(template)
 
 
 def task_file(name: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.accounting.item_scores import ItemScores, PairedQuality, paired_quality
-from harness.accounting.quality import Measured, Quality, quality
+from harness.accounting.quality import Z95, Measured, Quality, quality
 from harness.distill.reporting import report_eval, report_eval_items, report_event
 from harness.errors import KitError
 from harness.evaluation.scores import Score
@@ -178,13 +178,13 @@ def _report_held_out(results: Mapping[str, Any]) -> None:
 
 
 def score_text(row: Mapping[str, Any]) -> str:
-    """A score with its 95 % interval, unit and what was not read, for people."""
+    """A score with half its 95 % interval, unit and what was not read, for people."""
     if row["score"] is None:
         return f"no score: {row['void']}"
     unit = {"percent": " %", "rating_1_10": " of 10", "nats": " nats"}.get(str(row["unit"]), "")
     text = f"{row['score']:.4g}{unit}"
     if row["stderr"] is not None and math.isfinite(row["stderr"]):
-        text += f" ± {1.96 * row['stderr']:.2g}"
+        text += f" ± {Z95 * row['stderr']:.2g}"
     unread = row["n_items"] - row["n_scored"]
     text += f", {unread} of {row['n_items']} unparsed" if unread else f", {row['n_items']} items"
     place = row.get("first_preferred")

@@ -85,7 +85,7 @@ class Score:
             items: Its items.
             scores: One an item.
             metric: The benchmark's own by default.
-            filter: Likewise.
+            filter: The benchmark's own by default.
             external: A score that the items' do not give.
             n_scored: Items behind an external score.
             void: Why there is no score.

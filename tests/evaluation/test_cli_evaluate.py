@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from harness.accounting.quality import Z95
 from harness.bundle import Bundle
 from harness.cli.main import main
 from harness.errors import KitError
+from harness.evaluation import judge
 from harness.evaluation.evaluate import Asked
 from harness.evaluation.items import load
+from harness.evaluation.judging import load_judge, prompts_digest
+from harness.evaluation.loadable import check_judge
 from harness.evaluation.planned import Speed, plan, speed_of
-from harness.evaluation.suites import suite_named
+from harness.evaluation.suites import read_suite, suite_file, suite_named
+from harness.models.generation import TokenWork
 from harness.validate import validate
 from tests.distill import generation_lab as lab
 from tests.distill import pocket_fixtures
@@ -44,6 +54,12 @@ def test_a_run_is_a_log_with_a_row_for_each_benchmark(
     told = capfd.readouterr().out
     assert f"suite {SUITE.id} first 3, pocket" in told and "judged by pocket-teacher@" in told
     assert "pocket_pairs win_rate:" in told and "pocket_arithmetic exact_match (flexible-extract):" in told
+    # One meaning of ± in the summary, said once.
+    assert told.count("± is half a 95 % interval") == 1
+    results = json.loads((out / "work/judged/results.json").read_text())
+    (row,) = (row for row in results["benchmarks"] if row["name"] == "pocket_pairs")
+    (half,) = re.findall(r"pocket_pairs win_rate: \S+ % ± (\S+),", told)
+    assert row["stderr"] > 0 and math.isclose(float(half), Z95 * row["stderr"], rel_tol=0.05)
     bundle = Bundle.open(out)
     rows = {row["stage_uid"]: row for row in bundle.table("stages").to_pylist()}
     tree = [
@@ -93,6 +109,96 @@ def test_a_dry_run_plans_and_asks_nothing(
     assert list(tmp_path.iterdir()) == []
     assert main([*words[:2], "--suite", "distill-5", "--dry-run"]) == 2
     assert "is a draft" in capsys.readouterr().err
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _lose_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    lab.tiny_model().save_pretrained(folder, max_shard_size="60KB")
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def _widen(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 80}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "a.safetensors"),
+            "no file named model",
+        ),
+        (_lose_a_shard, "No such file"),
+        (_cut, "not fully covered"),
+        (_widen, "no model that can be loaded"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'), "no model that can be"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer that can be read"),
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "no chat template"),
+    ],
+    ids=["none", "misnamed", "shard", "cut", "shape", "config", "kind", "tokenizer", "template"],
+)
+def test_a_dry_run_refuses_a_folder_that_would_not_load(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    said: str,
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(model, spoilt)
+    spoil(spoilt)
+    common = ["--suite", "distill-5-pocket", "--device", "cpu", "--dry-run"]
+    for words in (
+        ["evaluate", str(spoilt), *common],
+        ["evaluate", str(model), *common, "--judge", str(spoilt)],
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr()
+        assert said in told.err and str(spoilt) in told.err and told.out == ""
+    # The stage itself refuses it too.
+    assert SUITE.judge is not None
+    with pytest.raises((KitError, SafetensorError)):
+        load_judge(SUITE.judge, spoilt, batch_size=1, device="cpu", work=TokenWork(), cache=None)
+
+
+def test_a_dry_run_refuses_a_judge_that_cannot_name_answers(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = read_suite(suite_file("distill-5-mini")).judge
+    assert spec is not None
+    check_judge(model, spec)  # whether it is the suite's own is not looked at
+    monkeypatch.setattr(judge, "LABELS", ("m", "not one token"))
+    with pytest.raises(KitError, match="the judge's prompts are"):
+        check_judge(model, spec)
+    with pytest.raises(KitError, match="cannot name answers"):
+        check_judge(model, spec.model_copy(update={"template_sha256": prompts_digest()}))
+
+
+def test_a_dry_run_looks_at_the_teachers_scores_and_at_a_judge_elsewhere(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(model), "--suite", "distill-5-pocket", "--device", "cpu", "--dry-run"]
+    teacher = tmp_path / "results.json"
+    teacher.write_text("{}")
+    assert main([*words, "--teacher", str(teacher)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    for suite, no_q in ((SUITE.id, 0), ("other@1", 1)):
+        teacher.write_text(json.dumps({"format": "results/2", "suite": suite}))
+        assert main([*words, "--teacher", str(teacher)]) == 0
+        assert capsys.readouterr().out.count("--teacher has scores of suite other@1") == no_q
+    # The pocket judge is not asked in words, so no endpoint can stand in for it.
+    assert main([*words, "--judge-url", "http://localhost:9/v1", "--judge-model", "big"]) == 2
+    assert "is no judge that is asked in words" in capsys.readouterr().err
+    assert main([*words, "--judge-check"]) == 2
+    assert "it has no --dry-run" in capsys.readouterr().err
 
 
 def test_a_plan_counts_with_the_models_tokenizer() -> None:

@@ -241,6 +241,9 @@ def test_parts_of_a_suite_and_what_is_refused(
     (tmp_path / "torn" / "replies.json").write_text("{}")
     with pytest.raises(KitError, match="other replies of pocket_pairs"):
         run_judge(judging(made, tmp_path / "j", answers=tmp_path / "torn"))
+    (tmp_path / "torn" / "replies.json").unlink()
+    with pytest.raises(KitError, match="holds no replies"):
+        run_judge(judging(made, tmp_path / "j", answers=tmp_path / "torn"))
 
 
 def test_the_stages_only_know_their_own_config() -> None:

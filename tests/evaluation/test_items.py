@@ -89,6 +89,8 @@ def test_what_is_missing_or_odd_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert folder_of(None) == tmp_path
     with pytest.raises(KitError, match="has no test split of gsm8k"):
         read_items("gsm8k", "test", tmp_path)
+    with pytest.raises(KitError, match=r"has no dev split of gsm8k[\s\S]*split test or train"):
+        read_items("gsm8k", "dev", tmp_path)
     jsonl(tmp_path / "gsm8k/test.jsonl", [{"question": "?"}])
     with pytest.raises(KitError, match="holds no items of gsm8k"):
         read_items("gsm8k", "test", tmp_path)

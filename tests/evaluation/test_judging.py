@@ -314,7 +314,7 @@ def test_a_judge_is_the_one_the_suite_was_pinned_with(tmp_path: Path) -> None:
     digest = weights_digest(model)
     (model / "config.json").write_text("{}")
     assert weights_digest(model) == digest  # of the weights alone
-    with pytest.raises(KitError, match="holds no judge"):
+    with pytest.raises(KitError, match="holds no weights"):
         weights_digest(tmp_path)
     assert AnswerCache(None, {"judge": digest}).key({"a": 1}) != AnswerCache(None, {"judge": "x"}).key(
         {"a": 1}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,6 @@ from tests.evaluation.said import BENCHMARKS, NO_DATA, Said
 MINI = {benchmark.name: benchmark for benchmark in read_suite(suite_file("distill-5-mini")).benchmarks}
 POCKET = {benchmark.name: benchmark for benchmark in suite_named("distill-5-pocket").benchmarks}
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=NO_DATA)
-
-
-@pytest.fixture(autouse=True)
-def _templates_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval compiles the same few templates for every item anew, most of what 1,319 problems take."""
-    from lm_eval import utils
-
-    monkeypatch.setattr(utils.env, "from_string", cache(utils.env.from_string))
-
 
 SHOTS = [Item(str(n), {"question": f"What is {n} + 1?", "answer": f"{n}+1\n#### {n + 1}"}) for n in range(5)]
 
@@ -199,6 +190,49 @@ def test_what_ifeval_draws_at_random_is_drawn_alike() -> None:
         strict = score(MINI["ifeval"], items, [], Said(lambda request: "abcdefghijklm abcdefghijklm"))[0]
         verdicts.add(strict.item_scores)
     assert len(verdicts) == 1 and set(strict.item_scores) == {0.0, 1.0}
+
+
+def test_templates_are_compiled_once_and_give_the_same_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.evaluation import lm_eval_tasks
+
+    # lm-eval's own function, whatever was put in its place before.
+    spec = importlib.util.find_spec("lm_eval.utils")
+    assert spec is not None and spec.loader is not None
+    stock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stock)
+    env = importlib.import_module("lm_eval.utils").env
+    compiled: list[str] = []
+    compile_ = env.from_string
+
+    def counted(template: str) -> Any:
+        compiled.append(template)
+        return compile_(template)
+
+    def prompts() -> dict[str, list[Any]]:
+        shown = [
+            Item(f"anatomy/{n}", {"subject": "anatomy", "question": f"{n} {{{{x}}}}?", **letters}, "anatomy")
+            for n in range(8)
+        ]
+        found = {}
+        for name, items, shots in (
+            ("gsm8k", [problem(n, f"{{% {n} %}} é\n") for n in range(9)], SHOTS),
+            ("mmlu", shown[5:], shown[:5]),
+            ("pocket_choices", load(POCKET["pocket_choices"].data, None, "pocket")[:9], []),
+        ):
+            said = Said(lambda request: (0.0, False) if request.request_type == "loglikelihood" else "1")
+            benchmark = (MINI | POCKET)[name].model_copy(update={"mode": "completion"})
+            score(benchmark, items, shots, said)
+            found[name] = [request.args for request in said.asked]
+        return found
+
+    letters = {"choices": list("wxyz"), "answer": 1}
+    monkeypatch.setattr(env, "from_string", counted)
+    lm_eval_tasks._compiled.cache_clear()
+    ours = prompts()
+    lm_eval_tasks._compiled.cache_clear()  # it holds nothing of the test's
+    assert compiled and len(compiled) == len(set(compiled))
+    monkeypatch.setattr(lm_eval_tasks, "_rendered", stock.apply_template)
+    assert prompts() == ours and all(ours.values())
 
 
 def test_shots_among_the_questions_are_refused() -> None:
