@@ -215,17 +215,26 @@ def assert_windows(run: Sealed, stamps: Sequence[Sequence[int]]) -> None:
 
 
 def assert_ticks_honest(config: LabConfig, run: Sealed) -> None:
-    """Every tick in the log is a true refresh of the counter, to within the uncertainty that it states."""
+    """Every tick in the log is a true refresh of the counter, to within the uncertainty that it states.
+
+    A tick that was not seen is told from the one behind it and from how far ticks lay apart: of a counter that
+    keeps no time one in a hundred lies further off (`harness.meter.ticks._FEW`), so one in a run may, a little.
+    """
     seen = [row for row in run.rows("counters") if row["method"] == "tick"]
     assert seen
+    beyond = []
     for reading in seen:
         device, at, doubt = reading["device_id"], reading["mono_us"], reading["uncertainty_us"]
-        ticks = config.tick_times(device, at - doubt - 1, at + doubt + 1)
-        assert ticks, (device, at, doubt)
         lab = config.devices[device]
+        ticks = config.tick_times(device, at - doubt - 1, at + doubt + 1)
+        if not ticks and reading["power_mw"] is None and lab.counter.jitter_us:
+            beyond.append(reading)
+            ticks = config.tick_times(device, at - 2 * doubt, at + 2 * doubt)
+        assert ticks, (device, at, doubt)
         joules = [lab.counter_gain * config.true_energy_j(device, config.t0_us, tick) for tick in ticks]
         values = {int(lab.counter_offset_mj + 1000 * energy_j) for energy_j in joules}
         assert any(abs(reading["value"] - value) <= 1 for value in values), (reading, values)
+    assert len(beyond) <= 1, beyond
 
 
 def assert_tiled(run: Sealed) -> None:
