@@ -217,8 +217,9 @@ def assert_windows(run: Sealed, stamps: Sequence[Sequence[int]]) -> None:
 def assert_ticks_honest(config: LabConfig, run: Sealed) -> None:
     """Every tick in the log is a true refresh of the counter, to within the uncertainty that it states.
 
-    A tick that was not seen is told from the one behind it and from how far ticks lay apart: of a counter that
-    keeps no time one in a hundred lies further off (`harness.meter.ticks._FEW`), so one in a run may, a little.
+    A tick that was not seen is told from the one behind it and from how far ticks lay apart: of a counter
+    that keeps no time one in a hundred lies further off (`harness.meter.ticks._FEW`), so one may, a little.
+
     """
     seen = [row for row in run.rows("counters") if row["method"] == "tick"]
     assert seen
