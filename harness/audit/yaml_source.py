@@ -32,7 +32,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?\Z")
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAG = re.compile(r"(?:&[^\s,\[\]{}]+\s+)?(!(?!!str\s)\S*)")
-_EXAMPLE = "start from the example in docs/pipeline_file.md"
+_EXAMPLE = "start from an example: docs/pipeline_file.md, for a profile docs/own_models.md"
 _TEXT = "tag:yaml.org,2002:str"
 
 _HINTS = (
