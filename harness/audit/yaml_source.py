@@ -42,7 +42,8 @@ _HINTS = (
     (
         "mapping values are not allowed",
         "one 'key: value' a line",
-        "quote a value that contains ': ', or check the indentation above",
+        "put the whole value in quotes where it holds ': ' (a command: below 'command: |'), or check the "
+        "indentation above",
     ),
     ("cannot start any token", "a value that begins with a letter, a digit or a quote", "quote the value"),
     ("block end", "the same indentation for neighbours", "line this up with the lines above"),

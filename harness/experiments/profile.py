@@ -236,8 +236,11 @@ def load_profile(name: str | Path) -> Profile:
     values["name"] = path.stem
     try:
         profile = Profile.model_validate(values)
+        _ = profile.own_grid if profile.students else None
     except ValidationError as error:
-        found = [(e, _nearest_document(documents, e["loc"], path)) for e in error.errors(include_url=False)]
+        inside = ("grid", "defaults") if error.title == "Defaults" else ()
+        errors = [{**e, "loc": (*inside, *e["loc"])} for e in error.errors(include_url=False)]
+        found = [(e, _nearest_document(documents, e["loc"], path)) for e in errors]
         raise PipelineError(
             [problem_of(document, e, Profile, also=("base", "data")) for e, document in found]
         ) from None
@@ -253,7 +256,7 @@ def _of_the_kit(name: str, where: Place | None) -> Path:
         names = profile_names()
         near = guess(name, names) or similar_file(Path(f"{name}.yaml"))
         message, expected = f"no profile {name!r}.{near}", f"one of {', '.join(names)}, or a file's path"
-        raise KitError(message, where=where and str(where), expected=expected)
+        raise KitError(message, where=None if where is None else str(where), expected=expected)
     return path
 
 
