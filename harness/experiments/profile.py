@@ -239,7 +239,7 @@ def load_profile(name: str | Path) -> Profile:
         _ = profile.own_grid if profile.students else None
     except ValidationError as error:
         inside = ("grid", "defaults") if error.title == "Defaults" else ()
-        errors = [{**e, "loc": (*inside, *e["loc"])} for e in error.errors(include_url=False)]
+        errors: list[Any] = [{**e, "loc": (*inside, *e["loc"])} for e in error.errors(include_url=False)]
         found = [(e, _nearest_document(documents, e["loc"], path)) for e in errors]
         raise PipelineError(
             [problem_of(document, e, Profile, also=("base", "data")) for e, document in found]

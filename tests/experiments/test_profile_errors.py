@@ -21,7 +21,7 @@ BASE = "base: paper\n"
         ("data: 5\n", "2:7", "JSON lines"),
         ("grid: {regimes: [kdd]}\n", "2:18", "Did you mean 'kd'?"),
         ("grid: {defaults: {promts: 3}}\n", "2:19", "Did you mean 'prompts'?"),
-        ("grid: {defaults: {prompts: 3.5}}\n", "2:29", "grid.defaults.prompts"),
+        ("grid: {defaults: {prompts: 3.5}}\n", "2:28", "grid.defaults.prompts"),
         ("grid: {repeat_seed: [3]}\n", "2:8", "Did you mean 'repeat_seeds'?"),
         ("budget: {positions: 0}\n", "2:21", "greater than 0"),
         ("stages:\n  studnt_train: {lr: 1}\n", "3:3", "Did you mean 'student_train'?"),
