@@ -31,7 +31,7 @@ def answer_lines(
     lines += ["", *_wrapped(width, _headline(given, question, answer)), ""]
     lines += _table(given, question, answer, room)
     for rule, meaning in RULES.items() if said else ():
-        lines += ["", *_wrapped(width, f"{rule}: {meaning}", "", "  ")]
+        lines += ["", *_wrapped(width, f"rule {rule}: {meaning} Here:", "", "  ")]
         for sentence in said:
             if sentence.rule == rule:
                 lines += _wrapped(width, sentence.text, "  ", "    ")

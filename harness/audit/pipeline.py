@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -190,7 +191,7 @@ def check(
             # Pydantic also calls a list short when its items are wrong.
             short = found["type"] == "too_short" and found["input"]
             if not short and not (templates and _is_template(found)):
-                problems.append(_problem(document, found, numbers))
+                problems.append(problem_of(document, found, Pipeline, numbers))
     return model, problems + (_repeated_names(document) if templates else [])
 
 
@@ -200,7 +201,22 @@ def _is_template(error: Any) -> bool:
     return error["type"] == "kit" and isinstance(text, str) and "${" in text and not fixed
 
 
-def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> PipelineProblem:
+def problem_of(
+    document: Node,
+    error: Any,
+    model: type[BaseModel],
+    numbers: Sequence[int] | None = None,
+    also: Sequence[str] = (),
+) -> PipelineProblem:
+    """One of pydantic's errors with its place in the file, what is allowed and the nearest guess.
+
+    Args:
+        document: The file.
+        error: One of `ValidationError.errors()`.
+        model: What the file was held against.
+        numbers: For an expanded document, the place of each stage in the file.
+        also: Keys of the file that its reader takes out before.
+    """
     location = tuple(part for part in error["loc"] if not str(part).startswith("\0"))
     kind = error["type"]
 
@@ -212,16 +228,19 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Pipel
     if kind == "missing":
         field = str(location[-1])
         parent = location[:-1]
-        owner = _owner(location)
+        owner = _owner(model, location)
         about = owner.model_fields[field].description or ""
-        return PipelineProblem(_mark(document, parent), path_of(parent), f"'{field}' is missing. {about}")
+        return PipelineProblem(
+            _mark(document, parent), path_of(parent), f"'{field}' is missing. {about}".rstrip()
+        )
     if kind != "extra_forbidden" and location and location[-1] == "[key]":
         return PipelineProblem(
             _mark(document, location[:-1], key=True), path_of(location[:-2]), _words(error)
         )
     if kind == "extra_forbidden":
-        key, owner = str(location[-1]), _owner(location)
-        allowed = sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
+        key, owner = str(location[-1]), _owner(model, location)
+        allowed = list(also) if owner is model else []
+        allowed += sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
         plain_key = key.casefold().replace("-", "_")
         synonym = next((ours for ours, others in _ALSO_CALLED.items() if plain_key in others.split()), None)
         near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
@@ -230,8 +249,10 @@ def _problem(document: Node, error: Any, numbers: Sequence[int] | None) -> Pipel
             "SamplingOptions": "sampling",
             "IdleBaseline": "idle_baseline",
             "TokenCounts": "tokens",
+            "StageFields": "a stage",
+            "Profile": "a profile",
         }
-        owned = what.get(owner.__name__, "a stage")
+        owned = what.get(owner.__name__, dotted(location[:-1]))
         message = f"{show(key)} is not a field of {owned}. Allowed: {', '.join(allowed)}."
         return PipelineProblem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
     return PipelineProblem(_mark(document, location), path_of(location), _words(error))
@@ -249,21 +270,28 @@ def _words(error: Any) -> str:
     }
     if kind in expected:
         return f"{show(value)} stands where {expected[kind]} is expected."
+    if kind == "literal_error":
+        words = error["ctx"]["expected"]
+        near = guess(value, re.findall("'(.*?)'", words)) if isinstance(value, str) else ""
+        return f"{show(value)} is not allowed. Allowed: {words}.{near}"
     if kind == "too_short":
         what = "mapping" if isinstance(value, dict) else "list"
         return f"the {what} is empty, at least one item is expected."
     return str(error["msg"])
 
 
-def _owner(location: tuple[Any, ...]) -> type[BaseModel]:
-    owners: dict[str, type[BaseModel]] = {
-        "sampling": SamplingOptions,
-        "tokens": TokenCounts,
-        "idle_baseline": IdleBaseline,
-        "stages": StageFields,
-    }
-    found = [owners[part] for part in location[:-1] if part in owners]
-    return found[-1] if found else Pipeline
+def _owner(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
+    """The model that the last part of a location is, or would be, a field of."""
+    for part in location[:-1]:
+        field = model.model_fields.get(part)
+        model = (field and _model_in(field.annotation)) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _mark(document: Node, location: tuple[Any, ...], *, key: bool = False) -> Place:

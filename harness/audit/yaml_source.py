@@ -32,7 +32,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?\Z")
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAG = re.compile(r"(?:&[^\s,\[\]{}]+\s+)?(!(?!!str\s)\S*)")
-_EXAMPLE = "start from the example in docs/pipeline_file.md"
+_EXAMPLE = "start from an example: docs/pipeline_file.md, for a profile docs/own_models.md"
 _TEXT = "tag:yaml.org,2002:str"
 
 _HINTS = (
@@ -42,7 +42,8 @@ _HINTS = (
     (
         "mapping values are not allowed",
         "one 'key: value' a line",
-        "quote a value that contains ': ', or check the indentation above",
+        "put the whole value in quotes where it holds ': ' (a command: below 'command: |'), or check the "
+        "indentation above",
     ),
     ("cannot start any token", "a value that begins with a letter, a digit or a quote", "quote the value"),
     ("block end", "the same indentation for neighbours", "line this up with the lines above"),

@@ -28,6 +28,7 @@ from harness.bundle.series import POWER_KEY, SeriesKey, power_pieces, power_seri
 from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.files import look_at
+from harness.journal.reading import is_journal_folder
 from harness.spec import Protocol, load_protocol
 
 Series = dict[str, npt.NDArray[Any]]
@@ -308,7 +309,7 @@ def run_folders(folder: Path) -> list[Path]:
     """The run folders below a folder, sealed or not, in the order of their names; itself if it is one."""
     found = []
     for path, names, files in os.walk(folder):
-        if "manifest.json" in files or "journal" in names:
+        if "manifest.json" in files or ("journal" in names and is_journal_folder(Path(path, "journal"))):
             found.append(Path(path))
             names.clear()  # what lies inside a run belongs to it
         names.sort()

@@ -32,7 +32,7 @@ def compare(folders: tuple[Path, ...], region: str | None, as_json: bool) -> Non
 
     if len(folders) < 2:
         raise click.UsageError("give at least two runs; kit report shows one")
-    sides = side_by_side([build(folder, Options(region=region)) for folder in folders])
+    sides = side_by_side([build(folder, Options(region=region)) for folder in folders], folders)
     if as_json:
         click.echo(json.dumps(as_dicts(sides), indent=1))
         return

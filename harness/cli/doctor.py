@@ -83,12 +83,12 @@ def cmd(
     text = render(diagnosis, sys.stdout.encoding, get_terminal_size().columns)
     document, code = diagnosis.as_json(), diagnosis.exit_code
     if subject is not None:
-        from harness.cli.preflight import outlook_of
-        from harness.preflight.checks import check, this_machine
+        from harness.cli.preflight import checked
+        from harness.text import lines_shown
 
-        result = check(outlook_of(subject, "table2", None), this_machine())
+        result = checked(subject)
         document["preflight"] = result.as_json()
-        text, code = f"{text}\n\n{result.render()}", max(code, result.exit_code)
+        text, code = f"{text}\n\n{lines_shown(result.render())}", max(code, result.exit_code)
     click.echo(json.dumps(document, indent=2) if style == "json" else text)
     click.get_current_context().exit(code)
 

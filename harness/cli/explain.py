@@ -72,10 +72,12 @@ def _find(rule_id: str, rules: Mapping[str, Rule]) -> Rule:
     if found is not None:
         return found
     # The same number under another letter, or the nearest number, is meant more often than the nearest word.
-    same = [i for i in rules if i[1:] == word[1:]]
-    near = same or get_close_matches(word.upper(), rules, n=1, cutoff=0.5)
-    near = near or [by_name[n].id for n in get_close_matches(word.lower(), by_name, n=1, cutoff=0.5)]
-    hint = f"kit explain {near[0]}   ({rules[near[0]].title})" if near else "kit explain lists every rule"
+    near = [i for i in rules if i[1:] == word[1:]] or get_close_matches(word.upper(), rules, n=3, cutoff=0.5)
+    names = [n for n in by_name if len(word) > 2 and word.lower() in n]
+    names += get_close_matches(word.lower(), by_name, n=3, cutoff=0.5)
+    near = list(dict.fromkeys([*near, *(by_name[name].id for name in names)]))[:3]
+    meant = " or ".join(f"{i} ({rules[i].title})" for i in near)
+    hint = f"kit explain {near[0]}; the nearest: {meant}" if near else "kit explain lists every rule"
     raise KitError(f"no rule {word!r}", expected="a rule id such as E214, or its name", fix=hint)
 
 

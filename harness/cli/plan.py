@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.preflight import gpu_option, outlook_of, target_option
+from harness.cli.preflight import gpu_option, outlook_of, profile_of, target_option
 from harness.text import lines_shown, terminal_width
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("subject", metavar="PROFILE|PIPELINE")
+@click.argument("subject", metavar="PROFILE")
 @target_option
 @gpu_option
 @click.option(
@@ -57,11 +57,12 @@ def cmd(
     reasons.
 
     FLOPs by formula, bytes as the stages' code moves them, a data sheet's rates times assumed efficiencies.
-    What shows only later (steps until an early stop, lengths) are the profile's `amounts`. With --against the
+    What shows only later (steps until an early stop, lengths) are the profile's `amounts`: one without them,
+    as pocket is, cannot be planned. With --against the
     plan stands beside what runs measured; that of `kit reproduce`, kept before its first run, comes first.
     """
     from harness.planning.steps import Efficiency
-    from harness.preflight.plan import calibrate, make_plan, read_plan
+    from harness.preflight.plan import amounts_of, calibrate, make_plan, read_plan
 
     if out is not None and against is None:
         raise click.UsageError("--out goes with --against")
@@ -71,6 +72,7 @@ def cmd(
     if against is not None and kept is not None:
         _beside(read_plan(kept), f"as kept in {kept} before the runs", against, out, as_json)
         return
+    amounts_of(profile_of(subject), subject)  # the outlook below takes seconds
     outlook = outlook_of(subject, target, None)
     card = _card(gpu)
     known = Efficiency()

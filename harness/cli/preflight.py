@@ -12,7 +12,9 @@ from harness.text import lines_shown
 
 if TYPE_CHECKING:
     from harness.experiments.grid import Target
+    from harness.experiments.profile import Profile
     from harness.experiments.reproduce import Request
+    from harness.preflight.findings import Preflight
     from harness.preflight.stages import Outlook
 
 
@@ -33,13 +35,12 @@ def outlook_of(
     """
     from harness.experiments import grid
     from harness.experiments.datasets import apart
-    from harness.experiments.profile import load_profile, profile_names
     from harness.experiments.reproduce import Request
     from harness.preflight.stages import of_pipeline
 
-    if subject not in profile_names() and _is_pipeline(Path(subject)):
+    profile = profile_of(subject)
+    if profile is None:
         return of_pipeline(Path(subject))
-    profile = load_profile(subject)
     out = out or Path("runs") / f"reproduce-{profile.name}"
     request = Request(target, aim or grid.target(target), profile, out, sizes)
     parts = list(apart(request).values())
@@ -49,6 +50,19 @@ def outlook_of(
         outlook.assets = {**outlook.assets, **other.assets}
     outlook.name = profile.name
     return outlook
+
+
+def profile_of(subject: str) -> Profile | None:
+    """The profile of this name or file; None for a pipeline file.
+
+    Raises:
+        KitError: There is no such profile or file.
+    """
+    from harness.experiments.profile import load_profile, profile_names
+
+    if subject not in profile_names() and _is_pipeline(Path(subject)):
+        return None
+    return load_profile(subject)
 
 
 def _outlook(request: Request) -> Outlook:
@@ -91,6 +105,24 @@ target_option = click.option(
 )
 
 
+def checked(
+    subject: str, target: str = "table2", out: Path | None = None, gpu: str | None = None
+) -> Preflight:
+    """Every check of what a profile or pipeline file needs.
+
+    Args:
+        subject: Profile or pipeline file.
+        target: Name of a target.
+        out: Where runs go.
+        gpu: Card to judge by where there is none; for profile paper the one of the paper.
+    """
+    from harness.planning.cards import named_card
+    from harness.preflight.checks import check, this_machine
+
+    assumed = named_card(gpu) if gpu else named_card("h100-sxm") if subject == "paper" else None
+    return check(outlook_of(subject, target, out), this_machine(assumed))
+
+
 @click.command()
 @click.argument("subject", metavar="PROFILE|PIPELINE")
 @target_option
@@ -104,11 +136,6 @@ def cmd(subject: str, target: str, out: Path | None, gpu: str | None, as_json: b
     One table with every problem; exits with 1 when there is one. Nothing needs to have been fetched: until
     then recorded lists of files stand in.
     """
-    from harness.planning.cards import named_card
-    from harness.preflight.checks import check, this_machine
-
-    outlook = outlook_of(subject, target, out)
-    assumed = named_card(gpu) if gpu else named_card("h100-sxm") if subject == "paper" else None
-    result = check(outlook, this_machine(assumed))
+    result = checked(subject, target, out, gpu)
     click.echo(json.dumps(result.as_json(), indent=1) if as_json else lines_shown(result.render()))
     click.get_current_context().exit(result.exit_code)

@@ -58,8 +58,9 @@ def teacher_identity(directory: Path, revision: str | None) -> TeacherIdentity:
         if not weights:
             raise FileNotFoundError("no *.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        said = "no config.json" if isinstance(error, FileNotFoundError) and error.filename else error
         raise KitError(
-            f"holds no teacher ({error})", where=str(directory), expected="config.json and *.safetensors"
+            f"holds no teacher ({said})", where=str(directory), expected="config.json and *.safetensors"
         ) from None
     digest = hashlib.sha256()
     for path in (directory / "config.json", *weights):

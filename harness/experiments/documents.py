@@ -121,7 +121,8 @@ def table2_markdown(results: Results) -> str:
             "what both share, such as an estimate's scale, cancels in it. J/token: E",
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
             "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
-            "and, for an estimate, its factor of two; that of Q is 1.96 standard errors of its benchmarks.",
+            "and that an estimate lies between nothing and twice as much; that of Q is 1.96 standard errors",
+            "of its benchmarks.",
             *(
                 ["N* in CPU seconds: the same from CPU time of the processes, over repeats."]
                 if repeated

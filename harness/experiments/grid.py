@@ -17,6 +17,8 @@ from harness.report.palette import METHOD_WORDS
 Regime = Literal["sft", "kd", "synthetic_sft"]
 REGIMES: tuple[Regime, ...] = ("sft", "kd", "synthetic_sft")
 REGIME_WORDS = {regime: METHOD_WORDS[regime] for regime in REGIMES}
+Setting = Literal["alpha", "temperature", "max_new_tokens", "prompts"]
+"""What a sweep may change of a cell: the fields of `Defaults`."""
 DATA = Path(__file__).parent / "data"
 
 

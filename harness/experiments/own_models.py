@@ -9,8 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
+from harness.audit.fields import refuse
+from harness.audit.problems import show
 from harness.errors import KitError
 
 if TYPE_CHECKING:
@@ -23,7 +27,19 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SIZE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def anchored(values: Values, folder: Path) -> Values:
+def _size_name(value: Any) -> Any:
+    """Refuse a student's name that no file could be called by."""
+    if isinstance(value, str) and not _SIZE.fullmatch(value):
+        raise refuse(
+            f"a student is called {show(value)}. Allowed: small letters, digits, - and _, such as 1b."
+        )
+    return value
+
+
+SizeName = Annotated[str, BeforeValidator(_size_name)]
+
+
+def anchored(values: Values, folder: Path, where: str) -> Values:
     """A profile file's own names of models and data with paths made absolute, and `data` as sources.
 
     A name that exists beside the file is a path. Base settings that belong to other models or data are
@@ -32,6 +48,7 @@ def anchored(values: Values, folder: Path) -> Values:
     Args:
         values: What the file holds.
         folder: Where it lies.
+        where: Place of `data` in it.
 
     Raises:
         KitError: `data` is neither a name, a mapping nor a list of them.
@@ -47,7 +64,7 @@ def anchored(values: Values, folder: Path) -> Values:
         found["students"] = {size: _path(name, folder) for size, name in found["students"].items()}
     if "data" in found:
         given = found.pop("data")
-        sources = [_source(entry, folder) for entry in (given if isinstance(given, list) else [given])]
+        sources = [_source(entry, folder, where) for entry in (given if isinstance(given, list) else [given])]
         stages = dict(found.get("stages") or {})
         stages["preprocess"] = {**stages.get("preprocess", {}), "sources": sources}
         found["stages"] = stages
@@ -136,19 +153,6 @@ def revision_of(folder: Path) -> str | None:
     return folder.name if commit and folder.parent.name == "snapshots" else None
 
 
-def check_sizes(sizes: Collection[str]) -> None:
-    """Refuse names of students that no file could be called by.
-
-    Raises:
-        KitError: One of them has other signs than small letters, digits, `-` and `_`.
-    """
-    for size in sizes:
-        if not _SIZE.fullmatch(size):
-            raise KitError(
-                f"a student is called {size!r}", expected="small letters, digits, - and _, such as 1b"
-            )
-
-
 def _is_place(name: str) -> bool:
     return name.startswith("/") or _HUB_ID.fullmatch(name) is not None
 
@@ -163,13 +167,13 @@ def _path(name: Any, folder: Path) -> Any:
     return name
 
 
-def _source(entry: Any, folder: Path) -> Values:
+def _source(entry: Any, folder: Path, where: str) -> Values:
     if isinstance(entry, str):
         entry = {"path": entry}
     if not isinstance(entry, dict):
         raise KitError(
             f"data: {entry!r}",
-            where="profile",
+            where=where,
             expected="a folder, a file of JSON lines with `messages`, a hub id, or a mapping with `path`",
         )
     named = dict(entry)

@@ -8,9 +8,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.audit.pipeline import problem_of
+from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
+from harness.audit.text_file import similar_file
+from harness.audit.yaml_source import Node, load, plain
 from harness.errors import KitError
-from harness.experiments.grid import DATA, Cell, Defaults, Grid, Regime, Sweep, Variant, load_grid
-from harness.experiments.own_models import anchored, check_sizes, without_others
+from harness.experiments.grid import DATA, Cell, Defaults, Grid, Regime, Setting, Sweep, Variant, load_grid
+from harness.experiments.own_models import SizeName, anchored, without_others
 
 PROFILES = DATA / "profiles"
 Values = dict[str, Any]
@@ -78,7 +82,7 @@ class GridChanges(_Strict):
     regimes: tuple[Regime, ...] | None = None
     seeds: tuple[int, ...] | None = None
     repeat_seeds: tuple[int, ...] | None = None
-    defaults: dict[str, float] = Field(default_factory=dict)
+    defaults: dict[Setting, float] = Field(default_factory=dict)
     sweeps: dict[str, Sweep] | None = None
     again: int = Field(default=0, ge=0)
 
@@ -134,7 +138,7 @@ class Profile(_Strict):
     labels: tuple[str, ...] = ()
     kind: Literal["generated", "assets"]
     teacher: str
-    students: dict[str, str]
+    students: dict[SizeName, str]
     tokenizer: str | None = None
     chat_template: str = "tokenizer"
     judge: str | None = None
@@ -224,42 +228,105 @@ def load_profile(name: str | Path) -> Profile:
     Raises:
         KitError: No such profile, or a file that does not fit.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    values = _read(path)
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") and path.name == str(name):
+        path = _of_the_kit(str(name), None)
+    documents: list[Node] = []
+    values = _read(path, documents)
     values["name"] = path.stem
     try:
         profile = Profile.model_validate(values)
-        check_sizes(profile.students)
         _ = profile.own_grid if profile.students else None
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise KitError("; ".join(lines), where=str(path)) from None
+        inside = ("grid", "defaults") if error.title == "Defaults" else ()
+        errors: list[Any] = [{**e, "loc": (*inside, *e["loc"])} for e in error.errors(include_url=False)]
+        found = [(e, _nearest_document(documents, e["loc"], path)) for e in errors]
+        raise PipelineError(
+            [problem_of(document, e, Profile, also=("base", "data")) for e, document in found]
+        ) from None
     if not profile.students:
         raise KitError("names no student", where=str(path), expected="students: {NAME: folder or hub id}")
     return profile
 
 
-def _read(path: Path, depth: int = 0) -> Values:
+def _of_the_kit(name: str, where: Place | None) -> Path:
+    """The file of one of the kit's own profiles."""
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        names = profile_names()
+        near = guess(name, names) or similar_file(Path(f"{name}.yaml"))
+        message, expected = f"no profile {name!r}.{near}", f"one of {', '.join(names)}, or a file's path"
+        raise KitError(message, where=None if where is None else str(where), expected=expected)
+    return path
+
+
+def _nearest_document(documents: list[Node], location: tuple[Any, ...], path: Path) -> Node:
+    """Of the files read, the user's own first, the one that has most of a location."""
+
+    def known(document: Node) -> int:
+        node: Node | None = document
+        parts = 0
+        while node is not None and parts < len(location):
+            node = node.get(str(location[parts]))
+            parts += node is not None
+        return parts
+
+    return max(documents, key=known, default=Node({}, Place(str(path), 1, 1)))
+
+
+def _read(path: Path, documents: list[Node], depth: int = 0) -> Values:
+    """A profile with its base merged in; `documents` takes the places of what files of the user's hold."""
+    own = path.parent != PROFILES
+    if own and not path.exists():
+        raise KitError(
+            f"there is no such file.{similar_file(path)}",
+            where=str(path),
+            expected=f"{path.absolute()}, or one of the kit's profiles: {', '.join(profile_names())}",
+        )
+    document = load(path) if own else Node({}, Place(str(path), 1, 1))
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KitError(f"no profile {path.stem!r}", expected=f"one of {', '.join(profile_names())}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise KitError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(loaded, dict) or depth > 5:
         raise KitError("is no profile", where=str(path), expected="a mapping, based on five others at most")
     base = loaded.pop("base", None)
-    if path.parent != PROFILES:
-        loaded = anchored(loaded, path.parent.absolute())
-    if base is None:
-        return dict(loaded)
-    below = path.with_name(f"{base}.yaml")
-    values = _read(below if below.exists() else PROFILES / f"{base}.yaml", depth + 1)
-    if path.parent != PROFILES and values.get("kind") == "assets":
+    values: Values = {}
+    if own:
+        documents.append(document)
+    if base is not None:
+        below = path.with_name(f"{base}.yaml")
+        if not below.exists():
+            below = _of_the_kit(str(base), document.value["base"].mark if own else None)
+        values = _read(below, documents, depth + 1)
+    if own:
+        _check_stages(document, list(values.get("stages", {})))
+        loaded = anchored(loaded, path.parent.absolute(), str((document.get("data") or document).mark))
+    if own and values.get("kind") == "assets":
         values, others = without_others(values, loaded), values
         if values != others:
             loaded = {**_OF_OWN_MODELS, **loaded, "own": True, "comparable": False}
     return _merged(values, loaded)
+
+
+def _check_stages(document: Node, known: list[str]) -> None:
+    """Refuse settings of a stage that the base does not have, since nothing would read them."""
+    stages = document.get("stages")
+    if stages is None:
+        return
+    if not isinstance(stages.value, dict):
+        message = f"{show(plain(stages))} stands where a mapping from stage to its settings is expected."
+        raise PipelineError([PipelineProblem(stages.mark, "stages", message)])
+    wrong = []
+    for name, node in stages.value.items():
+        if known and name not in known:
+            message = f"{name!r} is no stage of the base. Allowed: {', '.join(known)}.{guess(name, known)}"
+            wrong.append(PipelineProblem(node.key_mark or node.mark, "stages", message))
+        elif not isinstance(node.value, dict):
+            message = f"{show(plain(node))} stands where a mapping of settings is expected."
+            wrong.append(PipelineProblem(node.mark, f"stages.{name}", message))
+    if wrong:
+        raise PipelineError(wrong)
 
 
 _OF_OWN_MODELS: Values = {

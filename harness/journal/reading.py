@@ -133,6 +133,12 @@ def journal_files(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "journal").glob("*.jnl"))
 
 
+def is_journal_folder(folder: Path) -> bool:
+    """Whether a folder called `journal` is a run's: it holds journals, or nothing yet."""
+    names = [entry.name for entry in folder.iterdir()]
+    return not names or any(".jnl" in name for name in names)
+
+
 def session_of(path: Path) -> int:
     """The session that a journal belongs to, by its name."""
     number = path.name.split("-")[0]

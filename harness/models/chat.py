@@ -93,6 +93,8 @@ def read_template(place: Path) -> str:
         if isinstance(template, str):
             return template
         said = "tokenizer_config.json names several"
+    except FileNotFoundError:
+        said = "no tokenizer_config.json"
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {error}"
     raise KitError(

@@ -181,7 +181,7 @@ def tokenizers(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
         source = model_at(outlook, stage.config.tokenizer)
         if source is None:
             continue
-        yield _buildable(stage, source)
+        yield _buildable(stage, source, outlook)
         made = made or source
         if stage.config.chat_template is not None:
             template = template or model_at(outlook, stage.config.chat_template)
@@ -192,17 +192,28 @@ def tokenizers(outlook: Outlook, machine: Machine) -> Iterator[Finding]:
             or not stage.model.files
         ):
             continue
-        finding = _buildable(stage, stage.model)
+        finding = _buildable(stage, stage.model, outlook)
         yield finding
         used = template or made
         if finding.status == "ok" and used is not None and _differ(used, stage.model):
             found = f"its own chat template is not that of the data ({used.name}): it is refused after hours"
-            yield Finding("template", stage.where, "problem", found, f"--tokenizer DATA/{TOKENIZER}")
+            yield Finding(
+                "template", stage.where, "problem", found, _tokenizer_fix(stage, f"DATA/{TOKENIZER}", outlook)
+            )
     yield from _templates(outlook, made, template)
     yield from _vocabularies(outlook, made)
 
 
-def _buildable(stage: Stage, model: Model) -> Finding:
+def _tokenizer_fix(stage: Stage, folder: str, outlook: Outlook) -> str:
+    """Where a stage's tokenizer is named: no option of the kit's own commands does it."""
+    if outlook.profile is None:
+        return f"--tokenizer {folder} in the stage's command in the pipeline file"
+    if stage.program == "preprocess":
+        return f"tokenizer: {folder} in the profile's file"
+    return "take `tokenizer: null` out of the stage's settings in the profile's file"
+
+
+def _buildable(stage: Stage, model: Model, outlook: Outlook) -> Finding:
     """Whether transformers can build a fast tokenizer from a folder's files."""
     lacking = [
         name for name in ("tokenizer.json", "tokenizer_config.json", "config.json") if name not in model.files
@@ -213,7 +224,7 @@ def _buildable(stage: Stage, model: Model) -> Finding:
             f"{model.name} lacks {', '.join(lacking)} ({how}): transformers 5 cannot build it from the rest"
         )
         return Finding(
-            "tokenizer", stage.where, "problem", found, "give a folder that has them with --tokenizer"
+            "tokenizer", stage.where, "problem", found, _tokenizer_fix(stage, "FOLDER-THAT-HAS-THEM", outlook)
         )
     if model.folder is not None:
         from harness.models.chat import ChatEncoder

@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import KitError
 from harness.evaluation.suites import Benchmark, Suite
 from harness.experiments.pipelines import SHARED
-from harness.experiments.profile import Amounts
+from harness.experiments.profile import Amounts, Profile
 from harness.files import write_json
 from harness.models.shapes import ModelShape
 from harness.planning.cards import Card
@@ -100,6 +100,22 @@ class Plan:
         }
 
 
+def amounts_of(profile: Profile | None, name: str) -> Amounts:
+    """What a plan must assume.
+
+    Raises:
+        KitError: It is a pipeline file, or a profile that states no amounts.
+    """
+    if profile is None or profile.amounts is None:
+        raise KitError(
+            "nothing says how much data there is",
+            where=name,
+            expected="`amounts` in the profile: tokens of an example, steps until an early stop, ...",
+            fix="kit plan paper, or a profile file with `base: paper` and amounts of its own",
+        )
+    return profile.amounts
+
+
 def make_plan(outlook: Outlook, card: Card, efficiency: Efficiency | None = None) -> Plan:
     """Plan every stage whose model and settings are known.
 
@@ -114,14 +130,7 @@ def make_plan(outlook: Outlook, card: Card, efficiency: Efficiency | None = None
             for stage in part.stages
         ]
         return Plan(outlook.name, card.name, tuple(stages), parts[0].unplanned)
-    amounts = outlook.profile.amounts if outlook.profile else None
-    if amounts is None:
-        raise KitError(
-            "nothing says how much data there is",
-            where=outlook.name,
-            expected="`amounts` in the profile: tokens of an example, steps until an early stop, ...",
-            fix="kit plan paper, or a profile file with `base: paper` and amounts of its own",
-        )
+    amounts = amounts_of(outlook.profile, outlook.name)
     known = efficiency or Efficiency()
     data = _Data.of(outlook, amounts)
     plans, unplanned = [], []

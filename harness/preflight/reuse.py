@@ -20,6 +20,7 @@ from harness.distill.preprocess import recipe_of
 from harness.distill.teacher_logits_model import teacher_identity
 from harness.errors import KitError
 from harness.experiments.lineage import energy_of, stage_rows
+from harness.models.chat import PLAIN
 from harness.preflight.stages import Outlook, Stage
 
 
@@ -69,10 +70,38 @@ def find(outlook: Outlook, folders: Sequence[Path]) -> list[Found]:
     for stage in outlook.of("preprocess", "teacher_logits", "teacher_generate"):
         if stage.name != "preprocess" and stage.program == "preprocess":
             continue  # tokenised answers follow from the synthetic set
+        if missing := _missing(stage, outlook):
+            what = _WHAT[stage.program]
+            answer.append(Found(stage.name, what, None, (f"not on the disk: {missing}",)))
+            continue
         looked = _dataset(stage, kept, made) if stage.program == "preprocess" else _taught(stage, kept, made)
         looked.sort(key=lambda found: (len(found.differs), str(found.path)))
         answer += [found for found in looked if found.fits] or looked[:1]
     return answer
+
+
+_WHAT = {
+    "preprocess": "data set",
+    "teacher_logits": "logit cache",
+    "teacher_generate": "synthetic set",
+}
+"""What a program makes."""
+
+
+def _missing(stage: Stage, outlook: Outlook) -> str:
+    """What a stage reads and nobody has put on the disk, with the command that fetches it; empty: nothing."""
+    config = stage.config
+    if stage.program == "preprocess":
+        paths = [config.tokenizer, config.chat_template, *(source.path for source in config.sources)]
+    else:
+        paths = [config.teacher]
+    assets = {outlook.store.files(asset): name for name, asset in outlook.assets.items()}
+    names = {}
+    for path in paths:
+        if path is not None and str(path) != PLAIN and not _made_in_the_run(path) and not path.exists():
+            known = outlook.models.get(str(path))
+            names[path] = assets.get(path) or (known.name if known else str(path))
+    return ", ".join(names.values()) + (f": {outlook.fetch}" if names.keys() & assets.keys() else "")
 
 
 Product = tuple[str, Path, dict[str, Any]]
@@ -123,8 +152,7 @@ def _dataset(stage: Stage, kept: Sequence[Product], made: dict[str, list[str]]) 
 
 
 def _taught(stage: Stage, kept: Sequence[Product], made: Mapping[str, list[str]]) -> list[Found]:
-    what = "logit cache" if stage.program == "teacher_logits" else "synthetic set"
-    config = stage.config
+    what, config = _WHAT[stage.program], stage.config
     if _made_in_the_run(config.teacher):
         return [Found(stage.name, what, None, (_TOLD_LATER.format("teacher"),))]
     try:

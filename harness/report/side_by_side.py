@@ -6,7 +6,8 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.accounting import Interval
@@ -32,7 +33,8 @@ class Side:
     """One column: a run, or the repeats of one cell.
 
     Attributes:
-        name: of the run; of repeats the name without its seed.
+        name: of the run; of repeats the name without its seed. The end of the run's path follows where two
+            columns would have the same.
         reports: the run, or every repeat.
         energy: with what others paid; of repeats the mean with the 95 % interval of their spread, which holds
             what the repeats do not share. None where it is unknown.
@@ -103,10 +105,14 @@ class Side:
         return None if name is None or found is None else (name, found)
 
 
-def side_by_side(reports: Sequence[RunReport]) -> list[Side]:
+def side_by_side(reports: Sequence[RunReport], folders: Sequence[Path] = ()) -> list[Side]:
     """Columns in the order given; runs of one name, but for a seed at its end, become one where they compare.
 
     A run that is given twice counts once.
+
+    Args:
+        reports: one or more.
+        folders: where they lie, to tell columns of one name apart.
     """
     groups: list[list[RunReport]] = []
     for report in reports:
@@ -118,7 +124,23 @@ def side_by_side(reports: Sequence[RunReport]) -> list[Side]:
             groups.append([report])
         else:
             group.append(report)
-    return [_side(members, groups[0][0]) for members in groups]
+    sides = [_side(members, groups[0][0]) for members in groups]
+    places = {id(report): folder for report, folder in zip(reports, folders, strict=False)}
+    return _told_apart(sides, [places[id(side.reports[0])] for side in sides]) if folders else sides
+
+
+def _told_apart(sides: Sequence[Side], folders: Sequence[Path]) -> list[Side]:
+    """Names that are not unique, with as much of the path's end as tells the runs apart."""
+    names = [side.name for side in sides]
+    parts = [folder.absolute().parts for folder in folders]
+    found = []
+    for side, own in zip(sides, parts, strict=True):
+        same = [other for other, name in zip(parts, names, strict=True) if name == side.name and other != own]
+        if same:
+            count = next(n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in same))
+            side = replace(side, name=f"{side.name} ({shown('/'.join(own[-count:]))})")
+        found.append(side)
+    return found
 
 
 def _cell(report: RunReport) -> tuple[str, str]:

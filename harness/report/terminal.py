@@ -51,8 +51,14 @@ def print_report(report: RunReport, console: Console) -> None:
     with console.capture() as capture:
         console.print(_heading(report, console.width))
         console.print()
-        console.print(_table(report, console.width, ascii_only=not draws))
+        table = _table(report, console.width, ascii_only=not draws)
+        console.print(table)
         console.print()
+        shown_parts = [str(column.header).split()[0].lower() for column in table.columns]
+        if lost := [part.upper() for part in report.parts if part not in shown_parts]:
+            columns = "1 column does" if len(lost) == 1 else f"{len(lost)} columns do"
+            console.print(f"{columns} not fit ({', '.join(lost)}): a wider terminal, or --format json")
+            console.print()
         console.print(_summary(report))
         _print_notes(report, console)
     lines = (line.rstrip() for line in capture.get().split("\n"))

@@ -57,6 +57,8 @@ def test_three_uses_under_20_kwh_is_direct_training_of_7b() -> None:
     ]
     text = "\n".join(answer_lines(PUBLISHED, question, answer, sentences(PUBLISHED)))
     assert "neither ruled out nor in: Logit KD 7B" in text.replace("\n", " ")
+    # A rule is what the figures are held against, not what they say.
+    assert "rule alpha: Tune alpha before temperature. Here:\n  the data cannot decide" in text
     assert max(map(len, text.splitlines())) <= 100
 
 

@@ -20,7 +20,7 @@ from harness.errors import KitError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "pipeline_file.md").read_text()
 EXAMPLES = [
-    *re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[:1],
+    *re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[:2],
     *map(Path.read_text, ROOT.glob("examples/*.yaml")),
 ]
 

@@ -65,7 +65,7 @@ def test_anchors_and_merge_keys() -> None:
         (b"a:\n\tb: 1\n", "2:1", "cannot start any token", "tab"),
         (b"a: [1, 2\nb: 3\n", "2:2", "not YAML", "brackets"),
         (b"a: 'open\n", "2:1", "unexpected end of stream", "quotes"),
-        (b"a: b: c\n", "1:5", "mapping values are not allowed here", "quote"),
+        (b"a: b: c\n", "1:5", "mapping values are not allowed here", "command: |"),
         (b"c: [x, ${run_dir}/y]\n", "1:9", "not YAML", "quote it"),
         (b"a: @x\n", "1:4", "cannot start any token", "quote the value"),
         (b"a: 1\n---\nb: 2\n", "2:1", "found another document", "---"),

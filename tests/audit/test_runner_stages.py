@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.audit.kit_process import NOTICED, Kit, alive, events, pipeline, stage_rows
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipeline_file.md"
+
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
     return Kit(tmp_path)
+
+
+def test_the_shell_example_of_the_page_tells_its_counts(kit: Kit) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    [text] = [block for block in blocks if "KIT_EVENTS" in block]
+    kit.write("p.yaml", text)
+    kit.audit("p.yaml")
+    bundle = kit.bundle("runs/shell-events")
+    [row] = stage_rows(bundle)
+    assert (row["status"], row["tokens_processed"]) == ("completed", 3)
+    [told] = [row["detail"] for row in events(bundle, "stage_event")]
+    assert told["event"] == "written" and '"lines": 2' in json.dumps(told)
 
 
 def test_three_stages_with_artifacts_tokens_and_events(kit: Kit) -> None:

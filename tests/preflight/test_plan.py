@@ -93,6 +93,12 @@ def test_ranges_hold_together_and_follow_the_card(tmp_path: Path) -> None:
     assert slow["teacher_generate"].joules.likely > 2 * teacher.joules.likely
 
 
+def test_what_cannot_be_planned_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cli.plan.outlook_of", lambda *_: pytest.fail("that takes seconds"))
+    told = CliRunner().invoke(plan_command, ["pocket"])
+    assert isinstance(told.exception, KitError) and "how much data" in told.exception.message
+
+
 def test_without_amounts_there_is_no_plan(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="how much data"):
         make_plan(outlook_of("pocket", "table2", tmp_path), H100)

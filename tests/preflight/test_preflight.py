@@ -18,12 +18,18 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from harness.cli.preflight import outlook_of
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.cli.preflight import checked, outlook_of
 from harness.doctor.inventory import GpuFacts, Nvml, take_inventory
+from harness.errors import KitError
+from harness.models.chat import read_template
 from harness.planning.cards import named_card
 from harness.preflight import stages
 from harness.preflight.checks import Machine, check
 from harness.preflight.findings import Finding, Preflight
+from harness.preflight.reuse import find
 from tests.distill import pocket_fixtures
 from tests.lab import Const, LabConfig, LabDevice
 from tests.lab.fixtures import lab_dir  # noqa: F401
@@ -137,6 +143,8 @@ def test_the_teachers_folder_has_no_tokenizer_that_can_be_built(changed: Changed
         result
     )
     assert "tokenizer.json" in found(result, "tokenizer")
+    fixes = {f.fix for f in result.problems if f.check == "tokenizer"}
+    assert fixes == {"take `tokenizer: null` out of the stage's settings in the profile's file"}
 
 
 def test_the_teachers_own_template_is_another_than_the_datas(
@@ -160,8 +168,47 @@ def test_a_tokenizer_without_its_config_or_of_another_size(
     known["tokenizer"]["files"] = ["tokenizer.json", "tokenizer_config.json"]
     monkeypatch.setattr(stages, "recorded", lambda: known)
     assert "lacks config.json" in found(changed(), "tokenizer")
+    # Of the kit's commands none has an option --tokenizer.
+    fixes = [f.fix or "" for f in changed().problems if f.check == "tokenizer"]
+    assert fixes and all("tokenizer: " in fix and "--" not in fix for fix in fixes)
     known["tokenizer"] = {**stages.recorded()["tokenizer"], "tokens": 128_256}
     assert "100,352 rows" in found(changed(), "vocabulary")
+
+
+def test_what_could_be_reused_is_asked_of_what_is_on_the_disk_only(changed: Changed, tmp_path: Path) -> None:
+    fetched = find(outlook_of("paper", "table2", None), [tmp_path])
+    assert {stage.stage for stage in fetched} == {"preprocess", "teacher-logits", GENERATE}
+    assert all(stage.differs[0].endswith(": kit fetch table2") for stage in fetched)
+    (model := tmp_path / "model").mkdir()
+    (tmp_path / "mine.yaml").write_text(
+        "base: paper\nteacher: ./model\nstudents: {s: ./model}\ndata: ./none\n", encoding="utf-8"
+    )
+    data, logits, _ = find(outlook_of(str(tmp_path / "mine.yaml"), "table2", None), [tmp_path])
+    assert data.differs == (f"not on the disk: {tmp_path / 'none'}",)
+    assert logits.differs == ("teacher: holds no teacher (no config.json)",)
+    with pytest.raises(KitError, match=r"\(no tokenizer_config\.json\)"):
+        read_template(model)
+
+
+def test_doctor_and_preflight_say_the_same_of_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def fake(*words: Any) -> Preflight:
+        asked.append(words)
+        return Preflight("paper", (Finding("memory", "all stages", "ok", "the same"),))
+
+    monkeypatch.setattr("harness.cli.preflight.checked", fake)
+    seen = [
+        CliRunner().invoke(cli, words).output
+        for words in (["doctor", "--for", "paper"], ["preflight", "paper"])
+    ]
+    assert all("the same" in text for text in seen) and {words[0] for words in asked} == {"paper"}
+    assert len(asked) == 2
+
+
+def test_profile_paper_is_judged_by_the_papers_card(tmp_path: Path) -> None:
+    memory = [f for f in checked("paper", out=tmp_path).findings if f.check == "memory"]
+    assert memory and "no --gpu to judge by" not in " ".join(f.found for f in memory)
 
 
 def test_the_engine_is_pinned_and_there(changed: Changed) -> None:
@@ -299,6 +346,8 @@ def test_a_pipeline_file_with_folders_on_the_disk(tmp_path: Path) -> None:
     result = check(outlook_of(str(path), "table2", None), GOOD)
     assert {("tokenizer", "mine answers"), ("device", "mine answers")} <= problems(result)
     assert [f.status for f in result.findings if f.subject == "mine other"] == ["unknown"]
+    fixes = [f.fix or "" for f in result.problems if f.check == "tokenizer"]
+    assert any("--tokenizer" in fix and "in the stage's command" in fix for fix in fixes), fixes
     document["stages"][2]["command"] = ["python", "score.py", "${nobody}"]
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     assert {name for name, _ in problems(check(outlook_of(str(path), "table2", None), GOOD))} == {"pipeline"}

@@ -136,6 +136,20 @@ def test_unknown_is_null_dash_or_empty_never_zero(tmp_path):
     assert re.search(r"DRAM energy is a constant of [\d.]+ W, .*: \d+% of the total", " ".join(text.split()))
 
 
+def test_a_column_that_does_not_fit_is_told(tmp_path):
+    stages = [Stage("train-the-student-model", "student_train", 2.0, 82.0, 600.0, tokens=10**6)]
+    report = build(make_run(stages=stages, rapl=True).write(tmp_path / "run"))
+    for width in (46, 60, 80, 160):
+        words = " ".join(text_of(report, width=width).split())
+        table = words.split("total")[0]
+        lost = [part.upper() for part in report.parts if f"{part.upper()} kJ" not in table]
+        count = "1 column does" if len(lost) == 1 else f"{len(lost)} columns do"
+        assert bool(lost) is (width < 160)
+        told = f"{count} not fit ({', '.join(lost)}): a wider terminal, or --format json"
+        assert (told if lost else "not fit") in words or not lost
+        assert lost or "not fit" not in words
+
+
 @pytest.mark.parametrize("width", [60, 70, 80, 120])
 def test_j_per_token_stays_and_long_names_differ(width, tmp_path):
     names = [f"distill-the-student-with-cached-logits-at-temperature-{i}" for i in (1, 2)]

@@ -63,6 +63,19 @@ def test_what_may_not_be_compared_is_named_and_has_no_ratio(tmp_path):
     assert len(same) == 1  # one run twice is no repeat
 
 
+def test_columns_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    runs = [
+        named(direct(tmp_path / "old", "sft"), "sft"),
+        named(direct(tmp_path / "new", "sft", tokens=5000), "sft"),
+        named(direct(tmp_path / "new", "kd", tokens=7000), "kd"),
+    ]
+    words = ["compare", *map(str, runs), "--json"]
+    names = [side["name"] for side in json.loads(CliRunner().invoke(cli, words).output)]
+    assert names == ["sft (old/sft)", "sft (new/sft)", "kd"]
+
+
 def test_two_runs_against_each_other_fit_a_narrow_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     kd, sft = distilled_and_direct(tmp_path, (520, 630))
@@ -82,6 +95,8 @@ def test_a_single_run_is_no_comparison(tmp_path):
 def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp_path):
     direct(tmp_path, "done")
     (tmp_path / "killed" / "journal").mkdir(parents=True)
+    (tmp_path / "source" / "journal").mkdir(parents=True)
+    (tmp_path / "source" / "journal" / "__init__.py").touch()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "manifest.json").write_text("{")
     found = CliRunner().invoke(cli, ["runs", str(tmp_path), "--json"])
