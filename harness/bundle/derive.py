@@ -126,17 +126,20 @@ def derive(
 def derive_bundle(
     bundle: Bundle,
     *,
+    stages: list[dict[str, Any]] | None = None,
     columns: Iterable[str] = ACCOUNTED,
     look: Callable[[PowerRows], Seen] | None = None,
     threads: int = 2,
 ) -> Derived[Seen]:
     """Derive every column of `stages` from the raw rows of a bundle; arguments as of `derive`.
 
+    Its own `stages` are read where none are given.
+
     Raises:
         KitError: A table cannot be read, power is not in key order, or a list of devices is too long.
     """
     columns = list(columns)
-    stages = bundle.table("stages").to_pylist()
+    stages = bundle.table("stages").to_pylist() if stages is None else stages
     longest = max((len(row["device_ids"]) for row in stages), default=0)
     if longest > MAX_DEVICES:
         raise KitError(

@@ -163,7 +163,8 @@ def _beyond(file: BinaryIO, size: int, metadata: pq.FileMetaData) -> tuple[str, 
     most_rows = max(FREE_ROWS, size // BYTES_A_ROW)
     if metadata.num_rows > most_rows:
         return f"{metadata.num_rows} rows", f"at most {most_rows} in {size} bytes"
-    if any(metadata.schema.column(i).length > _WIDEST for i in range(metadata.num_columns)):
+    schema = metadata.schema  # made anew at every call
+    if any(schema.column(i).length > _WIDEST for i in range(metadata.num_columns)):
         return "a column of fixed wide values", f"at most {_WIDEST} bytes each"
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -89,10 +89,12 @@ def check(
             asked += folders
             lost += strange
         among = among or _root(asked, paths)
-        own = {folder.resolve() for folder in asked}
         keys = {f"{folder.parent.name}/{folder.name}" for folder in asked}
-        others, _ = submissions_below(among) if among is not None else ([], [])
-        others = [f for f in others if f.resolve() not in own and f"{f.parent.name}/{f.name}" not in keys]
+        others = submissions_below(among)[0] if among is not None and among not in paths else []
+        others = [f for f in others if f"{f.parent.name}/{f.name}" not in keys]
+        if others:
+            own = {folder.resolve() for folder in asked}
+            others = [f for f in others if f.resolve() not in own]
         base = before or among
         allowed = allowed or (None if base is None else base / ALLOWED)
         if raw and len(asked) != 1:
@@ -158,7 +160,7 @@ def _examine_all(
 ) -> list[Examined]:
     """Every submission, on all processors where many are not in the cache."""
     work = partial(examine, cache=cache, raw=raw, allowed=allowed, threads=1)
-    cold = len(folders) - (len(list(cache.glob("*.json"))) if cache is not None and cache.is_dir() else 0)
+    cold = len(folders) - (len(list(cache.glob("*.kept"))) if cache is not None and cache.is_dir() else 0)
     if cold < _MANY:
         return [work(folder) for folder in folders]
     context = multiprocessing.get_context("spawn")

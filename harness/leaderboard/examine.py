@@ -75,14 +75,14 @@ def examine(
         return Examined(key, str(folder), "", refused)
     digests = file_digests(folder, names)
     digest = tree_digest(digests)
-    kept = None if cache is None or raw else cache / f"{digest}.json"
+    kept = None if cache is None or raw else cache / f"{digest}.kept"
     done = from_cache(kept, folder, key)
     if done is None:
         done = _examine(Examined(key, str(folder), digest), folder, digests, raw, threads)
         if kept is not None:
             write_bytes(kept, to_bytes(done))
     if done.row is not None:
-        done.findings = [*done.findings, *signatures(folder, done, allowed)]
+        done.findings = [*done.findings, *signatures(folder, done, names, allowed)]
     done.findings.sort(
         key=lambda f: (f.severity == "label", not f.counts, f.severity != "error", f.id, f.file)
     )
@@ -108,7 +108,7 @@ def _examine(
             elif not raw and any(file.path.startswith(f"{BUNDLE}/") for file in entry.elsewhere):
                 _unchecked(entry, bundle, done)
             else:
-                _bundle(entry, bundle, done, threads)
+                _bundle(entry, bundle, done, {} if raw else digests, threads)
         except Exception as error:  # values of any kind: one submission never stops the check of the others
             why = error.message if isinstance(error, KitError) else f"{type(error).__name__}: {error!s:.120}"
             done.row = None
@@ -116,9 +116,12 @@ def _examine(
     return done
 
 
-def _bundle(entry: Submission, folder: Path, done: Examined, threads: int | None) -> None:
+def _bundle(
+    entry: Submission, folder: Path, done: Examined, digests: Mapping[str, str], threads: int | None
+) -> None:
     """A whole bundle: levels 0 to 4, the faults by name, and the figures."""
-    report, ctx = validate_and_keep(folder, threads=threads)
+    own = {name.removeprefix(f"{BUNDLE}/"): digest for name, digest in digests.items()}
+    report, ctx = validate_and_keep(folder, own, threads=threads)
     labels = report.comparability.labels if report.comparability else ()
     done.findings += [replace(f, file=f"{BUNDLE}/{f.file}", hits=()) for f in (*report.findings, *labels)]
     if ctx.manifest.get("run_id") not in (None, entry.id):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -19,8 +18,8 @@ from harness.validate.findings import Finding
 from harness.validate.likeness import ALIGNED
 from harness.validate.likeness import Trace as Likeness
 
-FORMAT = "examined/3"
-_KEPT = ("key", "digest", "row", "page", "scales", "digests", "known")
+FORMAT = "examined/4"
+_KEPT = ("key", "digest", "row", "scales", "digests", "known")
 
 
 @dataclass
@@ -71,20 +70,16 @@ def default_cache() -> Path:
 
 
 def to_bytes(done: Examined) -> bytes:
-    """What is kept of it."""
+    """What is kept of it: a line of JSON, then the page and the prints as they are."""
     value = {name: getattr(done, name) for name in _KEPT}
     value["known"] = None if done.known is None else asdict(done.known)
     value["findings"] = [asdict(f) for f in done.findings]
-    value["prints"] = [[_text(x.prints, "<u8"), _text(x.around, "<f4")] for x in done.prints]
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _text(array: Any, form: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, form).tobytes()).decode()
-
-
-def _array(text: str, form: str) -> Any:
-    return np.frombuffer(base64.b64decode(text), form)
+    page = None if done.page is None else done.page.encode()
+    value["page"] = None if page is None else len(page)
+    value["prints"] = [x.prints.size for x in done.prints]
+    line = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    arrays = [a for x in done.prints for a in (x.prints.astype("<u8"), x.around.astype("<f4"))]
+    return b"".join([line, b"\n", page or b"", *(array.tobytes() for array in arrays)])
 
 
 def from_cache(path: Path | None, folder: Path, key: str) -> Examined | None:
@@ -92,12 +87,20 @@ def from_cache(path: Path | None, folder: Path, key: str) -> Examined | None:
     if path is None:
         return None
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        place = data.index(b"\n") + 1
+        value = json.loads(data[:place])
         if value["key"] != key:
             return None  # the same bytes below another name are a copy, and judged as one
-        prints = [
-            Likeness(_array(a, "<u8"), _array(b, "<f4").reshape(-1, ALIGNED)) for a, b in value.pop("prints")
-        ]
+        if (size := value["page"]) is not None:
+            value["page"] = data[place : place + size].decode()
+            place += size
+        prints = []
+        for count in value.pop("prints"):
+            own_prints = np.frombuffer(data, "<u8", count, place)
+            around = np.frombuffer(data, "<f4", count * ALIGNED, place := place + 8 * count)
+            prints.append(Likeness(own_prints, around.reshape(-1, ALIGNED)))
+            place += around.nbytes
         listed, own = value.pop("findings"), value.pop("known")
         findings = [
             Finding(**{**f, "rows": tuple(f["rows"]), "examples": tuple(f["examples"]), "hits": ()})

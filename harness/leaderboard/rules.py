@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness.errors import KitError
@@ -54,7 +54,7 @@ class SubmissionRules:
         """The level called `name`."""
         return next(level for level in self.levels if level.name == name)
 
-    @property
+    @cached_property
     def by_id(self) -> dict[str, Rule]:
         """Rules by id."""
         return {rule.id: rule for rule in self.rules}

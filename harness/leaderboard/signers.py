@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from harness.leaderboard.sigstore import IDENTITIES
 from harness.validate.findings import Finding
 
 
-def signatures(folder: Path, done: Examined, allowed: Path | None) -> list[Finding]:
+def signatures(folder: Path, done: Examined, names: Collection[str], allowed: Path | None) -> list[Finding]:
     """Who signed; a maintainer's signed review of raw samples raises a row that CI cannot re-derive."""
     assert done.row is not None
     findings = []
     known = allowed or Path(ALLOWED)
     done.row["signed"] = False
-    by_key, by_login = (folder / SIGNATURE).exists(), (folder / SIGSTORE).exists()
+    by_key, by_login = SIGNATURE in names, SIGSTORE in names
     if not by_key and not by_login:
         findings.append(found("W518", SIGNATURE, f"no {SIGNATURE}", "a signature of the laboratory"))
     if by_key and (why := problem(folder / ENTRY, done.row["lab"], known)) is not None:
@@ -32,9 +33,9 @@ def signatures(folder: Path, done: Examined, allowed: Path | None) -> list[Findi
         done.row["signed"] = known.is_file()
     if by_login:
         findings += _login(folder, done.row, known.with_name(IDENTITIES))
-    if (folder / REVIEW).exists():
+    if REVIEW in names:
         findings += _review(folder, done, known)
-    if (folder / REVEAL).exists():
+    if REVEAL in names:
         findings += _revealed(folder, done.row)
     return findings
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from harness.errors import KitError
 from harness.leaderboard.check import Checked
 from harness.leaderboard.rules import submission_rules
+from harness.leaderboard.shape import walk
 from harness.report.page import asset, embedded, shell, site_factors
 from harness.report.palette import METHOD_WORDS
 from harness.spec import load_protocol
@@ -58,16 +59,16 @@ def build(done: Checked, out: Path) -> int:
         )
     files = dict(_files(done))
     written = 0
+    there = {name for name, _ in walk(out)} if out.exists() else set()
     for name, data in files.items():
         path = out / name
-        if not path.is_file() or path.read_bytes() != data:
+        if name not in there or path.read_bytes() != data:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             written += 1
-    for folder in ("rows", "badges"):
-        for path in (out / folder).rglob("*"):
-            if path.is_file() and path.relative_to(out).as_posix() not in files:
-                path.unlink()
+    for name in there - files.keys():
+        if name.startswith(("rows/", "badges/")):
+            (out / name).unlink()
     return written
 
 
@@ -119,7 +120,7 @@ def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
         page = entries[row["key"]].page or "null"
         data = f'window.KIT_ROW={{"row":{embedded(row)},"page":{page}}};\n'.encode()
         files.append((f"rows/{row['key']}.js", data))
-        files.append((f"badges/{row['key']}.svg", badge(row)))
+        files.append((f"badges/{row['key']}.svg", badge(row, protocol.version)))
     return files
 
 
@@ -179,9 +180,9 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     return out.getvalue()
 
 
-def badge(row: dict[str, Any]) -> bytes:
+def badge(row: dict[str, Any], version: str) -> bytes:
     """An SVG to be shown elsewhere: protocol, level, rank."""
-    left = f"energy, protocol {load_protocol().version}"
+    left = f"energy, protocol {version}"
     place = "" if "rank" not in row else f", rank {row['rank']} of {row['of']}"
     right = f"{row['level']}{place}"
     widths = [round(len(text) * 6.2) + 12 for text in (left, right)]

@@ -12,7 +12,7 @@ from harness.accounting import Interval, ParetoPoint, pareto_frontier
 from harness.accounting.rounding import quantity
 from harness.leaderboard.entry import ENTRY
 from harness.leaderboard.examined import Examined
-from harness.leaderboard.rules import found, submission_rules
+from harness.leaderboard.rules import Level, found, submission_rules
 from harness.validate.across import UNPAID, by_file, charges
 from harness.validate.findings import Hit
 from harness.validate.likeness import pairs
@@ -44,9 +44,10 @@ def stand(
     _links(entries, rows)
     if before is not None:
         _changes(entries, before)
+    levels = {level.name: level for level in submission_rules().levels}
     for entry in entries:
         if entry.row is not None:
-            _may_rank(entry, entry.row)
+            _may_rank(entry, entry.row, levels[entry.row["level"]])
     _replications(rows)
     _order(rows)
     _sharing(rows)
@@ -136,9 +137,8 @@ def _changes(entries: Sequence[Examined], before: Mapping[str, Examined]) -> Non
                 new.findings.append(found("E507", ENTRY, observed, f"at most {rel:.1%} apart"))
 
 
-def _may_rank(entry: Examined, row: Row) -> None:
+def _may_rank(entry: Examined, row: Row, level: Level) -> None:
     """Reasons that keep a row out of every ranking."""
-    level = submission_rules().level(row["level"])
     reasons = list(row["unranked"])
     errors = sorted({f.id for f in entry.findings if f.severity == "error" and f.counts})
     if errors:

@@ -240,7 +240,7 @@ def score_lines(suites: Sequence[SuiteScores]) -> list[tuple[str, str]]:
     lines = []
     for suite in suites:
         for number, (name, row) in enumerate(suite.student.items()):
-            error = "" if row["stderr"] is None else f" ± {row['stderr']:.2g}"
+            error = "" if row["stderr"] is None else f" ± {Z95 * row['stderr']:.2g}"
             unit = {"percent": " %", "nats": " nats", "rating_1_10": " of 10"}.get(row["score_unit"], "")
             lost = f", {row['n_unparsed']} of {row['n_items']} not scored" if row["n_unparsed"] else ""
             other = suite.teacher.get(name)

@@ -128,9 +128,17 @@ def validate_many(
     return [_weighed(report, ctx) for report, ctx in zip(reports, contexts, strict=True)]
 
 
-def validate_and_keep(folder: Path | str, *, threads: int | None = None) -> tuple[Report, Context]:
-    """Check one bundle at all levels, and hand out what was read and computed for it."""
-    report, ctx = look_into(Path(folder), LEVELS, threads, None)
+def validate_and_keep(
+    folder: Path | str, digests: Mapping[str, str], *, threads: int | None = None
+) -> tuple[Report, Context]:
+    """Check one bundle at all levels, and hand out what was read and computed for it.
+
+    Args:
+        folder: As of `validate`.
+        digests: sha256 of the bytes of its files, by path, where they were just hashed.
+        threads: As of `validate`.
+    """
+    report, ctx = look_into(Path(folder), LEVELS, threads, None, digests)
     return _weighed(report, ctx), ctx
 
 
@@ -143,7 +151,11 @@ def _judge(manifest: Mapping[str, Any], protocol: str | None) -> Protocol:
 
 
 def look_into(
-    folder: Path, levels: Sequence[int] = LEVELS, threads: int | None = None, protocol: str | None = None
+    folder: Path,
+    levels: Sequence[int] = LEVELS,
+    threads: int | None = None,
+    protocol: str | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> tuple[Report, Context]:
     """Findings and labels of one bundle, as they come."""
     threads = threads or min(4, os.cpu_count() or 2)
@@ -156,7 +168,7 @@ def look_into(
         return Report(tuple(_run(ctx, [rules[i] for i in stop])), unread, _run_id(ctx)), ctx
     ctx.version, notes = written_by(ctx.manifest, ctx.protocol, folder / MANIFEST)
     ctx.notes += notes
-    _scan(ctx, threads)
+    _scan(ctx, threads, digests or {})
     findings: list[Finding] = []
     outcome: dict[int, str] = {}
     reason: str | None = None
@@ -249,7 +261,7 @@ def _open(folder: Path, protocol: str | None) -> Context:
     return ctx
 
 
-def _scan(ctx: Context, threads: int) -> None:
+def _scan(ctx: Context, threads: int, digests: Mapping[str, str]) -> None:
     """Look at every listed file, the largest first, so that the threads end together."""
     jobs: list[tuple[int, Callable[[], None]]] = []
     for path in ctx.entries:
@@ -260,7 +272,8 @@ def _scan(ctx: Context, threads: int) -> None:
         if table is None:
             continue
         newer = ctx.verdict == "warn"
-        facts, work = scan_file(ctx.folder, path, table, ctx.written, newer=newer)
+        sha256 = digests.get(path)
+        facts, work = scan_file(ctx.folder, path, table, ctx.written, newer=newer, sha256=sha256)
         ctx.files.append(facts)
         jobs += [(facts.rows, job) for job in work]
     jobs.sort(key=lambda item: -item[0])
@@ -304,7 +317,9 @@ def _recompute(ctx: Context, threads: int) -> str | None:
         def seen(rows: PowerRows) -> SeriesFacts:
             return look(rows, watch)
 
-        ctx.recomputed = derive_bundle(ctx.bundle, columns=WATCHED, look=seen, threads=threads)
+        ctx.recomputed = derive_bundle(
+            ctx.bundle, stages=ctx.stages, columns=WATCHED, look=seen, threads=threads
+        )
     except KitError as error:
         return error.message
     except Exception as error:

@@ -105,7 +105,7 @@ class FileFacts:
 
 
 def scan_file(
-    folder: Path, path: str, table: TableSpec, protocol: Protocol, *, newer: bool = False
+    folder: Path, path: str, table: TableSpec, protocol: Protocol, *, newer: bool = False, sha256: str | None
 ) -> tuple[FileFacts, list[Callable[[], None]]]:
     """Read the footer of a file now; the work on its bytes and columns is returned as jobs for a thread pool.
 
@@ -115,6 +115,7 @@ def scan_file(
         table: table the file is part of.
         protocol: protocol of the bundle.
         newer: the bundle is of a newer minor version, which may have widened types and added columns (6.5).
+        sha256: of its bytes, where it is known.
     """
     facts = FileFacts(path, table, newer=newer)
     full = folder / path
@@ -128,7 +129,7 @@ def scan_file(
         return facts, []
 
     def hash_bytes() -> None:
-        facts.sha256 = file_sha256(full)
+        facts.sha256 = sha256 or file_sha256(full)
 
     jobs = [_guarded(facts, hash_bytes)]
     try:
@@ -189,12 +190,12 @@ class _Opened(local):
         self._whole: pa.Table | None = None
 
     def batches(self, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """First row and rows of each row group."""
+        """First row and rows of each row group, with these columns at least."""
         if self._file is None and self._whole is None:
             self._whole = whole_table(self._path)
         if self._whole is not None:
             if self._whole.num_rows:
-                yield 0, self._whole.select(names)
+                yield 0, self._whole  # a selection costs as much as a digest
             return
         self._file = self._file or open_parquet(self._path, encoded=True)
         row = 0
@@ -209,7 +210,7 @@ def _column_job(facts: ColumnFacts, column: Column, opened: _Opened) -> Callable
         same_type = facts.found_type == facts.wanted_type
         digest = ColumnDigest(column.name, facts.found_type) if same_type else None
         for row, table in opened.batches([column.name]):
-            array = table.column(0)
+            array = table.column(column.name)
             if array.null_count and not column.nullable:
                 facts.nulls += array.null_count
                 _keep(facts.null_rows, row, array.is_null().to_numpy())
@@ -249,6 +250,7 @@ def _check_order(facts: FileFacts, opened: _Opened) -> None:
     if wrong:
         return
     order = KeyOrder(facts.table.key)
-    for _, table in opened.batches(list(facts.table.key)):
-        order.update(table.unify_dictionaries().combine_chunks())
+    names = list(facts.table.key)
+    for _, table in opened.batches(names):
+        order.update(table.select(names).unify_dictionaries().combine_chunks())
     facts.order = order.problem

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.bundle import Bundle
@@ -372,10 +373,27 @@ def test_what_raises_a_level_is_told_from_what_keeps_a_row_out(one: Path) -> Non
 def test_results_are_cached_by_content(one: Path) -> None:
     first = only(one)
     again = only(one)
-    assert (first.row, first.findings, first.page) == (again.row, again.findings, again.page)
-    assert (default_cache() / f"{first.digest}.json").is_file()
+    for name in ("row", "findings", "page", "scales", "digests", "known"):
+        assert getattr(first, name) == getattr(again, name), name
+    assert first.prints
+    for was, now in zip(first.prints, again.prints, strict=True):
+        assert np.array_equal(was.prints, now.prints)
+        assert np.array_equal(was.around, now.around, equal_nan=True)
+    kept = default_cache() / f"{first.digest}.kept"
+    for cut in (40, kept.stat().st_size - 8):  # one that lost its end is computed again
+        kept.write_bytes(kept.read_bytes()[:cut])
+        assert only(one).row == first.row
     edit_entry(one, lambda value: value.update(title="other"))
     assert only(one).row != again.row
+
+
+def test_a_digest_that_only_the_manifest_gets_wrong_is_found(one: Path) -> None:
+    def forge(manifest: dict[str, Any]) -> None:
+        manifest["files"][-1]["sha256"] = "0" * 64
+
+    edit_manifest(one / "bundle", forge)
+    edit_entry(one, lambda value: None, relist=True)
+    assert "E003" in ids(only(one))
 
 
 def test_formats(board: Path, capfd: pytest.CaptureFixture[str]) -> None:

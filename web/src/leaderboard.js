@@ -144,7 +144,9 @@ function drawTable() {
   if (wanted !== listed || !list) {
     const rows = all.filter(kept);
     listed = wanted;
-    list = table({ caption: `${rows.length} rows, with the choices above`, columns, rows, sort: { key: "rank", down: false } });
+    const other = state.class === "all" ? 0 : all.filter((row) => row.class !== state.class).length;
+    const hidden = other ? `; ${other} of other classes not shown` : "";
+    list = table({ caption: `${rows.length} rows, with the choices above${hidden}`, columns, rows, sort: { key: "rank", down: false } });
     put(tableHolder, list.element);
   } else list.update();
 }

@@ -149,7 +149,10 @@ test("leaderboard", { skip: !CHROMIUM ? "no Chromium here" : site ? false : "KIT
       await page.reload();
       await page.waitForSelector("h1");
       assert.match(await cell(page, "rank"), /^1( to \d)? of \d/);
+      const caption = page.locator("section[aria-labelledby=rows] caption");
+      assert.match(await caption.textContent(), /^3 rows, .*; 80 of other classes not shown/);
       await choose("class", "all");
+      assert.doesNotMatch(await caption.textContent(), /not shown/);
       const drawn = () => page.locator("section[aria-labelledby=rows] tbody tr:not([aria-hidden])").count();
       assert.equal(await drawn(), 40);
       await page.getByRole("button", { name: "energy", exact: true }).focus();
