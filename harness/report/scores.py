@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.interval import total as interval_total
 from harness.accounting.item_scores import ItemScores, PairedQuality, paired_quality
-from harness.accounting.quality import Measured, Quality, quality
+from harness.accounting.quality import Z95, Measured, Quality, quality
 from harness.accounting.totals import roots, row_energy
 from harness.bundle.reader import event_detail
 from harness.errors import KitError

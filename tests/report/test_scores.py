@@ -142,7 +142,7 @@ def test_a_report_shows_them_and_its_totals_do_not_change() -> None:
     print_report(report, page)
     assert isinstance(page.file, io.StringIO)
     text = " ".join(page.file.getvalue().split())
-    assert "arithmetic exact_match 0.5 ± 0.29 (teacher 0.8), 1 of 5 not scored" in text
+    assert "arithmetic exact_match 0.5 ± 0.57 (teacher 0.8), 1 of 5 not scored" in text
     assert "Q demo undefined" in text
     stored = json.loads(to_json(report))
     assert stored["scores"][0]["student"][0]["score"] == 0.5 and stored["idle_baseline"] is None
