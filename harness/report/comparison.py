@@ -25,6 +25,7 @@ from harness.accounting.run_spread import RunSpread, chance, withheld
 from harness.accounting.shared_scales import Energy, Scales, at, difference, ratio
 from harness.accounting.stage_scales import ranges
 from harness.bundle.derive import scale_bars
+from harness.errors import KitError
 from harness.report.scores import HELD_OUT, paired
 from harness.report.serving import not_compared
 
@@ -161,10 +162,8 @@ def spread_beside(folder: Path) -> RunSpread | None:
         folder: of a run.
 
     Returns:
-        That of the run with the most repeats; None where none is repeated, or its students did other work.
-
-    Raises:
-        KitError: a repeat cannot be read.
+        That of the run with the most repeats; None where none is repeated, one of them cannot be read, or
+        its students did other work.
     """
     from harness.report.model import build
 
@@ -177,7 +176,10 @@ def spread_beside(folder: Path) -> RunSpread | None:
     if not groups:
         return None
     name, paths = max(groups.items(), key=lambda group: len(group[1]))
-    runs = [build(path) for path in paths]
+    try:
+        runs = [build(path) for path in paths]
+    except KitError:
+        return None  # a neighbour that cannot be read is none of this run's faults
     work = {run.token_counts.get("positions") for run in runs}
     energies = [_at_best(_student(run)) for run in runs]
     known = tuple(energy.best for energy in energies if energy is not None and energy.best > 0)

@@ -357,5 +357,7 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
     assert said(kd, sft) == "equal work, and the difference is within run-to-run spread"
     run("sft-1b-again1", 630, 5000)
     assert said(kd, sft) is None
-    run("sft-1b-again1", 625, 4990)
+    again = run("sft-1b-again1", 625, 4990)
+    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    (again / "manifest.json").write_text("{", encoding="utf-8")
     assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
