@@ -32,6 +32,7 @@ from harness.accounting.rounding import J_PER_KWH
 from harness.advice.advise import Question, advise
 from harness.advice.choices import published_choices
 from harness.errors import KitError
+from harness.experiments.documents import write_documents
 from harness.experiments.grid import target as target_named
 from harness.experiments.paper import published, published_break_even
 from harness.experiments.pipelines import Layout
@@ -340,11 +341,20 @@ def stale(outcomes: Sequence[Outcome]) -> dict[Path, str]:
 def main() -> int:
     """Verify, or write the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write docs/claims.md and README's table")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write docs/claims.md, README's table and, from their logs, the tables of recorded runs",
+    )
     parser.add_argument(
         "--data", type=Path, default=DATA, help="third-party traces [default: ../shared/data]"
     )
     options = parser.parse_args()
+    if options.write:
+        for runs in ("pocket", "smollm2"):
+            write_documents(
+                _recorded(runs, "table2"), "table2", target_named("table2"), RECORDED / runs / "tables"
+            )
     outcomes = [tried(claim, options.data) for claim in load()]
     for o in outcomes:
         verdict = {True: "ok", False: "DIFFERS", None: "-"}[o.holds]

@@ -147,12 +147,14 @@ def break_even_sentence(even: BreakEven, unit: str, until: str) -> str:
     if even.case == "finite" and even.ratio is not None:
         bounds = "never" if math.isinf(even.high) else _short(even.high)
         interval = "" if even.low == even.high else f" ({_short(even.low)} to {bounds})"
-        return f"{_short(even.ratio)} {unit} {until}{interval}{'' if even.resolved else ', not resolved'}"
+        whole = f"; in whole {unit} {even.whole}" if unit == "reuses" and even.resolved else ""
+        doubt = "" if even.resolved else ", not resolved"
+        return f"{_short(even.ratio)} {unit} {until}{interval}{doubt}{whole}"
     if even.case == "never" and even.resolved:
-        return f"never: no number of {unit} is enough {until}"
+        return f"never: no number of {unit} is enough"
     if even.case == "never":
         return (
-            f"not resolved: by the best values no number of {unit} is enough {until}, "
+            f"not resolved: by the best values no number of {unit} is enough, "
             f"within the intervals {_short(even.low)} or more may be"
         )
     return break_even_text(even)

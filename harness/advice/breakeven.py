@@ -77,8 +77,6 @@ def reuse_lines(teacher: Interval, baseline: Interval, student: Interval) -> lis
     if even.case == "finite":
         saving = quantity(baseline.best - student.best, "J")
         lines.append(f"The teacher's {quantity(teacher.best, 'J')} are paid back by {saving} a student.")
-        if even.whole is not None:
-            lines.append(f"In whole students: {even.whole}.")
     lines += [f"Why: {words}" for words in [_CASES.get(even.case)] if words]
     for moved in reuse_sensitivity(teacher, baseline, student):
         change = f"{moved.percent:+.1f} %" if math.isfinite(moved.percent) else "until it is never paid back"

@@ -83,7 +83,7 @@ def _one_off(given: Choices) -> Iterator[Said]:
         if dominates_surely(theirs, ours, given.scales):
             yield f"{said}: {direct.name} is better in both", True
         elif dominates(theirs, ours):
-            yield f"{said}, which the intervals leave open: {UNDECIDED}", False
+            yield f"{said}; that {direct.name} is better in both {UNDECIDED}", False
         elif doubtful(ours.quality, theirs.quality):
             yield f"{said}, a tie in Q: whether it buys anything {UNDECIDED}", False
         else:

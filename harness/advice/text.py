@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.accounting import Interval
 from harness.accounting.pareto import Standing
+from harness.accounting.rounding import with_ends
 from harness.advice.advise import Answer, Option, Question
 from harness.advice.choices import Choices
 from harness.advice.rules import RULES, UNDECIDED, Sentence, doubtful, energy_text
@@ -93,6 +94,8 @@ def _stands(standing: Standing) -> str:
 
 def _cost(given: Choices, option: Option) -> str:
     cost = option.stated
+    if given.unit == "J":
+        return with_ends(cost, "J")
     text = energy_text(given, cost.best, cost.low, cost.high)
     if cost.low == cost.high:
         return text

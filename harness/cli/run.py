@@ -57,7 +57,8 @@ def cmd(
 ) -> None:
     """Run COMMAND in the foreground and print where its joules went, on standard error.
 
-    The exit code is the command's own; 1 where it succeeded and nothing was measured.
+    The exit code is the command's own; 1 where it succeeded and nothing was measured, unless --cpu none
+    asked for that.
     """
     from harness.cli.quick_start import light_pyarrow
     from harness.meter.client import MeterConfig

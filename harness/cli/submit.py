@@ -109,7 +109,7 @@ def cmd(
         among = compare or (target if target.is_dir() else None)
         if among is None:
             click.echo(
-                f"kit: there is no {target}: the submissions are compared with each other alone", err=True
+                f"kit: {target} does not exist: the submissions are compared with each other alone", err=True
             )
         done = check(folders, among=among or staged, cache=False)
         for line in say.text(done.asked, done.rows, terminal_width()):

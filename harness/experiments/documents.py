@@ -120,9 +120,11 @@ def table2_markdown(results: Results) -> str:
             f"among the {students} students of this grid. E over SFT: as a multiple of SFT of the same size;",
             "what both share, such as an estimate's scale, cancels in it. J/token: E",
             f"over {results.cells[0].reference:,} declared tokens (published: 30.0 M). N*: reuses of the",
-            "teacher's output from which distilling costs no more than direct SFT. `±` covers boundary, gaps",
-            "and that an estimate lies between nothing and twice as much; that of Q is 1.96 standard errors",
-            "of its benchmarks.",
+            "teacher's output from which training a distilled student, its share of the teacher included,",
+            "takes no more than direct SFT, data preparation and scoring left out; in whole reuses the next",
+            "number up. `±` and intervals cover boundary, gaps and that an estimate lies between nothing and",
+            "twice as much; that of Q is 1.96 standard errors of its benchmarks. None holds what equal runs",
+            "differ by: that is the run-to-run spread below.",
             *(
                 ["N* in CPU seconds: the same from CPU time of the processes, over repeats."]
                 if repeated
@@ -333,6 +335,8 @@ def _label(results: Results) -> str:
 def _preface(results: Results) -> list[str]:
     bases = sorted({result.basis.words for result in results.cells})
     lines = [f"Profile `{results.profile.name}`: {results.profile.summary}. {'; '.join(bases)}."]
+    if any("codecarbon_process" in result.basis.methods["dram"] for result in results.cells):
+        lines.append("DRAM energy in E is a constant by the size of the memory times the time a stage takes.")
     if results.profile.is_pocket:
         lines.append("**Pocket figures say nothing about OLMo-2 and are not ranked beside measured ones.**")
     return lines

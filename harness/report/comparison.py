@@ -64,7 +64,7 @@ class Against:
             one suite and judge; or a tie; None where the two may not be compared.
         doubts: what a reader must know of the comparison.
         differences: why the two may not be compared.
-        spread_known: whether it is known how far equal work differs from run to run.
+        spread: how far equal work differs from run to run; None where that is not known.
         q_gap: this run's Q less the other's over the same items; None where they were not asked the same.
     """
 
@@ -84,7 +84,7 @@ class Against:
     q_gap: PairedQuality | None = None
     no_serving: str | None = None
     served_measured: bool = False
-    spread_known: bool = False
+    spread: RunSpread | None = None
 
 
 def against(
@@ -113,6 +113,7 @@ def against(
         even = break_even(teacher, direct, distilled, scales=scales)
         even = replace(even, withheld=no_verdict(report, other, spread))
         moved = student_sensitivity(_at_best(teacher), _at_best(direct), _at_best(distilled), STUDENT_REL)
+        moved = replace(moved, withheld=even.withheld)
     seconds = [_cpu_seconds(r, r.protocol.kinds("student")) for r in (other, report)]
     even_cpu = None
     if not differing and len(seconds[0]) == len(seconds[1]):
@@ -127,7 +128,7 @@ def against(
         moved=moved,
         serving=None if differing and serving is None else _serving(report, other, serving, scales, spread),
         served_measured=serving is None,
-        spread_known=spread is not None,
+        spread=spread,
         no_serving=None if serving else not_compared(report.served, other.served),
         verdict=None if differing else _verdict(report, other, ours, theirs, scales),
         doubts=_doubts(report, other),
@@ -152,7 +153,10 @@ def serving_no_verdict(report: RunReport, other: RunReport, spread: RunSpread | 
     return None if spread is None else chance(energies, spread)
 
 
-_AGAIN = re.compile(r"(.+)-again\d+")
+def repeated(folder: Path) -> Path | None:
+    """The run that one repeats with all equal, by its name, `NAME-again1`; None where it repeats none."""
+    found = re.fullmatch(r"(.+)-again\d+", folder.name)
+    return None if found is None else folder.with_name(found[1])
 
 
 def spread_beside(folder: Path) -> RunSpread | None:
@@ -169,10 +173,9 @@ def spread_beside(folder: Path) -> RunSpread | None:
 
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.absolute().parent.glob("*-again*/manifest.json")):
-        found = _AGAIN.fullmatch(path.parent.name)
-        first = None if found is None else path.parent.with_name(found[1])
+        first = repeated(path.parent)
         if first is not None and (first / "manifest.json").exists():
-            groups.setdefault(found[1] if found else "", [first]).append(path.parent)
+            groups.setdefault(first.name, [first]).append(path.parent)
     if not groups:
         return None
     name, paths = max(groups.items(), key=lambda group: len(group[1]))
@@ -285,7 +288,7 @@ def _verdict(
         if standing.dominated_by:
             return f"{standing.dominated_by[0]} is better in {what}"
         if standing.ties:
-            return f"a tie in {what}: the intervals allow no order"
+            return f"no order in {what}: within the intervals neither is better for certain"
     return f"neither is better in {what}"
 
 
@@ -443,10 +446,13 @@ def against_notes(found: Against) -> list[str]:
     notes = []
     if found.even.case in ("finite", "never") and found.even.withheld is None:
         notes.append(
-            "N* divides the teacher's energy by a small difference of two students' energies: with "
+            "N* is of training alone, without data preparation and scoring. It divides the teacher's energy "
+            "by a small difference of two students' energies: with "
             f"±{STUDENT_REL:.0%} on both of them it would be {break_even_text(found.moved)}."
         )
-    if found.serving is not None and found.served_measured and not found.spread_known:
+    if found.spread is not None and found.even.case in ("finite", "never"):
+        notes.append(f"Intervals hold what the meters may be off. {found.spread.words}")
+    if found.serving is not None and found.served_measured and found.spread is None:
         notes.append(
             "T* divides by the difference of two measured J per served token; what differs run to run of "
             "equal work is not in its interval, and two students of one architecture do equal work."

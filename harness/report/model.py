@@ -109,7 +109,8 @@ class RunReport:
         facility: energy drawn by the building; None when no PUE was given.
         carbon: by the factor to use, then by other years of its series from new to old; the base is facility
             energy, or IT energy when no PUE was given.
-        reuse: None when not asked for.
+        reuse: marginal, amortized and full (4.6) of a distilled student, by `options.amortize` or 1; of
+            another run when asked for; None elsewhere, or where it cannot be told.
         no_reuse: why there is no `reuse` although it was asked for; None where there is.
         inherited: energy of artifacts another run paid for; None without any, or where it is unknown.
         unknown_origins: names of artifacts another run paid for without saying how much.
@@ -290,11 +291,9 @@ def report_of(
     unknown = unknown_origins(artifacts)
     found = costs(trained, artifacts, events, sharing(bundle), made.gpu.interval)
     inherited = None if unknown or not found.paid else interval_total(paid.stated for paid in found.paid)
-    no_reuse = None
-    if options.amortize is not None:
-        no_reuse = _no_reuse(
-            made, found, protocol, unknown, bundle.manifest.get("method") in protocol.taught_methods
-        )
+    taught = bundle.manifest.get("method") in protocol.taught_methods
+    asked = options.amortize is not None
+    no_reuse = _no_reuse(made, found, protocol, unknown, taught) if asked or taught else "not asked for"
     reference = options.reference_tokens or _count(bundle.manifest.get("reference_tokens"))
     counts = _token_counts(fresh, reference, protocol.kinds("student"))
     building = None if whole is None or options.pue is None else facility(whole, options.pue)
@@ -314,8 +313,8 @@ def report_of(
         options=options,
         facility=building,
         carbon=[Carbon(f, co2e_kg(base, f.g_co2e_per_kwh)) for f in factors] if base else [],
-        reuse=None if no_reuse else _reuse(made, found, options.amortize, protocol.kinds("teacher")),
-        no_reuse=no_reuse,
+        reuse=None if no_reuse else _reuse(made, found, options.amortize or 1, protocol.kinds("teacher")),
+        no_reuse=no_reuse if asked else None,
         inherited=inherited,
         unknown_origins=unknown,
         changed=list(differences(stored, fresh, protocol)),
@@ -447,10 +446,8 @@ def _no_reuse(
     return None
 
 
-def _reuse(totals: RunTotals, found: Costs, reuses: int | None, teacher_kinds: Sequence[str]) -> Reuse | None:
+def _reuse(totals: RunTotals, found: Costs, reuses: int, teacher_kinds: Sequence[str]) -> Reuse:
     """The three figures; what others paid for anything but a teacher's output is this run's own."""
-    if reuses is None or totals.it is None:
-        return None
     teachers = found.teachers(teacher_kinds)
     others = [paid for paid in found.paid if paid not in teachers]
     own = [e for kind, e in totals.by_kind.items() if kind not in teacher_kinds]

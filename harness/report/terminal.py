@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.rounding import J_PER_KWH, duration, encodable, quantity, significant
 from harness.accounting.totals import DENOMINATORS
-from harness.report.comparison import against_lines
+from harness.report.comparison import against_lines, stated_energy, whole_energy
 from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
 from harness.report.words import method_words, notes, part_words, said_once, stage_notes, title
@@ -296,7 +296,10 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     whole = report.totals.it
     if whole is None:
-        return [("IT energy", "unknown: nothing was measured"), *score_lines(report.scores)]
+        lines = [("IT energy", "unknown: nothing was measured")]
+        lines += [("reuse", f"no figure: {report.no_reuse}")] if report.no_reuse is not None else []
+        lines += [] if report.against is None else against_lines(report.against)
+        return [*lines, *score_lines(report.scores)]
     least = "at least " if report.totals.incomplete else ""
     found.append(("IT energy", f"{least}{both(whole)}, {spread(whole)}"))
     for name, part in (("GPU", report.totals.gpu), ("CPU", report.totals.cpu), ("DRAM", report.totals.dram)):
@@ -315,7 +318,13 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
     for name, energy in report.per_token.items():
         count = _count(report.token_counts[name])
         what = "positions" if name == "positions" else "tokens"
-        found.append((PER_TOKEN[name], f"{_q(energy)} over {count} {what}, whole run"))
+        text = f"{_q(energy)} over {count} {what}, whole run"
+        if report.inherited is not None:
+            text = f"{_q(energy)} over {count} {what}, this run's own stages"
+            if whole_energy(report) is not None:
+                each = stated_energy(report).scale(1.0 / report.token_counts[name])
+                text += f"; {_q(each)} with what others paid"
+        found.append((PER_TOKEN[name], text))
     if report.gpu_hours:
         found.append(("GPU-hours", f"{report.gpu_hours:.3g}: devices times time of the stages on them"))
     if report.throughput is not None:
@@ -346,12 +355,10 @@ def summary_lines(report: RunReport) -> list[tuple[str, str]]:
         found.append(
             ("marginal", f"{both(report.reuse.marginal)}: this run once the teacher's output exists")
         )
-        found.append(
-            (
-                f"amortized /{report.reuse.reuses}",
-                f"{both(report.reuse.amortized)}: teacher shared by {report.reuse.reuses}",
-            )
-        )
+        shared = f"{both(report.reuse.amortized)}: teacher shared by {report.reuse.reuses}"
+        if report.options.amortize is None:
+            shared = "teacher shared by N students: --amortize N"
+        found.append((f"amortized /{report.options.amortize or 'N'}", shared))
         found.append(("full", f"{both(report.reuse.full)}: teacher paid by this run alone"))
     if report.against is not None:
         found += against_lines(report.against)

@@ -141,10 +141,10 @@ def test_words_for_a_break_even():
         "110 reuses until it has paid (12.2 to never), not resolved"
     )
     never = break_even(*map(Interval.exact, (11.0, 3.0, 5.0)))
-    assert break_even_sentence(never, "reuses", "until x") == "never: no number of reuses is enough until x"
+    assert break_even_sentence(never, "reuses", "until x") == "never: no number of reuses is enough"
     maybe = break_even(Interval.exact(11.0), Interval(5.0, 4.5, 5.5), Interval(5.1, 4.6, 5.2))
     assert break_even_sentence(maybe, "reuses", "until x") == (
-        "not resolved: by the best values no number of reuses is enough until x, "
+        "not resolved: by the best values no number of reuses is enough, "
         "within the intervals 12.2 or more may be"
     )
 

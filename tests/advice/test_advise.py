@@ -140,7 +140,7 @@ def test_a_tie_in_q_names_the_cheaper() -> None:
 
 def test_both_ends_of_an_interval_have_their_units() -> None:
     given = made_up(student("a", 900, (0.5, 0.5, 0.5)))
-    assert "900 J (0 J to 1.800 kJ)" in " ".join(
+    assert "900 J (0 J to 1.80 kJ)" in " ".join(
         answer_lines(given, Question(), advise(given, Question()), [])
     )
 

@@ -51,7 +51,7 @@ def test_the_smallest_difference_moves_n_star_most() -> None:
 def test_cases_by_sign() -> None:
     same = [parse_energy(text, "") for text in ("11kWh", "5kWh", "6kWh")]
     assert reuse_lines(*same) == [
-        "N* = never: no number of reuses is enough until the teacher has paid for itself",
+        "N* = never: no number of reuses is enough",
         "Why: the student saves nothing, so nothing pays it back.",
     ]
     cheaper = serving_lines(parse_energy("-2kJ", ""), (1.0, 2.0))
@@ -62,7 +62,7 @@ def test_cases_by_sign() -> None:
 def test_the_command_says_what_is_missing() -> None:
     run = CliRunner().invoke
     found = run(cli, ["breakeven", "--teacher", "11kWh", "--baseline", "6.3kWh", "--student", "5.2kWh"])
-    assert found.exit_code == 0 and "In whole students: 10." in found.output
+    assert found.exit_code == 0 and "; in whole reuses 10\n" in found.output
     assert "missing: --student" in run(cli, ["breakeven", "--teacher", "1J", "--baseline", "1J"]).output
     assert "--extra and --serving" in run(cli, ["breakeven"]).output
 

@@ -128,7 +128,7 @@ def test_against_says_never_tie_and_what_is_not_comparable(tmp_path):
     # A tenth of a joule more than the other: less than the two idle ends of either are known to.
     near = build(direct(tmp_path, "near", 520.001))
     tie = against(replace(near, manifest=near.manifest | {"method": "kd"}), build(sft))
-    assert tie.verdict == "a tie in energy: the intervals allow no order"
+    assert tie.verdict == "no order in energy: within the intervals neither is better for certain"
 
 
 def test_what_may_not_be_compared_has_no_verdict_and_says_why(tmp_path):

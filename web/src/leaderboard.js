@@ -127,7 +127,7 @@ const columns = [
   { key: "q", fixed: true, label: "Q", numeric: true, wraps: true, about: "share of the teacher's quality kept", sort: (row) => row.q?.[0], text: (row) => (row.q ? words.bracketed(words.quality(quality(row))) : "–") },
   { key: "token", label: "J/token", numeric: true, about: "by the denominator chosen", sort: (row) => sums.perToken(energyOf(row), row.tokens[state.per])?.best, text: (row) => words.plusMinus(sums.perToken(energyOf(row), row.tokens[state.per]), "J") },
   { key: "co2e", label: "CO2e", numeric: true, sort: (row) => co2e(row)?.best, text: (row) => (co2e(row) ? words.plusMinus(sums.scaled(co2e(row), 1000), "g") : "–") },
-  { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid, against direct training of the same student", sort: (row) => evenOf(row)?.ratio, text: (row) => evenText(evenOf(row)) },
+  { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid, against direct training of the same student, by training alone", sort: (row) => evenOf(row)?.ratio, text: (row) => evenText(evenOf(row)) },
   { key: "serving", label: "T*", numeric: true, wraps: true, about: "served tokens until it has paid", sort: (row) => servingOf(row)?.ratio, text: (row) => evenText(servingOf(row)) },
   { key: "method", fixed: true, label: "method", sort: methodOf, text: (row) => METHODS[methodOf(row)] },
   { key: "student", fixed: true, label: "student", sort: (row) => row.student, text: (row) => row.student || "–" },

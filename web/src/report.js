@@ -24,13 +24,13 @@ const DENOMINATORS = {
 const methodOf = (run) => (METHODS[run.report.method] ? run.report.method : "other");
 // From small to large, so that a size has the shape that it has in the figures for a paper.
 const parameters = (size) => parseFloat(size) * (size.endsWith("b") ? 1000 : 1) || 0;
-const sizes = [...new Set(runs.map((run) => sizeOf(run)))].sort((a, b) => parameters(a) - parameters(b));
+const sizes = [...new Set(runs.map((run) => sizeOf(run)))].filter(Boolean).sort((a, b) => parameters(a) - parameters(b));
 
 // The last word of a name such as kd-7b: runs of one student share a shape.
 function sizeOf(run) {
   return /(\d+(?:\.\d+)?[bm])\b/i.exec(run.label)?.[1]?.toLowerCase() ?? "";
 }
-const shapeOf = (run) => SHAPE_NAMES[sizes.indexOf(sizeOf(run)) % SHAPE_NAMES.length];
+const shapeOf = (run) => SHAPE_NAMES[Math.max(0, sizes.indexOf(sizeOf(run))) % SHAPE_NAMES.length];
 
 // ---- what the reader chose, and what follows
 
@@ -180,7 +180,7 @@ function drawSummary() {
     ["CO2e, location-based", carbon ? mark(run) + words.spread(sums.scaled(carbon, 1000), "g") : "choose a grid"],
     [`Per token: ${DENOMINATORS[state.per]}`, perToken ? mark(run) + words.spread(perToken, "J") : "unknown"],
     run.quality && ["Q, share of the teacher's quality kept", words.quality(run.quality)],
-    run.taught && many && ["N*, reuses until the teacher has paid", even ? evenText(even) : pair?.differences ? "no run here to compare it with" : "not defined"],
+    run.taught && many && ["N*, reuses until the teacher has paid, by training alone", even ? evenText(even) : pair?.differences ? "no run here to compare it with" : "not defined"],
     run.served && ["Per served token, steady part", mark(run) + words.spread(sums.scaled(sums.stated(run.served, scales), pue()), "J")],
     run.taught && many && [`T*, served tokens until it has paid${serving ? (typed() ? ", by the joules given" : ", as measured") : ""}`, serving ? evenText(serving) : pair?.unserved ? `not defined: ${pair.unserved}` : "not measured: give J per served token"],
   ];
@@ -261,7 +261,7 @@ function drawComparison() {
   const used = Object.keys(METHODS).filter((method) => runs.some((run) => methodOf(run) === method));
   const legend = key([
     ...used.map((method) => ({ words: METHODS[method], className: `regime-${method}`, shape: "circle" })),
-    ...sizes.filter(Boolean).map((size, place) => ({ words: size.toUpperCase(), className: "regime-other", shape: SHAPE_NAMES[place % SHAPE_NAMES.length] })),
+    ...sizes.map((size, place) => ({ words: size.toUpperCase(), className: "regime-other", shape: SHAPE_NAMES[place % SHAPE_NAMES.length] })),
     { words: "dominated: another run is better beyond doubt", className: "regime-other", shape: "circle", state: "dominated" },
     { words: "a tie: the intervals allow no order", className: "regime-other", shape: "circle", state: "tie" },
   ]);
@@ -288,7 +288,7 @@ function drawComparison() {
       { key: "carbon", label: "CO2e", numeric: true, sort: ({ one }) => one.carbon?.best, text: ({ one }) => (one.carbon ? words.plusMinus(sums.scaled(one.carbon, 1000), "g") : "–") },
       { key: "token", label: "J/token", numeric: true, about: "by the denominator chosen", sort: ({ one }) => one.perToken?.best, text: ({ one }) => (one.perToken ? mark(one.run) + words.plusMinus(one.perToken, "J") : "unknown") },
       { key: "q", label: "Q", numeric: true, wraps: true, sort: ({ one }) => one.quality?.best, text: ({ one }) => (one.quality ? words.bracketed(words.quality(one.quality)) : "–") },
-      { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid", sort: ({ one }) => one.even?.ratio, text: ({ one }) => (one.even ? words.bracketed(evenText(one.even)) : "–") },
+      { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid, by training alone", sort: ({ one }) => one.even?.ratio, text: ({ one }) => (one.even ? words.bracketed(evenText(one.even)) : "–") },
       { key: "serving", label: "T*", numeric: true, wraps: true, about: "served tokens until it has paid", sort: ({ one }) => one.serving?.ratio, text: ({ one }) => (one.serving ? words.bracketed(evenText(one.serving)) : one.run.taught ? "not measured" : "–") },
       { key: "standing", label: "standing", text: ({ one }) => standingText(one, 4) },
     ],
@@ -407,7 +407,7 @@ function stageSection(run) {
       { key: "status", label: "status", text: ({ stage }) => stage.status },
       { key: "time", label: "time", numeric: true, sort: ({ stage }) => stage.duration_us, text: ({ stage }) => words.duration(stage.duration_us) },
       ...run.parts.map((part) => ({ key: part, label: components[part], numeric: true, sort: ({ stage }) => stage[`${part}_energy_j`], text: ({ stage }) => figure(stage, part) })),
-      { key: "share", label: "share", numeric: true, sort: ({ stage }) => stage.share_of_it_energy, text: ({ stage }) => words.percent(stage.share_of_it_energy) },
+      { key: "share", label: "share of own stages", numeric: true, sort: ({ stage }) => stage.share_of_it_energy, text: ({ stage }) => words.percent(stage.share_of_it_energy) },
       { key: "method", label: "by", text: ({ stage }) => stage.measured_by },
     ],
   });
