@@ -45,14 +45,14 @@ def students(recorded: str) -> list[Path]:
 def draw_figures(out: Path) -> None:
     """Figures of the recorded grid beside the published values."""
     from harness.experiments.paper import published_entries
-    from harness.report.comparison import spread_beside
+    from harness.report.comparison import spreads_beside
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.model import build
     from harness.report.study import entries
 
     runs = students("pocket")
-    made, _ = figures(entries([build(path) for path in runs], spread_beside(runs[0])) + published_entries())
+    made, _ = figures(entries([build(path) for path in runs], spreads_beside(runs)) + published_entries())
     with tempfile.TemporaryDirectory() as temporary:
         for figure in made:
             if figure.name in FIGURES:

@@ -153,16 +153,20 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776)
 """95 % quantiles of Student's t for 1 to 4 degrees of freedom."""
 
 
+def student_t95(free: int) -> float:
+    """Two-sided 95 % quantile of Student's t; from 5 degrees of freedom on by Cornish-Fisher, within 1 %."""
+    if free <= len(_STUDENT):
+        return _STUDENT[free - 1]
+    return Z95 + (Z95**3 + Z95) / (4 * free) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * free**2)
+
+
 def mean_of_repeats(values: Sequence[float]) -> Interval:
     """Mean with the 95 % interval that the spread of the repeats gives; no width for a single value."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count < 2:
         return Interval.exact(mean)
-    free = count - 1
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / free)
-    # Cornish-Fisher: within 1 % of Student's t from 5 degrees of freedom on.
-    wide = Z95 + (Z95**3 + Z95) / (4 * free) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * free**2)
-    half = (_STUDENT[free - 1] if free <= len(_STUDENT) else wide) * deviation / math.sqrt(count)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = student_t95(count - 1) * deviation / math.sqrt(count)
     return Interval(mean, max(0.0, mean - half), mean + half)
 
 

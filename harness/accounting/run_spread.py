@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.accounting.amortize import student_t95
 from harness.accounting.interval import Interval
-
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Two-sided 95 % quantile of Student's t by degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class RunSpread:
     def noise(self) -> float:
         """Relative difference of two single runs of equal work that chance reaches in 5 % of cases:
         t x sqrt(2) x `relative`."""
-        return T_95.get(len(self.energies_j) - 1, 1.96) * math.sqrt(2.0) * self.relative
+        return student_t95(len(self.energies_j) - 1) * math.sqrt(2.0) * self.relative
 
     @property
     def words(self) -> str:

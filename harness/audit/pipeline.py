@@ -229,7 +229,8 @@ def problem_of(
         field = str(location[-1])
         parent = location[:-1]
         owner = _owner(model, location)
-        about = owner.model_fields[field].description or ""
+        known = owner.model_fields.get(field)
+        about = (known and known.description) or ""
         return PipelineProblem(
             _mark(document, parent), path_of(parent), f"'{field}' is missing. {about}".rstrip()
         )

@@ -29,7 +29,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
 
     light_pyarrow()
     from harness.files import write_bytes
-    from harness.report.comparison import repeated, spread_beside
+    from harness.report.comparison import repeated, spreads_beside
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.latex import beside_table, main_table, methods, stage_table
@@ -39,8 +39,9 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
     repeats = [folder for folder in folders if (first := repeated(folder)) is not None and first in folders]
     for folder in repeats:
         click.echo(f"{folder}: a repeat, in the run-to-run spread and in no figure")
-    reports = [build(folder, Options(region=region)) for folder in folders if folder not in repeats]
-    known = entries(reports, spread_beside(folders[0]))
+    folders = tuple(folder for folder in folders if folder not in repeats)
+    reports = [build(folder, Options(region=region)) for folder in folders]
+    known = entries(reports, spreads_beside(folders))
     if published:
         from harness.experiments.paper import published_entries
 

@@ -116,7 +116,7 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
         KitError: a bundle cannot be read, or two are one run.
     """
     from harness.errors import KitError
-    from harness.report.comparison import spread_beside
+    from harness.report.comparison import spreads_beside
     from harness.report.model import build, opened
     from harness.report.page import points_for, to_html
     from harness.validate.engine import validate_many
@@ -129,7 +129,7 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
     devices = max(len((manifest.get("hardware") or {}).get("devices") or ()) for manifest in manifests)
     points = points_for(len(folders), devices + 2)
     reports = [build(folder, options, points=points) for folder in folders]
-    text = to_html(reports, validate_many(folders), spread_beside(folders[0]))
+    text = to_html(reports, validate_many(folders), spreads_beside(folders))
     page.write_text(text, encoding="utf-8")
     click.echo(f"{page}: {len(text.encode()) / 1e3:.0f} kB, opens in any browser without a network")
 

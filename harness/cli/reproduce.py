@@ -258,14 +258,14 @@ def _finish(console: Console, request: Request, layout: Any, grid: GridFactor | 
 def _drawn(request: Request, layout: Any) -> dict[str, Path]:
     """The target's figures, those of the grid beside the published values."""
     from harness.experiments.paper import published_entries
-    from harness.report.comparison import spread_beside
+    from harness.report.comparison import spreads_beside
     from harness.report.drawing import draw
     from harness.report.figures import figures
     from harness.report.model import build
     from harness.report.study import entries
 
     runs = [layout.run(cell.name) for cell in request.cells]
-    known = entries([build(run) for run in runs], spread_beside(runs[0]))
+    known = entries([build(run) for run in runs], spreads_beside(runs))
     made, missing = figures(known + (published_entries() if request.target.grid else []))
     for name in request.target.figures:
         if name in missing:

@@ -27,6 +27,12 @@ def check_model(folder: Path, dtype: str) -> ChatEncoder:
     from harness.distill.teacher_logits_model import teacher_identity
 
     encoder, _ = _load_without_weights(folder, dtype)
+    try:
+        encoder.prompt([{"role": "user", "content": "?"}])
+    except Exception as error:  # a template is a program of whoever wrote the model
+        raise KitError(
+            f"its chat template fails: {' '.join(str(error).split())[:300]}", where=str(folder)
+        ) from None
     # Under a name for the weights it reads none of them.
     teacher_identity(folder, "unread")
     return encoder
@@ -71,7 +77,6 @@ def _load_without_weights(folder: Path, dtype: str) -> tuple[ChatEncoder, Any]:
     transformers looks for the same files there, opens every shard and compares names and shapes.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -80,12 +85,18 @@ def _load_without_weights(folder: Path, dtype: str) -> tuple[ChatEncoder, Any]:
 
     disable_progress_bar()
     weight_files(folder)
-    encoder = ChatEncoder.load(folder)
     try:
+        encoder = ChatEncoder.load(folder)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, device_map={"": "meta"}
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            device_map={"": "meta"},
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except KitError:
+        raise
+    except Exception as error:  # of others' code over whatever stands in a stranger's files
         raise KitError(
             f"no model that can be loaded: {' '.join(str(error).split())[:300]}",
             where=str(folder),

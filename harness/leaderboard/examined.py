@@ -101,6 +101,8 @@ def from_cache(path: Path | None, folder: Path, key: str) -> Examined | None:
             around = np.frombuffer(data, "<f4", count * ALIGNED, place := place + 8 * count)
             prints.append(Likeness(own_prints, around.reshape(-1, ALIGNED)))
             place += around.nbytes
+        if place != len(data):
+            return None  # cut, or more than was kept
         listed, own = value.pop("findings"), value.pop("known")
         findings = [
             Finding(**{**f, "rows": tuple(f["rows"]), "examples": tuple(f["examples"]), "hits": ()})

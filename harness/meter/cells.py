@@ -69,8 +69,8 @@ class CellReader:
         if interval is not None and tick.uncertainty_us < _WIDE * interval[0]:
             before_us = tick.mono_us - interval[0]
             doubt_us = math.ceil(tick.uncertainty_us + interval[1])
-            # Where the older value was last seen before that, a tick in between may have ended it.
-            told = tick.before_us >= before_us - doubt_us
+            # Where the older value was last seen before that, the tick then may have ended it.
+            told = tick.before_us >= before_us + doubt_us
             if told and self._last_us[tick.device_id] < before_us - interval[0] / 2:
                 self._write(tick.device_id, round(before_us), doubt_us, tick.before_mj, None)
         self._write(tick.device_id, tick.mono_us, tick.uncertainty_us, tick.energy_mj, power_mw)

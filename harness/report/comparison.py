@@ -38,6 +38,9 @@ STUDENT_REL = 0.03
 """Relative error of both students at which the sensitivity of N* is shown."""
 
 
+SAME_BYTES = 1.01
+"""Checkpoints of one architecture and type differ by no more."""
+
 STUDENT_BYTES = 1.5
 """Checkpoints of one student are alike in size; those of 1B and 7B differ more than this."""
 
@@ -147,10 +150,12 @@ def no_verdict(report: RunReport, other: RunReport, spread: RunSpread | None) ->
 
 
 def serving_no_verdict(report: RunReport, other: RunReport, spread: RunSpread | None) -> str | None:
-    """The same of T* by measured joules, where that spread is known: students of one architecture do equal
-    work at one workload, and others do not."""
+    """The same of T* by measured joules: students of one architecture do equal work at one workload."""
+    sizes = [one.student_bytes or 0 for one in (other, report)]
+    if spread is None and not 0 < max(sizes) <= SAME_BYTES * min(sizes):
+        return None  # perhaps of two architectures
     energies = [None if one is None else one.per_token for one in (other.served, report.served)]
-    return None if spread is None else chance(energies, spread)
+    return chance(energies, spread)
 
 
 def repeated(folder: Path) -> Path | None:
@@ -160,37 +165,65 @@ def repeated(folder: Path) -> Path | None:
 
 
 def spread_beside(folder: Path) -> RunSpread | None:
-    """Run-to-run spread that the runs in a run's folder give: `NAME-again1` repeats `NAME` with all equal.
+    """`spreads_beside` of one run."""
+    return spreads_beside([folder])[0]
 
-    Args:
-        folder: of a run.
+
+def spreads_beside(folders: Sequence[Path]) -> list[RunSpread | None]:
+    """Run-to-run spread for each run, from runs in its folder that repeat one of them with all equal.
+
+    A repeat is told by its name, `NAME-again1` beside `NAME`, and is another run of the same method that went
+    through as many positions. Of several the one with most repeats counts, on the same devices and with the
+    same reference tokens as the run itself, where those are known.
 
     Returns:
-        That of the run with the most repeats; None where none is repeated, one of them cannot be read, or
-        its students did other work.
+        None for a run without one in its folder, or where what is there cannot be read.
     """
     from harness.report.model import build
 
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(folder.absolute().parent.glob("*-again*/manifest.json")):
-        first = repeated(path.parent)
-        if first is not None and (first / "manifest.json").exists():
-            groups.setdefault(first.name, [first]).append(path.parent)
-    if not groups:
-        return None
-    name, paths = max(groups.items(), key=lambda group: len(group[1]))
-    try:
-        runs = [build(path) for path in paths]
-    except KitError:
-        return None  # a neighbour that cannot be read is none of this run's faults
-    work = {run.token_counts.get("positions") for run in runs}
-    energies = [_at_best(_student(run)) for run in runs]
+    built: dict[Path, RunReport | None] = {}
+
+    def read(path: Path) -> RunReport | None:
+        if path not in built:
+            try:
+                built[path] = build(path)
+            except KitError:
+                built[path] = None  # a neighbour that cannot be read is none of this run's faults
+        return built[path]
+
+    found: list[RunSpread | None] = []
+    for folder in folders:
+        groups: dict[Path, list[Path]] = {}
+        for path in sorted(folder.absolute().parent.glob("*-again*/manifest.json")):
+            first = repeated(path.parent)
+            if first is not None and (first / "manifest.json").exists():
+                groups.setdefault(first, [first]).append(path.parent)
+        known = (_spread(name, [read(path) for path in paths]) for name, paths in groups.items())
+        fit = [(one, first) for one, first in filter(None, known) if _fits(read(folder.absolute()), first)]
+        found.append(max(fit, key=lambda pair: len(pair[0].energies_j))[0] if fit else None)
+    return found
+
+
+def _spread(name: Path, runs: Sequence[RunReport | None]) -> tuple[RunSpread, RunReport] | None:
+    """Spread of a run and its repeats, with its first; None where they say nothing."""
+    by_id = {str(run.manifest.get("run_id")): run for run in runs if run is not None}
+    alike = [(run.manifest.get("method"), run.token_counts.get("positions")) for run in by_id.values()]
+    energies = [_at_best(_student(run)) for run in by_id.values()]
     known = tuple(energy.best for energy in energies if energy is not None and energy.best > 0)
-    if len(known) < len(runs) or len(work) > 1 or None in work:
+    if None in runs or len(known) < max(2, len(by_id)) or len(set(alike)) > 1 or alike[0][1] is None:
         return None
-    seconds = [_cpu_seconds(run, run.protocol.kinds("student")) for run in runs]
-    cpu_s = tuple(math.fsum(s for s in found if s) for found in seconds if found and None not in found)
-    return RunSpread(name, known, cpu_s if len(cpu_s) == len(runs) else None)
+    seconds = [_cpu_seconds(run, run.protocol.kinds("student")) for run in by_id.values()]
+    cpu_s = tuple(math.fsum(s for s in one if s) for one in seconds if one and None not in one)
+    first = next(iter(by_id.values()))
+    return RunSpread(name.name, known, cpu_s if len(cpu_s) == len(by_id) else None), first
+
+
+def _fits(report: RunReport | None, other: RunReport) -> bool:
+    """Whether a run may be of the study and the machine of another one."""
+    if report is None:
+        return False
+    tokens = [run.token_counts.get("reference") for run in (report, other)]
+    return _devices(report) == _devices(other) and (None in tokens or tokens[0] == tokens[1])
 
 
 def _serving(

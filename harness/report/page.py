@@ -58,14 +58,17 @@ def points_for(runs: int, devices: int) -> int:
 
 
 def page_data(
-    reports: Sequence[RunReport], validations: Sequence[Validation], spread: RunSpread | None = None
+    reports: Sequence[RunReport],
+    validations: Sequence[Validation],
+    spreads: Sequence[RunSpread | None] | None = None,
 ) -> dict[str, Any]:
     """Everything a page shows, for one run or for several.
 
     Args:
         reports: built with traces.
         validations: one of each run, in the same order.
-        spread: from run to run of equal work (`comparison.spread_beside`); None = not measured.
+        spreads: beside each run, from run to run of equal work (`comparison.spreads_beside`); None = not
+            measured.
     """
     names = _names(reports)
     runs = [
@@ -78,7 +81,7 @@ def page_data(
     return {
         "page": "kit report",
         "runs": runs,
-        "pairs": _pairs(reports, spread),
+        "pairs": _pairs(reports, spreads or [None] * len(reports)),
         "scales": {name: list(ends) for name, ends in scales.items()},
         "factors": site_factors(),
         "chosen": _chosen(reports[0]),
@@ -187,7 +190,7 @@ def _energy(report: RunReport, boundary: str) -> dict[str, Any]:
     }
 
 
-def _pairs(reports: Sequence[RunReport], spread: RunSpread | None) -> list[dict[str, Any]]:
+def _pairs(reports: Sequence[RunReport], spreads: Sequence[RunSpread | None]) -> list[dict[str, Any]]:
     """Each distilled run beside each direct training it may be compared with, and what N* is formed of."""
     found: list[dict[str, Any]] = []
     for number, report in enumerate(reports):
@@ -204,9 +207,8 @@ def _pairs(reports: Sequence[RunReport], spread: RunSpread | None) -> list[dict[
                 {
                     "run": number,
                     "direct": place,
-                    "withheld": no_verdict(report, other, spread),
-                    "serving_withheld": serving_no_verdict(report, other, spread),
-                    "boundary": {b: _parts_of_pair(report, other, b) for b in ("all", "gpu")},
+                    "serving_withheld": serving_no_verdict(report, other, spreads[place]),
+                    "boundary": {b: _parts_of_pair(report, other, b, spreads[place]) for b in ("all", "gpu")},
                     "served": not_compared(report.served, other.served) is None,
                     "unserved": _unserved(report, other),
                 }
@@ -224,14 +226,19 @@ def _unserved(report: RunReport, other: RunReport) -> str | None:
     return not_compared(report.served, other.served)
 
 
-def _parts_of_pair(report: RunReport, other: RunReport, boundary: str) -> dict[str, Any] | None:
+def _parts_of_pair(
+    report: RunReport, other: RunReport, boundary: str, spread: RunSpread | None
+) -> dict[str, Any] | None:
     if boundary == "gpu":
         if report.gpu_costs is None or other.gpu_costs is None:
             return None
         report, other = replace(report, costs=report.gpu_costs), replace(other, costs=other.gpu_costs)
     names = ("teacher", "direct", "distilled")
     parts = break_even_parts(report, other)
-    return {name: None if part is None else as_records(part) for name, part in zip(names, parts, strict=True)}
+    found: dict[str, Any] = {
+        name: None if part is None else as_records(part) for name, part in zip(names, parts, strict=True)
+    }
+    return {**found, "withheld": no_verdict(report, other, spread)}
 
 
 def _quality(report: RunReport) -> dict[str, Any] | None:
@@ -418,10 +425,12 @@ def shell(title_text: str, policy: str, head: Sequence[str], body: Sequence[str]
 
 
 def to_html(
-    reports: Sequence[RunReport], validations: Sequence[Validation], spread: RunSpread | None = None
+    reports: Sequence[RunReport],
+    validations: Sequence[Validation],
+    spreads: Sequence[RunSpread | None] | None = None,
 ) -> str:
     """One page for one run or several; arguments as of `page_data`."""
-    data = page_data(reports, validations, spread)
+    data = page_data(reports, validations, spreads)
     labels = [run["label"] for run in data["runs"]]
     heading = labels[0] if len(labels) == 1 else f"{len(labels)} runs"
     sentences = " ".join(run["sentence"] for run in data["runs"])

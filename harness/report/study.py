@@ -125,15 +125,17 @@ def place(entries: Sequence[Entry]) -> list[Placed]:
     return found
 
 
-def entries(reports: Sequence[RunReport], spread: RunSpread | None = None) -> list[Entry]:
+def entries(reports: Sequence[RunReport], spreads: Sequence[RunSpread | None] | None = None) -> list[Entry]:
     """Entries of runs; each distilled one beside the first direct training that it may be compared with.
 
     Args:
         reports: of the runs.
-        spread: from run to run of equal work (`comparison.spread_beside`); None = not measured.
+        spreads: beside each run, from run to run of equal work (`comparison.spreads_beside`); None = not
+            measured.
     """
     taught = [report.manifest.get("method") in report.protocol.taught_methods for report in reports]
     names = [shown(str(report.manifest.get("name", ""))) for report in reports]
+    beside = {id(r): spread for r, spread in zip(reports, spreads or (), strict=False)}
     found = []
     for number, report in enumerate(reports):
         energy = whole_energy(report)
@@ -161,7 +163,7 @@ def entries(reports: Sequence[RunReport], spread: RunSpread | None = None) -> li
                 entry,
                 parts=break_even_parts(report, direct),
                 extra=extra,
-                withheld=no_verdict(report, direct, spread),
+                withheld=no_verdict(report, direct, beside.get(id(direct))),
             )
         found.append(entry)
     return found

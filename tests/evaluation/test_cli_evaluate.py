@@ -169,6 +169,24 @@ def test_a_dry_run_refuses_a_folder_that_would_not_load(
         load_judge(SUITE.judge, spoilt, batch_size=1, device="cpu", work=TokenWork(), cache=None)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("chat_template.jinja", "{% if %}", "its chat template fails"),
+        ("config.json", "[]", "no model that can be loaded"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "no model that can be loaded"),
+    ],
+)
+def test_whatever_stands_in_a_strangers_folder_is_no_fault_of_the_kit(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(model, spoilt)
+    (spoilt / name).write_text(text)
+    assert main(["evaluate", str(spoilt), "--suite", "distill-5-pocket", "--device", "cpu", "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_dry_run_refuses_a_judge_that_cannot_name_answers(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from harness.cli.breakeven import cmd as breakeven
 from harness.cli.report import cmd
 from harness.journal.scores import eval_row
-from harness.report.comparison import against, against_lines, spread_beside
+from harness.report.comparison import against, against_lines, spreads_beside
 from harness.report.figures import figures
 from harness.report.formats import as_dict
 from harness.report.model import Options, build
@@ -343,10 +344,10 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
         shown = " ".join(runner.invoke(breakeven, [str(kd), str(sft)]).output.split())
         assert (f"N* no verdict: {withheld}" in shown) == (withheld is not None)
         _, page = page_of([kd, sft], tmp_path / "page.html")
-        (entry, _) = entries([build(kd), build(sft)], spread_beside(kd))
+        (entry, _) = entries([build(kd), build(sft)], spreads_beside([kd, sft]))
         row = next(f for f in figures([entry])[0] if f.name == "amortization").rows[-1]
         assert (row["break_even"] is None) == (withheld is not None) == ("no verdict" in row["case"])
-        assert page["pairs"][0]["withheld"] == entry.even.withheld == withheld
+        assert page["pairs"][0]["boundary"]["all"]["withheld"] == entry.even.withheld == withheld
         return withheld
 
     kd, sft, fewer = run("kd-1b", 600, 5000), run("sft-1b", 630, 5000), run("kd-2b", 600, 4000)
@@ -361,3 +362,9 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
     assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
     (again / "manifest.json").write_text("{", encoding="utf-8")
     assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    shutil.rmtree(again)
+    shutil.copytree(sft, again)  # a copy is no repeat
+    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    shutil.rmtree(again)
+    run("kd-1b-again1", 590, 5000), run("kd-2b-again1", 600, 3999)  # a neighbour that says nothing hides none
+    assert said(kd, sft) == "equal work, and the difference is within run-to-run spread"

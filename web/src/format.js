@@ -12,8 +12,20 @@ const PREFIXES = [
 
 const exponent = (value) => (value ? Math.floor(Math.log10(Math.abs(value))) : 0);
 
+// As Python's round: of the exact value, halves to even.
+function rounded(value, places) {
+  const step = 10 ** Math.max(0, -places);
+  const size = Math.abs(value) / step;
+  const kept = Math.min(60, Math.max(0, places));
+  const exact = size.toFixed(kept + 40);
+  const cut = exact.slice(0, -40).replace(/\.$/, "");
+  const down = /^50*$/.test(exact.slice(-40)) && "02468".includes(cut.at(-1));
+  return Math.sign(value) * (down ? Number(cut) : Number(size.toFixed(kept))) * step;
+}
+
 function decimals(best, half, most) {
-  const ceiling = most - 1 - exponent(best);
+  let ceiling = most - 1 - exponent(best);
+  if (Math.abs(rounded(best, ceiling)) >= 10 ** (exponent(best) + 1)) ceiling -= 1; // 9.9999 is 10.00
   if (!(half > 0)) return ceiling;
   if (!Number.isFinite(half)) return -exponent(best);
   const power = exponent(half);
@@ -21,17 +33,16 @@ function decimals(best, half, most) {
 }
 
 function endingAt(value, places) {
-  const step = 10 ** places;
-  const rounded = Math.round(value * step) / step;
-  const text = rounded.toFixed(Math.max(0, places));
-  return Math.abs(rounded) >= 10_000 ? text.replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f") : text;
+  const near = rounded(value, places);
+  const text = near.toFixed(Math.max(0, places));
+  return Math.abs(near) >= 10_000 ? text.replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f") : text;
 }
 
 export function significant(best, low = null, high = null, most = MOST_DIGITS) {
   if (best === 0) return "0";
   const half = low === null || high === null ? 0 : Math.max(best - low, high - best);
   let places = decimals(best, half, most);
-  if (Math.round(best * 10 ** places) === 0) places = -exponent(best);
+  if (rounded(best, places) === 0) places = -exponent(best);
   return endingAt(best, places);
 }
 

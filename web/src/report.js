@@ -101,7 +101,7 @@ function evenOf(number) {
   const parts = pair?.boundary[state.boundary];
   if (!parts) return { pair: pairs.find((one) => one.run === number) ?? null, even: null };
   const even = sums.breakEven(parts.teacher, parts.direct, parts.distilled, scales);
-  return { pair, even: { ...even, withheld: pair.withheld } };
+  return { pair, even: { ...even, withheld: parts.withheld } };
 }
 
 // T*: tokens until what this run cost more than direct training has been saved in serving; by the joules that the
