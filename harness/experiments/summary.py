@@ -84,6 +84,9 @@ def _students(results: Results) -> list[str]:
             f"{runs} equal runs of {spread.cell} spread by {share:.1f} % in joules"
             + ("." if spread.relative_cpu is None else f", {100 * spread.relative_cpu:.1f} % in CPU seconds.")
         )
+        lines.append(
+            f"Two single runs of equal work differ by up to {100 * spread.noise:.0f} % by chance (95 %)."
+        )
     return lines
 
 

@@ -97,7 +97,7 @@ class CellReader:
         if not left or expected is None:
             self._looks.pop(device, None)
         else:
-            self._looks[device] = left, sum(expected) + _CLEAR_US
+            self._looks[device] = left, expected[0] + 2 * expected[1] + _CLEAR_US
 
     def due_us(self) -> float:
         """When the next look is due; infinity for none."""
@@ -116,7 +116,8 @@ class CellReader:
                 continue
             next_us, doubt_us = expected
             last_us = next_us - model.period_us
-            clear_us = doubt_us + MARGIN_US
+            # Twice the doubt: a tick that comes later than was thought makes its value that of the one before.
+            clear_us = 2 * doubt_us + MARGIN_US
             clear = (
                 begin_us - last_us > clear_us and reading.mono_us + reading.read_us / 2 < next_us - clear_us
             )

@@ -344,8 +344,10 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
         shown = " ".join(runner.invoke(breakeven, [str(kd), str(sft)]).output.split())
         assert (f"N* no verdict: {withheld}" in shown) == (withheld is not None)
         _, page = page_of([kd, sft], tmp_path / "page.html")
-        (entry, _) = entries([build(kd), build(sft)], spreads_beside([kd, sft]))
-        row = next(f for f in figures([entry])[0] if f.name == "amortization").rows[-1]
+        (entry, *_) = entries([build(kd), build(sft)], spreads_beside([kd, sft]))
+        figure = next(f for f in figures([entry])[0] if f.name == "amortization")
+        row = figure.rows[-1]
+        assert (f"No verdict for {entry.name}: {withheld}." in figure.caption) == (withheld is not None)
         assert (row["break_even"] is None) == (withheld is not None) == ("no verdict" in row["case"])
         assert page["pairs"][0]["boundary"]["all"]["withheld"] == entry.even.withheld == withheld
         return withheld

@@ -33,6 +33,11 @@ def amortization(entries: Sequence[Entry]) -> Figure | str:
         "the teacher has paid: each mark at the bottom is one N* with its interval, an arrow goes "
         f"beyond {MOST_REUSES}."
     )
+    reasons: dict[str, list[str]] = {}
+    for e in entries:
+        if e.withheld is not None:
+            reasons.setdefault(e.withheld, []).append(e.name)
+    caption += "".join(f" No verdict for {', '.join(names)}: {why}." for why, names in reasons.items())
     return Figure("amortization", panels, rows, caption)
 
 
