@@ -116,7 +116,7 @@ class CellReader:
                 continue
             next_us, doubt_us = expected
             last_us = next_us - model.period_us
-            # Twice the doubt: a tick that comes later than was thought makes its value that of the one before.
+            # Twice the doubt: of a tick that comes later than was thought the value is not there yet.
             clear_us = 2 * doubt_us + MARGIN_US
             clear = (
                 begin_us - last_us > clear_us and reading.mono_us + reading.read_us / 2 < next_us - clear_us
