@@ -93,7 +93,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that a reader sees the old one or the new one, whole, even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no other writer's
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +81,8 @@ def examine(
     if done is None:
         done = _examine(Examined(key, str(folder), digest), folder, digests, raw, threads)
         if kept is not None:
-            write_bytes(kept, to_bytes(done))
+            own = kept.with_suffix(f".{os.getpid()}")  # another process may be at the same bytes
+            write_bytes(own, to_bytes(done)).replace(kept)
     if done.row is not None:
         done.findings = [*done.findings, *signatures(folder, done, names, allowed)]
     done.findings.sort(
