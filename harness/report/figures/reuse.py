@@ -83,7 +83,7 @@ def _panel(group: str, lines: Sequence[Row], marks: Sequence[Row], entries: Sequ
     step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf) if height <= 6 * step)
     y = axis(
         "relative",
-        "training with its share of the teacher, over direct SFT",
+        "training energy over direct SFT",
         domain=[bottom, high + 0.03 * height],
         nice=False,
         zero=False,
