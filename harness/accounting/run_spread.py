@@ -65,7 +65,7 @@ def chance(energies: Sequence[Interval | None], spread: RunSpread | None) -> str
         The reason; None where the difference is more than chance.
     """
     if spread is None:
-        return "equal work, and run-to-run spread was not measured"
+        return "equal work, and run-to-run spread is not known"
     one, two = energies
     if one is None or two is None or abs(one.best - two.best) > spread.noise * (one.best + two.best) / 2:
         return None

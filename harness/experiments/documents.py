@@ -248,7 +248,7 @@ def serving_markdown(results: Results) -> str:
 def spread_words(results: Results) -> str:
     """The run-to-run spread in a sentence."""
     if results.spread is None:
-        return "Run-to-run spread: not measured (no cell was repeated with everything equal)."
+        return "Run-to-run spread: not known (no repeat with everything equal that can be read)."
     return results.spread.words
 
 

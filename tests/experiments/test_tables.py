@@ -309,7 +309,7 @@ def test_equal_work_within_the_run_to_run_spread_gives_no_verdict(tmp_path: Path
     work = {"positions": 900, "eval_positions": 100, "step": 60, "total_steps": 60, "stopped": "horizon"}
     made = replace(made, cells=[replace(c, training=work) for c in made.cells])
     kd = find(made, "kd", "1b")
-    assert withheld(made, kd) == "equal work, and run-to-run spread was not measured"
+    assert withheld(made, kd) == "equal work, and run-to-run spread is not known"
     wide = RunSpread("sft-1b", (100.0, 104.0, 96.0), None)
     assert wide.relative == pytest.approx(0.04) and wide.noise == pytest.approx(4.303 * 2**0.5 * 0.04)
     noisy = replace(made, spread=wide)

@@ -353,7 +353,7 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
         return withheld
 
     kd, sft, fewer = run("kd-1b", 600, 5000), run("sft-1b", 630, 5000), run("kd-2b", 600, 4000)
-    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    assert said(kd, sft) == "equal work, and run-to-run spread is not known"
     assert said(fewer, sft) is None  # it trained less: that is no chance
     run("sft-1b-again1", 625, 5000)
     # 0.56 % of standard deviation: two runs differ by 10 % by chance (t 12.7 of one degree of freedom).
@@ -361,12 +361,12 @@ def test_equal_work_gets_no_verdict_that_chance_could_give(tmp_path):
     run("sft-1b-again1", 630, 5000)
     assert said(kd, sft) is None
     again = run("sft-1b-again1", 625, 4990)
-    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    assert said(kd, sft) == "equal work, and run-to-run spread is not known"
     (again / "manifest.json").write_text("{", encoding="utf-8")
-    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    assert said(kd, sft) == "equal work, and run-to-run spread is not known"
     shutil.rmtree(again)
     shutil.copytree(sft, again)  # a copy is no repeat
-    assert said(kd, sft) == "equal work, and run-to-run spread was not measured"
+    assert said(kd, sft) == "equal work, and run-to-run spread is not known"
     shutil.rmtree(again)
     run("kd-1b-again1", 590, 5000), run("kd-2b-again1", 600, 3999)  # a neighbour that says nothing hides none
     assert said(kd, sft) == "equal work, and the difference is within run-to-run spread"

@@ -87,7 +87,7 @@ function breakEvenOf(row) {
   const even = sums.breakEven(sums.alone(teacher), direct, own, scales);
   // Single runs of equal work: nothing here tells their difference from chance.
   const alike = row.tokens.positions && row.tokens.positions === base.tokens.positions;
-  return alike ? { ...even, withheld: "equal work, and run-to-run spread was not measured" } : even;
+  return alike ? { ...even, withheld: "equal work, and run-to-run spread is not known" } : even;
 }
 
 function servingOf(row) {
