@@ -295,7 +295,7 @@ def test_a_student_is_positions_times_joules_a_position_and_says_how_it_ended(tm
     text = write_documents(made, "table2", target("table2"), tmp_path)["table2.md"].read_text()
     assert "stopped early at step 30 of 60" in text and "ran out of epochs at step 60" in text
     assert "ran out of steps at step 60" in text
-    assert "Run-to-run spread: not measured" in text
+    assert "Run-to-run spread: not known" in text
     assert any("stopped early at step 30" in line for line in summary(made))
     assert max(map(len, summary(made))) <= 100
     record = cell_record(made, kd)
