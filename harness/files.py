@@ -108,6 +108,11 @@ def write_json(path: Path, value: Any) -> Path:
     return write_bytes(path, text.encode())
 
 
+def there_is(path: Path) -> bool:
+    """Whether something stands there; no for a name that nothing can have, where `Path.exists` raises."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def existing(path: Path) -> Path:
     """A path, or the nearest folder above it that is there: what will be made lies on that disk."""
     absolute = path.absolute()

@@ -282,7 +282,7 @@ def speeds(folder: Path, data: Path) -> dict[str, Any]:
     from harness.evaluation.lm_eval_tasks import build_tasks
     from harness.evaluation.suites import suite_named
     from harness.models.chat import ChatEncoder
-    from harness.models.generation_transformers import load_causal_model
+    from harness.models.loading import load_causal_model
 
     suite = suite_named(SUITE)
     asked = {benchmark.name: benchmark for benchmark in suite.benchmarks}

@@ -102,14 +102,19 @@ class Node:
         return Place(self.mark.file, self.mark.line + self.raw.count("\n", 0, position), position - newline)
 
 
-def plain(node: Node) -> Any:
-    """The value without places: dicts, lists, strings, and numbers that remember how they were written."""
+def plain(node: Node, *, written: bool = True) -> Any:
+    """The value without places: dicts, lists, strings, and numbers.
+
+    Args:
+        node: The value.
+        written: Numbers remember how they were written; else they are no more than numbers.
+    """
     value = node.value
     if isinstance(value, dict):
-        return {key: plain(child) for key, child in value.items()}
+        return {key: plain(child, written=written) for key, child in value.items()}
     if isinstance(value, tuple):
-        return [plain(child) for child in value]
-    if isinstance(value, bool) or not isinstance(value, int | float):
+        return [plain(child, written=written) for child in value]
+    if not written or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     number = WrittenInt(value) if isinstance(value, int) else WrittenFloat(value)
     number.text = node.text

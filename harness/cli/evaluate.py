@@ -81,10 +81,13 @@ def cmd(
     if judge_check:
         _judge_check(model, suite, limit, data, device)
         return
-    if dry_run:
-        elsewhere = (judge_url, judge_model) if judged and judge_url and judge_model else None
-        _dry_run(model, suite, names, limit, judge if judged else None, elsewhere, teacher, data, device)
-        return
+    elsewhere = (judge_url, judge_model) if judged and judge_url and judge_model else None
+    if judged or dry_run:  # a judge that will be refused is refused before anything is answered
+        tokenizer = _tokenizer_checked(model, suite, judge if judged else None, elsewhere)
+        if dry_run:
+            judge = judge if judged else None
+            _dry_run(model, tokenizer, suite, names, limit, judge, elsewhere, teacher, data, device)
+            return
     settings = {"benchmarks": ",".join(names) or None, "limit": limit, "data": _absolute(data)}
     common = {"teacher_results": _absolute(teacher), "device": device, "threads": threads}
     stages = [
@@ -234,8 +237,23 @@ def _judge_check(model: Path, suite: Suite, limit: int | None, data: Path | None
         click.echo(f"  {row['judge']}: {row['agreement_pct']} % on {row['against']}{length}")
 
 
+def _tokenizer_checked(
+    model: Path, suite: Suite, judge: Path | None, elsewhere: tuple[str, str] | None
+) -> Any:
+    """The model's tokenizer; refuses a model and a judge that the stages would refuse."""
+    from harness.evaluation.loadable import check_endpoint, check_judge, check_model
+
+    encoder = check_model(model, suite.dtype)
+    if judge is not None and suite.judge is not None:
+        check_judge(judge, suite.judge)
+    if elsewhere is not None and suite.judge is not None:
+        check_endpoint(*elsewhere, suite.judge)
+    return encoder.tokenizer
+
+
 def _dry_run(
     model: Path,
+    tokenizer: Any,
     suite: Suite,
     names: list[str],
     limit: int | None,
@@ -245,20 +263,14 @@ def _dry_run(
     data: Path | None,
     device: str,
 ) -> None:
-    """Refuse what the run would refuse before it asks anything, then say what it would cost."""
+    """Say what the run would ask and cost."""
     from harness.accounting.rounding import quantity
     from harness.cli.console import duration
     from harness.evaluation.evaluate import asked_of, name_of
-    from harness.evaluation.loadable import check_endpoint, check_judge, check_model
     from harness.evaluation.planned import PUBLISHED_KWH, card_here, plan, speed_of
     from harness.evaluation.results import read_results
 
     taught = None if teacher is None else read_results(teacher)
-    tokenizer = check_model(model, suite.dtype).tokenizer
-    if judge is not None and suite.judge is not None:
-        check_judge(judge, suite.judge)
-    if elsewhere is not None and suite.judge is not None:
-        check_endpoint(*elsewhere, suite.judge)
     card = card_here(device)
     asked = [asked_of(benchmark, data, limit) for benchmark in suite.chosen(names)]
     speed = speed_of(model, suite.dtype, card, suite.batch_size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.files import there_is
 from harness.text import lines_shown
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _is_pipeline(path: Path) -> bool:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return path.suffix in (".yaml", ".yml") and path.exists()
+        return path.suffix in (".yaml", ".yml") and there_is(path)
     return isinstance(loaded, dict) and isinstance(loaded.get("stages"), list)
 
 

@@ -29,6 +29,7 @@ from harness.distill.reporting import report_event
 from harness.errors import KitError
 from harness.files import write_json
 from harness.models.devices import STRICT_COST, chosen_device, repeat_bits
+from harness.models.loading import loading
 
 if TYPE_CHECKING:
     import torch
@@ -232,25 +233,19 @@ def load_model(config: StudentTrain, device: torch.device) -> tuple[Any, Path]:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # ours is the one line a log needs
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     tokenizer = config.tokenizer or (config.model if config.model.is_dir() else config.model.parent)
     torch.manual_seed(config.seed)
-    try:
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with loading(
+        config.model, "config.json" + ("" if config.init == "scratch" else " and whole safetensors")
+    ):
         if config.init == "scratch":
-            settings = AutoConfig.from_pretrained(config.model, local_files_only=True)
+            settings = AutoConfig.from_pretrained(config.model, **options)
             model: Any = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise KitError(
-            f"no model that can be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(config.model),
-            expected="a Hugging Face folder with config.json"
-            + ("" if config.init == "scratch" else " and safetensors"),
-        ) from None
+            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, **options)
     return model.to(device), tokenizer
 
 

@@ -18,8 +18,8 @@ from harness.distill.reporting import report_event
 from harness.errors import KitError
 from harness.files import file_digest
 from harness.models.batches import Batch, Mode
-from harness.models.generation_transformers import load_causal_model
 from harness.models.head import LogitPass
+from harness.models.loading import load_causal_model
 from harness.models.support import Prepared, prepare
 
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")

@@ -157,7 +157,7 @@ def _evaluate(config: EvaluateConfig, suite: Suite, asked: list[Asked], recipe: 
 
     from harness.evaluation.lm_eval_model import CountedModel
     from harness.models.chat import ChatEncoder
-    from harness.models.generation_transformers import load_causal_model
+    from harness.models.loading import load_causal_model
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)

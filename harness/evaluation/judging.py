@@ -141,7 +141,7 @@ def load_judge(
     """
     from harness.evaluation.lm_eval_model import CountedModel
     from harness.models.chat import ChatEncoder
-    from harness.models.generation_transformers import load_causal_model
+    from harness.models.loading import load_causal_model
 
     digest = weights_digest(folder)
     encoder = ChatEncoder.load(folder)

@@ -72,34 +72,13 @@ def check_endpoint(url: str, name: str, spec: JudgeSpec) -> None:
 
 
 def _load_without_weights(folder: Path, dtype: str) -> tuple[ChatEncoder, Any]:
-    """Tokenizer and `CountedModel` on torch's device `meta`, which holds shapes and no numbers.
-
-    transformers looks for the same files there, opens every shard and compares names and shapes.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
+    """Tokenizer and `CountedModel` on torch's device `meta`, which holds shapes and no numbers."""
     from harness.evaluation.lm_eval_model import CountedModel
     from harness.models.chat import ChatEncoder
+    from harness.models.loading import load_causal_model, loading
 
-    disable_progress_bar()
     weight_files(folder)
-    try:
+    with loading(folder):
         encoder = ChatEncoder.load(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            device_map={"": "meta"},
-            trust_remote_code=False,
-        )
-    except KitError:
-        raise
-    except Exception as error:  # of others' code over whatever stands in a stranger's files
-        raise KitError(
-            f"no model that can be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(folder),
-            expected="a Hugging Face folder with config.json and whole safetensors",
-        ) from None
-    return encoder, CountedModel(model.eval(), encoder.tokenizer, batch_size=1, work=TokenWork())
+    model = load_causal_model(folder, dtype=dtype, device="meta")
+    return encoder, CountedModel(model, encoder.tokenizer, batch_size=1, work=TokenWork())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.audit.pipeline import problem_of
@@ -15,6 +14,7 @@ from harness.audit.yaml_source import Node, load, plain
 from harness.errors import KitError
 from harness.experiments.grid import DATA, Cell, Defaults, Grid, Regime, Setting, Sweep, Variant, load_grid
 from harness.experiments.own_models import SizeName, anchored, without_others
+from harness.files import there_is
 
 PROFILES = DATA / "profiles"
 Values = dict[str, Any]
@@ -252,7 +252,7 @@ def load_profile(name: str | Path) -> Profile:
 def _of_the_kit(name: str, where: Place | None) -> Path:
     """The file of one of the kit's own profiles."""
     path = PROFILES / f"{name}.yaml"
-    if not path.is_file():
+    if name not in profile_names():
         names = profile_names()
         near = guess(name, names) or similar_file(Path(f"{name}.yaml"))
         message, expected = f"no profile {name!r}.{near}", f"one of {', '.join(names)}, or a file's path"
@@ -277,27 +277,24 @@ def _nearest_document(documents: list[Node], location: tuple[Any, ...], path: Pa
 def _read(path: Path, documents: list[Node], depth: int = 0) -> Values:
     """A profile with its base merged in; `documents` takes the places of what files of the user's hold."""
     own = path.parent != PROFILES
-    if own and not path.exists():
+    if own and not there_is(path):
         raise KitError(
             f"there is no such file.{similar_file(path)}",
             where=str(path),
             expected=f"{path.absolute()}, or one of the kit's profiles: {', '.join(profile_names())}",
         )
-    document = load(path) if own else Node({}, Place(str(path), 1, 1))
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise KitError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from None
-    if not isinstance(loaded, dict) or depth > 5:
-        raise KitError("is no profile", where=str(path), expected="a mapping, based on five others at most")
+    document = load(path)
+    if depth > 5:
+        raise KitError("is based on too many others", where=str(path), expected="five at most")
+    loaded = plain(document, written=False)
     base = loaded.pop("base", None)
     values: Values = {}
     if own:
         documents.append(document)
     if base is not None:
-        below = path.with_name(f"{base}.yaml")
-        if not below.exists():
-            below = _of_the_kit(str(base), document.value["base"].mark if own else None)
+        below = path.parent / (str(base) if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
+        if not there_is(below):
+            below = _of_the_kit(str(base), document.value["base"].mark)
         values = _read(below, documents, depth + 1)
     if own:
         _check_stages(document, list(values.get("stages", {})))

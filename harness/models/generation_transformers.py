@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.errors import KitError
-from harness.models.forward import scores_are_capped, use_attention, windows_of
+from harness.models.forward import windows_of
 from harness.models.generation import (
     Generation,
     Prompt,
@@ -26,6 +26,7 @@ from harness.models.generation import (
     end_tokens,
     uniforms,
 )
+from harness.models.loading import load_causal_model
 
 # Moving the cache costs about a step of the model; a step's cost falls with the rows only when they are many.
 _LEAVE_AT = 0.25
@@ -153,41 +154,6 @@ class TransformersGenerator:
             "attention": self._model.config._attn_implementation,
             "batch_size": self._batch_size,
         }
-
-
-def load_causal_model(directory: Path, *, dtype: str, device: str) -> Any:
-    """A causal language model from a folder, on its device, in eval mode.
-
-    Args:
-        directory: Model folder.
-        dtype: "float32" or "bfloat16".
-        device: "cpu", "cuda", ...; weights are read straight to a GPU.
-
-    Raises:
-        KitError: transformers cannot load the folder.
-    """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    options: dict[str, Any] = {"device_map": {"": device}} if device.startswith("cuda") else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise KitError(
-            f"no model that can be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(directory),
-            expected="a Hugging Face folder with config.json and safetensors",
-        ) from None
-    if scores_are_capped(model):
-        use_attention(model, "eager")
-    return model.eval()
 
 
 @torch.inference_mode()

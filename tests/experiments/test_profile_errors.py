@@ -74,3 +74,43 @@ def test_a_name_without_its_ending_is_guessed(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "mine.yaml").write_text(BASE, encoding="utf-8")
     with pytest.raises(KitError, match=r"no profile 'mine'\. Did you mean 'mine\.yaml'"):
         load_profile("mine")
+
+
+def test_values_are_those_that_the_places_speak_of(tmp_path: Path) -> None:
+    """YAML 1.2 both ways: 010 is ten (and refused as text where a number is wanted), `no` is a text."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE + "summary: no\nperiod_ms: 1e+2\nstages: {student_train: {lr: 1e-4}}\n", "utf-8")
+    profile = load_profile(path)
+    assert profile.summary == "no" and profile.period_ms == 100
+    assert profile.settings("student_train")["lr"] == 1e-4
+
+
+def test_a_base_may_lie_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "below.yaml").write_text(BASE + "summary: below\n", encoding="utf-8")
+    for base in ("../below", "../below.yaml"):
+        path = tmp_path / "inner" / "mine.yaml"
+        path.write_text(f"base: {base}\n", encoding="utf-8")
+        assert load_profile(path).summary == "below"
+
+
+@pytest.mark.parametrize("base", ["../papr", "a/b", "x" * 300, "[paper]", "5", "null/"])
+def test_a_base_that_no_file_has_is_an_error_with_its_line(base: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {base}\n", encoding="utf-8")
+    with pytest.raises(KitError, match="no profile") as caught:
+        load_profile(path)
+    assert caught.value.where == f"{path}:1:7"
+
+
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".yaml", "x" * 300, "a\0b.yaml", "a\0b"):
+        with pytest.raises(KitError, match=r"no such file|no profile"):
+            load_profile(name)
+
+
+def test_a_profile_of_itself_ends(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: mine\n", encoding="utf-8")
+    with pytest.raises(KitError, match="based on too many"):
+        load_profile(path)
