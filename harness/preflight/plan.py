@@ -348,13 +348,13 @@ def calibrate(efficiency: Efficiency, outlook: Outlook, card: Card, runs: Sequen
     or longer answers than assumed, that is in it.
 
     Raises:
-        KitError: No run has a stage to learn from.
+        KitError: No run has a stage to learn from, or one is another profile's.
     """
     plan = {stage.where: stage for stage in make_plan(outlook, card).stages}
     scale: dict[str, list[float]] = {}
     watts: dict[str, list[float]] = {}
     for folder in runs:
-        for row in measured_rows(folder):
+        for row in measured_rows(folder, outlook.name):
             where = row["name"] if folder.name == SHARED else f"{folder.name} {row['name']}"
             planned, joules = plan.get(where), row["gpu_energy_j"]
             if planned is None or not row["seconds"]:
@@ -376,11 +376,20 @@ def _spread(values: Mapping[str, list[float]]) -> dict[str, Range]:
     }
 
 
-def measured_rows(folder: Path) -> list[dict[str, Any]]:
-    """Stages of a sealed run that completed: name, seconds of the billed window, joules of the GPUs."""
+def measured_rows(folder: Path, profile: str) -> list[dict[str, Any]]:
+    """Stages of a sealed run that completed: name, seconds of the billed window, joules of the GPUs.
+
+    Raises:
+        KitError: The run is another profile's.
+    """
     from harness.accounting.totals import roots
+    from harness.bundle import Bundle
     from harness.experiments.lineage import stage_rows
 
+    pipeline = Bundle.open(folder).manifest.get("pipeline") or {}
+    theirs = (pipeline.get("vars") or {}).get("profile", profile)
+    if theirs != profile:
+        raise KitError(f"a run of profile {theirs}", where=str(folder), expected=f"runs of profile {profile}")
     return [
         {
             "name": row["name"],
@@ -404,7 +413,7 @@ def beside(plan: Mapping[str, Any], runs: Path) -> list[dict[str, Any]]:
         was measured; None where no GPU was metered.
 
     Raises:
-        KitError: No stage of the plan was measured there.
+        KitError: No stage of the plan was measured there, or a run is another profile's.
     """
     single = (runs / "manifest.json").exists()
     found = []
@@ -413,7 +422,7 @@ def beside(plan: Mapping[str, Any], runs: Path) -> list[dict[str, Any]]:
         if single and run not in ("", runs.name):
             continue
         folder = runs if single else runs / (run or SHARED)
-        rows = measured_rows(folder) if (folder / "manifest.json").exists() else []
+        rows = measured_rows(folder, plan["name"]) if (folder / "manifest.json").exists() else []
         rows = [row for row in rows if row["name"] == name]
         if not rows:
             continue

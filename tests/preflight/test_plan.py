@@ -107,7 +107,7 @@ def test_without_amounts_there_is_no_plan(tmp_path: Path) -> None:
 def test_a_plan_is_calibrated_by_runs_and_compared_with_them(tmp_path: Path) -> None:
     """A bundle takes the place of a cell's run: its stages have the names of the plan's."""
     folder = write_full(tmp_path / "sft-1b")
-    rows = measured_rows(folder)
+    rows = measured_rows(folder, "paper")
     stages = {row["name"]: row for row in Bundle.open(folder).table("stages").to_pylist()}
     assert rows and all(
         row["gpu_energy_j"] == pytest.approx(stages[row["name"]]["gpu_energy_j"]) for row in rows
@@ -130,7 +130,7 @@ def test_a_plan_is_calibrated_by_runs_and_compared_with_them(tmp_path: Path) -> 
 
 def test_the_plan_that_was_kept_stands_beside_one_run_and_a_grid(tmp_path: Path) -> None:
     folder = write_full(tmp_path / "runs" / "sft-1b")
-    measured = measured_rows(folder)
+    measured = measured_rows(folder, "paper")
     likely = {"low": 10.0, "likely": 20.0, "high": 4000.0}
     stages = [
         {"where": f"{run} {row['name']}", "kind": "student_train", "seconds": likely, "joules": likely}
@@ -155,6 +155,14 @@ def test_the_plan_that_was_kept_stands_beside_one_run_and_a_grid(tmp_path: Path)
     assert [row["measured"] for row in drawn["point"]] == [row["seconds_measured"] for row in rows]
     with pytest.raises(KitError, match="no stage of the plan"):
         beside(plan | {"stages": stages[len(measured) :]}, folder)
+
+
+def test_runs_of_another_profile_are_refused(tmp_path: Path) -> None:
+    run = Path(__file__).parents[2] / "artifacts/runs/pocket/runs/sft-1b"
+    with pytest.raises(KitError, match="a run of profile pocket"):
+        measured_rows(run, "paper")
+    with pytest.raises(KitError, match="a run of profile pocket"):
+        calibrate(Efficiency(), outlook_of("paper", "table2", tmp_path), H100, [run])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a", "card": "b", "stages": [{"where": "a"}]}'])
