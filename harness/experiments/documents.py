@@ -55,6 +55,9 @@ def write_documents(results: Results, name: str, target: Target, folder: Path) -
     """
     texts: dict[str, str] = {}
     for table in target.tables:
+        if table not in _MARKDOWN and not cells_of_sweeps(results):
+            # A sweep is of one size, and the others may have been asked for.
+            continue
         texts[f"{table}.md"] = _MARKDOWN.get(table, sweeps_markdown)(results)
         texts[f"{table}.csv"] = _csv(results, table)
         texts[f"{table}.json"] = json.dumps(as_json(results, name), indent=2, sort_keys=True) + "\n"

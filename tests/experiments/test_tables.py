@@ -253,6 +253,13 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     assert sharp.split()[-5] == "3.00"
 
 
+def test_tables_of_sweeps_are_left_out_where_no_student_of_theirs_was_asked_for(tmp_path: Path) -> None:
+    made = results()
+    only = replace(made, cells=[one for one in made.cells if one.cell.size == "7b"])
+    files = write_documents(only, "all", target("all"), tmp_path)
+    assert {name.partition(".")[0] for name in files} == {"table2", "table3", "stopping"}
+
+
 def test_stages_that_were_not_forked_are_named_among_the_deviations(tmp_path: Path) -> None:
     made = results()
     for not_forked in ((), ("shared preprocess", "kd-1b evaluate")):
