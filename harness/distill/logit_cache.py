@@ -27,7 +27,6 @@ from harness.distill.cache_folder import (
     ShardRecord,
     check_fingerprint,
     damage,
-    example_key,
     read_fingerprint,
     read_manifest,
 )
@@ -246,20 +245,6 @@ class CacheReader:
                 expected="shards as the manifest describes them",
                 fix="run teacher_logits again: it makes damaged shards again",
             )
-
-    def verify_keys(self, ids: Sequence[str]) -> None:
-        """Check that example i of the cache is the example of that id, for all of them.
-
-        Raises:
-            KitError: Names the first that is another.
-        """
-        expected = np.array([example_key(name) for name in ids], dtype=np.uint64)
-        found = np.concatenate([shard.arrays["example_key"] for shard in self._shards] or [expected[:0]])
-        same = len(found) == len(expected) and bool((found == expected).all())
-        if not same:
-            short = min(len(found), len(expected))
-            at = int(np.append(found[:short] != expected[:short], True).argmax())
-            raise KitError(f"example {at} is another one", where=self.directory.name)
 
     def rows_of(self, batch: LabelledBatch, *, temperature: float = 1.0) -> CacheRows:
         """Rows for the labels of a batch, in their order; see `rows`."""

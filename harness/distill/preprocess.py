@@ -76,6 +76,8 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     """
     if not 0 <= config.validation_fraction < 1:
         raise KitError(f"validation_fraction {config.validation_fraction}", expected="at least 0, below 1")
+    if config.seq_len < 1 or config.batch_size < 1:
+        raise KitError(f"seq_len {config.seq_len}, batch_size {config.batch_size}", expected="at least 1")
     encoder, recipe = recipe_of(config, config.out / TOKENIZER)
     finished = _finished(config.out, recipe)
     if finished is not None:

@@ -25,7 +25,7 @@ from harness.errors import KitError
 from harness.files import write_json
 from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
-from harness.models.devices import chosen_device
+from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import Generator, Prompt, TokenSampling
 from harness.models.vocabulary import check_vocabulary
 from harness.spec import load_protocol
@@ -61,13 +61,11 @@ def run(config: ServeConfig) -> dict[str, Any]:
     Raises:
         KitError: Model, data and workload do not fit each other.
     """
-    import torch
 
     workload = load_protocol().workload(config.workload)
     encoder = ChatEncoder.load(config.tokenizer or config.model)
     check_vocabulary(config.model, config.dataset)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     prompts = _prompts(config, workload, encoder)
     generator = _load(config, workload, encoder.tokenizer)
     write_config(config, config.out)
@@ -106,7 +104,10 @@ def prompts_digest(prompts: list[Prompt]) -> str:
 
 def _prompts(config: ServeConfig, workload: ServingWorkload, encoder: ChatEncoder) -> list[Prompt]:
     """The workload's prompts: held-out questions, the same for every model of one data set."""
-    known = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
+    try:
+        known = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KitError(f"no model that can be loaded: {error}", where=str(config.model)) from None
     room = known.get("max_position_embeddings")
     longest = None if room is None else int(room) - workload.output_tokens
     dataset = TokenDataset.open(config.dataset, "validation")

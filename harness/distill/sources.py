@@ -60,6 +60,10 @@ class SourceConfig:
         metadata={"help": "leave <think>...</think> out of the answers, as the paper's authors do"},
     )
 
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 0:
+            raise KitError(f"samples {self.samples}", where=f"source {self.kind}", expected="at least 0")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -218,6 +222,8 @@ def _sample(total: int, source: SourceConfig, seed: int) -> npt.NDArray[np.int64
         raise KitError(
             f"holds {total} conversations", where=source.kind, expected=f"at least samples = {source.samples}"
         )
+    if seed < 0:
+        raise KitError(f"seed {seed}", where=f"source {source.kind}", expected="at least 0")
     stream = np.random.PCG64(np.random.SeedSequence([seed, total]))
     return np.sort(np.argsort(stream.random_raw(total), kind="stable")[: source.samples])
 
@@ -319,7 +325,10 @@ def _data_files(place: Path, suffixes: tuple[str, ...]) -> list[Path]:
         files = [place] if place.suffix in suffixes else []
     else:
         files = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in suffixes)
-        files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+        # The place itself may lie in a hidden folder, such as the hub's own cache.
+        inside = [path.relative_to(place).parts for path in files]
+        hidden = [any(part.startswith(".") for part in parts) for parts in inside]
+        files = [path for path, out in zip(files, hidden, strict=True) if not out]
     if not files:
         raise KitError("no data file", where=str(place), expected=f"files ending in {', '.join(suffixes)}")
     return files

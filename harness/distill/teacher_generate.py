@@ -32,7 +32,7 @@ from harness.distill.synthetic_set import find_finished, publish
 from harness.errors import KitError
 from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
-from harness.models.devices import chosen_device
+from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import Generator, Prompt, TokenSampling, TokenWork, prompt_seed
 from harness.models.generation_vllm import VllmOptions
 from harness.models.vocabulary import check_vocabulary
@@ -100,12 +100,11 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
     Raises:
         KitError: Teacher, data and settings do not fit each other or the folder; what is finished stays.
     """
-    import torch
 
     from harness.distill.teacher_logits_model import teacher_identity
 
-    if config.journal_every < 1:
-        raise KitError("journal_every", expected="at least 1")
+    if config.journal_every < 1 or (config.prompts is not None and config.prompts < 1):
+        raise KitError("journal_every, prompts", expected="at least 1")
     sampling = config.sampling
     dataset = TokenDataset.open(config.dataset, "train")
     encoder = ChatEncoder.load(config.tokenizer or config.teacher)
@@ -140,8 +139,7 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
         (config.out / "journal.jsonl").unlink(missing_ok=True)
         report_event("reused", content_digest=finished["content_digest"])
         return finished
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     room = _positions(config.teacher)
     if recipe["engine"] == "vllm" and config.vllm.max_model_len is not None:
         room = min(room or config.vllm.max_model_len, config.vllm.max_model_len)

@@ -45,7 +45,7 @@ from harness.distill.teacher_logits_model import LogitTeacher, TeacherIdentity, 
 from harness.errors import KitError
 from harness.models.batches import Batch, collate, pack
 from harness.models.dataset import TokenDataset
-from harness.models.devices import chosen_device, repeat_bits
+from harness.models.devices import chosen_device, repeat_bits, use_threads
 from harness.models.vocabulary import check_vocabulary
 
 
@@ -134,8 +134,7 @@ def run(config: TeacherLogitsConfig) -> None:
     device = chosen_device(config.device)
     if device.startswith("cuda"):
         repeat_bits(strict=False)  # a forward alone: nothing in it warns
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     spec = config.spec(identity.vocab_size)
     plan = shard_plan(dataset.label_counts, config.shard_positions)
     seq_len = config.seq_len or int(dataset.meta["seq_len"])

@@ -10,7 +10,7 @@ of the regimes. It is resumed, counted and reported as any training.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from harness.distill.arguments import run_stage
 from harness.distill.student_train import StudentTrain, train
@@ -35,18 +35,9 @@ class TeacherTrain(StudentTrain):
     patience: int = field(default=0, metadata={"help": "evaluations without improvement that end the run"})
 
 
-def teacher_train(config: TeacherTrain) -> dict[str, Any]:
-    """Run the stage; returns what `summary.json` holds.
-
-    Raises:
-        KitError: As `student_train` does.
-    """
-    return train(config)
-
-
 def main() -> int:
     """Run as a program."""
-    return run_stage(TeacherTrain, teacher_train)
+    return run_stage(TeacherTrain, train)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from harness.evaluation.results import (
 )
 from harness.evaluation.suites import Benchmark, Suite, suite_named
 from harness.files import write_json
-from harness.models.devices import chosen_device
+from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import TokenWork
 
 if TYPE_CHECKING:
@@ -153,14 +153,11 @@ def asked_of(benchmark: Benchmark, data: Path | None, limit: int | None) -> Aske
 
 
 def _evaluate(config: EvaluateConfig, suite: Suite, asked: list[Asked], recipe: Results) -> Results:
-    import torch
-
     from harness.evaluation.lm_eval_model import CountedModel
     from harness.models.chat import ChatEncoder
     from harness.models.loading import load_causal_model
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     encoder = ChatEncoder.load(config.tokenizer or config.model)
     work = TokenWork()
     cache = AnswerCache(config.out / "cache.jsonl", {"model": recipe["model"], "engine": "transformers"})

@@ -29,7 +29,7 @@ from harness.evaluation.results import Results, plain, quality_of, read_results,
 from harness.evaluation.scores import Score
 from harness.evaluation.suites import JudgeSpec, Suite, suite_named
 from harness.files import write_json
-from harness.models.devices import chosen_device
+from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import TokenWork
 
 
@@ -168,11 +168,8 @@ def _judge(
         report_event(ELSEWHERE, judge=config.judge_model)
         judge, cache = api_judge(spec, config.judge_url, config.judge_model, prompts_digest(), work, kept)
     else:
-        import torch
-
         assert config.judge is not None
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         judge, cache = load_judge(
             spec,
             config.judge,

@@ -29,7 +29,7 @@ class Remark:
 
 
 def remarks(results: Results, result: CellResult) -> list[Remark]:
-    """Verdicts on energy, J/token and Q of a cell."""
+    """Verdicts on energy, J/token and Q of a cell of the main table."""
     paper = published().get((result.cell.regime, result.cell.size))
     if results.profile.is_pocket:
         return _pocket(result, paper)
@@ -57,8 +57,6 @@ def _pocket(result: CellResult, paper: Published | None) -> list[Remark]:
 def _energy(results: Results, result: CellResult, paper: Published | None) -> Remark:
     if paper is None or paper.energy_kwh is None:
         return Remark("energy", "not comparable", "no energy is published for this cell")
-    if not result.cell.is_default:
-        return Remark("energy", "not comparable", "the published cell has the default settings")
     if result.total is None:
         return Remark("energy", "not comparable", "a stage of this cell has no energy")
     if not result.basis.gpu:

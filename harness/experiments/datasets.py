@@ -38,24 +38,29 @@ def apart(request: Request) -> dict[str, Request]:
 
 
 def _profiles(profile: Profile) -> dict[str, Profile]:
-    stages = {name: dict(values) for name, values in profile.stages.items()}
-    sources = stages["preprocess"]["sources"]
+    sources = profile.settings("preprocess").get("sources", [])
     chosen: dict[str, dict[str, Any]] = {}
     if profile.kind == "generated":
         # The pocket's data sets are its families of tasks, in every source alike.
         for family in FAMILIES:
             only = {}
             for stage in ("preprocess", "preprocess_synthetic"):
-                whole = stages[stage]["sources"]
+                whole = profile.settings(stage).get("sources", [])
+                if not all(isinstance(source.get("samples"), int) for source in whole):
+                    raise KitError(
+                        "cannot be parted by data sets",
+                        where=f"profile {profile.name}, stages.{stage}.sources",
+                        expected="`samples` for every source of generated tasks",
+                    )
                 share = [{**s, "task": family, "samples": s["samples"] // len(FAMILIES)} for s in whole]
-                only[stage] = {**stages[stage], "sources": share}
+                only[stage] = {**profile.settings(stage), "sources": share}
             chosen[family] = only
     else:
         for number, source in enumerate(sources):
-            name = str(source["kind"])
-            if name in ("examples", "hub"):
+            name = str(source.get("kind"))
+            if name in ("examples", "hub") or name in chosen:
                 name = f"data{number + 1}"
-            chosen[name] = {"preprocess": {**stages["preprocess"], "sources": [source]}}
+            chosen[name] = {"preprocess": {**profile.settings("preprocess"), "sources": [source]}}
     return {
         name: profile.model_copy(update={"stages": {**profile.stages, **only}})
         for name, only in chosen.items()

@@ -55,6 +55,9 @@ def write_documents(results: Results, name: str, target: Target, folder: Path) -
     """
     texts: dict[str, str] = {}
     for table in target.tables:
+        if table not in _MARKDOWN and not cells_of_sweeps(results):
+            # A sweep is of one size, and the others may have been asked for.
+            continue
         texts[f"{table}.md"] = _MARKDOWN.get(table, sweeps_markdown)(results)
         texts[f"{table}.csv"] = _csv(results, table)
         texts[f"{table}.json"] = json.dumps(as_json(results, name), indent=2, sort_keys=True) + "\n"
@@ -76,7 +79,7 @@ def _csv(results: Results, table: str) -> str:
 def table2_markdown(results: Results) -> str:
     """The main table with what may be compared, for a person."""
     students = max(result.students for result in results.cells)
-    unit, scale = _unit(results)
+    unit, scale = results.unit
     label = _label(results)
     head = ["pipeline", "size", f"E {unit}{label}", f"E {unit}, teacher shared{label}"]
     head += [f"E over SFT{label}", "E over SFT, published"]
@@ -155,14 +158,13 @@ def table2_markdown(results: Results) -> str:
 
 def _students(results: Results) -> list[str]:
     """Each student's energy as positions times J/position, and why its training ended."""
-    lines = ["## Why a student costs what it costs", ""]
-    lines += [
-        "Energy of a student's training = positions (evaluations included) x J/position. A regime whose"
+    lines = [
+        "## Why a student costs what it costs",
+        "",
+        "Energy of a student's training = positions (evaluations included) x J/position. A regime whose",
+        "students stop earlier is cheaper for that; at equal positions only the work of a position differs.",
+        "",
     ]
-    lines += [
-        "students stop earlier is cheaper for that; at equal positions only the work of a position differs."
-    ]
-    lines += [""]
     head = ["pipeline", "size", "positions", "mJ/position", "ended", "best step"]
     rows = [
         [
@@ -175,7 +177,10 @@ def _students(results: Results) -> list[str]:
         ]
         for result in grid_of(results)
     ]
-    return [*lines, *markdown(head, rows), "", spread_words(results), ""]
+    spread = "Run-to-run spread: not known (no repeat with everything equal that can be read)."
+    if results.spread is not None:
+        spread = results.spread.words
+    return [*lines, *markdown(head, rows), "", spread, ""]
 
 
 def _beside(results: Results) -> list[str]:
@@ -245,13 +250,6 @@ def serving_markdown(results: Results) -> str:
     )
 
 
-def spread_words(results: Results) -> str:
-    """The run-to-run spread in a sentence."""
-    if results.spread is None:
-        return "Run-to-run spread: not known (no repeat with everything equal that can be read)."
-    return results.spread.words
-
-
 def _cpu_text(results: Results, result: CellResult) -> str:
     """N* in CPU seconds and over how many repeats."""
     even = results.break_even_cpu(result)
@@ -261,7 +259,7 @@ def _cpu_text(results: Results, result: CellResult) -> str:
 
 def table3_markdown(results: Results) -> str:
     """The stage breakdown, for a person."""
-    unit, scale = _unit(results)
+    unit, scale = results.unit
     label = _label(results)
     head = ["pipeline", "size", "stage", f"E {unit}{label}", f"share{label}"]
     head += ["E kWh, published", "share, published"]
@@ -287,7 +285,7 @@ def table3_markdown(results: Results) -> str:
 
 def sweeps_markdown(results: Results) -> str:
     """The sweeps, for a person."""
-    unit, scale = _unit(results)
+    unit, scale = results.unit
     label = _label(results)
     head = ["sweep", "setting", "runs", f"E {unit}{label}", f"E student {unit}{label}", f"Q{label}"]
     head += [f"held-out loss{label}", f"failed attempts {unit}{label}"]
@@ -321,10 +319,6 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return [row_of(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(row_of, lines)]
-
-
-def _unit(results: Results) -> tuple[str, float]:
-    return results.unit
 
 
 def _label(results: Results) -> str:

@@ -43,7 +43,7 @@ def estimate(profile: Profile, cells: Sequence[Cell], done: Collection[str] = ()
         done: Names of runs that are complete.
     """
     data = profile.estimate
-    if data is None:
+    if data is None or not set(profile.students) <= set(data.student_seconds):
         if {SHARED, *(cell.name for cell in cells)} - set(done):
             return Estimate(None, None, ())
         return Estimate(0.0, 0.0, ())

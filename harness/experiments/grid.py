@@ -188,8 +188,14 @@ def sweep_cells(name: str, grid: Grid | None = None, *, repeats: bool = False) -
         name: A sweep of the grid.
         grid: The kit's own if None.
         repeats: With every seed of `repeat_seeds` instead of the grid's.
+
+    Raises:
+        KitError: The grid has no such sweep.
     """
     grid = grid or load_grid()
+    if name not in grid.sweeps:
+        named = ", ".join(grid.sweeps) or "none"
+        raise KitError(f"the profile has no sweep {name!r}", expected=f"{name} among its sweeps: {named}")
     sweep = grid.sweeps[name]
     seeds = grid.repeat_seeds if repeats else grid.seeds
     return [

@@ -100,9 +100,10 @@ def own_names(profile: Profile, locked: Collection[str]) -> dict[str, Role]:
     """
     models = [profile.teacher, profile.tokenizer, *profile.students.values()]
     named: dict[str, Role] = {name: "model" for name in models if name is not None}
-    for source in profile.settings("preprocess").get("sources", ()):
-        if source.get("asset"):
-            named[str(source["asset"])] = "dataset"
+    for stage in ("preprocess", "preprocess_synthetic"):
+        for source in profile.settings(stage).get("sources", ()):
+            if source.get("asset"):
+                named[str(source["asset"])] = "dataset"
     if profile.judge is not None and _is_place(profile.judge):
         named[profile.judge] = "model"
     return {name: role for name, role in named.items() if name not in locked}

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from harness.audit.fields import refuse
 from harness.audit.pipeline import problem_of
 from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
 from harness.audit.text_file import similar_file
 from harness.audit.yaml_source import Node, load, plain
 from harness.errors import KitError
-from harness.experiments.grid import DATA, Cell, Defaults, Grid, Regime, Setting, Sweep, Variant, load_grid
+from harness.experiments.grid import (
+    DATA,
+    Cell,
+    Defaults,
+    Grid,
+    Regime,
+    Setting,
+    Sweep,
+    Variant,
+    load_grid,
+    main_cells,
+)
 from harness.experiments.own_models import SizeName, anchored, without_others
 from harness.files import there_is
 
@@ -69,6 +81,21 @@ class ProfileScale(_Strict):
     prompts: dict[int, int] = Field(default_factory=dict)
 
 
+def _with_first(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse seeds without 0, since the tables of the grid show the students of that seed."""
+    if 0 not in seeds:
+        listed = ", ".join(map(str, seeds)) or "none"
+        raise refuse(f"the seeds are {listed}. Allowed: 0, which the main table shows, and others beside it.")
+    return seeds
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse an empty list. (A least length would be said of a list with a wrong item too.)"""
+    if not values:
+        raise refuse("the list is empty, at least one item is expected.")
+    return values
+
+
 class GridChanges(_Strict):
     """What of the kit's grid a profile does otherwise; sizes are those of its students.
 
@@ -79,9 +106,9 @@ class GridChanges(_Strict):
             spread.
     """
 
-    regimes: tuple[Regime, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    repeat_seeds: tuple[int, ...] | None = None
+    regimes: Annotated[tuple[Regime, ...], AfterValidator(_some)] | None = None
+    seeds: Annotated[tuple[int, ...], AfterValidator(_with_first)] | None = None
+    repeat_seeds: Annotated[tuple[int, ...], AfterValidator(_some)] | None = None
     defaults: dict[Setting, float] = Field(default_factory=dict)
     sweeps: dict[str, Sweep] | None = None
     again: int = Field(default=0, ge=0)
@@ -193,14 +220,28 @@ class Profile(_Strict):
         return dict(self.stages.get(stage, {}))
 
     def student_settings(self, cell: Cell) -> Values:
-        """Settings of a cell's training: those of its size, and the regime's own numbers."""
+        """Settings of a cell's training: those of its size, and the regime's own numbers.
+
+        Raises:
+            KitError: The budget is less than a step takes, or there is no telling what a step takes.
+        """
         values = {**self.settings("student_train"), **self.students_train.get(cell.size, {})}
         values |= self.regimes_train.get(cell.regime, {})
         values["seed"] = cell.seed
         if self.budget is not None:
             # A row never holds more than seq_len positions, so this many steps stay within the budget.
-            steps = self.budget.positions // (values["effective_batch"] * values["seq_len"])
-            values["max_steps"] = min(max(1, steps), values.get("max_steps") or steps)
+            batch, length = values.get("effective_batch"), values.get("seq_len")
+            if not (isinstance(batch, int) and isinstance(length, int) and min(batch, length) > 0):
+                message = f"student_train has effective_batch {show(batch)} and seq_len {show(length)}"
+                raise KitError(message, where=f"profile {self.name}", expected="whole numbers from 1 on")
+            steps = self.budget.positions // (batch * length)
+            if not steps:
+                raise KitError(
+                    f"a budget of {self.budget.positions} positions holds no step of student {cell.size}",
+                    where=f"profile {self.name}",
+                    expected=f"{batch * length} at least: effective_batch {batch} times seq_len {length}",
+                )
+            values["max_steps"] = min(steps, values.get("max_steps") or steps)
         if cell.regime == "kd":
             return {**values, "regime": "kd", "alpha": cell.alpha, "temperature": cell.temperature}
         values.pop("tail", None)
@@ -226,7 +267,7 @@ def load_profile(name: str | Path) -> Profile:
         name: One of the kit's, or a file of the same form.
 
     Raises:
-        KitError: No such profile, or a file that does not fit.
+        KitError: No such profile, a file that does not fit, or a budget that no student can be trained with.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and path.name == str(name):
@@ -246,6 +287,10 @@ def load_profile(name: str | Path) -> Profile:
         ) from None
     if not profile.students:
         raise KitError("names no student", where=str(path), expected="students: {NAME: folder or hub id}")
+    if "suite" not in profile.settings("evaluate"):
+        raise KitError("names no suite", where=str(path), expected="stages: {evaluate: {suite: NAME}}")
+    for cell in main_cells(profile.own_grid):
+        profile.student_settings(cell)
     return profile
 
 
@@ -322,8 +367,15 @@ def _check_stages(document: Node, known: list[str]) -> None:
         elif not isinstance(node.value, dict):
             message = f"{show(plain(node))} stands where a mapping of settings is expected."
             wrong.append(PipelineProblem(node.mark, f"stages.{name}", message))
+        elif (sources := node.get("sources")) is not None and not _are_mappings(sources):
+            message = f"{show(plain(sources))} stands where a list of mappings is expected."
+            wrong.append(PipelineProblem(sources.mark, f"stages.{name}.sources", message))
     if wrong:
         raise PipelineError(wrong)
+
+
+def _are_mappings(node: Node) -> bool:
+    return isinstance(node.value, tuple) and all(isinstance(entry.value, dict) for entry in node.value)
 
 
 _OF_OWN_MODELS: Values = {

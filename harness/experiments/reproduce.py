@@ -71,8 +71,12 @@ class Request:
 
     @property
     def again(self) -> list[Cell]:
-        """Repeats of one cell with everything equal, for the run-to-run spread."""
-        return _again(self)
+        """The grid's first SFT student once more with everything equal, as often as the profile asks, for
+        the run-to-run spread."""
+        first = next((c for c in self.cells if c.regime == "sft" and c.is_default and not c.seed), None)
+        if first is None or not self.target.grid:
+            return []
+        return [replace(first, again=number + 1) for number in range(self.profile.grid.again)]
 
     @property
     def runs(self) -> list[Cell]:
@@ -86,13 +90,6 @@ class ReproductionEnd:
 
     exit_code: int
     stopped_at: str | None = None
-
-
-def _again(request: Request) -> list[Cell]:
-    """The grid's first SFT student once more, as often as the profile asks."""
-    first = next((c for c in request.cells if c.regime == "sft" and c.is_default and not c.seed), None)
-    times = request.profile.grid.again if first is not None and request.target.grid else 0
-    return [replace(first, again=number + 1) for number in range(times)] if first is not None else []
 
 
 Display = Callable[[RunPlan], Any]

@@ -127,7 +127,7 @@ def _reuses(even: BreakEven | None) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other; the first row names groups of columns and takes the room to its right."""
     widths = [max(len(row[k]) for row in rows[1:]) for k in range(len(rows[0]))]
-    gaps = ["  "] * len(widths)
+    gaps = ["  ", " ", " ", *["  "] * (len(widths) - 3)]
     below = sum(widths[2:6]) + sum(map(len, gaps[3:6]))
     gaps[6] = " " * max(3, len(rows[0][2]) + 2 - below)
     starts = [sum(widths[:k]) + sum(map(len, gaps[1 : k + 1])) for k in range(len(widths))]

@@ -25,6 +25,20 @@ def chosen_device(name: str) -> str:
     return name
 
 
+def use_threads(count: int | None) -> None:
+    """Have torch compute with so many CPU threads; None leaves its own choice.
+
+    Raises:
+        KitError: There can be no such number of threads.
+    """
+    import torch
+
+    if count is not None:
+        if count < 1:
+            raise KitError(f"threads {count}", expected="at least 1")
+        torch.set_num_threads(count)
+
+
 STRICT_COST = (
     "Attention's backward adds in a fixed order: 21 % slower in a published measurement (FlashAttention 3), "
     "not measured here"

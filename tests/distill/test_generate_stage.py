@@ -22,6 +22,8 @@ from harness.distill.arguments import plain
 from harness.distill.filters import FilterConfig
 from harness.distill.pocket_tasks import FAMILIES, examples
 from harness.distill.preprocess import PreprocessConfig, preprocess
+from harness.distill.serve import ServeConfig
+from harness.distill.serve import run as serve
 from harness.distill.sources import SourceConfig
 from harness.distill.teacher_generate import TeacherGenerateConfig, run
 from harness.errors import KitError
@@ -296,6 +298,20 @@ def test_an_engine_that_gives_too_much_is_not_believed(
     monkeypatch.setattr(stage, "_load", lambda *_: Wordy())
     with pytest.raises(KitError, match="at most 24 tokens"):
         run(config)
+
+
+def test_numbers_that_mean_nothing_are_refused(config: TeacherGenerateConfig) -> None:
+    for wrong, said in (({"prompts": -1}, "prompts"), ({"threads": 0}, "threads 0")):
+        with pytest.raises(KitError, match=said):
+            run(dataclasses.replace(config, **wrong))
+
+
+def test_a_model_without_its_configuration_cannot_serve(
+    config: TeacherGenerateConfig, tmp_path: Path
+) -> None:
+    served = ServeConfig(tmp_path, config.dataset, "serve-1", tmp_path / "out", tokenizer=config.teacher)
+    with pytest.raises(KitError, match="no model that can be loaded"):
+        serve(served)
 
 
 def test_another_tokenizer_is_refused(config: TeacherGenerateConfig, tmp_path: Path) -> None:

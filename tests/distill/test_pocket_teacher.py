@@ -13,7 +13,8 @@ from harness.distill.pocket_models import PocketModels, make
 from harness.distill.pocket_tasks import examples, is_correct
 from harness.distill.preprocess import PreprocessConfig, preprocess
 from harness.distill.sources import SourceConfig
-from harness.distill.teacher_train import TeacherTrain, teacher_train
+from harness.distill.student_train import train
+from harness.distill.teacher_train import TeacherTrain
 from harness.models.batches import IGNORED, Batcher
 from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
@@ -73,7 +74,7 @@ def test_a_short_trained_teacher_beats_an_untrained_student(tmp_path: Path) -> N
         )
     )
     try:
-        summary = teacher_train(
+        summary = train(
             TeacherTrain(model=models[0], dataset=data, out=tmp_path / "teacher", seq_len=64, threads=1)
         )
     finally:

@@ -252,6 +252,26 @@ def test_a_source_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
         list(read(SourceConfig("pocket"), 0))
 
 
+def test_a_source_may_lie_in_a_hidden_folder_and_what_is_hidden_in_it_is_left_out(tmp_path: Path) -> None:
+    place = tmp_path / ".cache" / "data"
+    (place / ".git").mkdir(parents=True)
+    jsonl(place / "all.jsonl", [record(number) for number in range(3)])
+    jsonl(place / ".git" / "old.jsonl", [record(9)])
+    assert len(list(read(SourceConfig("examples", place), 0))) == 3
+
+
+def test_numbers_that_would_cut_from_the_other_end_are_refused(
+    base: PreprocessConfig, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "all.jsonl", [record(number) for number in range(3)])
+    with pytest.raises(KitError, match="samples -1"):
+        SourceConfig("examples", path, samples=-1)
+    with pytest.raises(KitError, match="seed -1"):
+        list(read(SourceConfig("examples", path, samples=1), -1))
+    with pytest.raises(KitError, match="seq_len -3"):
+        preprocess(replace(base, seq_len=-3))
+
+
 def test_as_a_program(base: PreprocessConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness.distill.arguments import run_stage
 

@@ -256,6 +256,8 @@ def test_refusals(lab, tmp_path):
         settings(lab, tmp_path, cache=tmp_path)
     with pytest.raises(KitError, match=r"out of range: alpha=1.5, patience=-1"):
         settings(lab, tmp_path, alpha=1.5, patience=-1)
+    with pytest.raises(KitError, match=r"out of range: eval_batch=0, clip_norm=-1.0"):
+        settings(lab, tmp_path, eval_batch=0, clip_norm=-1.0)
     with pytest.raises(KitError, match="no model that can be loaded"):
         train(settings(lab, tmp_path / "x", model=lab / "config"))  # never from scratch unasked
     with pytest.raises(KitError, match="no data set"):

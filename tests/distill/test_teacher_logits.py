@@ -15,7 +15,7 @@ import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from harness.distill import teacher_logits
-from harness.distill.cache_folder import read_manifest
+from harness.distill.cache_folder import example_key, read_manifest
 from harness.distill.cache_writer_shard import ShardBuffer
 from harness.distill.logit_cache import CacheReader
 from harness.distill.teacher_logits import TeacherLogitsConfig, run, shard_batches
@@ -89,7 +89,8 @@ def dense(config: TeacherLogitsConfig, index: int) -> torch.Tensor:
 def assert_rows_are_the_teachers(config: TeacherLogitsConfig, rtol: float = 1e-3) -> None:
     dataset = TokenDataset.open(config.dataset, config.split)
     reader = CacheReader.open(config.out, dataset_meta=dataset.meta, split=config.split, verify=True)
-    reader.verify_keys([example.id for example in dataset])
+    keys = [key for shard in reader._shards for key in shard.arrays["example_key"].tolist()]
+    assert keys == [example_key(example.id) for example in dataset]
     for index in (0, 7, len(dataset) - 1):
         example = dataset.example(index)
         rows = reader.rows([index], example.input_ids[example.label_mask])

@@ -255,6 +255,34 @@ def test_each_data_set_by_itself_is_a_reproduction_of_its_own(name: str, tmp_pat
     assert apart(Request("table2", target("table2"), request.profile, tmp_path))[""].out == tmp_path
 
 
+def test_data_sets_of_one_kind_keep_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    sources = "[{kind: tulu, asset: tulu-3, samples: 10}, {kind: tulu, asset: tulu-3, samples: 20}]"
+    path.write_text(f"base: paper\nstages: {{preprocess: {{sources: {sources}}}}}\n", encoding="utf-8")
+    parts = apart(Request("datasets", target("datasets"), load_profile(path), tmp_path))
+    taken = {name: part.profile.settings("preprocess")["sources"] for name, part in parts.items()}
+    assert {name: [s["samples"] for s in found] for name, found in taken.items()} == {
+        "tulu": [10],
+        "data2": [20],
+    }
+    path.write_text("base: pocket\nstages: {preprocess: {sources: [{kind: pocket}]}}\n", encoding="utf-8")
+    with pytest.raises(KitError, match="samples"):
+        apart(Request("datasets", target("datasets"), load_profile(path), tmp_path))
+
+
+def test_students_and_sweeps_of_a_profile_that_the_kit_has_no_figures_of(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: pocket\nstudents: {xl: pocket-1b}\n"
+        "grid: {sweeps: {mine: {regime: kd, size: xl, alpha: [0.5]}}}\n",
+        encoding="utf-8",
+    )
+    profile = load_profile(path)
+    assert estimate(profile, cells_of(target("table2"), profile.own_grid)).seconds is None
+    with pytest.raises(KitError, match="among its sweeps: mine"):
+        cells_of(target("sweeps"), profile.own_grid)
+
+
 def test_a_lower_limit_of_answers_takes_no_examples_away(tmp_path: Path) -> None:
     profile = load_profile("paper")
     path = write_shared(profile, cells_of(target("sweeps")), layout_for(profile, tmp_path))

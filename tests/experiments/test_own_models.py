@@ -12,8 +12,9 @@ import pytest
 
 from harness.cli.main import main
 from harness.errors import KitError
-from harness.experiments.own_models import own_folder, revision_of
+from harness.experiments.own_models import own_folder, own_names, revision_of
 from harness.experiments.profile import load_profile
+from harness.fetch.lockfile import load_lock
 from harness.preflight.plan import make_plan
 
 pytest.importorskip("torch")
@@ -53,6 +54,14 @@ def written(place: Path, text: str, name: str = "mine.yaml") -> Path:
     path = place / name
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_data_of_the_synthetic_set_are_looked_for_too(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "base: paper\nstages: {preprocess_synthetic: {sources: [{kind: hub, asset: own/data}]}}\n",
+    )
+    assert own_names(load_profile(path), load_lock().assets) == {"own/data": "dataset"}
 
 
 @pytest.mark.parametrize("text", BLOCKS, ids=["gpu", "cpu"])

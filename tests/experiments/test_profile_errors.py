@@ -24,6 +24,11 @@ BASE = "base: paper\n"
         ("grid: {defaults: {prompts: 3.5}}\n", "2:28", "grid.defaults.prompts"),
         ("grid: {repeat_seed: [3]}\n", "2:8", "Did you mean 'repeat_seeds'?"),
         ("budget: {positions: 0}\n", "2:21", "greater than 0"),
+        ("grid: {seeds: [1, 2]}\n", "2:15", "the seeds are 1, 2. Allowed: 0"),
+        ("grid: {regimes: []}\n", "2:17", "at least one"),
+        ("grid: {repeat_seeds: []}\n", "2:22", "at least one"),
+        ("stages: {preprocess: {sources: x}}\n", "2:32", "a list of mappings"),
+        ("stages: {preprocess_synthetic: {sources: [{kind: hub}, 5]}}\n", "2:42", "a list of mappings"),
         ("stages:\n  studnt_train: {lr: 1}\n", "3:3", "Did you mean 'student_train'?"),
         ("stages: {preprocess: 4}\ndata: x\n", "2:22", "a mapping"),
         ("stages: 4\ndata: x\n", "2:9", "a mapping"),
@@ -37,6 +42,27 @@ def test_an_error_has_its_line_and_a_guess(text: str, place: str, said: str, tmp
         load_profile(path)
     assert caught.value.where == f"{path}:{place}"
     assert said in str(caught.value) and "Extra inputs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: pocket\nbudget: {positions: 3}\n", "a budget of 3 positions holds no step of student 1b"),
+        ("base: pocket\nbudget: {positions: 9999}\nstages: {student_train: {seq_len: x}}\n", "seq_len 'x'"),
+        ("base: pocket\nbudget: {positions: 9999}\nstages: {student_train: {seq_len: 0}}\n", "seq_len 0"),
+        (
+            "{summary: x, kind: generated, teacher: t, students: {a: b}, stages: {}, estimate: null, "
+            "deviations: []}",
+            "names no suite",
+        ),
+    ],
+)
+def test_what_would_stop_a_student_is_said_before_anything_runs(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(KitError) as caught:
+        load_profile(path)
+    assert said in str(caught.value)
 
 
 def test_every_slip_is_listed_and_that_of_a_base_is_placed_there(tmp_path: Path) -> None:

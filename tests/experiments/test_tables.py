@@ -235,7 +235,7 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
     lines = summary(results(rel=0.5))
     table = lines[: lines.index("")]
     assert max(map(len, table)) <= 80 and len(table) == 3 + 9
-    rows = {line[:20].split("  ")[0] + line[15:21].strip(): line for line in table[3:]}
+    rows = {line[:13].strip() + line[14:18].strip(): line for line in table[3:]}
     # Total 10 + 60 + 180 + 5 J; the paper's 16.90 kWh, 0.70 and 10.0 for the 1B student by KD.
     assert rows["Logit KD7B"].split()[:4] == ["Logit", "KD", "7B", "260"]
     assert rows["Logit KD1B"].split()[-4:] == ["16.90", "2.4", "0.70", "10.0"]
@@ -249,8 +249,15 @@ def test_the_summary_fits_a_terminal_and_says_what_the_table_says() -> None:
         head, columns = made[:2]
         assert f" pocket, {words} here  " in head and head.index("published") == columns.index("E kWh")
     # Known exactly, it is 60 / 20 reuses.
-    sharp = next(line for line in summary(results()) if line.startswith("Logit KD       1B"))
+    sharp = next(line for line in summary(results()) if line.startswith("Logit KD      1B"))
     assert sharp.split()[-5] == "3.00"
+
+
+def test_tables_of_sweeps_are_left_out_where_no_student_of_theirs_was_asked_for(tmp_path: Path) -> None:
+    made = results()
+    only = replace(made, cells=[one for one in made.cells if one.cell.size == "7b"])
+    files = write_documents(only, "all", target("all"), tmp_path)
+    assert {name.partition(".")[0] for name in files} == {"table2", "table3", "stopping"}
 
 
 def test_stages_that_were_not_forked_are_named_among_the_deviations(tmp_path: Path) -> None:
