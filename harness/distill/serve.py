@@ -27,6 +27,7 @@ from harness.models.chat import ChatEncoder
 from harness.models.dataset import TokenDataset
 from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import Generator, Prompt, TokenSampling
+from harness.models.shapes import positions_of
 from harness.models.vocabulary import check_vocabulary
 from harness.spec import load_protocol
 from harness.spec.model import ServingWorkload
@@ -104,12 +105,8 @@ def prompts_digest(prompts: list[Prompt]) -> str:
 
 def _prompts(config: ServeConfig, workload: ServingWorkload, encoder: ChatEncoder) -> list[Prompt]:
     """The workload's prompts: held-out questions, the same for every model of one data set."""
-    try:
-        known = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KitError(f"no model that can be loaded: {error}", where=str(config.model)) from None
-    room = known.get("max_position_embeddings")
-    longest = None if room is None else int(room) - workload.output_tokens
+    room = positions_of(config.model)
+    longest = None if room is None else room - workload.output_tokens
     dataset = TokenDataset.open(config.dataset, "validation")
     questions, _ = select(dataset, QuestionReader(encoder), workload.prompts, seed=0, longest=longest)
     return [Prompt(question.id, question.token_ids, 0) for question in questions]

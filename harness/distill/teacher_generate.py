@@ -17,7 +17,6 @@ model, prompts included; *positions* the same with padding and rows that had end
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from harness.models.dataset import TokenDataset
 from harness.models.devices import chosen_device, use_threads
 from harness.models.generation import Generator, Prompt, TokenSampling, TokenWork, prompt_seed
 from harness.models.generation_vllm import VllmOptions
+from harness.models.shapes import positions_of
 from harness.models.vocabulary import check_vocabulary
 
 FORMAT = "synthetic/1"
@@ -140,7 +140,7 @@ def run(config: TeacherGenerateConfig) -> dict[str, Any]:
         report_event("reused", content_digest=finished["content_digest"])
         return finished
     use_threads(config.threads)
-    room = _positions(config.teacher)
+    room = positions_of(config.teacher)
     if recipe["engine"] == "vllm" and config.vllm.max_model_len is not None:
         room = min(room or config.vllm.max_model_len, config.vllm.max_model_len)
     longest = None if room is None else room - sampling.max_new_tokens
@@ -282,12 +282,6 @@ def _load(config: TeacherGenerateConfig, engine: str, device: str, tokenizer: An
         tokenizer=tokenizer,
         rows_that_fit=rows_that_fit if device.startswith("cuda") else None,
     )
-
-
-def _positions(teacher: Path) -> int | None:
-    """Positions the teacher has, from its configuration; None when it does not say."""
-    value = json.loads((teacher / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    return None if value is None else int(value)
 
 
 def main() -> int:

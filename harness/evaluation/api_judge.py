@@ -61,8 +61,9 @@ class Endpoint:
 
     def chat_answers(self, prompts: Sequence[Messages], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
+        # An answer without text, as one that was refused or cut in its thoughts, is one that says nothing.
         return self._asked(
-            prompts, {"max_tokens": max_new_tokens}, lambda choice: str(choice["message"]["content"])
+            prompts, {"max_tokens": max_new_tokens}, lambda choice: str(choice["message"]["content"] or "")
         )
 
     def _asked(

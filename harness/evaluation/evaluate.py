@@ -41,6 +41,7 @@ from harness.models.generation import TokenWork
 
 if TYPE_CHECKING:
     from harness.evaluation.scores import Score
+    from harness.models.chat import ChatEncoder
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,14 @@ def run(config: EvaluateConfig) -> Results:
     teacher = None if config.teacher_results is None else read_results(config.teacher_results)
     asked = [asked_of(benchmark, config.data, config.limit) for benchmark in chosen]
     from harness.distill.teacher_logits_model import teacher_identity
+    from harness.models.chat import ChatEncoder
 
     identity = teacher_identity(config.model, config.model_revision)
+    encoder = ChatEncoder.load(config.tokenizer or config.model)
     recipe: Results = {
         "format": FORMAT,
         "model": identity.describe(suite.dtype),
+        "prompted": {"tokenizer": encoder.tokenizer_sha256, "template": encoder.template_sha256},
         "suite": name_of(suite, config.limit),
         "asked": [benchmark.name for benchmark in chosen],
         "data": _data(config.dataset),
@@ -112,7 +116,7 @@ def run(config: EvaluateConfig) -> Results:
     results = _finished(config.out, recipe)
     if results is None:
         write_config(config, config.out)
-        results = _evaluate(config, suite, asked, recipe)
+        results = _evaluate(config, suite, asked, recipe, encoder)
     else:
         report_event("reused", suite=results["suite"])
     if results["to_judge"] or teacher is None:
@@ -152,15 +156,16 @@ def asked_of(benchmark: Benchmark, data: Path | None, limit: int | None) -> Aske
     return Asked(benchmark, items[:limit], shots)
 
 
-def _evaluate(config: EvaluateConfig, suite: Suite, asked: list[Asked], recipe: Results) -> Results:
+def _evaluate(
+    config: EvaluateConfig, suite: Suite, asked: list[Asked], recipe: Results, encoder: ChatEncoder
+) -> Results:
     from harness.evaluation.lm_eval_model import CountedModel
-    from harness.models.chat import ChatEncoder
     from harness.models.loading import load_causal_model
 
     use_threads(config.threads)
-    encoder = ChatEncoder.load(config.tokenizer or config.model)
     work = TokenWork()
-    cache = AnswerCache(config.out / "cache.jsonl", {"model": recipe["model"], "engine": "transformers"})
+    known = {"model": recipe["model"], "prompted": recipe["prompted"], "engine": "transformers"}
+    cache = AnswerCache(config.out / "cache.jsonl", known)
     model = load_causal_model(config.model, dtype=suite.dtype, device=chosen_device(config.device))
     held_out: dict[str, Any] = {"heldout_loss": None, "heldout_label_tokens": None}
     if config.dataset is not None:

@@ -78,8 +78,8 @@ def run(config: JudgingConfig) -> Results:
         )
     check_template(spec)
     try:
-        replies = json.loads((config.answers / "replies.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        replies = dict(json.loads((config.answers / "replies.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise KitError(
             f"holds no replies ({error})",
             where=str(config.answers),

@@ -380,13 +380,14 @@ def figure(energy: Interval | None, scale: float) -> str:
 def _sensitivity(results: Results) -> list[str]:
     """What an error of a few percent does to N*: the saving in its denominator is a small difference."""
     lines = ["## How sensitive N* is", ""]
+    error = f"with ± {100 * STUDENT_REL:.0f} %"
     lines += [
         "N* divides the teacher's energy by a small difference of two large ones, so a small error of the",
-        f"students' energies moves it far. With ± {100 * STUDENT_REL:.0f} % on both students it would be:",
+        f"students' energies moves it far. {error.capitalize()} on both students it would be:",
         "",
     ]
-    head = ["pipeline", "size", "N*", "by its interval", "with ± 3 % on the students"]
-    head += ["published", "published, with ± 3 %"]
+    head = ["pipeline", "size", "N*", "by its interval", f"{error} on the students"]
+    head += ["published", f"published, {error}"]
     rows = []
     for result in grid_of(results):
         cell = result.cell

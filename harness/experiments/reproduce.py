@@ -175,7 +175,8 @@ def claim(request: Request) -> list[str]:
         path.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
         raise KitError(f"cannot be used: {error}", where=str(path)) from None
-    known = found.get("stages_sha256", {})
+    known = found.get("stages_sha256")
+    known = known if isinstance(known, dict) else {}
     return sorted(name for name, digest in mine["stages_sha256"].items() if known.get(name) != digest)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from harness.errors import KitError
+
+_POSITIONS = "max_position_embeddings"
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,21 @@ class ModelShape:
     def largest_matrix(self) -> int:
         """Elements of the largest weight matrix."""
         return max(rows * columns for rows, columns, _ in self.matrices)
+
+
+def positions_of(folder: Path) -> int | None:
+    """Positions a model has, from its folder's configuration; None when it does not say.
+
+    Raises:
+        KitError: There is no configuration that can be read.
+    """
+    try:
+        known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # A model that reads pictures too keeps the text model's sizes apart.
+        value = known.get(_POSITIONS, (known.get("text_config") or {}).get(_POSITIONS))
+        return None if value is None else int(value)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise KitError(f"no configuration that can be read: {error}", where=str(folder)) from None
 
 
 OLMO2 = {

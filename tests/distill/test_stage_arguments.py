@@ -130,11 +130,12 @@ def test_reports_are_what_the_audit_reads(tmp_path, monkeypatch):
     report_tokens(trained=3, processed=5, positions=8)
     report_tokens()
     report_tokens(generated=2)
-    report_event("evaluation", step=4, loss=math.nan, name="é")
+    report_event("evaluation", step=4, loss=math.nan, name="é", inner={"all": [1.5, math.inf]})
     first, second, third = ReportReader(path).read(final=True)
     assert first.tokens == {"tokens_trained": 3, "tokens_processed": 5, "tokens_positions": 8}
     assert second.tokens == {"tokens_generated": 2}
-    assert third.event == "evaluation" and third.detail == {"step": 4, "loss": None, "name": "é"}
+    detail = {"step": 4, "loss": None, "name": "é", "inner": {"all": [1.5, None]}}
+    assert third.event == "evaluation" and third.detail == detail
     assert not any(report.problem for report in (first, second, third))
     with pytest.raises(ValueError, match="negative"):
         report_tokens(trained=-1)

@@ -14,6 +14,7 @@ import pytest
 
 from harness.errors import KitError
 from harness.evaluation import api_judge
+from harness.evaluation.cache import AnswerCache
 from harness.evaluation.judge import PairAsked, ReplyAsked
 from harness.evaluation.suites import JudgeSpec
 from harness.models.generation import TokenWork
@@ -109,6 +110,11 @@ def test_an_endpoint_that_is_none_is_named(server: Server, monkeypatch: pytest.M
         with pytest.raises(KitError, match="gave no answer") as refused:
             judge.preferences([PairAsked("i", "good", "bad", True)])
         assert wrong in str(refused.value) and api_judge.KEY in str(refused.value)
+    # No text, as of an answer that was refused, is nothing said, and not the word None.
+    empty = {"choices": [{"message": {"content": None}}]}
+    monkeypatch.setattr(Handler, "answer", lambda self, request: empty)
+    endpoint = api_judge.Endpoint(url(server), "big", TokenWork(), AnswerCache(None, {}))
+    assert endpoint.chat_answers([[{"role": "user", "content": "hello"}]], 8) == [""]
     monkeypatch.setattr(Handler, "answer", lambda self, request: {"choices": [{"message": {}}]})
     judge, _ = api_judge.api_judge(SPEC, url(server), "big", "0" * 64, TokenWork(), None)
     with pytest.raises(KitError, match="with logprobs where they are asked for"):

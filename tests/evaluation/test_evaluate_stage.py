@@ -122,6 +122,20 @@ def test_results_hold_scores_loss_and_tokens(
     assert again["benchmarks"] == results["benchmarks"]
 
 
+def test_another_template_asks_again(made: Path, tmp_path: Path) -> None:
+    """Results and answers are those of the prompts as the tokenizer and its template made them."""
+    ask = {"benchmarks": ["pocket_instructions"], "dataset": None}
+    first = run(config(made, tmp_path / "out", **ask))
+    assert first["generated_tokens"] > 0 and run(config(made, tmp_path / "out", **ask)) == first
+    other = tmp_path / "tokenizer"
+    shutil.copytree(made / "model", other)
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    again = run(config(made, tmp_path / "out", tokenizer=other, **ask))
+    assert again["prompted"] != first["prompted"] and again["generated_tokens"] > 0
+    assert again["answers_reused"] == 0
+
+
 def test_the_judge_adds_its_scores_and_q(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     teacher = made / "judged" / "results.json"
     events = tmp_path / "events.jsonl"
