@@ -162,6 +162,7 @@ $(REPRODUCED):
 evidence: setup-train ## Score a real 135 M model on distill-5-mini, and distil it; minutes to an hour on a CPU
 	@$(PY) scripts/evidence.py $(ARGS)
 	@$(PY) scripts/own_models.py
+	@$(PY) scripts/kept_mass.py
 
 image: setup-dev ## Build the image kit (CUDA, torch, vLLM; 10 GB) with docker or buildah
 	@$(PY) scripts/image.py cuda $(ARGS)

@@ -310,7 +310,7 @@ def test_a_model_without_its_configuration_cannot_serve(
     config: TeacherGenerateConfig, tmp_path: Path
 ) -> None:
     served = ServeConfig(tmp_path, config.dataset, "serve-1", tmp_path / "out", tokenizer=config.teacher)
-    with pytest.raises(KitError, match="no model that can be loaded"):
+    with pytest.raises(KitError, match="no configuration that can be read"):
         serve(served)
 
 
