@@ -117,15 +117,25 @@ def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     return lines
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with the columns of all: empty is unknown, a list is words, no text is a formula."""
+def csv_text(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, limit: int | None = MAX_SHOWN
+) -> str:
+    """Rows as CSV: empty is unknown, a list is words, no text is a formula.
+
+    Args:
+        rows: Their columns are those of all, after `columns`.
+        columns: Names that come first, whether a row has them or not.
+        limit: As of `shown`.
+    """
     out = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for row in rows:
         values = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
-        writer.writerow({k: shown(v, "csv") if isinstance(v, str) else v for k, v in values.items()})
+        writer.writerow(
+            {k: shown(v, "csv", limit=limit) if isinstance(v, str) else v for k, v in values.items()}
+        )
     return out.getvalue()
 
 

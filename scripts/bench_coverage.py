@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,9 +32,9 @@ def scale(outcome: Outcome) -> float:
     return abs(error) / half if half > 0 else np.inf
 
 
-def line(name: str, run: Method, seeds: range, **trial: Any) -> list[Outcome]:
+def line(name: str, run: Method, seeds: range) -> list[Outcome]:
     """Run a method and print its line."""
-    found = [run(Trial(seed, **trial)) for seed in seeds]
+    found = [run(Trial(seed)) for seed in seeds]
     sides = np.array([outcome.side for outcome in found])
     relative = np.median([(o.high - o.low) / 2 / o.truth for o in found])
     factor = np.quantile([scale(outcome) for outcome in found], 0.95)
@@ -66,25 +65,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
-    parser.add_argument("--refresh-ms", type=int, default=100, help="of the counter and the power sensor")
-    parser.add_argument("--least-s", type=float, default=1.0, help="shortest window")
-    parser.add_argument("--most-s", type=float, default=60.0, help="longest window")
     options = parser.parse_args()
     print(f"{'method':32} {'inside':>8} {'below':>8} {'above':>8} {'half width':>11} {'factor':>8}")
     seeds = range(options.seed, options.seed + options.trials)
-    options_of_trial = {
-        "refresh_us": 1000 * options.refresh_ms,
-        "least_s": options.least_s,
-        "most_s": options.most_s,
-    }
     shares, pooled = [], []
     for name, run in METHODS.items():
-        inside = [outcome.covered for outcome in line(name, run, seeds, **options_of_trial)]
+        inside = [outcome.covered for outcome in line(name, run, seeds)]
         shares.append(np.mean(inside))
         pooled += inside
     print(f"{'all of these':32} {np.mean(pooled):8.1%}")
     for name, run in BOUNDED.items():
-        line(name + " (bound)", run, seeds, **options_of_trial)
+        line(name + " (bound)", run, seeds)
     held = shared_lines(seeds)
     return int(not (held and min(shares) >= 0.93 and 0.93 <= np.mean(pooled) <= 0.99))
 

@@ -27,11 +27,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from harness.accounting.totals import roots, row_energy
 from harness.bundle import Bundle
 from harness.experiments.grid import main_cells
 from harness.experiments.lineage import stage_rows
 from harness.experiments.pipelines import charged_stages
+from harness.meter.process_tree import lives
 from harness.validate import validate
 
 _GONE_WITHIN_S = 15.0
@@ -55,33 +58,11 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def await_end_of(stages: Sequence[int]) -> float:
     """Seconds until processes have ended; infinity if they do not."""
     begun = time.monotonic()
-    while any(_lives(pid) for pid in stages):
+    while any(map(lives, stages)):
         if time.monotonic() - begun > _GONE_WITHIN_S:
             return math.inf
         time.sleep(0.05)
     return time.monotonic() - begun
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX"
-    except OSError:
-        return False
-
-
-def children_of(pid: int) -> list[int]:
-    """Every living process below another, whatever its session."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
-            except OSError:
-                continue
-    below = {pid}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    return sorted(below - {pid})
 
 
 def look(out: Path) -> list[str]:
@@ -161,7 +142,7 @@ def main() -> int:
             moment_s = chance.uniform(1.0, given.longest) if kills < given.kills else None
             code = process.wait(moment_s)
         except subprocess.TimeoutExpired:
-            below = children_of(process.pid)
+            below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
             kill(process)
             kills += 1
             took_s = await_end_of(below)

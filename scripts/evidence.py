@@ -60,7 +60,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.table:
-        write_table(json.loads(OUT.read_text(encoding="utf-8")))
+        write_table(PAGE, BEGIN, table(json.loads(OUT.read_text(encoding="utf-8"))))
         return
     teacher, student = WORK / "smollm2-135m", WORK / "smollm2-pruned"
     if not (teacher / "config.json").exists():
@@ -93,15 +93,14 @@ def write(record: dict[str, Any]) -> None:
     """Write what is known so far; what is null was not measured yet."""
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    write_table(record)
+    write_table(PAGE, BEGIN, table(record))
     print(f"evidence: written {OUT.relative_to(ROOT)} and the table of {PAGE.relative_to(ROOT)}", flush=True)
 
 
-def write_table(record: dict[str, Any]) -> None:
-    """Put the table of a record onto its page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    PAGE.write_text(before + BEGIN + table(record) + END + rest.partition(END)[2], encoding="utf-8")
+def write_table(page: Path, begin: str, text: str) -> None:
+    """Put the table of a record onto its page, behind its mark."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(before + begin + text + END + rest.partition(END)[2], encoding="utf-8")
 
 
 def table(record: dict[str, Any]) -> str:

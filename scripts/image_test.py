@@ -169,19 +169,10 @@ def run_checks(bench: Bench, checks: list[Callable[[Bench], None]], deadline: fl
     return Outcome(len(checks), failed, left_out)
 
 
-def chosen(given: argparse.Namespace) -> list[Callable[[Bench], None]]:
+def chosen(*, full: bool) -> list[Callable[[Bench], None]]:
     """The checks that were asked for."""
     checks = [*image_examine.EXAMINATIONS, image_bundle.loads_elsewhere, *image_checks.CHECKS]
-    if given.rebuild or given.full:
-        checks.append(image_examine.same_packages_again)
-    if given.full:
-        checks.append(image_checks.pocket_table)
-    if given.only:
-        every = {
-            c.__name__: c for c in (*checks, image_examine.same_packages_again, image_checks.pocket_table)
-        }
-        checks = [every[name] for name in given.only]
-    return checks
+    return checks + ([image_examine.same_packages_again, image_checks.pocket_table] if full else [])
 
 
 def test(given: argparse.Namespace, work: Path) -> Outcome:
@@ -237,7 +228,7 @@ def test(given: argparse.Namespace, work: Path) -> Outcome:
             say(f"FAILED tools: {error}")
             return Outcome(0, ["tools"])
         bench = Bench(engine, tag, base, work, work / "lab", given.torch, given.python, arguments)
-        return run_checks(bench, chosen(given), deadline)
+        return run_checks(bench, chosen(full=given.full), deadline)
 
 
 def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -255,15 +246,15 @@ def main() -> int:
         "--base", metavar="IMAGE", help="a base to pull instead of the one made by mmdebstrap"
     )
     parser.add_argument("--python", default="3.11", help="Python version of the base (default %(default)s)")
-    parser.add_argument("--rebuild", action="store_true", help="build a second time and compare the packages")
     parser.add_argument(
-        "--full", action="store_true", help="that, and the pocket table 2 (about ten minutes)"
+        "--full",
+        action="store_true",
+        help="build a second time and compare the packages, and make the pocket table 2",
     )
     parser.add_argument("--minutes", type=float, default=240, help="begin no check after this time")
     parser.add_argument(
         "--require", action="store_true", help="what is skipped or left out is a failure: exit code 1"
     )
-    parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check")
     given = parser.parse_args()
     sys.path.insert(0, str(image.ROOT))
     signal.signal(signal.SIGTERM, end)

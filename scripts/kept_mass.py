@@ -28,7 +28,7 @@ from harness.models.losses import TeacherRows, kd_loss
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "artifacts" / "evidence" / "kept_mass.txt"
 PAGE = ROOT / "docs" / "models.md"
-BEGIN, END = "<!-- kept_mass.txt -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- kept_mass.txt -->\n", evidence.END
 STALE = "Made by an earlier version of the code: `make evidence` makes it again.\n\n"
 TEMPERATURES = (1.0, 2.0, 4.0)
 CODE = ("harness/distill", "harness/models")
@@ -116,13 +116,6 @@ def table(record: str) -> str:
     return ("" if digest == evidence.code_digest(CODE) else STALE) + "\n".join(lines) + "\n"
 
 
-def write_table() -> None:
-    """Put the table of the record onto its page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    shown = table(OUT.read_text(encoding="utf-8"))
-    PAGE.write_text(before + BEGIN + shown + END + rest.partition(END)[2], encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -132,7 +125,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.table:
-        write_table()
+        evidence.write_table(PAGE, BEGIN, table(OUT.read_text(encoding="utf-8")))
         return
     torch.manual_seed(0)
     folder = evidence.WORK / "smollm2-135m"
@@ -183,7 +176,7 @@ def main() -> None:
         lines.append(f"{name:22}{stored:>6.0f}" + "".join(found))
     print("\n".join(lines[2:]))
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_table()
+    evidence.write_table(PAGE, BEGIN, table("\n".join(lines) + "\n"))
     print(f"kept_mass: written {OUT.relative_to(ROOT)} and the table of {PAGE.relative_to(ROOT)}")
 
 

@@ -33,11 +33,10 @@ OUT = ROOT / "artifacts" / "evidence" / "own_models.json"
 RUNS = ROOT / "artifacts" / "runs" / "smollm2"
 PAGE = ROOT / "docs" / "own_models.md"
 PROFILE = ROOT / "examples" / "own_models" / "smollm2.yaml"
-BEGIN, END = "<!-- own_models.json -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- own_models.json -->\n", evidence.END
 EVERY = 3
 """Every so manieth layer is the student's."""
 CODE = ("harness/distill", "harness/models", "harness/experiments", "examples/own_models")
-STALE = "Made by an earlier version of the code: `make evidence` makes it again.\n\n"
 REGIMES = {"sft": "SFT", "kd": "KD", "synthetic_sft": "Synthetic SFT"}
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.table:
-        write_table(json.loads(OUT.read_text(encoding="utf-8")))
+        evidence.write_table(PAGE, BEGIN, table(json.loads(OUT.read_text(encoding="utf-8"))))
         return
     make_models()
     make_chats(options.data, options.conversations)
@@ -62,16 +61,9 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "harness.cli.main", *words], check=True, cwd=ROOT)
     record = record_of(WORK / "out", options)
     OUT.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    write_table(record)
+    evidence.write_table(PAGE, BEGIN, table(record))
     record_runs.record(WORK / "out", RUNS, profile=str(profile))
     print(f"own_models: written {OUT.relative_to(ROOT)}, the table of {PAGE.relative_to(ROOT)} and the logs")
-
-
-def write_table(record: dict[str, Any]) -> None:
-    """Put the table of a record onto its page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    PAGE.write_text(before + BEGIN + table(record) + END + rest.partition(END)[2], encoding="utf-8")
 
 
 def make_models() -> None:
@@ -219,7 +211,7 @@ def table(record: dict[str, Any]) -> str:
             " Most of an estimated E is memory at constant watts for as long as a stage took, its waiting "
         )
         what += "for a core included: CPU seconds say more."
-    stale = "" if record["code_sha256"] == evidence.code_digest(CODE) else STALE
+    stale = "" if record["code_sha256"] == evidence.code_digest(CODE) else evidence.STALE
     return stale + "\n".join([*lines, "", what, ""])
 
 

@@ -44,6 +44,7 @@ def make_pages(folder: Path, *, long: bool) -> None:
     """Write the pages that the tests open, and check what they weigh."""
     from harness.cli.report import cmd as report
     from tests.accounting.synthetic import make_run
+    from tests.bundle.large import make_bundle
     from tests.report.pages import hostile_run, study
 
     def page(name: str, *runs: Path) -> None:
@@ -53,10 +54,8 @@ def make_pages(folder: Path, *, long: bool) -> None:
     page("set", *study(folder / "study"))
     page("hostile", hostile_run(folder / "hostile", HOSTILE))
     if long:
-        made = folder / "long"
-        command = [sys.executable, str(ROOT / "scripts/make_large_bundle.py"), "--out", str(made)]
-        subprocess.run([*command, "--days", "0.375", "--gpus", "8"], check=True, stdout=subprocess.DEVNULL)
-        page("long", made)
+        make_bundle(folder / "long", days=0.375, gpus=8)
+        page("long", folder / "long")
     code = sum(path.stat().st_size for path in (ROOT / "harness/report/assets").iterdir())
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.html")}
     if code > CODE_BYTES or max(sizes.values()) > LIMIT_BYTES:

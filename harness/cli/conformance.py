@@ -67,8 +67,7 @@ def _chosen(families: Sequence[str], identifiers: Sequence[str]) -> list[dict[st
     Raises:
         KitError: There is no such family or id.
     """
-    from difflib import get_close_matches
-
+    from harness.audit.problems import nearest
     from harness.conformance import load_vectors
     from harness.errors import KitError
 
@@ -77,13 +76,9 @@ def _chosen(families: Sequence[str], identifiers: Sequence[str]) -> list[dict[st
         known = list(dict.fromkeys(vector[name] for vector in vectors))
         for word in wanted:
             if word not in known:
-                near = get_close_matches(word, known, n=1, cutoff=0.5)
-                raise KitError(
-                    f"there is no {name} {word!r}",
-                    where=option,
-                    expected=f"one of {', '.join(known)}" if name == "family" else None,
-                    fix=f"{option} {near[0]}" if near else "kit conformance --format json lists all",
-                )
+                near = nearest(word, known)
+                fix = f"{option} {near}" if near else "kit conformance --format json lists all"
+                raise KitError(f"there is no {name} {word!r}", where=option, fix=fix)
     return [
         vector
         for vector in vectors

@@ -94,7 +94,6 @@ def cmd(
 
 
 def _probe(style: str, seconds: float, out: Path | None, load: bool, load_python: str | None) -> None:
-    from harness.errors import KitError
     from harness.gpucheck.probe.report import render_probe
     from harness.gpucheck.probe.run import run_probe
 
@@ -103,11 +102,6 @@ def _probe(style: str, seconds: float, out: Path | None, load: bool, load_python
     )
     text = json.dumps(result.as_json(), indent=2)
     if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise KitError(
-                f"the figures cannot be written: {error.strerror}", where=str(out), fix="--out FILE elsewhere"
-            ) from None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
     click.echo(text if style == "json" else render_probe(result))

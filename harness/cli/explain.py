@@ -62,8 +62,7 @@ def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
 
 def _find(rule_id: str, rules: Mapping[str, Rule]) -> Rule:
     """The rule with this id or name; another spelling gets the nearest one as a hint."""
-    from difflib import get_close_matches
-
+    from harness.audit.problems import nearest
     from harness.errors import KitError
 
     by_name = {rule.name: rule for rule in rules.values()}
@@ -71,14 +70,11 @@ def _find(rule_id: str, rules: Mapping[str, Rule]) -> Rule:
     found = rules.get(word.upper()) or by_name.get(word.lower())
     if found is not None:
         return found
-    # The same number under another letter, or the nearest number, is meant more often than the nearest word.
-    near = [i for i in rules if i[1:] == word[1:]] or get_close_matches(word.upper(), rules, n=3, cutoff=0.5)
-    names = [n for n in by_name if len(word) > 2 and word.lower() in n]
-    names += get_close_matches(word.lower(), by_name, n=3, cutoff=0.5)
-    near = list(dict.fromkeys([*near, *(by_name[name].id for name in names)]))[:3]
-    meant = " or ".join(f"{i} ({rules[i].title})" for i in near)
-    hint = f"kit explain {near[0]}; the nearest: {meant}" if near else "kit explain lists every rule"
-    raise KitError(f"no rule {word!r}", expected="a rule id such as E214, or its name", fix=hint)
+    # The same number under another letter is meant more often than the nearest word.
+    near = next((i for i in rules if i[1:] == word[1:]), None) or nearest(word, [*rules, *by_name])
+    meant = by_name.get(near or "") or rules.get(near or "")
+    fix = f"kit explain {meant.id}  ({meant.title})" if meant else "kit explain lists every rule"
+    raise KitError(f"no rule {word!r}", expected="a rule id such as E214, or its name", fix=fix)
 
 
 def _explanation(rule: Rule, clauses: Mapping[str, str]) -> Text:

@@ -28,19 +28,6 @@ def cmd() -> None:
     help="The submissions as they were accepted: what is unchanged is not reported, what was edited is.",
 )
 @click.option(
-    "--among",
-    metavar="DIR",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="All submissions, to find copies and ranks.  [default: the folder submissions/ around PATH]",
-)
-@click.option(
-    "--allowed-signers",
-    "allowed",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Keys of laboratories and maintainers.  [default: allowed_signers of --before, or beside PATH]",
-)
-@click.option(
     "--raw",
     metavar="FILE",
     multiple=True,

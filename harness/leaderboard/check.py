@@ -54,7 +54,6 @@ def check(
     *,
     before: Path | None = None,
     among: Path | None = None,
-    allowed: Path | None = None,
     raw: Sequence[Path] = (),
     cache: bool = True,
 ) -> Checked:
@@ -64,7 +63,6 @@ def check(
         paths: Submissions, folders of a laboratory, the folder of all, or tar archives of one submission.
         before: The folder of all as it was accepted; what is as it was there is not reported again.
         among: The folder of all, to find copies and ranks in; found from the paths by default.
-        allowed: List of allowed signers; that of `before` or `among` by default.
         raw: Files that the one submission leaves elsewhere.
         cache: Keep and use results by digest.
 
@@ -96,7 +94,7 @@ def check(
             own = {folder.resolve() for folder in asked}
             others = [f for f in others if f.resolve() not in own]
         base = before or among
-        allowed = allowed or (None if base is None else base / ALLOWED)
+        allowed = None if base is None else base / ALLOWED
         if raw and len(asked) != 1:
             raise KitError("--raw wants one submission", where=f"{len(asked)} submissions")
         entries = _examine_all(asked, store, raw, allowed) + _examine_all(others, store, (), allowed)

@@ -33,7 +33,8 @@ from harness.leaderboard.signers import signatures
 from harness.report.comparison import whole_energy
 from harness.report.model import RunReport, report_of
 from harness.report.page import embedded, page_data
-from harness.report.traces import Trace, thinned
+from harness.report.traces import Trace, power_trace
+from harness.spec import load_protocol
 from harness.text import shown
 from harness.validate.across import known
 from harness.validate.engine import validate_and_keep
@@ -202,9 +203,9 @@ def _published(entry: Submission, done: Examined) -> None:
     if entry.reference_tokens:
         figures["energy_j_per_token"] = [energy.best / entry.reference_tokens]
     done.findings += faults.stated(entry.stated, stages, figures, None)
-    q = entry.stated.get("quality")
-    teacher = [kwh for kind, kwh in entry.stages_kwh.items() if kind in _kinds("teacher")]
-    student = [kwh for kind, kwh in entry.stages_kwh.items() if kind in _kinds("student")]
+    q, protocol = entry.stated.get("quality"), load_protocol()
+    teacher = [kwh for kind, kwh in entry.stages_kwh.items() if kind in protocol.kinds("teacher")]
+    student = [kwh for kind, kwh in entry.stages_kwh.items() if kind in protocol.kinds("student")]
     paid = Interval.exact(math.fsum(teacher) * J_PER_KWH)
     done.row = {
         **_said(entry),
@@ -224,12 +225,6 @@ def _published(entry: Submission, done: Examined) -> None:
         "class": f"{entry.origin} {entry.hardware}",
         "class_text": f"{entry.origin}: {entry.hardware or 'unknown hardware'}",
     }
-
-
-def _kinds(role: Any) -> tuple[str, ...]:
-    from harness.spec import load_protocol
-
-    return load_protocol().kinds(role)
 
 
 def _said(entry: Submission) -> dict[str, Any]:
@@ -297,15 +292,10 @@ def _show(entry: Submission, report: RunReport, validation: Report, done: Examin
 
 def _traces(bundle: Bundle) -> list[Trace]:
     """Power of each series, thinned out for a picture."""
-    period_us = int(bundle.manifest["sampling"]["nominal_period_us"])
-    models = {int(d["device_id"]): str(d.get("model")) for d in bundle.manifest["hardware"]["devices"]}
-    found = []
-    for key, rows in bundle.iter_power(("t_us", "power_mw")):
-        watts = np.where(rows["power_mw_valid"], rows["power_mw"] / 1000.0, np.nan)
-        name = shown(f"GPU {key.device_id} ({models.get(key.device_id, 'unknown')}), {key.node_id}")
-        shape = thinned(rows["t_us"], watts, POINTS, period_us)
-        found.append(Trace(name, "gpu", "board power as read", *shape, int(rows["power_mw_valid"].sum())))
-    return found
+    return [
+        power_trace(key, bundle.manifest, rows["t_us"], rows["power_mw"], rows["power_mw_valid"], POINTS)
+        for key, rows in bundle.iter_power(("t_us", "power_mw"))
+    ]
 
 
 def _minutes(path: Path, origin_us: int) -> list[Trace]:

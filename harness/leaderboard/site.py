@@ -6,7 +6,6 @@ same bytes. Texts of submissions are data everywhere; the page inserts them as t
 
 from __future__ import annotations
 
-import csv
 import html
 import io
 import json
@@ -24,7 +23,7 @@ from harness.leaderboard.shape import walk
 from harness.report.page import asset, embedded, shell, site_factors
 from harness.report.palette import METHOD_WORDS
 from harness.spec import load_protocol
-from harness.text import shown
+from harness.text import csv_text
 
 ASSETS = Path(__file__).parent / "assets"
 FORMAT = "leaderboard/1"
@@ -108,7 +107,7 @@ def _files(done: Checked) -> Sequence[tuple[str, bytes]]:
         ("factors.js", _script("KIT_FACTORS", site_factors())),
         ("index.js", _script("KIT_INDEX", index)),
         ("index.json", json.dumps(index, ensure_ascii=False, allow_nan=False, sort_keys=True).encode()),
-        ("index.csv", _csv(rows)),
+        ("index.csv", csv_text(list(map(_flat, rows)), list(_flat(_EMPTY)), limit=None).encode()),
         ("index.parquet", _parquet(rows)),
         *((f"assets/{name}", asset(name).encode()) for name in ("report.js", "report.css")),
         *(
@@ -149,18 +148,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         flat[f"tokens_{kind}"] = row["tokens"].get(kind)
     flat["unranked"] = "; ".join(row["unranked"])
     return flat
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    out = io.StringIO()
-    flat = [_flat(row) for row in rows]
-    writer = csv.writer(out, lineterminator="\n")
-    names = list(_flat(_EMPTY))
-    writer.writerow(names)
-    for row in flat:
-        cells = ["" if row[name] is None else row[name] for name in names]
-        writer.writerow([shown(c, "csv", limit=None) if isinstance(c, str) else c for c in cells])
-    return out.getvalue().encode()
 
 
 _EMPTY: dict[str, Any] = {"energy": None, "q": None, "tokens": {}, "unranked": []}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.accounting.rounding import encodable
 from harness.spec.factors import SCOPES, GridFactor, Pue, attribution, regions
 from harness.text import csv_text
+from harness.validate.text import trimmed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +22,8 @@ def print_region(factors: Sequence[GridFactor], console: Console) -> None:
         factors: of one region, as `region_factors` orders them.
         console: rich console.
     """
-    with console.capture() as capture:
+    with trimmed(console):
         _region(factors, console)
-    _write(capture.get(), console)
-
-
-def _write(text: str, console: Console) -> None:
-    """Tables pad their last column; who pipes or copies the text wants no blanks at its end."""
-    shown = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    console.file.write(encodable(shown, console.encoding))
 
 
 def _region(factors: Sequence[GridFactor], console: Console) -> None:
@@ -80,9 +73,8 @@ def print_list(rows: Sequence[GridFactor | Pue], console: Console) -> None:
         rows: factors of either kind, all of one.
         console: rich console.
     """
-    with console.capture() as capture:
+    with trimmed(console):
         _list(rows, console)
-    _write(capture.get(), console)
 
 
 def _list(rows: Sequence[GridFactor | Pue], console: Console) -> None:

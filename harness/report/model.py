@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.amortize import Reuse, reuse
 from harness.accounting.interval import total as interval_total
@@ -35,10 +33,9 @@ from harness.report.comparison import Against
 from harness.report.lineage import Costs, costs, gpu_costs
 from harness.report.scores import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.report.serving import Served, served
-from harness.report.traces import Trace, counter_traces, thinned
+from harness.report.traces import Trace, counter_traces, power_trace
 from harness.spec import Protocol
 from harness.spec.factors import GridFactor, Pue, region_factors, same_series
-from harness.text import shown
 from harness.validate.compare import Difference, differences, stage_key
 
 Row = Mapping[str, Any]
@@ -339,8 +336,6 @@ def _look(
     manifest: Mapping[str, Any], points: int
 ) -> Callable[[PowerRows], tuple[Utilisation, Trace | None, int | None]]:
     """What is kept of each power series beside its energy."""
-    devices = {int(d["device_id"]): str(d.get("model")) for d in manifest["hardware"]["devices"]}
-    period_us = int(manifest["sampling"]["nominal_period_us"])
 
     def look(rows: PowerRows) -> tuple[Utilisation, Trace | None, int | None]:
         percent, known = rows.pair("util_pct")
@@ -350,11 +345,8 @@ def _look(
         peak = int(mib[read].max()) if read.any() else None
         if not points:
             return used, None, peak
-        power_mw, read = rows.pair("power_mw")
-        watts = np.where(read, power_mw / 1000.0, np.nan)
-        name = shown(f"GPU {device} ({devices.get(device, 'unknown')}), {rows.key.node_id}")
-        shape = thinned(rows.array("t_us").copy(), watts, points, period_us)
-        return used, Trace(name, "gpu", "board power as read", *shape, int(read.sum())), peak
+        power = rows.pair("power_mw")
+        return used, power_trace(rows.key, manifest, rows.array("t_us").copy(), *power, points), peak
 
     return look
 

@@ -15,6 +15,7 @@ from harness.report.words import method_words, notes, part_words, said_once, sta
 from harness.spec import load_protocol
 from harness.spec.factors import CATEGORIES
 from harness.text import MAX_LINE, shown
+from harness.validate.text import trimmed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,7 @@ def print_report(report: RunReport, console: Console) -> None:
         console: rich console; width, colours and encoding are respected.
     """
     draws = encodable("█▏±", console.encoding) == "█▏±"
-    with console.capture() as capture:
+    with trimmed(console):
         console.print(_heading(report, console.width))
         console.print()
         table = _table(report, console.width, ascii_only=not draws)
@@ -61,8 +62,6 @@ def print_report(report: RunReport, console: Console) -> None:
             console.print()
         console.print(_summary(report))
         _print_notes(report, console)
-    lines = (line.rstrip() for line in capture.get().split("\n"))
-    console.file.write(encodable("\n".join(lines), console.encoding))
 
 
 def _colour(name: str, protocol: Protocol) -> str:

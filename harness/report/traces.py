@@ -7,13 +7,15 @@ samples: each slice keeps its extremes. No energy is computed from a trace.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.accounting import CounterSeries
+from harness.bundle.series import SeriesKey
 from harness.text import shown
 
 Floats = npt.NDArray[np.float64]
@@ -71,6 +73,26 @@ def thinned(t_us: Ints, watts: Floats, points: int, period_us: int) -> tuple[Int
     at = (middle[gaps - 1] + middle[gaps]) // 2
     whole = [np.insert(values, gaps, np.nan) for values in (low, mean, high)]
     return np.insert(middle, gaps, at), whole[0], whole[1], whole[2]
+
+
+def power_trace(
+    key: SeriesKey, manifest: Mapping[str, Any], t_us: Ints, power_mw: Any, read: Any, points: int
+) -> Trace:
+    """Board power of one device in one session, thinned out.
+
+    Args:
+        key: node and device.
+        manifest: for the device's model and the nominal period.
+        t_us: (n,) times of the samples.
+        power_mw: (n,) readings; `read` says which are known.
+        read: (n,) bool.
+        points: as of `thinned`.
+    """
+    models = {int(d["device_id"]): str(d.get("model")) for d in manifest["hardware"]["devices"]}
+    name = f"GPU {key.device_id} ({models.get(key.device_id, 'unknown')}), {key.node_id}"
+    watts = np.where(read, power_mw / 1000.0, np.nan)
+    shape = thinned(t_us, watts, points, int(manifest["sampling"]["nominal_period_us"]))
+    return Trace(shown(name), "gpu", "board power as read", *shape, int(read.sum()))
 
 
 def counter_traces(counters: Iterable[CounterSeries], points: int, period_us: int) -> list[Trace]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from harness.accounting.rounding import encodable, quantity
@@ -25,9 +27,18 @@ def print_report(report: Report, console: Console, *, where: str) -> None:
         console: rich console; its width and colours are respected.
         where: the folder, as the user named it.
     """
-    with console.capture() as capture:
+    with trimmed(console):
         _print(report, console, where)
-    # Padding fills its lines to the width; what is copied or kept in a file needs no blanks at the end.
+
+
+@contextmanager
+def trimmed(console: Console) -> Iterator[None]:
+    """What is printed inside has no blanks at the end of its lines, and no character that the stream lacks.
+
+    Tables and padding fill lines to the width; who copies or keeps the text wants no blanks.
+    """
+    with console.capture() as capture:
+        yield
     text = "\n".join(line.rstrip(" ") for line in capture.get().split("\n"))
     console.file.write(encodable(text, console.encoding))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +12,13 @@ from harness.accounting.series import NO_BOUNDARY
 from harness.bundle import Bundle, BundleWriter, KeyOrder
 from harness.bundle.derive import derive_bundle, device_limits, sampling_rules
 from harness.bundle.series import ACCOUNTED, POWER_KEY, counter_series, power_series
+from tests.bundle.large import make_bundle
 from tests.bundle.make import digest_files, manifest, power_rows
 
 
 @pytest.mark.parametrize("rapl", [False, True])
-def test_a_generated_bundle_closes(tmp_path: Path, large: Any, rapl: bool) -> None:
-    rows = large.make_bundle(tmp_path, days=0.2, gpus=2, rapl=rapl)
+def test_a_generated_bundle_closes(tmp_path: Path, rapl: bool) -> None:
+    rows = make_bundle(tmp_path, days=0.2, gpus=2, rapl=rapl)
     bundle = Bundle.open(tmp_path)
     assert rows == bundle.rows("power") == 2 * (int(0.2 * 86_400 * 2) + 3)
     stages = bundle.table("stages").to_pylist()
@@ -49,19 +49,6 @@ def test_a_generated_bundle_closes(tmp_path: Path, large: Any, rapl: bool) -> No
         for path in bundle.files(name):
             digest = digest_files([path], bundle.protocol.arrow_schema(name))
             assert digest == bundle.footer(path)["logical_sha256"]
-
-
-def test_the_generator_is_reproducible_and_seams_do_not_show(
-    tmp_path: Path, large: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large.make_bundle(tmp_path / "a", days=0.02, gpus=1)
-    large.make_bundle(tmp_path / "b", days=0.02, gpus=1)
-    first = Bundle.open(tmp_path / "a").table("power")
-    assert first.equals(Bundle.open(tmp_path / "b").table("power"))
-    monkeypatch.setattr(large, "BLOCK_ROWS", 700)
-    large.make_bundle(tmp_path / "c", days=0.02, gpus=1)
-    for row in Bundle.open(tmp_path / "c").table("stages").to_pylist():
-        assert abs(row["gpu_counter_vs_integral"]) < 1e-5
 
 
 def test_series_carry_what_is_unknown_as_unknown(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from harness.bundle import (
 from harness.errors import KitError
 from harness.journal.ulid import new_ulid
 from harness.spec import load_protocol
+from tests.bundle.large import make_bundle
 from tests.bundle.make import manifest, power_rows, small_groups, stage_row, write_small
 
 NINE = (
@@ -217,8 +218,8 @@ def test_a_writer_killed_at_any_step_leaves_the_old_bundle_or_the_new_one(
     assert set(seen[:turn]) == {old.run_id} and set(seen[turn:]) == {new.run_id}
 
 
-def test_nine_columns_stay_under_nine_bytes_a_row(tmp_path: Path, large: Any) -> None:
-    rows = large.make_bundle(tmp_path, days=0.58, gpus=2)
+def test_nine_columns_stay_under_nine_bytes_a_row(tmp_path: Path) -> None:
+    rows = make_bundle(tmp_path, days=0.58, gpus=2)
     assert rows > 200_000
     metadata = pq.read_metadata(tmp_path / "power.parquet")
     used = 0

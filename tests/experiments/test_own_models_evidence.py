@@ -85,7 +85,7 @@ def test_the_table_gives_no_verdict_where_only_chance_speaks(script: Any) -> Non
     }
     text = script.table(record)
     sft, kd, synthetic = text.splitlines()[3:6]
-    assert script.table({**record, "code_sha256": ""}) == script.STALE + text
+    assert script.table({**record, "code_sha256": ""}) == script.evidence.STALE + text
     assert (
         "J (estimated)" in text and "1,500 CPU seconds in 2000 s" in text and "10.0 % in the joules" in text
     )

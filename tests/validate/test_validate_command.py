@@ -278,15 +278,6 @@ def test_an_unknown_rule_gets_the_nearest(word: str, near: str, capsys: pytest.C
     assert f"kit explain {near}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("word", "codes"), [("E2144", {"E214", "E244"}), ("E999", {"E299"}), ("overlap", {"E214", "W240"})]
-)
-def test_several_near_rules_are_named(word: str, codes: set[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", word]) == 2
-    told = capsys.readouterr().err
-    assert codes <= set(re.findall(r"[EW]\d{3}(?= \()", told))
-
-
 def test_explain_lists_and_gives_json() -> None:
     listed = CliRunner().invoke(explain_command, []).output.splitlines()
     assert [line.split()[0] for line in listed] == [*load_rules(), *submission_rules().by_id]
