@@ -19,16 +19,13 @@ MAX_PATH = 200
 """Letters of the path of a file in a bundle, which is a table's name and perhaps a part's."""
 
 
-def written_by(
-    manifest: dict[str, Any], reader: Protocol, path: Path, root: Path | None = None
-) -> tuple[Protocol, list[str]]:
+def written_by(manifest: dict[str, Any], reader: Protocol, path: Path) -> tuple[Protocol, list[str]]:
     """The protocol a bundle was written by, and a remark where that is not the reader's.
 
     Args:
         manifest: Of the bundle.
         reader: Protocol the tables are to be given in.
         path: Of the manifest, for messages.
-        root: Folder of protocol versions.
 
     Returns:
         Of a newer minor version, which this installation may not have, the reader's own protocol.
@@ -56,7 +53,7 @@ def written_by(
         return reader, [f"{note}: newer columns are ignored"]
     if short_version(version) == short_version(reader.version):
         return reader, []
-    return load_protocol(version, root=root), [note]
+    return load_protocol(version), [note]
 
 
 def strict_json(data: bytes) -> Any:
