@@ -13,7 +13,6 @@ from harness.audit.checks import (
     check_cwd,
     check_output,
     check_outside_input,
-    exists,
     overlap,
     paths,
     written,
@@ -26,6 +25,7 @@ from harness.audit.problems import PipelineError, PipelineProblem, Place, guess,
 from harness.audit.programs import shell, shell_words, text_of
 from harness.audit.recorded import CommandDigests
 from harness.audit.yaml_source import Node, load, plain
+from harness.files import there_is
 from harness.meter.visible import ALL
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def _selected(
     for stage in chosen:
         for name, makers in stage.producers.items():
             left_out = [maker for maker in makers if maker not in names_chosen]
-            if left_out and not exists(str(stage.inputs[name])):
+            if left_out and not there_is(stage.inputs[name]):
                 file, line, column = stage.where.rsplit(":", 2)
                 message = (
                     f"input {stage.inputs[name]} of '{stage.name}' is written by stage '{left_out[0]}', "

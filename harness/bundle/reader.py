@@ -71,14 +71,15 @@ class Bundle:
                 protocol version this installation cannot read.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            found = "is a file" if folder.exists() else "does not exist"
-            raise KitError(found, where=str(folder), expected="a run folder with manifest.json")
         if (folder / DECISION).exists():
             finish_commit(folder, load_protocol().tables)
-        manifest = read_manifest(folder)
+        manifest, _ = read_manifest(folder)
         for entry in manifest["files"]:
-            refuse_outside(folder, str(entry["path"]))
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                raise KitError(
+                    "lists no files", where=str(folder / MANIFEST), expected="files: [{path, ...}]"
+                )
+            refuse_outside(folder, entry["path"])
         protocol = protocol or load_protocol()
         written, notes = written_by(manifest, protocol, folder / MANIFEST)
         return cls(folder, manifest, protocol, written, notes)

@@ -279,6 +279,6 @@ def test_no_name_of_the_package_hides_behind_a_module() -> None:
     import harness.bundle as package
 
     modules = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")}
-    assert not modules & set(package.__all__)
-    for name in package.__all__:
+    assert not modules & set(package._HOME)
+    for name in package._HOME:
         assert callable(getattr(package, name)) or isinstance(getattr(package, name), type)
