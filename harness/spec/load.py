@@ -114,13 +114,10 @@ def version_folder(version: str | None = None) -> Path:
         return protocol_root() / current_version()
     short, known = short_version(version), available_versions()
     if short not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(short, known, n=1, cutoff=0.1)
         raise KitError(
             f"protocol version {version!r} is not known to this installation",
             expected=f"one of {', '.join(known) or '(none installed)'}",
-            fix=f"use version {near[0] if near else known[-1]}" if known else "reinstall the package",
+            fix=f"use version {known[-1]}" if known else "reinstall the package",
         )
     return protocol_root() / short
 
