@@ -133,7 +133,7 @@ class StageAttempt:
         self._stage = stage
         self._number = number
         self._logs = StageLogs.of(run.plan.out_dir, stage.name, number)
-        self._log_limit = run.plan.log_mb * 1_000_000
+        self._log_limit = run.plan.settings.log_mb * 1_000_000
         self._uid: int | None = None
         self._intake = Intake(run.session, run.progress.warn, f"logs/{self._logs.events.name}")
 
@@ -181,7 +181,8 @@ class StageAttempt:
                 self._run.session.event(
                     "x-log_cut", "warning", stage_uid=self._uid, log=log.name, bytes_cut=left_out
                 )
-                size = f"{left_out / 1e6:,.1f} MB in the middle were cut (log_mb: {self._run.plan.log_mb})"
+                limit = f"log_mb: {self._run.plan.settings.log_mb}"
+                size = f"{left_out / 1e6:,.1f} MB in the middle were cut ({limit})"
                 self._run.progress.warn(f"logs/{log.name}: {size}")
 
     def _measured(self, opened: OpenStage, reader: ReportReader) -> StageResult:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, path_nodes
 from harness.audit.problems import PipelineProblem, guess, show
 from harness.audit.yaml_source import Node
+from harness.files import there_is
 
 
 def paths(stage: ExpandedStage, field_name: str) -> Iterator[tuple[str, Node, str]]:
@@ -21,13 +23,6 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _is_folder(path: str) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def written(node: Node) -> str:
     """A path as an error quotes it: as it stands in the file, references and all."""
     return show(" ".join(node.raw.strip("'\"").split()) or node.text)
@@ -36,14 +31,6 @@ def written(node: Node) -> str:
 def overlap(one: str, other: str) -> bool:
     """Whether two paths are the same or one lies inside the other."""
     return _inside(one, other) or _inside(other, one)
-
-
-def exists(path: str) -> bool:
-    """Whether there is such a file or folder; False as well for what cannot be a path."""
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
 
 
 class Outputs:
@@ -73,7 +60,7 @@ class Outputs:
 def check_cwd(stage: ExpandedStage, run: ExpandedRun) -> list[PipelineProblem]:
     """The working directory exists, or lies in the run and will be created."""
     node = stage.node.get("cwd")
-    if node is None or _inside(stage.cwd, str(run.work)) or _is_folder(stage.cwd):
+    if node is None or _inside(stage.cwd, str(run.work)) or os.path.isdir(stage.cwd):  # noqa: PTH112
         return []
     message = f"there is no folder {written(node)} (looked for {stage.cwd}). Create it, or correct the path."
     return [PipelineProblem(node.mark, f"stages[{stage.number}].cwd", message)]
@@ -99,7 +86,7 @@ def check_outside_input(
             f"{written(node)} is written by stage '{later.name}', which comes later. Move that stage up."
         )
         return [PipelineProblem(node.mark, where, message)]
-    if exists(path):
+    if there_is(Path(path)):
         return []
     names = [
         Path(name).name

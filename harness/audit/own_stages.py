@@ -29,7 +29,8 @@ def wait_idle(run: RunContext, when: Literal["before", "after"], number: int) ->
         Whether the run may go on: False when it was stopped while waiting.
     """
     plan = run.plan
-    seconds = plan.idle_baseline.before_s if when == "before" else plan.idle_baseline.after_s
+    waits = plan.settings.idle_baseline
+    seconds = waits.before if when == "before" else waits.after
     if not seconds or not plan.stages:
         return True
     place = plan.stages[0] if when == "before" else plan.stages[-1]

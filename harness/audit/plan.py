@@ -13,19 +13,19 @@ from harness.audit.checks import (
     check_cwd,
     check_output,
     check_outside_input,
-    exists,
     overlap,
     paths,
     written,
 )
 from harness.audit.expand import ExpandedRun, absolute, expand
 from harness.audit.fields import WHOLE
-from harness.audit.pipeline import IdleBaseline, Pipeline, SamplingOptions, StageFields, check
+from harness.audit.pipeline import Pipeline, StageFields, check
 from harness.audit.portable import Portable
 from harness.audit.problems import PipelineError, PipelineProblem, Place, guess, show
 from harness.audit.programs import shell, shell_words, text_of
 from harness.audit.recorded import CommandDigests
 from harness.audit.yaml_source import Node, load, plain
+from harness.files import there_is
 from harness.meter.visible import ALL
 
 if TYPE_CHECKING:
@@ -95,38 +95,32 @@ class RunPlan:
     """One run of a pipeline.
 
     Args:
-        name: The pipeline's name.
         source: The pipeline file.
         out_dir: Where the bundle goes.
         run_dir: `${run_dir}`, the `work` folder in it; neither exists yet.
         pipeline_dir: The pipeline file's folder.
-        devices: "auto", "all", "none", or indices and UUIDs.
-        log_mb: Longest log of a stage, MB.
-        record_commands: "digest" (the log has the program and a keyed digest of the rest) or "whole".
-        env: The pipeline's variables; those of each stage contain them.
+        settings: The file with every reference filled in.
         stages: Those to run, in order.
         variables: `vars` as declared, references to the environment unresolved.
     """
 
-    name: str
     source: Path
     out_dir: Path
     run_dir: Path
     pipeline_dir: Path
-    protocol: str
-    method: str
-    region: str | None
-    pue: float | None
-    devices: str | tuple[int | str, ...]
-    reference_tokens: int | None
-    sampling: SamplingOptions
-    idle_baseline: IdleBaseline
-    labels: tuple[str, ...]
-    log_mb: int
-    record_commands: str
-    env: Mapping[str, str]
+    settings: Pipeline
     stages: tuple[PlannedStage, ...]
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.settings.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the run."""
+        return self.settings.labels
 
     def as_dict(self, digests: CommandDigests) -> dict[str, Any]:
         """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
@@ -134,14 +128,14 @@ class RunPlan:
 
         def command(stage: PlannedStage) -> list[str]:
             words = [portable.text(word) for word in stage.argv]
-            return words if self.record_commands == WHOLE else digests.words(words)
+            return words if self.settings.record_commands == WHOLE else digests.words(words)
 
-        waits = self.idle_baseline.model_dump(exclude_none=True)
+        waits = self.settings.idle_baseline.model_dump(exclude_none=True)
         return {
             "name": self.name,
-            "method": self.method,
+            "method": self.settings.method,
             **({"idle_baseline": waits} if waits else {}),
-            **({"devices": ALL} if self.devices == ALL else {}),
+            **({"devices": ALL} if self.settings.devices == ALL else {}),
             **({"vars": dict(self.variables)} if self.variables else {}),
             "stages": [
                 {
@@ -216,11 +210,11 @@ def describe(plan: RunPlan) -> RenderableType:
 
     portable = Portable(plan.run_dir, plan.pipeline_dir)
     facts = [
-        f"method {plan.method}",
-        f"devices {_words(plan.devices)}",
-        f"every {plan.sampling.period_ms} ms",
+        f"method {plan.settings.method}",
+        f"devices {_words(plan.settings.devices)}",
+        f"every {plan.settings.sampling.period_ms} ms",
     ]
-    waits = plan.idle_baseline.model_dump(exclude_none=True)
+    waits = plan.settings.idle_baseline.model_dump(exclude_none=True)
     facts += [f"idle {_duration(seconds)} {when}" for when, seconds in waits.items()]
     facts += [shell_words()] if any(text_of(stage.argv) is not None for stage in plan.stages) else []
     blocks: list[RenderableType] = [
@@ -321,23 +315,11 @@ def _plan(
             )
         )
     plan = RunPlan(
-        name=model.name,
         source=source,
         out_dir=run.out,
         run_dir=run.work,
         pipeline_dir=directory,
-        protocol=model.protocol,
-        method=model.method,
-        region=model.region,
-        pue=model.pue,
-        devices=model.devices,
-        reference_tokens=model.reference_tokens,
-        sampling=model.sampling,
-        idle_baseline=model.idle_baseline,
-        labels=model.labels,
-        log_mb=model.log_mb,
-        record_commands=model.record_commands,
-        env=common,
+        settings=model,
         stages=tuple(planned),
         variables=declared,
     )
@@ -380,7 +362,7 @@ def _selected(
     for stage in chosen:
         for name, makers in stage.producers.items():
             left_out = [maker for maker in makers if maker not in names_chosen]
-            if left_out and not exists(str(stage.inputs[name])):
+            if left_out and not there_is(stage.inputs[name]):
                 file, line, column = stage.where.rsplit(":", 2)
                 message = (
                     f"input {stage.inputs[name]} of '{stage.name}' is written by stage '{left_out[0]}', "

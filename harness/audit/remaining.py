@@ -38,7 +38,7 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
             expected=f"a run named {plan.name!r}",
             fix="choose another --out, or resume with the pipeline file that began this run",
         )
-    period_us = round(plan.sampling.period_ms * 1000)
+    period_us = plan.settings.sampling.period_ms * 1000
     if state.period_us != period_us:
         raise KitError(
             f"the sampling changed since this run began (it was period_ms: {state.period_us / 1000:g})",
@@ -103,7 +103,7 @@ class RemainingStages:
 
 def _waited(plan: RunPlan, state: RunState) -> bool:
     """Of a run whose stages are all complete: whether the wait after them, if there is to be one, is too."""
-    if not plan.idle_baseline.after_s or not plan.stages:
+    if not plan.settings.idle_baseline.after or not plan.stages:
         return True
     wait = state.finished.get(IDLE_NAMES[1])
     return wait is not None and all(

@@ -186,13 +186,13 @@ def _info(plan: RunPlan, state: resume.RunState | None, digests: CommandDigests)
     return RunInfo(
         run_id=state.run_id if state else new_ulid(),
         name=plan.name,
-        method=plan.method,
+        method=plan.settings.method,
         labels=plan.labels,
         pipeline=plan.as_dict(digests),
-        pue=plan.pue,
-        region=plan.region,
-        reference_tokens=plan.reference_tokens,
-        protocol=plan.protocol,
+        pue=plan.settings.pue,
+        region=plan.settings.region,
+        reference_tokens=plan.settings.reference_tokens,
+        protocol=plan.settings.protocol,
         first_session=state.next_session if state else 0,
         first_stage_uid=state.next_stage_uid if state else 0,
     )
@@ -200,12 +200,10 @@ def _info(plan: RunPlan, state: resume.RunState | None, digests: CommandDigests)
 
 def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterConfig:
     words: dict[str, tuple[str, ...] | None] = {"auto": None, "none": (), ALL: (ALL,)}
-    if isinstance(plan.devices, str):
-        devices = words[plan.devices]
-    else:
-        devices = tuple(str(device) for device in plan.devices)
+    named = plan.settings.devices
+    devices = words[named] if isinstance(named, str) else tuple(map(str, named))
     return MeterConfig(
-        period_us=round(plan.sampling.period_ms * 1000),
+        period_us=plan.settings.sampling.period_ms * 1000,
         devices=devices,
         cpu=cpu,
         sources=sources,

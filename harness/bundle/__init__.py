@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.bundle.canonical import canonical_json
-    from harness.bundle.commit import finish_commit
-    from harness.bundle.digest import TableDigest, logical_digest
-    from harness.bundle.files import file_sha256
-    from harness.bundle.order import KeyOrder
-    from harness.bundle.privacy import Scrubber, scrub, scrub_value
-    from harness.bundle.reader import Bundle
-    from harness.bundle.series import SeriesKey
-    from harness.bundle.writer import BundleWriter
+    from harness.bundle.canonical import canonical_json as canonical_json
+    from harness.bundle.digest import logical_digest as logical_digest
+    from harness.bundle.files import file_sha256 as file_sha256
+    from harness.bundle.order import KeyOrder as KeyOrder
+    from harness.bundle.privacy import Scrubber as Scrubber
+    from harness.bundle.privacy import scrub as scrub
+    from harness.bundle.privacy import scrub_value as scrub_value
+    from harness.bundle.reader import Bundle as Bundle
+    from harness.bundle.series import SeriesKey as SeriesKey
+    from harness.bundle.writer import BundleWriter as BundleWriter
 
 _HOME = {
     "Bundle": "reader",
@@ -27,29 +28,12 @@ _HOME = {
     "KeyOrder": "order",
     "Scrubber": "privacy",
     "SeriesKey": "series",
-    "TableDigest": "digest",
     "canonical_json": "canonical",
     "file_sha256": "files",
-    "finish_commit": "commit",
     "logical_digest": "digest",
     "scrub": "privacy",
     "scrub_value": "privacy",
 }
-
-__all__ = [
-    "Bundle",
-    "BundleWriter",
-    "KeyOrder",
-    "Scrubber",
-    "SeriesKey",
-    "TableDigest",
-    "canonical_json",
-    "file_sha256",
-    "finish_commit",
-    "logical_digest",
-    "scrub",
-    "scrub_value",
-]
 
 
 def __getattr__(name: str) -> Any:

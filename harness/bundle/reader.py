@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from harness.bundle.commit import DECISION, MANIFEST, finish_commit
 from harness.bundle.digest import type_name
@@ -24,7 +23,7 @@ from harness.bundle.files import (
     read_groups,
     whole_table,
 )
-from harness.bundle.series import POWER_KEY, SeriesKey, power_pieces, power_series
+from harness.bundle.series import POWER_KEY, SeriesKey, power_series
 from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.files import look_at
@@ -33,6 +32,7 @@ from harness.spec import Protocol, load_protocol
 
 Series = dict[str, npt.NDArray[Any]]
 
+_BATCH_ROWS = 1 << 20
 _FEW_ROWS = 1 << 16
 """Rows below which pyarrow's threads cost more than they save."""
 
@@ -59,41 +59,35 @@ class Bundle:
         self._small: dict[tuple[str, bool], pa.Table] = {}
 
     @classmethod
-    def open(
-        cls, folder: Path | str, *, protocol: Protocol | None = None, root: Path | None = None
-    ) -> Bundle:
+    def open(cls, folder: Path | str, *, protocol: Protocol | None = None) -> Bundle:
         """Open a bundle folder. Nullable columns and tables that its version lacks are null and empty (6.5).
 
         Args:
             folder: Where it lies.
             protocol: The protocol to give its tables in; the current one by default.
-            root: Folder of protocol versions; `protocol_root()` by default.
 
         Raises:
             KitError: No folder, no manifest, a manifest that is not JSON or lists files it may not, or a
                 protocol version this installation cannot read.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            found = "is a file" if folder.exists() else "does not exist"
-            raise KitError(found, where=str(folder), expected="a run folder with manifest.json")
         if (folder / DECISION).exists():
-            finish_commit(folder, load_protocol(root=root).tables)
-        manifest = read_manifest(folder)
+            finish_commit(folder, load_protocol().tables)
+        manifest, _ = read_manifest(folder)
         for entry in manifest["files"]:
-            refuse_outside(folder, str(entry["path"]))
-        protocol = protocol or load_protocol(root=root)
-        written, notes = written_by(manifest, protocol, folder / MANIFEST, root)
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                raise KitError(
+                    "lists no files", where=str(folder / MANIFEST), expected="files: [{path, ...}]"
+                )
+            refuse_outside(folder, entry["path"])
+        protocol = protocol or load_protocol()
+        written, notes = written_by(manifest, protocol, folder / MANIFEST)
         return cls(folder, manifest, protocol, written, notes)
 
     def files(self, name: str) -> list[Path]:
         """Files of a table, in the order of their rows; empty when the manifest lists none."""
         listed = sorted(str(entry["path"]) for entry in self.manifest["files"])
         return [self.folder / path for path in listed if _table_of(path) == name]
-
-    def parquet(self, path: Path) -> pq.ParquetFile:
-        """One Parquet file of the bundle, opened; KitError when it is missing or damaged."""
-        return open_parquet(path)
 
     def footer(self, path: Path) -> dict[str, str]:
         """The protocol's footer keys of a file, without their prefix."""
@@ -125,7 +119,6 @@ class Bundle:
         name: str,
         columns: Sequence[str] | None = None,
         *,
-        batch_rows: int = 1 << 20,
         encoded: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Record batches of a table in stored order, bounded in memory, with the protocol's types.
@@ -133,16 +126,15 @@ class Bundle:
         Args:
             name: Table.
             columns: Columns in the order wanted; all by default.
-            batch_rows: Most rows of a batch.
             encoded: Leave strings dictionary encoded, which is much faster where a few words repeat.
         """
         schema = self._read_schema(name, columns, encoded=encoded)
         if name not in self.written.tables:
             return  # a later version's table
         if (small := self._small_table(name, encoded=encoded)) is not None:
-            yield from small.select(schema.names).to_batches(max_chunksize=batch_rows)
+            yield from small.select(schema.names).to_batches(max_chunksize=_BATCH_ROWS)
             return
-        yield from self._batches(name, schema, batch_rows)
+        yield from self._batches(name, schema)
 
     def _small_table(self, name: str, *, encoded: bool) -> pa.Table | None:
         """A table of one small file, typed and kept; None where it is large or not all of it fits."""
@@ -152,13 +144,13 @@ class Bundle:
                 return None
             schema = self._read_schema(name, None, encoded=encoded)
             try:
-                table = pa.Table.from_batches(self._batches(name, schema, 1 << 20), schema)
+                table = pa.Table.from_batches(self._batches(name, schema), schema)
             except KitError:
                 return None
             self._small[name, encoded] = table
         return self._small[name, encoded]
 
-    def _batches(self, name: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         # Text is always read as a dictionary, so that its size is known before each row has a copy.
         files = self._files_of(name)
         size = sum(look_at(path).st_size for path in files)
@@ -173,7 +165,7 @@ class Bundle:
                         where=str(path),
                         expected=f"at most {most_rows} rows, and {MAX_CHUNK} bytes where rows are few",
                     )
-                yield from self._given(name, table, schema, path).to_batches(max_chunksize=batch_rows)
+                yield from self._given(name, table, schema, path).to_batches(max_chunksize=_BATCH_ROWS)
 
     def _groups(self, name: str, schema: pa.Schema, path: Path) -> Iterator[pa.Table]:
         """Rows of each row group of a file, the columns from which `schema` can be given."""
@@ -187,11 +179,6 @@ class Bundle:
         for group in range(file.num_row_groups):
             many = file.metadata.row_group(group).num_rows > _FEW_ROWS
             yield read_groups(file, path, [group], stored, threads=many)
-
-    def power_devices(self) -> list[SeriesKey]:
-        """Every power series in stored order."""
-        pieces = power_pieces(self.iter_batches("power", POWER_KEY, encoded=True), self.folder)
-        return list(dict.fromkeys(key for key, _ in pieces))
 
     def iter_power(
         self, columns: Sequence[str] = ("mono_us", "power_mw")

@@ -19,16 +19,13 @@ MAX_PATH = 200
 """Letters of the path of a file in a bundle, which is a table's name and perhaps a part's."""
 
 
-def written_by(
-    manifest: dict[str, Any], reader: Protocol, path: Path, root: Path | None = None
-) -> tuple[Protocol, list[str]]:
+def written_by(manifest: dict[str, Any], reader: Protocol, path: Path) -> tuple[Protocol, list[str]]:
     """The protocol a bundle was written by, and a remark where that is not the reader's.
 
     Args:
         manifest: Of the bundle.
         reader: Protocol the tables are to be given in.
         path: Of the manifest, for messages.
-        root: Folder of protocol versions.
 
     Returns:
         Of a newer minor version, which this installation may not have, the reader's own protocol.
@@ -56,7 +53,7 @@ def written_by(
         return reader, [f"{note}: newer columns are ignored"]
     if short_version(version) == short_version(reader.version):
         return reader, []
-    return load_protocol(version, root=root), [note]
+    return load_protocol(version), [note]
 
 
 def strict_json(data: bytes) -> Any:
@@ -85,35 +82,41 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Parse manifest.json; KitError with what is wrong. Of its fields only `files` is looked at here."""
+def read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Parse manifest.json; its bytes too. Of its fields only `files` is looked at here, which is a list.
+
+    Raises:
+        KitError: There is no such folder or file, or it is no manifest.
+    """
     path = folder / MANIFEST
-    try:
-        manifest = strict_json(read_bytes(path, MAX_MANIFEST)) if lexists(path) else None
-    except (ValueError, RecursionError) as error:
-        raise KitError(f"is not JSON: {error}", where=str(path), fix="copy the file again") from None
-    if manifest is None and not lexists(path):
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise KitError(found, where=str(folder), expected="a run folder with manifest.json")
+    if not lexists(path):
         sealed = not (folder / "journal").is_dir()
         raise KitError(
             "there is no manifest.json" + ("" if sealed else ", only a journal that was never sealed"),
             where=str(folder),
             expected="the folder of a sealed run",
             fix=f"kit runs {folder} lists the runs below it" if sealed else f"kit recover {folder}",
-        ) from None
+        )
+    data = read_bytes(path, MAX_MANIFEST)
+    try:
+        manifest = strict_json(data)
+    except (ValueError, RecursionError) as error:
+        reason = f"is not JSON: {str(error)[:120]}"
+        raise KitError(reason, where=str(path), fix="copy the file again") from None
     if not isinstance(manifest, dict):
         raise KitError("holds no JSON object", where=str(path))
-    entries = manifest.get("files")
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
-    ):
+    if not isinstance(manifest.get("files"), list):
         raise KitError("lists no files", where=str(path), expected="files: [{path, sha256, ...}]")
-    return manifest
+    return manifest, data
 
 
 def refuse_outside(folder: Path, path: str) -> None:
     """A manifest may come from a stranger: it names files of this folder and no others."""
     parts = path.split("/")
-    if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise KitError(f"lists {path!r}, a path outside the bundle", where=str(folder / MANIFEST))
     if len(path) > MAX_PATH or len(parts) > 2:
         raise KitError(f"lists a path of {len(path)} letters", where=str(folder / MANIFEST))

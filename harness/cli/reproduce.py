@@ -181,12 +181,13 @@ def _preflight(profile: str, request: Request) -> None:
 def _keep_plan(outlook: Outlook, path: Path) -> None:
     """Write down what was planned before the first start, for the comparison at the end."""
     from harness.doctor.inventory import take_inventory
+    from harness.files import write_json
     from harness.planning.cards import find_card
-    from harness.preflight.plan import make_plan, write_plan
+    from harness.preflight.plan import make_plan
 
     card = next((c for gpu in take_inventory().selected if (c := find_card(gpu.model)) is not None), None)
     if card is not None and outlook.profile is not None and outlook.profile.amounts and not path.exists():
-        write_plan(make_plan(outlook, card), path)
+        write_json(path, make_plan(outlook, card).as_json())
 
 
 def _require_training() -> None:

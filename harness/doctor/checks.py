@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["ok", "warn", "missing", "info"]
@@ -45,10 +45,6 @@ class Check:
     why_it_matters: str
     fix: str | None
     data: Mapping[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """The check as a JSON object."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness import __version__
@@ -45,7 +45,7 @@ class Diagnosis:
             "methods": self.methods,
             "required": list(self.required),
             "missing": list(self.missing),
-            "checks": [check.as_json() for check in self.checks],
+            "checks": [asdict(check) for check in self.checks],
         }
 
 

@@ -18,7 +18,6 @@ from harness.errors import KitError
 from harness.evaluation.suites import Benchmark, Suite
 from harness.experiments.pipelines import SHARED
 from harness.experiments.profile import Amounts, Profile
-from harness.files import write_json
 from harness.models.shapes import ModelShape
 from harness.planning.cards import Card
 from harness.planning.steps import (
@@ -467,11 +466,6 @@ def planned_and_found(row: Mapping[str, Any], quantity: str, scale: float = 1.0)
     if measured is None:
         return [said, "-", "-"]
     return [said, f"{measured * scale:,.4g}", f"{measured / likely - 1:+.0%}" if likely else "-"]
-
-
-def write_plan(plan: Plan, path: Path) -> None:
-    """Keep a plan, to be compared with the run."""
-    write_json(path, plan.as_json())
 
 
 def read_plan(path: Path) -> dict[str, Any]:

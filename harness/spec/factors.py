@@ -125,67 +125,53 @@ class Region:
 T = TypeVar("T")
 
 
+def _typed(row: Mapping[str, str]) -> dict[str, Any]:
+    return {**row, "year": int(row["year"]), "value": float(row["value"])}
+
+
 @cache
-def _read(path: Path, make: Callable[[Mapping[str, str]], T]) -> tuple[T, ...]:
+def _read(
+    path: Path, model: type[T], typed: Callable[[Mapping[str, str]], dict[str, Any]] = _typed
+) -> tuple[T, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return tuple(make(row) for row in csv.DictReader(file))
+            return tuple(model(**typed(row)) for row in csv.DictReader(file))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise KitError(
             f"not a table of factors: {error}", where=str(path), fix="reinstall the package"
         ) from None
 
 
-def _path(name: str, version: str | None) -> Path:
-    return version_folder(version) / "factors" / name
-
-
-def _typed(row: Mapping[str, str]) -> dict[str, Any]:
-    return {**row, "year": int(row["year"]), "value": float(row["value"])}
-
-
-def _grid_factor(row: Mapping[str, str]) -> GridFactor:
-    return GridFactor(**_typed(row))
-
-
-def _pue(row: Mapping[str, str]) -> Pue:
-    return Pue(**_typed(row))
-
-
-def _region(row: Mapping[str, str]) -> Region:
-    return Region(**row)
-
-
 @cache
 def _by_code(path: Path) -> Mapping[str, Region]:
-    return {region.region: region for region in _read(path, _region)}
+    return {region.region: region for region in _read(path, Region, dict)}
 
 
-def grid_factors(version: str | None = None) -> tuple[GridFactor, ...]:
+def grid_factors() -> tuple[GridFactor, ...]:
     """All rows of grid.csv, countries before states, oldest first within a region.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return _read(_path("grid.csv", version), _grid_factor)
+    return _read(version_folder() / "factors" / "grid.csv", GridFactor)
 
 
-def pue_factors(version: str | None = None) -> tuple[Pue, ...]:
+def pue_factors() -> tuple[Pue, ...]:
     """All rows of pue.csv.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return _read(_path("pue.csv", version), _pue)
+    return _read(version_folder() / "factors" / "pue.csv", Pue)
 
 
-def regions(version: str | None = None) -> Mapping[str, Region]:
+def regions() -> Mapping[str, Region]:
     """Code -> region; some have no factor.
 
     Raises:
         KitError: the file is missing or a row is not as it should be.
     """
-    return _by_code(_path("regions.csv", version))
+    return _by_code(version_folder() / "factors" / "regions.csv")
 
 
 def find_region(text: str, where: str = "region") -> Region:
@@ -228,19 +214,14 @@ def _plain(text: str) -> str:
 
 
 def _nearest(word: str, known: Iterable[Region]) -> str | None:
-    """Codes and names close to a mistyped word; a bare QC or TX is a state's code without its country."""
+    """Codes and names close to a mistyped word."""
     import difflib
 
-    known = list(known)
-    close = [r for r in known if _plain(r.region).endswith(f"-{word}")]
-    if not close:
-        names: dict[str, list[Region]] = {}
-        for r in known:
-            for other in r.words:
-                names.setdefault(_plain(other), []).append(r)
-        close = [r for n in difflib.get_close_matches(word, names, n=3, cutoff=0.7) for r in names[n]]
-    if not close:
-        close = [r for r in known if len(word) > 3 and word in _plain(r.name)][:3]
+    names: dict[str, list[Region]] = {}
+    for r in known:
+        for other in r.words:
+            names.setdefault(_plain(other), []).append(r)
+    close = [r for n in difflib.get_close_matches(word, names, n=3, cutoff=0.7) for r in names[n]]
     return ", ".join(dict.fromkeys(f"{r.region} ({_place(r)})" for r in close)) or None
 
 

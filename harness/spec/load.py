@@ -72,9 +72,9 @@ def _places(module: str) -> tuple[Path, Path]:
     return package / "_protocol", package.parent / "protocol"
 
 
-def available_versions(root: Path | None = None) -> list[str]:
-    """Versions (`major.minor`) of a protocol root, oldest first."""
-    root = root or protocol_root()
+def available_versions() -> list[str]:
+    """Versions (`major.minor`) of the protocol root, oldest first."""
+    root = protocol_root()
     return list(_versions_in(root, root.stat().st_mtime_ns))
 
 
@@ -85,16 +85,17 @@ def _versions_in(root: Path, _changed_ns: int) -> tuple[str, ...]:
     return tuple(order)
 
 
-def current_version(root: Path | None = None) -> str:
-    """The newest version (`major.minor`) of a protocol root: what is written, and meant where none is named.
+def current_version() -> str:
+    """The newest version (`major.minor`) of the root: what is written, and meant where none is named.
 
     Raises:
         KitError: The root holds no version.
     """
-    root = root or protocol_root()
-    versions = available_versions(root)
+    versions = available_versions()
     if not versions:
-        raise KitError("holds no protocol version", where=str(root), expected="folders such as 1.0")
+        raise KitError(
+            "holds no protocol version", where=str(protocol_root()), expected="folders such as 1.0"
+        )
     return versions[-1]
 
 
@@ -103,40 +104,34 @@ def short_version(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def version_folder(version: str | None = None, *, root: Path | None = None) -> Path:
+def version_folder(version: str | None = None) -> Path:
     """Folder of a version, the current one by default.
 
     Raises:
         KitError: The root does not have this version.
     """
-    root = root or protocol_root()
     if not version:
-        return root / current_version(root)
-    short = short_version(version)
-    known = available_versions(root)
+        return protocol_root() / current_version()
+    short, known = short_version(version), available_versions()
     if short not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(short, known, n=1, cutoff=0.1)
         raise KitError(
             f"protocol version {version!r} is not known to this installation",
             expected=f"one of {', '.join(known) or '(none installed)'}",
-            fix=f"use version {near[0] if near else known[-1]}" if known else "reinstall the package",
+            fix=f"use version {known[-1]}" if known else "reinstall the package",
         )
-    return root / short
+    return protocol_root() / short
 
 
-def load_protocol(version: str | None = None, *, root: Path | None = None) -> Protocol:
+def load_protocol(version: str | None = None) -> Protocol:
     """Read a protocol version; the result is cached and immutable.
 
     Args:
         version: `major.minor`, or a full `major.minor.patch`; the current one by default.
-        root: Folder of protocol versions; `protocol_root()` by default.
 
     Raises:
         KitError: The version does not exist, or one of its files is not as the models want it.
     """
-    return _load(version_folder(version, root=root))
+    return _load(version_folder(version))
 
 
 @cache

@@ -22,10 +22,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.validate.engine import validate, validate_many
-    from harness.validate.findings import Finding, Report
-
-__all__ = ["Finding", "Report", "validate", "validate_many"]
+    from harness.validate.engine import validate as validate
+    from harness.validate.engine import validate_many as validate_many
+    from harness.validate.findings import Finding as Finding
+    from harness.validate.findings import Report as Report
 
 _HOME = {"Finding": "findings", "Report": "findings", "validate": "engine", "validate_many": "engine"}
 

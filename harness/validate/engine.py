@@ -7,18 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 from harness.bundle import SeriesKey
 from harness.bundle.commit import MANIFEST
 from harness.bundle.derive import derive_bundle
-from harness.bundle.files import MAX_MANIFEST
 from harness.bundle.series import PowerRows
-from harness.bundle.versions import MAX_PATH, strict_json, written_by
+from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
-from harness.files import read_bytes
 from harness.spec import Protocol, available_versions, load_protocol, short_version
 from harness.validate import (
     authenticity,
@@ -235,29 +232,11 @@ def _run_id(ctx: Context) -> str | None:
 def _open(folder: Path, protocol: str | None) -> Context:
     """Read the manifest; what is wrong with it becomes `problem`."""
     ctx = Context(folder, load_protocol(protocol))
-    if not folder.is_dir():
-        ctx.problem = f"{folder} is {'a file' if folder.exists() else 'not there'}"
-        return ctx
     try:
-        if not lexists(folder / MANIFEST):
-            left = (folder / "journal").is_dir()
-            ctx.problem = "no manifest.json" + (", only a journal that was not sealed" if left else "")
-            return ctx
-        ctx.manifest_bytes = read_bytes(folder / MANIFEST, MAX_MANIFEST)
-        manifest: Any = strict_json(ctx.manifest_bytes)
+        ctx.manifest, ctx.manifest_bytes = read_manifest(folder)
+        ctx.protocol = _judge(ctx.manifest, protocol)
     except KitError as error:
         ctx.problem = error.message
-        return ctx
-    except (OSError, ValueError, RecursionError) as error:
-        ctx.problem = f"not readable as JSON: {str(error)[:120]}"
-        return ctx
-    if not isinstance(manifest, dict):
-        ctx.problem = "not a JSON object"
-    elif not isinstance(manifest.get("files"), list):
-        ctx.problem = "no list of files"
-    else:
-        ctx.manifest = manifest
-        ctx.protocol = _judge(manifest, protocol)
     return ctx
 
 
@@ -286,12 +265,11 @@ def _scan(ctx: Context, threads: int, digests: Mapping[str, str]) -> None:
 
 
 def _inside(folder: Path, path: str) -> bool:
-    parts = path.split("/")
-    if len(path) > MAX_PATH or len(parts) > 2:
+    try:
+        refuse_outside(folder, path)
+    except KitError:
         return False
-    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
-        return False
-    return not any(folder.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts)))
+    return True
 
 
 def _blocked(ctx: Context) -> str | None:

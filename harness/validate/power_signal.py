@@ -29,6 +29,13 @@ VARIED = 32
 MANY_PRINTS = 1 << 14
 """Windows kept of a series at most, about; a longer series is looked at more sparsely."""
 
+OVER_LIMIT, BELOW_IDLE = 1.15, 0.9
+"""Shares of the power limit and of the idle power beyond which a reading has to be explained."""
+
+HOT, COLD = 0.6, 1.05
+"""Shares of the limit above which an idle card is no longer idle, and of the idle power up to which a card
+does nothing."""
+
 _BLOCK = 1 << 18
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -102,23 +109,6 @@ class SignalFacts:
     replay: Replay | None
 
 
-@dataclass(frozen=True)
-class Bars:
-    """Shares that separate a plausible reading from one to be explained.
-
-    Attributes:
-        over_limit: of the power limit.
-        below_idle: of the idle power.
-        hot: of the power limit, above which an idle card is no longer idle.
-        cold: of the idle power, up to which a card does nothing.
-    """
-
-    over_limit: float = 1.15
-    below_idle: float = 0.9
-    hot: float = 0.6
-    cold: float = 1.05
-
-
 def look_at(
     mono_us: Ints,
     power_mw: Ints,
@@ -129,7 +119,6 @@ def look_at(
     util_pct: tuple[Ints, Bools] | None = None,
     device_limit_mw: int | None = None,
     idle_windows: Sequence[tuple[int, int]] = (),
-    bars: Bars | None = None,
 ) -> SignalFacts:
     """Everything that the plausibility rules ask of one series.
 
@@ -142,9 +131,7 @@ def look_at(
         util_pct: (n,) utilisation and its validity, if sampled.
         device_limit_mw: limit from the manifest, where no sample carries one.
         idle_windows: windows of idle stages, from which the idle power is taken.
-        bars: shares that separate plausible from not.
     """
-    bars = bars or Bars()
     good = valid & (power_mw > 0)
     times, values = (mono_us, power_mw) if good.all() else (mono_us[good], power_mw[good])
     idle = _idle_power(times, values, idle_windows)
@@ -161,21 +148,21 @@ def look_at(
             limits[known] = limit_mw[0][part][known]
             if first_limit is None and known.any():
                 first_limit = int(limit_mw[0][part][known.argmax()])
-        above = ok & (power > bars.over_limit * limits)
+        above = ok & (power > OVER_LIMIT * limits)
         if above.any():
             worst = int(np.where(above, power, 0).argmax())
             over[0] += int(above.sum())
             if power[worst] > over[1]:
                 over[1:] = [int(power[worst]), int(limits[worst])]
         if idle is not None:
-            below += int(np.count_nonzero(ok & (power < bars.below_idle * idle)))
+            below += int(np.count_nonzero(ok & (power < BELOW_IDLE * idle)))
         if util_pct is not None:
             util, seen = util_pct[0][part], util_pct[1][part] & ok
             used += int(np.count_nonzero(seen))
             busiest = max(busiest, int(util[seen].max(initial=0)))
-            hot += int(np.count_nonzero(seen & (util == 0) & (power > bars.hot * limits)))
+            hot += int(np.count_nonzero(seen & (util == 0) & (power > HOT * limits)))
             if idle is not None:
-                cold += int(np.count_nonzero(seen & (util >= 95) & (power <= bars.cold * idle)))
+                cold += int(np.count_nonzero(seen & (util >= 95) & (power <= COLD * idle)))
     kinds = np.unique(values[: 1 << 20])
     varied = kinds.shape[0] >= VARIED and values.shape[0] >= WINDOW
     prints, places = fingerprints(values) if varied else (_NONE, np.zeros(0, np.int64))

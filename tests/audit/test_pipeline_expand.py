@@ -68,7 +68,7 @@ def test_a_variable_keeps_its_type(tmp_path: Path) -> None:
         "  - {name: a, kind: '${vars.kind}', command: x, retries: '${vars.n}', timeout: '${vars.t}'}\n"
     ).replace("n: 3", "n: 3, kind: judge")
     found = plan(tmp_path, text)
-    assert found.reference_tokens == 7
+    assert found.settings.reference_tokens == 7
     assert (found.stages[0].retries, found.stages[0].timeout_s, found.stages[0].kind) == (3, 7200, "judge")
 
 

@@ -73,7 +73,8 @@ def test_a_whole_plan(tmp_path: Path) -> None:
     assert found.run_dir == tmp_path / "out" / "work"
     assert found.out_dir == tmp_path / "out"
     assert not found.out_dir.exists()
-    assert (found.name, found.method, found.devices, found.sampling.period_ms) == ("demo", "kd", "auto", 500)
+    told = found.settings
+    assert (found.name, told.method, told.devices, told.sampling.period_ms) == ("demo", "kd", "auto", 500)
     assert [(stage.index, stage.name, stage.base) for stage in found.stages] == [
         (0, "data", "data"),
         (1, "cache", "cache"),

@@ -119,7 +119,7 @@ def test_stop_resume_kill_resume_with_a_gpu(kit: Kit, lab_dir: Path) -> None:  #
     assert bundle.manifest["status"] == "complete"
     assert [entry["session"] for entry in bundle.manifest["sampling"]["sessions"]] == [0, 1, 2]
     assert len(events(bundle, "session_start")) == 3 and len(events(bundle, "runner_lost")) == 1
-    assert [session for _, _, session in [tuple(key)[:3] for key in bundle.power_devices()]] == [0, 1, 2]
+    assert [key.session for key, _ in bundle.iter_power()] == [0, 1, 2]
     assert " 1 first" in shown and "completed earlier" in shown
 
     files = {path.name: path.read_bytes() for path in (kit.cwd / "runs/p").glob("*.parquet")}

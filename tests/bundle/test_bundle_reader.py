@@ -37,7 +37,6 @@ def expected(key: SeriesKey, column: str) -> list[Any]:
 def test_power_one_series_at_a_time(folder: Path) -> None:
     bundle = Bundle.open(folder)
     assert len(bundle.files("power")) == 2
-    assert bundle.power_devices() == SERIES
     seen = []
     for key, arrays in bundle.iter_power(["mono_us", "power_mw", "throttle_bits"]):
         seen.append(key)
@@ -86,7 +85,6 @@ def test_unsorted_files_of_other_writers_are_refused_by_name(tmp_path: Path) -> 
     refresh_manifest(tmp_path)
     bundle = Bundle.open(tmp_path)
     for use in (
-        bundle.power_devices,
         lambda: dict(bundle.iter_power(["mono_us"])),
         lambda: derive_bundle(bundle),
     ):
@@ -111,15 +109,7 @@ def test_narrower_and_reordered_columns_of_other_writers(tmp_path: Path) -> None
 def test_columns_and_batches(folder: Path) -> None:
     bundle = Bundle.open(folder)
     assert bundle.table("power", ["t_us", "device_id"]).schema.names == ["t_us", "device_id"]
-    assert [b.num_rows for b in bundle.iter_batches("power", ["t_us"], batch_rows=50)] == [
-        50,
-        14,
-        50,
-        14,
-        50,
-        14,
-        8,
-    ]
+    assert [b.num_rows for b in bundle.iter_batches("power", ["t_us"])] == [64, 64, 64, 8]
     coded = next(bundle.iter_batches("power", ["node_id"], encoded=True)).column(0)
     assert pa.types.is_dictionary(coded.type) and coded.dictionary.to_pylist() == ["node-00"]
     for table, column in (("power", "watts"), ("powers", None)):
@@ -289,6 +279,6 @@ def test_no_name_of_the_package_hides_behind_a_module() -> None:
     import harness.bundle as package
 
     modules = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")}
-    assert not modules & set(package.__all__)
-    for name in package.__all__:
+    assert not modules & set(package._HOME)
+    for name in package._HOME:
         assert callable(getattr(package, name)) or isinstance(getattr(package, name), type)

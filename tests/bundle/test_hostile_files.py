@@ -227,7 +227,7 @@ def test_a_manifest_is_plain_utf_8(encoding: str, tiny: Path, tmp_path: Path) ->
     with pytest.raises(KitError, match=r"is not JSON: .*(utf-8|BOM)"):
         Bundle.open(folder)
     (finding,) = (f for f in validate(folder, threads=1).findings if f.severity == "error")
-    assert finding.id == "E001" and "not readable as JSON" in finding.observed
+    assert finding.id == "E001" and "is not JSON" in finding.observed
 
 
 def test_one_device_again_and_again_is_not_measured_again_and_again(tiny: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_bundle_reads_back(run: HarnessRun, load: Make) -> None:
     assert {"imported", "wall_clock"} <= set(manifest["labels"])
     assert [device["power_limit_mw"] for device in manifest["hardware"]["devices"]] == [700_000] * 2
     assert manifest["hardware"]["cpu_count"] == 48
-    assert len(bundle.power_devices()) == 2
+    assert len(list(bundle.iter_power())) == 2
     assert only(result)["device_energy_j"] == pytest.approx([15_000.0, 5_000.0], abs=1e-3)
     power = bundle.table("power")
     assert pc.sum(power["power_mw"]).as_py() == 200_000 * power.num_rows / 2

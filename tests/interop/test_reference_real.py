@@ -44,8 +44,7 @@ def test_the_nine_hour_trace(imported: ImportResult) -> None:
     """53,873 rows, 885 gaps over 1 s, 5,856 of 32,393 s not sampled."""
     row = stage(imported, "logit_caching_temp2")
     bundle = Bundle.open(imported.folder)
-    (key,) = bundle.power_devices()
-    arrays = dict(bundle.iter_power(("mono_us", "power_mw")))[key]
+    ((_, arrays),) = bundle.iter_power(("mono_us", "power_mw"))
     assert len(arrays["mono_us"]) == 53_873
     assert (row["stage"], row["status"], row["gpu_energy_method"]) == (
         "teacher_logits",

@@ -158,14 +158,15 @@ def copy(tmp_path: Path) -> Path:
     ],
 )
 def test_a_slip_in_a_protocol_file_is_refused_by_name(
-    copy: Path, file: str, old: str, new: str, message: str
+    copy: Path, file: str, old: str, new: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copy / "1.0" / file
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+    monkeypatch.setenv("KIT_PROTOCOL_ROOT", str(copy))
     with pytest.raises(KitError, match=message) as caught:
-        load_protocol("1.0", root=copy)
+        load_protocol("1.0")
     named = {"stages.yaml": "protocol.yaml"}.get(path.name, path.name)  # a clash of both is told at the first
     assert caught.value.where == str(
         path.with_name(named) if named == path.name else copy / "1.0" / named

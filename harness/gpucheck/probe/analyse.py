@@ -181,7 +181,8 @@ def _lag(seen: Observed, name: str, refresh: Refresh | None) -> Figure:
     waiting_us = refresh.period_us / 2 if refresh is not None else 0.0
     how = "shift at which the reading's integral fits the counter best"
     how += ", less half a refresh of waiting" if refresh is not None else ", waiting for the refresh included"
-    return Figure((found.lag_us - waiting_us) / 1e6, found.error_us / 1e6, 1, how)
+    lag_us, error_us = found
+    return Figure((lag_us - waiting_us) / 1e6, error_us / 1e6, 1, how)
 
 
 def _scope(seen: Observed) -> tuple[dict[str, Figure], str]:

@@ -9,8 +9,6 @@ not pass for a delay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from harness.gpucheck.probe.record import Changes, Floats, Shown
@@ -23,25 +21,13 @@ _LEAST_SWING_W, _LEAST_SWING = 10.0, 0.1
 _BLOCK_US = 200_000.0
 
 
-@dataclass(frozen=True)
-class Lag:
-    """A reading's mean delay behind the counter, as it is read (half a refresh of waiting included).
+def find_lag(ticks: Changes, reading: Shown) -> tuple[float, float] | str:
+    """The lag of `reading` (mW) behind the counter whose ticks are `ticks` (mJ), or why it cannot be told.
 
-    Attributes:
-        lag_us: The delay.
-        error_us: Half the difference of the two halves of the record.
-        fit: Share of the variation that the shifted counter explains.
-        swing_w: How much the power moved, counter's view.
+    Returns:
+        The mean delay as it is read, half a refresh of waiting included, and half the difference of the two
+        halves of the record, both in us.
     """
-
-    lag_us: float
-    error_us: float
-    fit: float
-    swing_w: float
-
-
-def find_lag(ticks: Changes, reading: Shown) -> Lag | str:
-    """The lag of `reading` (mW) behind the counter whose ticks are `ticks` (mJ), or why it cannot be told."""
     if len(reading.value) < 100:
         return "the card does not give this reading"
     if len(ticks) < 20:
@@ -59,9 +45,9 @@ def find_lag(ticks: Changes, reading: Shown) -> Lag | str:
         return "the reading does not follow the counter"
     middle = (start + end) / 2
     halves = [_best(ticks, reading, start, middle), _best(ticks, reading, middle, end)]
-    found = [half[0] for half in halves if half is not None]
+    found = [half for half in halves if half is not None]
     error = abs(found[0] - found[1]) / 2 if len(found) == 2 else _COARSE_US
-    return Lag(whole[0], max(error, _FINE_US), whole[1], swing)
+    return whole, max(error, _FINE_US)
 
 
 def _swing_w(ticks: Changes) -> float:
@@ -72,7 +58,7 @@ def _swing_w(ticks: Changes) -> float:
     return float(np.percentile(watts, 95) - np.percentile(watts, 5))
 
 
-def _best(ticks: Changes, reading: Shown, start: float, end: float) -> tuple[float, float] | None:
+def _best(ticks: Changes, reading: Shown, start: float, end: float) -> float | None:
     times = np.arange(start, end, _GRID_US)
     if len(times) < 100:
         return None
@@ -98,8 +84,7 @@ def _best(ticks: Changes, reading: Shown, start: float, end: float) -> tuple[flo
         return None
     fine = np.arange(coarse[best - 1], coarse[best + 1], _FINE_US)
     fits = np.array([explained(float(lag)) for lag in fine])
-    best = int(np.argmax(fits))
-    return float(fine[best]), float(fits[best])
+    return float(fine[int(np.argmax(fits))])
 
 
 def _without(values: Floats, basis: Floats) -> Floats:
