@@ -39,6 +39,7 @@ class StageContext(ContextDecorator):
         self._meter = meter
         self._name = name
         self._kind = kind
+        self._entered: list[tuple[int, MeterSession | None]] = []  # by which process, and its session
 
     def __call__(self, func: Function) -> Function:
         """The function with each call a stage, until it returns or its coroutine has ended.
@@ -64,12 +65,14 @@ class StageContext(ContextDecorator):
 
     def __enter__(self) -> Stage:
         synchronize_devices()
-        session = self._meter._session
+        session = self._meter._own_session()
         if session is None:
             self._meter._attempt(self._name)
             self._meter._tell_part(BEGINS, self._name, kind=self._kind)
+            self._entered.append((os.getpid(), None))
             return Stage(self._name, self._kind, self._meter._file_sink(self._name))
         opened = session.begin(self._name, self._kind, attempt=self._meter._attempt(self._name))
+        self._entered.append((os.getpid(), session))
         energy = partial(self._meter._energy_of, opened.uid, self._name)
         self._meter._ranks.begin(session, self._name)
         return Stage(self._name, self._kind, SessionSink(session, opened, self._meter._ranks), energy)
@@ -77,7 +80,9 @@ class StageContext(ContextDecorator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session = self._meter._session
+        pid, session = self._entered.pop()
+        if pid != os.getpid() or session is not self._meter._own_session():
+            return  # a fork of the process whose stage it is leaves; or the meter was closed, which ended it
         status = "completed"
         if kind is not None:
             status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
@@ -86,11 +91,11 @@ class StageContext(ContextDecorator):
         end_us = mono_us()
         if session is None:
             self._meter._tell_part(ENDS, self._name, status=status, mono_us=end_us)
-        elif session.owned():
-            if self._meter._ranks.inside():
-                session.cut(end_us)  # nobody is billed for the wait
-            self._meter._ranks.settle(session, _warn)
-            session.end(status, at_us=end_us)
+            return
+        if self._meter._ranks.inside():
+            session.cut(end_us)  # nobody is billed for the wait
+        self._meter._ranks.settle(session, _warn)
+        session.end(status, at_us=end_us)
 
 
 class Meter:
@@ -175,7 +180,14 @@ class Meter:
         """
         return cls(**{**options, **({"out": out} if (out := os.environ.get("KIT_METER_OUT")) else {})})
 
+    def _own_session(self) -> MeterSession | None:
+        """The session of this process; a fork of it has none, and reports to it as the other ranks do."""
+        return self._session if self._session is not None and self._session.owned() else None
+
     def _file_sink(self, stage: str) -> FileSink:
+        if self._session is not None:  # that of the process that this one was forked from
+            running = self._ranks.running or (stage, self._attempts[stage])
+            return FileSink(str(self._ranks.path), {"pid": os.getpid(), "stage": running})
         if self._events_file is None:
             raise KitError(
                 "the meter was not started", where=f"stage {stage!r}", fix="with Meter() as meter:"
@@ -247,11 +259,13 @@ class Meter:
         """What each stage that has ended used, and what lies between them (`unattributed`).
 
         Until the meter is closed these are the stages since it was started, then those of the whole run.
-        Empty under `kit audit`, whose log has them.
+        Empty under `kit audit`, whose log has them, and in a fork of the process that meters.
         """
         return [stage_energy(row) for row in self._rows()]
 
     def _rows(self) -> list[dict[str, Any]]:
+        if self._session is not None and not self._session.owned():
+            return []
         if self._session is not None:
             from harness.bundle.seal import rows_so_far
 
@@ -264,7 +278,9 @@ class Meter:
         rows: list[dict[str, Any]] = Bundle.open(self.out).table("stages").to_pylist()
         return rows
 
-    def _energy_of(self, uid: int, name: str) -> StageEnergy:
+    def _energy_of(self, uid: int, name: str) -> StageEnergy | None:
+        if self._session is not None and not self._session.owned():
+            return None
         for row in self._rows():
             if row["stage_uid"] == uid:
                 return stage_energy(row)
@@ -283,6 +299,7 @@ class Meter:
             return None
         atexit.unregister(self._left_open)
         if session.stage is not None:
+            _warn(f"stage {session.stage.name} was still running when the meter was closed: it ends there")
             session.end("interrupted")
             status = "partial"
         self._ranks.close(session, _warn)

@@ -69,7 +69,7 @@ class Stage:
 
     @property
     def energy(self) -> StageEnergy | None:
-        """What the stage used, once it has ended; None under `kit audit`, whose log has it.
+        """What the stage used, once it has ended; None under `kit audit`, whose log has it, and in a fork.
 
         Asking waits for the next refresh of the energy counters, at most. The sealed figure knows the
         readings of half a second more, and may have a narrower interval.
@@ -107,7 +107,7 @@ class Stage:
                 whole = -1 if isinstance(count, bool) else int(count)
             except (ValueError, OverflowError, TypeError):
                 whole = -1
-            if whole != count or whole < 0:
+            if whole < 0 or whole != count:
                 raise KitError(
                     f"{name}={count!r} is no token count",
                     where=f"stage {self.name!r}",

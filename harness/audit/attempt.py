@@ -17,7 +17,7 @@ from harness.audit.logs import cut, free_middle
 from harness.audit.output import tail
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import ProcessEnd, StageProcess
-from harness.audit.programs import to_exec
+from harness.audit.programs import devices_seen, to_exec
 from harness.audit.recorded import CommandDigests
 from harness.audit.reports import Intake, ReportReader
 from harness.bundle.privacy import scrub
@@ -164,7 +164,9 @@ class StageAttempt:
                 stage.kind,
                 attempt=self._number,
                 command_sha256=self._run.commands.of(stage.fingerprint),
-                devices=self._run.session.client.visible_devices({**os.environ, **stage.env}),
+                devices=self._run.session.client.visible_devices(
+                    devices_seen(stage.argv, {**os.environ, **stage.env})
+                ),
             )
             self._uid = opened.uid
             for path, artifact in consumed:

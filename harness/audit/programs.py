@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.bundle.privacy import scrub
+from harness.meter.client import Visibility, visibility
 
 _PLAIN = ("/bin/sh", "-c")
 _STRICT = ("-o", "pipefail", "-c")
+_SHOWN = re.compile(r"""(?<!\w)CUDA_VISIBLE_DEVICES=("[^"]*"|'[^']*'|[^\s"';&|()<>]*)""")
+_UNSHOWN = re.compile(r"(?<!\w)(?:unset|-u|--unset)[ =\n]*CUDA_VISIBLE_DEVICES\b")
+HIDES = (
+    "the command sets CUDA_VISIBLE_DEVICES to what only its shell knows: a GPU that is hidden here is not "
+    "metered. Unset CUDA_VISIBLE_DEVICES here and all are"
+)
 _PYTHON = re.compile(r"(?<![\w./-])python[0-9.]*(?![\w./-])")
 _ASK_TIMEOUT_S = 20.0
 
@@ -61,6 +68,29 @@ def to_exec(argv: Sequence[str]) -> tuple[str, ...]:
         return tuple(argv)
     pipes = _PIPES if shell() != _PLAIN and "&&" not in text else ""
     return (*argv[:-1], pipes + _PASS_SIGNALS + text)
+
+
+def devices_seen(argv: Sequence[str], env: Mapping[str, str]) -> list[Visibility]:
+    """What decides which GPUs a command can use: its environment, and what its own words set or unset there.
+
+    An assignment of what only the shell knows (`CUDA_VISIBLE_DEVICES=$i`) is left out (`hides_devices`).
+    """
+    visible, order = visibility(env)
+    words = "\n".join(argv)
+    seen = [visible, *([None] if _UNSHOWN.search(words) else [])]
+    for found in _SHOWN.finditer(words):
+        if not _of_the_shell(found):
+            seen.append(found[1].strip("\"'"))
+    return [(one, order) for one in dict.fromkeys(seen)]
+
+
+def hides_devices(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a command may use GPUs that its environment does not show, and nobody can say which."""
+    return visibility(env)[0] is not None and any(map(_of_the_shell, _SHOWN.finditer("\n".join(argv))))
+
+
+def _of_the_shell(found: re.Match[str]) -> bool:
+    return bool(set("$`") & set(found[1]))
 
 
 class Interpreter(NamedTuple):

@@ -19,13 +19,21 @@ from harness.audit.live_run import LiveRun
 from harness.audit.own_stages import IDLE, IMPORTS, import_ahead, wait_idle
 from harness.audit.plan import PlannedStage, RunPlan
 from harness.audit.process import adopting_orphans
-from harness.audit.programs import Interpreter, find_python, lacks_pipefail, shell_words
+from harness.audit.programs import (
+    HIDES,
+    Interpreter,
+    devices_seen,
+    find_python,
+    hides_devices,
+    lacks_pipefail,
+    shell_words,
+)
 from harness.audit.recorded import CommandDigests
 from harness.audit.remaining import Chooser, RemainingStages, check_same_run
 from harness.bundle import resume
 from harness.bundle.seal import seal
 from harness.journal.ulid import new_ulid
-from harness.meter.client import MeterConfig, visibility
+from harness.meter.client import MeterConfig
 from harness.meter.session import MeterSession, RunInfo
 from harness.meter.visible import ALL
 
@@ -156,6 +164,9 @@ def run_plan(
             session.event("x-python", **python.detail())
         if any(lacks_pipefail(stage.argv) for stage in remaining.stages):
             progress.warn(shell_words())
+        for stage in remaining.stages if plan.devices == "auto" else ():
+            if hides_devices(stage.argv, {**os.environ, **stage.env}):
+                progress.warn(f"{stage.name}: {HIDES}; or name them as `devices` of the pipeline file")
         context = RunContext(
             plan,
             session,
@@ -207,7 +218,13 @@ def _meter_config(plan: RunPlan, cpu: str, sources: tuple[str, ...]) -> MeterCon
         devices=devices,
         cpu=cpu,
         sources=sources,
-        visible=tuple(dict.fromkeys(visibility({**os.environ, **stage.env}) for stage in plan.stages)),
+        visible=tuple(
+            dict.fromkeys(
+                seen
+                for stage in plan.stages
+                for seen in devices_seen(stage.argv, {**os.environ, **stage.env})
+            )
+        ),
         include_self=False,
     )
 

@@ -65,8 +65,15 @@ def cmd(
     from harness.spec import load_protocol
 
     light_pyarrow()
+    from harness.audit.programs import HIDES, devices_seen, hides_devices
+
     load_protocol().check_kind(kind, "--kind")
-    config = MeterConfig(period_us=period_ms * 1000, cpu=cpu, sources=sources, include_self=False)
+    if hides_devices(command, os.environ):
+        click.echo(f"kit: {HIDES}", err=True)
+    seen = tuple(devices_seen(command, os.environ))
+    config = MeterConfig(
+        period_us=period_ms * 1000, cpu=cpu, sources=sources, visible=seen, include_self=False
+    )
     relay = _Relay()
     with relay.installed():
         if out is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ _ANSWER_TIMEOUT_S = 30.0
 _MAX_RESTARTS = 20
 
 Warn = Callable[[str], None]
+
+
+Visibility = tuple[str | None, str | None]
+"""CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER of an environment."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class MeterConfig:
     devices: tuple[str, ...] | None = None
     cpu: str = "auto"
     sources: tuple[str, ...] = ()
-    visible: tuple[tuple[str | None, str | None], ...] = ()
+    visible: tuple[Visibility, ...] = ()
     include_self: bool = True
 
     def __post_init__(self) -> None:
@@ -54,7 +58,7 @@ class MeterConfig:
         object.__setattr__(self, "sources", tuple(map(with_full_path, self.sources)))
 
 
-def visibility(env: Mapping[str, str]) -> tuple[str | None, str | None]:
+def visibility(env: Mapping[str, str]) -> Visibility:
     """What decides which GPUs a process with this environment can use."""
     return env.get("CUDA_VISIBLE_DEVICES"), env.get("CUDA_DEVICE_ORDER")
 
@@ -149,11 +153,12 @@ class MeterClient:
         cpu = self.cpu_absent_reason or "no source"
         return f"nothing is measured. GPU: {self.greeting['no_gpu_reason']}. CPU: {cpu}"
 
-    def visible_devices(self, env: Mapping[str, str]) -> list[int] | None:
-        """Numbers of the metered devices that a process with this environment can use; None for all."""
+    def visible_devices(self, seen: Iterable[Visibility]) -> list[int] | None:
+        """Numbers of the metered devices that processes which see these can use; None for all."""
         if self._visible is None:
             return None
-        return self._visible[self._config.visible.index(visibility(env))]
+        lists = [self._visible[self._config.visible.index(one)] for one in seen]
+        return list(dict.fromkeys(device for devices in lists for device in devices))
 
     def _launch(self, name: str, config: dict[str, Any]) -> Helper:
         self._serial += 1

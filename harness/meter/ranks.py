@@ -108,6 +108,7 @@ class RankReports:
         self._position = 0
         self._rest = b""
         self._begun: Counter[str] = Counter()
+        self._told: set[Place] = set()
         self._inside: dict[Place, set[int]] = defaultdict(set)
         self._waiting: dict[Place, list[dict[str, Any]]] = defaultdict(list)
         self._unused = 0
@@ -134,6 +135,7 @@ class RankReports:
                 self._unused += 1
                 continue
             if message.get("event") == BEGINS:
+                self._told.add(place)
                 self._inside[place].add(pid)
             elif message.get("event") == ENDS:
                 self._inside[place].discard(pid)
@@ -168,7 +170,8 @@ class RankReports:
         if self._descriptor is None:
             return
         self.take(session)
-        unused = self._unused + sum(map(len, self._waiting.values()))
+        unknown = [place for place in self._told if place[1] > self._begun[place[0]]]
+        unused = self._unused + sum(map(len, self._waiting.values())) + len(unknown)
         if unused:
             session.event("x-reports_unused", "warning", reports=unused)
             warn(f"{unused} reports of other processes belong to no stage of this one and are not counted")

@@ -13,7 +13,14 @@ import pytest
 from harness.audit import programs
 from harness.audit.logs import cut, free_middle
 from harness.audit.plan import describe, load_plan
-from harness.audit.programs import find_python, lacks_pipefail, shell, to_exec
+from harness.audit.programs import (
+    devices_seen,
+    find_python,
+    hides_devices,
+    lacks_pipefail,
+    shell,
+    to_exec,
+)
 from tests.audit.kit_process import Kit, events, pipeline, stage_rows, wait_for, wait_for_record
 
 
@@ -152,3 +159,34 @@ def test_a_growing_log_gives_its_middle_back(tmp_path: Path) -> None:
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
     return Kit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "visible"),
+    [
+        (["sh", "-c", "python a.py"], ["0"]),
+        (["sh", "-c", "CUDA_VISIBLE_DEVICES=1 python a.py"], ["0", "1"]),
+        (["sh", "-c", "export CUDA_VISIBLE_DEVICES='1,2'; python a.py"], ["0", "1,2"]),
+        (["sh", "-c", 'CUDA_VISIBLE_DEVICES="1" a & CUDA_VISIBLE_DEVICES=2 b; wait'], ["0", "1", "2"]),
+        (["sh", "-c", "(CUDA_VISIBLE_DEVICES=1)"], ["0", "1"]),
+        (["env", "CUDA_VISIBLE_DEVICES=GPU-1a", "python"], ["0", "GPU-1a"]),
+        (["sh", "-c", "CUDA_VISIBLE_DEVICES= python a.py"], ["0", ""]),
+        (["sh", "-c", "unset CUDA_VISIBLE_DEVICES; python a.py"], ["0", None]),
+        (["env", "-u", "CUDA_VISIBLE_DEVICES", "python"], ["0", None]),
+        (["sh", "-c", "OLD_CUDA_VISIBLE_DEVICES=1 python a.py"], ["0"]),
+        (["sh", "-c", "CUDA_VISIBLE_DEVICES=$i python a.py"], ["0"]),
+    ],
+)
+def test_what_a_command_shows_itself_counts_beside_its_environment(
+    argv: list[str], visible: list[str | None]
+) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert devices_seen(argv, env) == [(one, "PCI_BUS_ID") for one in visible]
+
+
+@pytest.mark.parametrize("value", ["$i", '"$i"', "${GPU:-1}", "$((i + 1))", "`pick`"])
+def test_what_only_the_shell_knows_is_said_where_the_environment_hides_a_gpu(value: str) -> None:
+    argv = ["sh", "-c", f"for i in 0 1; do CUDA_VISIBLE_DEVICES={value} python a.py; done"]
+    assert hides_devices(argv, {"CUDA_VISIBLE_DEVICES": "0"})
+    assert not hides_devices(argv, {}), "all are metered"
+    assert not hides_devices(["sh", "-c", "CUDA_VISIBLE_DEVICES=1 a"], {"CUDA_VISIBLE_DEVICES": "0"})

@@ -187,3 +187,79 @@ def test_what_a_killed_run_left_in_the_file_is_not_counted_again(lab_dir: Path, 
     """
     run = run_program(tmp_path / "run", code, env=environment(LabConfig(), lab_dir))
     assert run.stages[0]["tokens_processed"] == 2
+
+
+FORKED = """
+import os, sys
+from harness import Meter
+
+def fork(work):
+    if (pid := os.fork()) == 0:
+        try:
+            work()
+        except SystemExit:
+            raise
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+def part():
+    with meter.stage("evaluate") as own:
+        own.add_tokens(processed=5)
+    assert own.energy is None and meter.summary() == []
+
+with Meter(out=sys.argv[1], cpu="none") as meter:
+    fork(part)
+    with meter.stage("preprocess") as stage:
+        fork(part)
+        fork(sys.exit)  # leaves the `with` block of a stage that is not its own
+        stage.add_tokens(processed=1)
+    assert meter.summary() == [] or meter.summary()[0].name == "preprocess"
+"""
+
+
+def test_a_stage_of_a_fork_is_no_stage_of_the_run_and_what_it_counts_is_its_parents(
+    lab_dir: Path, tmp_path: Path
+) -> None:
+    run = run_program(tmp_path / "run", FORKED, env=environment(LabConfig(), lab_dir))
+    assert [(row["name"], row["tokens_processed"]) for row in run.stages] == [("preprocess", 6)]
+    (unused,) = run.events("x-reports_unused")
+    assert unused["detail"]["reports"] == 2, "the count and the stage of the first fork"
+
+
+def test_a_fork_that_leaves_a_stage_of_its_parent_ends_no_part_of_an_audited_stage(
+    lab_dir: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORKED)
+    pipeline = write_pipeline(tmp_path, [{"command": [sys.executable, str(program), "ignored"]}])
+    env = environment(LabConfig(), lab_dir)
+    done = kit("audit", pipeline, "--out", tmp_path / "run", "--cpu", "none", env=env)
+    assert done.returncode == 0, done.stderr
+    run = Sealed(tmp_path / "run")
+    parts = [
+        (row["name"], row["status"], row["tokens_processed"])
+        for row in run.stages
+        if row["parent_uid"] is not None
+    ]
+    assert sorted(parts) == [
+        ("evaluate", "completed", 5),
+        ("evaluate", "completed", 5),
+        ("preprocess", "completed", 6),
+    ]
+
+
+def test_a_meter_closed_inside_a_stage_ends_it_there(lab_dir: Path, tmp_path: Path) -> None:
+    code = """
+    import sys
+    from harness import Meter
+    meter = Meter(out=sys.argv[1], cpu="none")
+    meter.start()
+    with meter.stage("preprocess") as stage:
+        meter.close()
+    assert stage.energy.status == "interrupted"
+    """
+    run = run_program(tmp_path / "run", code, env=environment(LabConfig(), lab_dir))
+    assert [row["status"] for row in run.stages] == ["interrupted"]

@@ -136,12 +136,17 @@ print(json.dumps(found))
 def test_a_stage_is_measured_on_the_card_that_its_own_environment_shows(
     lab_dir: Path, tmp_path: Path
 ) -> None:
-    watts = (100.0, 200.0, 300.0)
+    watts = (100.0, 200.0, 300.0, 400.0)
     config = LabConfig(tuple(LabDevice(waves=(Const(power),)) for power in watts))
     stages = [
         {"name": "both", "command": "sleep 0.4"},
         {"name": "second", "command": "sleep 0.4", "env": {"CUDA_VISIBLE_DEVICES": "1"}},
         {"name": "none", "command": "sleep 0.4", "env": {"CUDA_VISIBLE_DEVICES": ""}},
+        {
+            "name": "inline",
+            "command": "CUDA_VISIBLE_DEVICES=2 sleep 0.4",
+            "env": {"CUDA_VISIBLE_DEVICES": ""},
+        },
     ]
     seen = {"CUDA_VISIBLE_DEVICES": "1,0"}
     pipeline = write_pipeline(tmp_path, stages, env=seen)
@@ -149,8 +154,10 @@ def test_a_stage_is_measured_on_the_card_that_its_own_environment_shows(
     done = kit("audit", pipeline, "--cpu", "none", "--out", tmp_path / "run", env=env)
     assert done.returncode == 0, done.stderr
     run = Sealed(tmp_path / "run")
-    assert {d["device_id"] for d in run.manifest["hardware"]["devices"]} == {0, 1}, "nobody uses the third"
-    assert [row["device_ids"] for row in run.stages] == [[0, 1], [1], []]
+    assert {d["device_id"] for d in run.manifest["hardware"]["devices"]} == {0, 1, 2}, (
+        "nobody uses the fourth"
+    )
+    assert [row["device_ids"] for row in run.stages] == [[0, 1], [1], [], [2]]
     assert run.stage("second")["device_energy_j"] == [pytest.approx(80.0, rel=0.6)]
     for row in run.all_stages:
         for device, start, end, joules in zip(
@@ -158,7 +165,7 @@ def test_a_stage_is_measured_on_the_card_that_its_own_environment_shows(
             strict=True,
         ):
             assert joules == pytest.approx(watts[device] * (end - start) / 1e6, abs=0.5)
-    for device in (0, 1):
+    for device in (0, 1, 2):
         # What a card draws while a stage runs on another is in no stage, and in the total all the same.
         spans = [
             (row["device_start_us"][place], row["device_end_us"][place])
