@@ -164,7 +164,7 @@ def run_plan(
             session.event("x-python", **python.detail())
         if any(lacks_pipefail(stage.argv) for stage in remaining.stages):
             progress.warn(shell_words())
-        for stage in remaining.stages if plan.devices == "auto" else ():
+        for stage in remaining.stages if plan.settings.devices == "auto" else ():
             if hides_devices(stage.argv, {**os.environ, **stage.env}):
                 progress.warn(f"{stage.name}: {HIDES}; or name them as `devices` of the pipeline file")
         context = RunContext(
