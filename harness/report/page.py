@@ -22,7 +22,6 @@ from harness.accounting.shared_scales import Energy, added
 from harness.accounting.stage_scales import as_records, ranges
 from harness.accounting.totals import roots
 from harness.bundle.derive import scale_bars
-from harness.errors import KitError
 from harness.report.cite import citations
 from harness.report.comparison import (
     break_even_parts,
@@ -369,16 +368,8 @@ def embedded(data: object) -> str:
 
 
 def asset(name: str, folder: Path = ASSETS) -> str:
-    """A built file of a page.
-
-    Raises:
-        KitError: It is not there.
-    """
-    path = folder / name
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        raise KitError("the page's code is missing", where=str(path), fix="make web") from None
+    """A built file of a page; `make web` makes it."""
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def document(title_text: str, data: object, script: str, style: str, noscript: str) -> str:

@@ -11,7 +11,6 @@ from harness.errors import KitError
 from harness.interop.codecarbon import Emission, last_of_each_run
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
 from harness.interop.reference.attempts import StageRun, attempts_of, same_figures
-from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
 _ZONE_STEP_S = 900
@@ -27,7 +26,7 @@ class DistinctAttempts:
     copies: int
 
 
-def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAttempts:
+def distinct_attempts(tree: LogTree) -> DistinctAttempts:
     """Turn the files of a tree into attempts.
 
     Raises:
@@ -36,7 +35,7 @@ def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAtt
     found: list[StageRun] = []
     unplaced: list[ReferenceStage] = []
     for folder in tree.folders:
-        attempts, lost = attempts_of(folder, split_s=split_s)
+        attempts, lost = attempts_of(folder)
         found.extend(attempts)
         unplaced.extend(lost)
     kept = _without_copies(found)

@@ -25,7 +25,6 @@ from harness.interop.reference.copies import distinct_attempts
 from harness.interop.reference.discover import discover
 from harness.interop.reference.doubts import examine, sample_doubts
 from harness.interop.reference.identity import identify
-from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import RunConfig
 from harness.interop.write import ImportResult, refuse_used, sampling_of, write_bundle
 from harness.spec import load_protocol
@@ -60,23 +59,20 @@ _KEPT = (
 people."""
 
 
-def import_reference(
-    path: Path, out: Path, *, name: str | None = None, split_s: float = SPLIT_S
-) -> ImportResult:
+def import_reference(path: Path, out: Path, *, name: str | None = None) -> ImportResult:
     """Turn a log folder of the authors' harness into a bundle.
 
     Args:
         path: A stage file, a stage folder, a `stages` folder, a run folder, or a folder with many.
         out: Folder of the bundle; must be empty or absent.
         name: Name of the run in the manifest; the folder's by default.
-        split_s: Silence in a power_log.csv that separates two runs, seconds.
 
     Raises:
         KitError: Nothing to import, a malformed file (with its line), or `out` holds something already.
     """
     refuse_used(out)
     tree = discover(path)
-    found = distinct_attempts(tree, split_s=split_s)
+    found = distinct_attempts(tree)
     protocol = load_protocol()
     sampling = sampling_of(protocol, [a.record.poll_s for a in found.attempts if a.record is not None])
     machines = Machines()
