@@ -4,7 +4,7 @@ CodeCarbon row of its own."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import KitError
@@ -17,17 +17,11 @@ _ZONE_STEP_S = 900
 """Offsets of time zones are multiples of a quarter of an hour."""
 
 
-@dataclass(frozen=True, slots=True)
-class DistinctAttempts:
-    """What will be imported."""
-
-    attempts: tuple[StageRun, ...]
-    unplaced: tuple[ReferenceStage, ...]
-    copies: int
-
-
-def distinct_attempts(tree: LogTree) -> DistinctAttempts:
+def distinct_attempts(tree: LogTree) -> tuple[list[StageRun], list[ReferenceStage], int]:
     """Turn the files of a tree into attempts.
+
+    Returns:
+        The attempts, records without a time, and how many copies of attempts were left out.
 
     Raises:
         KitError: Nothing in the tree can be placed in time.
@@ -49,7 +43,7 @@ def distinct_attempts(tree: LogTree) -> DistinctAttempts:
             fix="import the folder that also holds power_log.csv",
         )
     kept.sort(key=lambda a: (a.start_us, a.end_us, a.folder.name))
-    return DistinctAttempts(tuple(kept), tuple(unplaced), copies)
+    return kept, unplaced, copies
 
 
 def _without_copies(attempts: list[StageRun]) -> list[StageRun]:

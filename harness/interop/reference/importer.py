@@ -72,12 +72,12 @@ def import_reference(path: Path, out: Path, *, name: str | None = None) -> Impor
     """
     refuse_used(out)
     tree = discover(path)
-    found = distinct_attempts(tree)
+    attempts, unplaced, copies = distinct_attempts(tree)
     protocol = load_protocol()
-    sampling = sampling_of(protocol, [a.record.poll_s for a in found.attempts if a.record is not None])
+    sampling = sampling_of(protocol, [a.record.poll_s for a in attempts if a.record is not None])
     machines = Machines()
-    stages = _stages(found.attempts, machines, sampling)
-    configs = [attempt.folder.config for attempt in found.attempts if attempt.folder.config is not None]
+    stages = _stages(attempts, machines, sampling)
+    configs = [attempt.folder.config for attempt in attempts if attempt.folder.config is not None]
     regions = {config.get("energy.country_iso_code") for config in configs}
     region = regions.pop() if len(regions) == 1 else None
     run = ImportedRun(
@@ -88,14 +88,14 @@ def import_reference(path: Path, out: Path, *, name: str | None = None) -> Impor
         stages=stages,
         devices=machines.devices,
         region=region if isinstance(region, str) else None,
-        copies=found.copies,
+        copies=copies,
         unplaced=tuple(
             warning(
                 "record_without_time",
                 stage=safe_name(record.stage_id),
                 recorded_gpu_energy_j=record.gpu_energy_j,
             )
-            for record in found.unplaced
+            for record in unplaced
         ),
         ignored_files=tree.ignored,
     )
