@@ -12,7 +12,6 @@ the energy counter, as all three do.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from evidence import code_digest
 
 from tests.accounting.windows import LOADS
 from tests.lab import LabConfig, LabDevice, Refresh, build_fake_nvml
@@ -39,13 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ZEUS = "zeus==0.16.0"
 LENGTHS_US = (1_000_000, 300_000)
 WARM_UP_US = 50_000_000
-INPUTS = (
-    "scripts/bench_accuracy.py",
-    "tests/accounting/windows.py",
-    "tests/lab",
-    "harness/accounting",
-    "harness/meter",
-)
+CODE = ("tests/accounting", "tests/lab", "harness/accounting", "harness/meter")
 
 COMMON = """
 import json, sys, time
@@ -194,17 +188,6 @@ def play(
     return found
 
 
-def digest() -> str:
-    """SHA-256 of the code that made the figures."""
-    whole = hashlib.sha256()
-    for name in INPUTS:
-        path = ROOT / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*.[pch]*")):
-            if "__pycache__" not in file.parts:
-                whole.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()
-
-
 def main() -> int:
     """Entry point; 1 where ours is not the best in a cell."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -225,7 +208,7 @@ def main() -> int:
         zeus = str(zeus_python(options.zeus or scratch / "zeus"))
         pythons = {"ours": sys.executable, "Zeus": zeus, "CodeCarbon": sys.executable}
         tell(f"# {ZEUS}, codecarbon=={version('codecarbon')}, Python {platform.python_version()}")
-        tell(f"# code sha256 {digest()}")
+        tell(f"# code sha256 {code_digest(CODE)}")
         tell(
             f"# seed {options.seed}, {options.windows} windows a cell, of 1 s and 0.3 s in turn; "
             "the lab's model of a card, not a GPU"

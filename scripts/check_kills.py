@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Kill a reproduction with SIGKILL at random moments, run it again each time, and look at what is left.
 
-    python scripts/check_kills.py --out DIR [--kills 10] [--reference OUT] -- table2 --profile pocket
+    python scripts/check_kills.py --out DIR [--kills 10] -- table2 --profile pocket
 
 What follows `--` goes to `kit reproduce`. Each time its whole process group is killed: the runner, the
 meter and what stages are forked from, all at once. Stages are sessions of their own; they must be gone soon
 after. The last run is left alone. Then every bundle must be complete and valid, hold the energy of every
-attempt that was begun, and the totals of table 2 must be the sum over all attempts. With `--reference`, an
-undisturbed run of the same settings, losses, tokens, weights and answers must be the same
-(scripts/check_repeat.py).
+attempt that was begun, and the totals of table 2 must be the sum over all attempts. Whether losses, tokens,
+weights and answers are those of an undisturbed run, scripts/check_repeat.py says.
 
 Exit code 0: all of that holds; 1: something does not; 2: usage.
 """
@@ -128,7 +127,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=25.0, help="most seconds before a kill")
-    parser.add_argument("--reference", type=Path)
     parser.add_argument("arguments", nargs="+", help="of kit reproduce, such as table2 --profile pocket")
     given = parser.parse_args()
     chance = random.Random(given.seed)
@@ -159,12 +157,6 @@ def main() -> int:
     if kills < given.kills:
         wrong.append(f"complete after {kills} kills: not all of them came in time")
     wrong += look(given.out)
-    if given.reference is not None:
-        from check_repeat import compare
-
-        found = compare(given.reference, given.out)
-        print(", ".join(f"{count} same {what}" for what, count in found.equal.items()))
-        wrong += found.differences
     print("\n".join(wrong) or "everything holds")
     return 1 if wrong else 0
 

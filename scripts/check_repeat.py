@@ -10,7 +10,6 @@ Exit code 0: everything is the same; 1: something differs, and each difference i
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any
 
 from harness.bundle import Bundle
 from harness.errors import KitError
+from harness.files import file_digest
 
 _TOKENS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
 _CLOCKED = {"tokens_per_s"}
@@ -61,11 +61,11 @@ def compare(one: Path, other: Path) -> Comparison:
         works = [run / "work" for run in runs]
         for what, pattern, read in (
             ("losses", "**/metrics.jsonl", _metrics),
-            ("weights", "**/checkpoint/*.safetensors", _digest),
-            ("shards of logits", "**/shard-*.safetensors", _digest),
-            ("data sets", "**/*.arrow", _digest),
-            ("answers", "**/answers.jsonl", _digest),
-            ("generated answers", "**/examples.jsonl", _digest),
+            ("weights", "**/checkpoint/*.safetensors", file_digest),
+            ("shards of logits", "**/shard-*.safetensors", file_digest),
+            ("data sets", "**/*.arrow", file_digest),
+            ("answers", "**/answers.jsonl", file_digest),
+            ("generated answers", "**/examples.jsonl", file_digest),
             ("scores", "**/results.json", _json),
         ):
             files = [{path.relative_to(work) for path in work.glob(pattern)} for work in works]
@@ -94,10 +94,6 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _lines(found: Comparison) -> Iterator[str]:

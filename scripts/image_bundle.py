@@ -27,6 +27,7 @@ from image_checks import Bench
 
 sys.path.insert(0, str(image.ROOT))
 
+from harness.files import file_digest
 from harness.spec import protocol_digest
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -132,8 +133,7 @@ def describe(variant: str, tag: str, digests: dict[str, str]) -> dict[str, Any]:
         "git_dirty": arguments.get("GIT_DIRTY") == "true" if "GIT_COMMIT" in arguments else None,
         "lock_sha256": arguments["LOCK_SHA256"],
         "locks": {
-            f"{name}.lock": hashlib.sha256((image.REQUIREMENTS / f"{name}.lock").read_bytes()).hexdigest()
-            for name in image.LOCKS[variant]
+            f"{name}.lock": file_digest(image.REQUIREMENTS / f"{name}.lock") for name in image.LOCKS[variant]
         },
     }
 
@@ -165,11 +165,7 @@ def bundle(client: list[str], variant: str, tag: str, out: Path) -> list[Path]:
     about.write_text(json.dumps(describe(variant, tag, digests), indent=2) + "\n", encoding="utf-8")
     files = [archive, bill, about]
     sums = out / "SHA256SUMS"
-    lines = []
-    for path in files:
-        with path.open("rb") as file:
-            lines.append(f"{_digest(file)[0]}  {path.name}\n")
-    sums.write_text("".join(lines), encoding="utf-8")
+    sums.write_text("".join(f"{file_digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
     return [*files, sums]
 
 

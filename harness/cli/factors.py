@@ -28,48 +28,25 @@ def cmd(words: tuple[str, ...], year: int | None, form: str) -> None:
     REGION is a country (FRA, FR or France), a US state or Canadian province (US-CA, Quebec), or the id of a
     factor (ember-fra-2023). Without it all regions are listed, with `pue` the published PUE values.
     """
-    from harness.spec.factors import factor_of_year, pue_factors, region_factors
+    from harness.errors import KitError
+    from harness.report.factor_text import as_csv, as_json, newest
+    from harness.spec.factors import factor_of_year, grid_factors, pue_factors, region_factors
 
     # Names of several words need no quotes: `kit factors South Africa`.
     region = " ".join(words) if words else None
-    if region is not None and region.strip().lower() == "pue":
-        rows: Sequence[GridFactor | Pue] = [p for p in pue_factors() if year in (None, p.year)]
-    elif region is None:
-        rows = _newest() if form == "text" and year is None else _all(year)
-    elif year is None:
-        rows = region_factors(region)
+    rows: Sequence[GridFactor | Pue]
+    if region is None or region.strip().lower() == "pue":
+        rows = pue_factors() if region else newest() if form == "text" and year is None else grid_factors()
+        years = ", ".join(map(str, sorted({row.year for row in rows})))
+        rows = [row for row in rows if year in (None, row.year)]
+        if not rows:
+            raise KitError(f"no factor of {year}", where="--year", expected=f"one of the years {years}")
     else:
-        rows = factor_of_year(region, year)
-    if not rows:
-        _no_such_year(region, year)
+        rows = region_factors(region) if year is None else factor_of_year(region, year)
     if form == "text":
         _print(region, rows)
     else:
-        from harness.report.factor_text import as_csv, as_json
-
         click.echo((as_json if form == "json" else as_csv)(rows).rstrip("\n"))
-
-
-def _all(year: int | None) -> list[GridFactor]:
-    from harness.spec.factors import grid_factors
-
-    return [f for f in grid_factors() if year in (None, f.year)]
-
-
-def _newest() -> list[GridFactor]:
-    """The factor that each region's name stands for, in the order of the table."""
-    from harness.spec.factors import grid_factors, region_factors
-
-    return [region_factors(code)[0] for code in dict.fromkeys(f.region for f in grid_factors())]
-
-
-def _no_such_year(region: str | None, year: int | None) -> None:
-    from harness.errors import KitError
-    from harness.spec.factors import grid_factors, pue_factors
-
-    rows: Sequence[GridFactor | Pue] = pue_factors() if region else grid_factors()
-    years = ", ".join(map(str, sorted({row.year for row in rows})))
-    raise KitError(f"no factor of {year}", where="--year", expected=f"one of the years {years}")
 
 
 def _print(region: str | None, rows: Sequence[GridFactor | Pue]) -> None:

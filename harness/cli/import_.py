@@ -24,15 +24,7 @@ def cmd() -> None:
     "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the bundle."
 )
 @click.option("--name", help="Name of the run; the folder's by default.")
-@click.option(
-    "--split-after",
-    "split_s",
-    type=FiniteRange(min=1.0),
-    default=300.0,
-    show_default=True,
-    help="Seconds of silence in a power_log.csv that separate two runs no record joins.",
-)
-def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
+def reference(path: Path, out: Path, name: str | None) -> None:
     """Import a log folder of the authors' harness.
 
     PATH is a stage file, a stage folder, a `stages` folder, a run folder, or a folder with many of them.
@@ -40,7 +32,7 @@ def reference(path: Path, out: Path, name: str | None, split_s: float) -> None:
     """
     from harness.interop.reference.importer import import_reference
 
-    result = import_reference(path, out, name=name, split_s=split_s)
+    result = import_reference(path, out, name=name)
     for line in summary(result):
         click.echo(line)
 

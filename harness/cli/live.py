@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from textwrap import wrap
 
 from harness.accounting.rounding import quantity
 from harness.audit.live_run import Snapshot
@@ -13,6 +14,8 @@ from harness.errors import KitError
 LATE_S = 5.0
 """A reading this old is worth a word: the protocol's period is half a second."""
 _UNITS = ("joules", "watts", "seconds", "tokens")
+_HARD = "\0"
+"""Stands for a space at which no line breaks."""
 _TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
@@ -42,16 +45,10 @@ def pieces(now: Snapshot) -> list[str]:
     return found
 
 
-def packed(words: list[str], width: int) -> Iterator[str]:
+def packed(words: list[str], width: int) -> list[str]:
     """Pieces in lines of at most `width` characters, none of them broken unless it is longer by itself."""
-    line = ""
-    for word in words:
-        if line and len(line) + 2 + len(word) > width:
-            yield line
-            line = ""
-        line = f"{line}  {word}" if line else word[:width]
-    if line:
-        yield line
+    whole = "  ".join(word.replace(" ", _HARD) for word in words)
+    return [line.replace(_HARD, " ") for line in wrap(whole, width, break_on_hyphens=False)]
 
 
 def openmetrics(now: Snapshot, run: str) -> str:

@@ -7,20 +7,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import FiniteRange, openmetrics_option
+from harness.cli.options import openmetrics_option
 
 
 @click.command("watch")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--every",
-    metavar="SECONDS",
-    type=FiniteRange(0.5, 3600),
-    help="Time between two looks.  [default: 1, or 10 where the output is no terminal]",
-)
 @click.option("--once", is_flag=True, help="Look once.")
 @openmetrics_option
-def cmd(folder: Path, every: float | None, once: bool, port: int | None) -> None:
+def cmd(folder: Path, once: bool, port: int | None) -> None:
     """Show the run that goes on in DIR until it ends: stage, power, energy, tokens, time left, samples.
 
     It only reads what the run writes. Ctrl-C ends the watching, not the run.
@@ -59,7 +53,7 @@ def cmd(folder: Path, every: float | None, once: bool, port: int | None) -> None
                 status.update(Text(text(shown[0])))
             if once:
                 return
-            time.sleep(every or (1.0 if screen else 10.0))
+            time.sleep(1.0 if screen else 10.0)
     except KeyboardInterrupt:
         return
     finally:

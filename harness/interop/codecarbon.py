@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness.accounting.rounding import J_PER_KWH
 from harness.bundle import scrub
 from harness.errors import KitError
 from harness.interop.bounds import bound_codecarbon_total, bound_estimate
 from harness.interop.imported import (
-    J_PER_KWH,
     Doubt,
     ImportedRun,
     ImportedStage,

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-J_PER_KWH = 3_600_000.0
 US_PER_S = 1_000_000
 TOTAL_ONLY = -1
 """Index of a column of samples that is already the sum over GPUs."""

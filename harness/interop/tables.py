@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,18 +24,8 @@ from harness.spec import Protocol
 _PROTOCOL_EVENTS = ("gap", "clock_step")
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedTables:
-    """Rows of every table that is not empty, ready for the writer."""
-
-    stages: list[dict[str, Any]]
-    power: pa.Table
-    counters: list[dict[str, Any]]
-    events: list[dict[str, Any]]
-
-
-def build_tables(run: ImportedRun, sampling: Sampling, protocol: Protocol) -> ImportedTables:
-    """Rows of all tables; the accounting fills in every derived column."""
+def build_tables(run: ImportedRun, sampling: Sampling, protocol: Protocol) -> dict[str, Any]:
+    """Rows of all tables by name, ready for the writer; the accounting fills in every derived column."""
     counters = [row for session, stage in enumerate(run.stages) for row in _boundaries(session, stage)]
     attempts: Counter[tuple[str, str, str]] = Counter()
     rows = []
@@ -49,7 +38,7 @@ def build_tables(run: ImportedRun, sampling: Sampling, protocol: Protocol) -> Im
     power = _power_table(run, limits_mw, protocol)
     limits = {device: DeviceLimits(max_mw=limit, instant=False) for device, limit in limits_mw.items()}
     stages = derive(rows, boundaries, power.to_batches(), sampling, limits).stages
-    return ImportedTables(stages, power, counters, _events(run))
+    return {"stages": stages, "power": power, "counters": counters, "events": _events(run), "artifacts": []}
 
 
 def _stage_row(session: int, stage: ImportedStage, attempt: int) -> dict[str, Any]:

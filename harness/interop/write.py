@@ -88,17 +88,14 @@ def write_bundle(
     tables = build_tables(run, sampling, protocol)
     run_id = _run_id(run)
     writer = BundleWriter(out, protocol, run_id=run_id)
-    writer.write_table("stages", tables.stages)
-    writer.write_table("power", tables.power)
-    writer.write_table("counters", tables.counters)
-    writer.write_table("events", tables.events)
-    writer.write_table("artifacts", [])
+    for table, rows in tables.items():
+        writer.write_table(table, rows)
     writer.write_manifest(_manifest(run, name, sampling))
     return ImportResult(
         folder=out,
         run_id=run_id,
-        stages=tables.stages,
-        events=tables.events,
+        stages=tables["stages"],
+        events=tables["events"],
         dropped_copies=run.copies,
         unplaced=len(run.unplaced),
         ignored_files=run.ignored_files,

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.bundle import Bundle, scrub
@@ -147,45 +147,24 @@ def _listed(bundle: Bundle, raw_url: str | None) -> list[Listed]:
 def trace(bundle: Bundle) -> bytes:
     """Power by minute and device: mean, least and largest reading in mW, readings; Parquet."""
     period = submission_rules().limits.trace_period_us
-    columns = ["node_id", "device_id", "session", "mono_us", "power_mw"]
-    keys = ["node_id", "device_id", "session", "minute_us"]
-    kinds = ("mean", "min", "max", "count")
-    parts = []
-    for batch in bundle.iter_batches("power", columns):
-        minute = pc.multiply(pc.divide(batch.column("mono_us"), period), period)
-        table = pa.Table.from_batches([batch]).append_column("minute_us", minute)
-        table = table.append_column("mean_part", pc.cast(table.column("power_mw"), pa.int64()))
-        grouped = table.group_by(keys, use_threads=False)
-        parts.append(
-            grouped.aggregate(
-                [("mean_part", "sum"), ("power_mw", "min"), ("power_mw", "max"), ("power_mw", "count")]
-            )
+    names = ("device_id", "session", "minute_us", "power_mean_mw", "power_min_mw", "power_max_mw", "readings")
+    schema = pa.schema([("node_id", pa.string()), *((name, pa.int64()) for name in names)])
+    tables = [schema.empty_table()]
+    for key, rows in bundle.iter_power(("mono_us", "power_mw")):
+        minute, read = rows["mono_us"] // period * period, rows["power_mw_valid"]
+        starts = np.flatnonzero(np.diff(minute, prepend=minute[0] - 1))
+        count = np.add.reduceat(read.astype(np.int64), starts)
+        power, largest = rows["power_mw"].astype(np.int64), np.iinfo(np.int64).max
+        figures = (
+            np.add.reduceat(np.where(read, power, 0), starts) // np.maximum(count, 1),
+            np.minimum.reduceat(np.where(read, power, largest), starts),
+            np.maximum.reduceat(np.where(read, power, -largest), starts),
         )
-    schema = pa.schema(
-        [(k, pa.string() if k == "node_id" else pa.int64()) for k in keys]
-        + [(f"power_{kind}_mw" if kind != "count" else "readings", pa.int64()) for kind in kinds]
-    )
-    rows = pa.concat_tables(parts) if parts else None
-    if rows is None or not rows.num_rows:
-        table = schema.empty_table()
-    else:
-        whole = rows.group_by(keys, use_threads=False).aggregate(
-            [
-                ("mean_part_sum", "sum"),
-                ("power_mw_min", "min"),
-                ("power_mw_max", "max"),
-                ("power_mw_count", "sum"),
-            ]
-        )
-        whole = whole.sort_by([(name, "ascending") for name in keys])
-        count = whole.column("power_mw_count_sum")
-        mean = pc.divide(whole.column("mean_part_sum_sum"), pc.if_else(pc.equal(count, 0), None, count))
-        columns_by_name = [*(whole.column(k) for k in keys), mean]
-        columns_by_name += [whole.column("power_mw_min_min"), whole.column("power_mw_max_max"), count]
-        table = pa.Table.from_arrays(
-            [c.cast(f.type) for c, f in zip(columns_by_name, schema, strict=True)], schema=schema
-        )
+        columns = [pa.repeat(part, len(starts)) for part in key]
+        columns += [minute[starts], *(pa.array(values, mask=count == 0) for values in figures), count]
+        tables.append(pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema))
     out = io.BytesIO()
+    table = pa.concat_tables(tables).combine_chunks()
     pq.write_table(table, out, compression="zstd", use_dictionary=["node_id"], store_schema=False)
     return out.getvalue()
 

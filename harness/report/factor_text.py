@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.spec.factors import SCOPES, GridFactor, Pue, attribution, regions
+from harness.spec.factors import SCOPES, GridFactor, Pue, attribution, grid_factors, regions
 from harness.text import csv_text
 from harness.validate.text import trimmed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def newest() -> list[GridFactor]:
+    """The factor that each region's name stands for: the newest, of one year that of the lifecycle."""
+    last = {f.region: f for f in sorted(grid_factors(), key=lambda f: (f.year, f.scope == "lifecycle"))}
+    return [last[region] for region in dict.fromkeys(f.region for f in grid_factors())]
 
 
 def print_region(factors: Sequence[GridFactor], console: Console) -> None:

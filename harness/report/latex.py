@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from harness.accounting import BreakEven, Interval
 from harness.accounting.rounding import MOST_DIGITS, decimals, duration
+from harness.report.figures.parts import groups
 from harness.report.model import RunReport, unmeasured
 from harness.report.palette import METHOD_WORDS
-from harness.report.study import Entry, basis, size_order, unit_of
+from harness.report.study import Entry, basis, unit_of
 from harness.report.words import part_words
 from harness.text import shown
 
@@ -59,14 +60,7 @@ def break_even(even: BreakEven) -> str:
 def main_table(entries: Sequence[Entry]) -> str:
     """Energy, J/token, Q and N* of every entry, groups apart, each energy with its own unit."""
     body = []
-    for group in dict.fromkeys(entry.group for entry in entries):
-        members = [entry for entry in entries if entry.group == group]
-        members.sort(
-            key=lambda e: (
-                list(METHOD_WORDS).index(e.method) if e.method in METHOD_WORDS else 9,
-                size_order(e.size),
-            )
-        )
+    for group, members in groups(entries).items():
         totals = [entry.total for entry in members]
         unit, scale = unit_of([whole.best for whole in totals if whole is not None])
         body += [

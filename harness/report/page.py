@@ -22,7 +22,6 @@ from harness.accounting.shared_scales import Energy, added
 from harness.accounting.stage_scales import as_records, ranges
 from harness.accounting.totals import roots
 from harness.bundle.derive import scale_bars
-from harness.errors import KitError
 from harness.report.cite import citations
 from harness.report.comparison import (
     break_even_parts,
@@ -33,6 +32,7 @@ from harness.report.comparison import (
     serving_no_verdict,
     whole_energy,
 )
+from harness.report.factor_text import newest
 from harness.report.formats import as_dict
 from harness.report.lineage import Costs
 from harness.report.model import RunReport
@@ -42,7 +42,7 @@ from harness.report.study import directs
 from harness.report.traces import packed
 from harness.report.words import flag_sentence, method_words, said_once, summary_sentence, title, utc
 from harness.spec import load_protocol
-from harness.spec.factors import CATEGORIES, grid_factors, pue_factors
+from harness.spec.factors import CATEGORIES, pue_factors
 from harness.text import shown
 from harness.validate.findings import Report as Validation
 
@@ -332,15 +332,8 @@ def _lineage(report: RunReport) -> dict[str, Any]:
 @cache
 def site_factors() -> dict[str, Any]:
     """The newest grid factor of each region and every published PUE, dated and with their source."""
-    newest: dict[str, Any] = {}
-    for factor in grid_factors():
-        seen = newest.get(factor.region)
-        if seen is None or (factor.year, factor.scope == "lifecycle") > (
-            seen.year,
-            seen.scope == "lifecycle",
-        ):
-            newest[factor.region] = factor
-    sources = list(dict.fromkeys(f"{f.source}, {f.licence}" for f in newest.values()))
+    used = newest()
+    sources = list(dict.fromkeys(f"{f.source}, {f.licence}" for f in used))
     return {
         "grid": [
             [
@@ -351,7 +344,7 @@ def site_factors() -> dict[str, Any]:
                 f.scope,
                 sources.index(f"{f.source}, {f.licence}"),
             ]
-            for f in sorted(newest.values(), key=lambda f: (len(f.region) > 3, f.name))
+            for f in sorted(used, key=lambda f: (len(f.region) > 3, f.name))
         ],
         "sources": sources,
         "pue": [
@@ -369,16 +362,8 @@ def embedded(data: object) -> str:
 
 
 def asset(name: str, folder: Path = ASSETS) -> str:
-    """A built file of a page.
-
-    Raises:
-        KitError: It is not there.
-    """
-    path = folder / name
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        raise KitError("the page's code is missing", where=str(path), fix="make web") from None
+    """A built file of a page; `make web` makes it."""
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def document(title_text: str, data: object, script: str, style: str, noscript: str) -> str:

@@ -23,15 +23,6 @@ def test_it_lists_stages_doubts_and_the_next_step(tmp_path: Path, capsys: pytest
     assert (tmp_path / "b" / "manifest.json").is_file()
 
 
-def test_split_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = HarnessRun(tmp_path / "logs")
-    run.power("kd_1b", even_rows(T0, 50, [100.0]) + even_rows(T0 + 110, 50, [100.0]))
-    for seconds, stages in (("300", 1), ("30", 2)):
-        out = str(tmp_path / seconds)
-        assert main(["import", "reference", str(run.root), "--out", out, "--split-after", seconds]) == 0
-        assert f"imported {stages} stage attempts" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("broken", ["missing", "empty", "truncated"])
 def test_what_cannot_be_imported_ends_with_2_and_no_traceback(
     broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

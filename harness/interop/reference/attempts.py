@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.interop.codecarbon import Emission
 from harness.interop.imported import US_PER_S, Doubt, Samples, error, info, seconds_to_us, warning
-from harness.interop.reference.power_log import EDGE_US, SPLIT_S, PowerRuns
+from harness.interop.reference.power_log import EDGE_US, PowerRuns
 from harness.interop.reference.records import ReferenceStage, StageFolder
 
 _SAME_START_S = 1.0
@@ -65,14 +65,12 @@ class StageRun:
         return replace(self, doubts=self.doubts + doubts)
 
 
-def attempts_of(
-    folder: StageFolder, *, split_s: float = SPLIT_S
-) -> tuple[list[StageRun], list[ReferenceStage]]:
+def attempts_of(folder: StageFolder) -> tuple[list[StageRun], list[ReferenceStage]]:
     """The attempts of one stage folder in time order, and the records that cannot be placed in time."""
     runs, unplaced = _runs(folder)
     if folder.power_log is None:
         return sorted(runs, key=lambda a: a.start_us), unplaced
-    power = PowerRuns(folder.power_log, split_s)
+    power = PowerRuns(folder.power_log)
     log_doubts = _log_doubts(folder, power)
     attempts: list[StageRun] = []
     for position, run in enumerate(runs):

@@ -4,31 +4,24 @@ CodeCarbon row of its own."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import KitError
 from harness.interop.codecarbon import Emission, last_of_each_run
 from harness.interop.imported import US_PER_S, seconds_to_us, warning
 from harness.interop.reference.attempts import StageRun, attempts_of, same_figures
-from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import LogTree, ReferenceStage, StageFolder
 
 _ZONE_STEP_S = 900
 """Offsets of time zones are multiples of a quarter of an hour."""
 
 
-@dataclass(frozen=True, slots=True)
-class DistinctAttempts:
-    """What will be imported."""
-
-    attempts: tuple[StageRun, ...]
-    unplaced: tuple[ReferenceStage, ...]
-    copies: int
-
-
-def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAttempts:
+def distinct_attempts(tree: LogTree) -> tuple[list[StageRun], list[ReferenceStage], int]:
     """Turn the files of a tree into attempts.
+
+    Returns:
+        The attempts, records without a time, and how many copies of attempts were left out.
 
     Raises:
         KitError: Nothing in the tree can be placed in time.
@@ -36,7 +29,7 @@ def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAtt
     found: list[StageRun] = []
     unplaced: list[ReferenceStage] = []
     for folder in tree.folders:
-        attempts, lost = attempts_of(folder, split_s=split_s)
+        attempts, lost = attempts_of(folder)
         found.extend(attempts)
         unplaced.extend(lost)
     kept = _without_copies(found)
@@ -50,7 +43,7 @@ def distinct_attempts(tree: LogTree, *, split_s: float = SPLIT_S) -> DistinctAtt
             fix="import the folder that also holds power_log.csv",
         )
     kept.sort(key=lambda a: (a.start_us, a.end_us, a.folder.name))
-    return DistinctAttempts(tuple(kept), tuple(unplaced), copies)
+    return kept, unplaced, copies
 
 
 def _without_copies(attempts: list[StageRun]) -> list[StageRun]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.accounting import PowerIntegral, Sampling, integrate_power
+from harness.accounting.rounding import J_PER_KWH
 from harness.interop.bounds import ESTIMATE_HIGH, bound_codecarbon_total, bound_estimate, bound_recorded_total
 from harness.interop.codecarbon import emission_doubts
 from harness.interop.imported import (
-    J_PER_KWH,
     TOTAL_ONLY,
     US_PER_S,
     Doubt,

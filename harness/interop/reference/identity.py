@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.interop.imported import J_PER_KWH, UNCLASSIFIED, guess_kind, safe_name
+from harness.accounting.rounding import J_PER_KWH
+from harness.interop.imported import UNCLASSIFIED, guess_kind, safe_name
 from harness.interop.reference.attempts import StageRun
 
 NEAR_IDLE_SHARE = 0.2

@@ -25,7 +25,6 @@ from harness.interop.reference.copies import distinct_attempts
 from harness.interop.reference.discover import discover
 from harness.interop.reference.doubts import examine, sample_doubts
 from harness.interop.reference.identity import identify
-from harness.interop.reference.power_log import SPLIT_S
 from harness.interop.reference.records import RunConfig
 from harness.interop.write import ImportResult, refuse_used, sampling_of, write_bundle
 from harness.spec import load_protocol
@@ -60,28 +59,25 @@ _KEPT = (
 people."""
 
 
-def import_reference(
-    path: Path, out: Path, *, name: str | None = None, split_s: float = SPLIT_S
-) -> ImportResult:
+def import_reference(path: Path, out: Path, *, name: str | None = None) -> ImportResult:
     """Turn a log folder of the authors' harness into a bundle.
 
     Args:
         path: A stage file, a stage folder, a `stages` folder, a run folder, or a folder with many.
         out: Folder of the bundle; must be empty or absent.
         name: Name of the run in the manifest; the folder's by default.
-        split_s: Silence in a power_log.csv that separates two runs, seconds.
 
     Raises:
         KitError: Nothing to import, a malformed file (with its line), or `out` holds something already.
     """
     refuse_used(out)
     tree = discover(path)
-    found = distinct_attempts(tree, split_s=split_s)
+    attempts, unplaced, copies = distinct_attempts(tree)
     protocol = load_protocol()
-    sampling = sampling_of(protocol, [a.record.poll_s for a in found.attempts if a.record is not None])
+    sampling = sampling_of(protocol, [a.record.poll_s for a in attempts if a.record is not None])
     machines = Machines()
-    stages = _stages(found.attempts, machines, sampling)
-    configs = [attempt.folder.config for attempt in found.attempts if attempt.folder.config is not None]
+    stages = _stages(attempts, machines, sampling)
+    configs = [attempt.folder.config for attempt in attempts if attempt.folder.config is not None]
     regions = {config.get("energy.country_iso_code") for config in configs}
     region = regions.pop() if len(regions) == 1 else None
     run = ImportedRun(
@@ -92,14 +88,14 @@ def import_reference(
         stages=stages,
         devices=machines.devices,
         region=region if isinstance(region, str) else None,
-        copies=found.copies,
+        copies=copies,
         unplaced=tuple(
             warning(
                 "record_without_time",
                 stage=safe_name(record.stage_id),
                 recorded_gpu_energy_j=record.gpu_energy_j,
             )
-            for record in found.unplaced
+            for record in unplaced
         ),
         ignored_files=tree.ignored,
     )

@@ -5,7 +5,7 @@ killed process may leave half a last line. Both are normal here; anything else t
 error with its line number.
 
 Samples are never carried across a change of columns, a second header, a step back in time or a silence
-longer than `split_s`, unless a record written by the harness itself says that one run spans it: then the
+longer than `SPLIT_S`, unless a record written by the harness itself says that one run spans it: then the
 silence is a gap of that run.
 """
 
@@ -30,7 +30,7 @@ EDGE_US = 2 * US_PER_S
 stage."""
 
 SPLIT_S = 300.0
-"""Default silence that separates two runs. The longest silence inside a published run is 41.4 s; a restart
+"""Silence that separates two runs. The longest silence inside a published run is 41.4 s; a restart
 needs to load a 32B teacher or wait in a queue, minutes to hours."""
 
 _GPU_COLUMN = re.compile(r"gpu_(\d+)_power_w")
@@ -155,12 +155,12 @@ def _total_differs(sample: list[float]) -> bool:
 class PowerRuns:
     """The samples of one power_log.csv, taken away piece by piece."""
 
-    def __init__(self, log: PowerLog, split_s: float = SPLIT_S) -> None:
+    def __init__(self, log: PowerLog) -> None:
         self._pieces: list[Samples] = []
         self.column_changes = sum(before.gpus != after.gpus for before, after in pairwise(log.blocks))
         for block in log.blocks:
             steps = np.diff(block.t_us)
-            cuts = np.flatnonzero((steps <= 0) | (steps > round(split_s * US_PER_S))) + 1
+            cuts = np.flatnonzero((steps <= 0) | (steps > round(SPLIT_S * US_PER_S))) + 1
             pieces = zip(np.split(block.t_us, cuts), np.split(block.watts, cuts), strict=True)
             self._pieces += [Samples(block.gpus, t_us, watts) for t_us, watts in pieces]
 
