@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ from harness.files import fsync_path
 from harness.journal.ulid import new_ulid
 from harness.spec import Column, Protocol, TableSpec, load_protocol
 
-Rows: TypeAlias = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]] | Iterable[pa.RecordBatch]
+Rows: TypeAlias = pa.Table | Sequence[Mapping[str, Any]] | Iterable[pa.RecordBatch]
 
 
 class BundleWriter:
@@ -33,7 +32,6 @@ class BundleWriter:
         folder: Run folder; created when missing.
         protocol: Protocol to write by; the current one by default.
         run_id: ULID of the run; a new one by default. A run that is sealed again keeps its own.
-        part_rows: Rows above which a table is split into parts; the protocol's figure by default.
     """
 
     def __init__(
@@ -42,12 +40,10 @@ class BundleWriter:
         protocol: Protocol | None = None,
         *,
         run_id: str | None = None,
-        part_rows: int | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.protocol = protocol or load_protocol()
         self.run_id = run_id or new_ulid()
-        self._part_rows = part_rows or self.protocol.container.part_rows
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         commit.finish_commit(self.folder, self.protocol.tables)
@@ -58,7 +54,7 @@ class BundleWriter:
 
         Args:
             name: Table of the protocol.
-            rows: A table, a batch, or a list of dicts (sorted here when they are not), or an iterable of
+            rows: A table, or a list of dicts (sorted here when they are not), or an iterable of
                 record batches already in the table's order (never held whole). Nullable columns may be left
                 out.
 
@@ -127,9 +123,7 @@ class BundleWriter:
 
     def _batches(self, spec: TableSpec, rows: Rows) -> Iterator[pa.RecordBatch]:
         schema = self.protocol.arrow_schema(spec.table)
-        if isinstance(rows, pa.RecordBatch):
-            rows = pa.Table.from_batches([rows])
-        elif not isinstance(rows, pa.Table) and isinstance(rows, Sequence):
+        if not isinstance(rows, pa.Table) and isinstance(rows, Sequence):
             rows = _table_of_dicts(rows, spec, schema)
         if isinstance(rows, pa.Table):
             yield from _in_order(conform(rows, spec, schema), spec).to_batches()
@@ -148,7 +142,7 @@ class _TableStream:
         self._run_id = writer.run_id
         self._schema = writer.protocol.arrow_schema(spec.table)
         self._group_rows = writer.protocol.container.row_group_rows
-        self._part_rows = max(self._group_rows, writer._part_rows)
+        self._part_rows = max(self._group_rows, writer.protocol.container.part_rows)
         self._order = KeyOrder(spec.sort)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -273,9 +267,7 @@ def conform(table: pa.Table, spec: TableSpec, schema: pa.Schema) -> pa.Table:
     Raises:
         KitError: What does not fit, by table, column and row.
     """
-    for name in table.schema.names:
-        if name not in spec.names:
-            _refuse_column(spec, name)
+    _check_columns(table.schema.names, spec)
     arrays = []
     for column in spec.columns:
         where = f"table {spec.table}, column {column.name}"
@@ -306,29 +298,21 @@ def _check_enum(array: pa.ChunkedArray, column: Column, where: str) -> None:
         return
     for word in pc.unique(array).to_pylist():
         if word is not None and not column.allows(word):
-            near = difflib.get_close_matches(word, column.enum, n=1)
+            expected = f"one of {', '.join(column.enum)}"
+            raise KitError(f"{word!r} is no word of this column", where=where, expected=expected)
+
+
+def _check_columns(names: Iterable[str], spec: TableSpec) -> None:
+    for name in names:
+        if name not in spec.names:
             raise KitError(
-                f"{word!r} is no word of this column",
-                where=where,
-                expected=f"one of {', '.join(column.enum)}",
-                fix=f"write {near[0]!r}" if near else None,
+                f"table {spec.table} has no column {name!r}", expected=f"columns of {spec.schema_id}"
             )
-
-
-def _refuse_column(spec: TableSpec, name: str) -> None:
-    near = difflib.get_close_matches(name, spec.names, n=1)
-    raise KitError(
-        f"table {spec.table} has no column {name!r}",
-        expected=f"columns of {spec.schema_id}",
-        fix=f"did you mean {near[0]!r}?" if near else None,
-    )
 
 
 def _table_of_dicts(rows: Sequence[Mapping[str, Any]], spec: TableSpec, schema: pa.Schema) -> pa.Table:
     for row in rows:
-        for name in row:
-            if name not in spec.names:
-                _refuse_column(spec, name)
+        _check_columns(row, spec)
     arrays = []
     for field in schema:
         try:

@@ -10,17 +10,10 @@ No formula belongs here, and no expected value: tests/oracle makes those and imp
 
 from __future__ import annotations
 
-from harness.conformance.operations import OPERATIONS, Answer, Implementation
-from harness.conformance.runner import Outcome, run_vector, run_vectors
-from harness.conformance.vectors import load_vectors, vector_files
-
-__all__ = [
-    "OPERATIONS",
-    "Answer",
-    "Implementation",
-    "Outcome",
-    "load_vectors",
-    "run_vector",
-    "run_vectors",
-    "vector_files",
-]
+from harness.conformance.operations import OPERATIONS as OPERATIONS
+from harness.conformance.operations import Answer as Answer
+from harness.conformance.runner import Outcome as Outcome
+from harness.conformance.runner import run_vector as run_vector
+from harness.conformance.runner import run_vectors as run_vectors
+from harness.conformance.vectors import load_vectors as load_vectors
+from harness.conformance.vectors import vector_files as vector_files

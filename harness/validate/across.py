@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.accounting.counter import GPU_MAX_W
 from harness.validate.comparability import HELD_OUT
-from harness.validate.context import Context
+from harness.validate.context import Context, device_spans
 from harness.validate.findings import Finding, Hit, Report
 from harness.validate.likeness import pairs
 from harness.validate.registry import Rule, finding, load_rules
@@ -189,8 +189,7 @@ def _billed_twice(other: Known, own: Known) -> Iterator[Hit]:
 def _spans(ctx: Context) -> Iterator[tuple[Any, ...]]:
     for number, row in enumerate(ctx.stages):
         if row["parent_uid"] is None and row["gpu_energy_method"] != "imported":
-            spans = zip(row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False)
-            for device, start, end in spans:
+            for device, start, end in device_spans(row):
                 energy = _finite(row["gpu_energy_j"])
                 where = row["clock_id"], device, row["session"]
                 yield number, ctx.named(row), *where, start, end, energy

@@ -76,7 +76,7 @@ def not_constant(ctx: Context) -> Iterator[Hit]:
 @rule("W321")
 def fine_resolution(ctx: Context) -> Iterator[Hit]:
     """Readings come in milliwatts, not in whole watts."""
-    if "imported" in ctx.manifest["labels"]:
+    if ctx.imported:
         return
     for facts in _series(ctx):
         signal = facts.signal

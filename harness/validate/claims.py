@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import UNATTRIBUTED
 from harness.bundle.reader import event_detail
 from harness.spec import version_folder
 from harness.spec.load import read_yaml
@@ -73,11 +72,13 @@ def tokens_under_the_roof(ctx: Context) -> Iterator[Hit]:
     models = {d["device_id"]: str(d["model"]) for d in ctx.manifest["hardware"]["devices"]}
     parameters = stage_parameters(ctx)
     unknown: set[str] = set()
-    for number, row in enumerate(ctx.stages):
+    for number, row in ctx.recorded:
         counts = [row[c] for c in ("tokens_trained", "tokens_processed", "tokens_generated") if row[c]]
-        if row["stage"] == UNATTRIBUTED or not row["device_ids"] or not counts:
+        if not row["device_ids"] or not counts:
             continue
-        peaks = {device: peak_flops(models.get(device, "")) for device in row["device_ids"]}
+        peaks = {
+            device: peak_flops(models.get(device, ""), ctx.protocol.version) for device in row["device_ids"]
+        }
         unknown |= {models.get(device, "?") for device, peak in peaks.items() if peak is None}
         size = parameters.get(row["stage_uid"])
         if size is None:

@@ -77,7 +77,7 @@ def _boundary(ctx: Context) -> str:
 
 
 def _cpu_method(ctx: Context) -> list[str]:
-    return sorted({r["cpu_energy_method"] for r in ctx.stages if r["stage"] != UNATTRIBUTED} - {"absent"})
+    return sorted({row["cpu_energy_method"] for _, row in ctx.recorded} - {"absent"})
 
 
 def _suites(ctx: Context) -> list[str] | None:

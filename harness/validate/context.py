@@ -3,7 +3,7 @@ recomputation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from harness.accounting import UNATTRIBUTED
 from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR
 from harness.accounting.item_scores import ItemScores
 from harness.bundle import Bundle
@@ -85,6 +86,16 @@ class Context:
     def stages(self) -> list[dict[str, Any]]:
         """All rows of stages."""
         return self._rows("stages")
+
+    @property
+    def recorded(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and row of the stages that somebody began; unattributed rows are derived."""
+        return ((i, row) for i, row in enumerate(self.stages) if row["stage"] != UNATTRIBUTED)
+
+    @property
+    def imported(self) -> bool:
+        """Whether the run says that it comes from another tool's log."""
+        return "imported" in self.manifest["labels"]
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -179,3 +190,8 @@ class Context:
         """A stage row in words."""
         attempt = f", attempt {row['attempt']}" if row["attempt"] != 1 else ""
         return f"{row['name']} (stage_uid {row['stage_uid']}, session {row['session']}{attempt})"
+
+
+def device_spans(row: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Device, start and end in us of each device's window of a stage."""
+    return zip(row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False)

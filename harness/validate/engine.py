@@ -35,7 +35,7 @@ from harness.validate import (
 from harness.validate.across import ELSEWHERE as ACROSS
 from harness.validate.across import by_file, compare
 from harness.validate.comparability import class_digest, class_key, class_text
-from harness.validate.context import Context
+from harness.validate.context import Context, device_spans
 from harness.validate.findings import Comparability, Finding, Hit, Report
 from harness.validate.power_facts import WATCHED, Mark, SeriesFacts, Watch, look
 from harness.validate.registry import CHECKS, Rule, finding, load_rules
@@ -316,9 +316,7 @@ def _watch(ctx: Context) -> Watch:
     idle: dict[SeriesKey, list[tuple[int, int]]] = defaultdict(list)
     for row in ctx.stages:
         if row["stage"] in ctx.protocol.kinds("idle"):
-            for device, start, end in zip(
-                row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
-            ):
+            for device, start, end in device_spans(row):
                 idle[SeriesKey(row["node_id"], device, row["session"])].append((start, end))
     return Watch(
         step_us=ctx.protocol.tolerances.clock_step_event_us,

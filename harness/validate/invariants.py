@@ -12,7 +12,7 @@ from typing import Any
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.totals import roots
 from harness.validate.compare import differences, short, stage_key
-from harness.validate.context import Context
+from harness.validate.context import Context, device_spans
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 
@@ -199,7 +199,7 @@ def sessions_close(ctx: Context) -> Iterator[Hit]:
 @rule("E217")
 def imported_runs_say_so(ctx: Context) -> Iterator[Hit]:
     """Figures that are not recomputed occur only in imported runs."""
-    if "imported" in ctx.manifest["labels"]:
+    if ctx.imported:
         return
     for number, row in enumerate(ctx.stages):
         for part in ("gpu", "cpu", "dram"):
@@ -232,9 +232,7 @@ def samples_cover(ctx: Context) -> Iterator[Hit]:
     for row in ctx.stages:
         if row["gpu_energy_method"] == "imported":
             continue
-        for device, start, end in zip(
-            row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
-        ):
+        for device, start, end in device_spans(row):
             key = row["node_id"], device, row["session"]
             low, high = spans.get(key, (start, end))
             spans[key] = min(low, start), max(high, end)
@@ -259,9 +257,7 @@ def clocks_measure_alike(ctx: Context) -> Iterator[Hit]:
     limit = ctx.protocol.tolerances.clock_step_error_us
     stepped = {row["session"] for row in ctx.events if row["kind"] == "clock_step"}
     stepped |= {facts.key.session for facts in ctx.facts.seen if facts.steps}
-    for number, row in enumerate(ctx.stages):
-        if row["stage"] == UNATTRIBUTED:
-            continue  # derived (E238)
+    for number, row in ctx.recorded:
         utc, mono = row["t_end_us"] - row["t_start_us"], row["mono_end_us"] - row["mono_start_us"]
         if row["session"] not in stepped and abs(utc - mono) >= limit:
             observed = f"{ctx.named(row)}: {utc / 1e6:.3f} s by UTC"

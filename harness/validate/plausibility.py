@@ -18,7 +18,7 @@ from harness.accounting.series import Sampling
 from harness.accounting.unused import devices_reserved, unused_devices
 from harness.bundle.reader import event_detail
 from harness.validate.claims import card_watts
-from harness.validate.context import Context
+from harness.validate.context import Context, device_spans
 from harness.validate.findings import Hit
 from harness.validate.power_facts import SeriesFacts
 from harness.validate.power_signal import SignalFacts
@@ -104,7 +104,7 @@ def disagreement_bar(ctx: Context, joules: float, device_us: int, window_us: int
 
 def length_us(row: dict[str, Any]) -> int:
     """Device time of a row: the sum of its devices' windows."""
-    return sum(end - start for start, end in zip(row["device_start_us"], row["device_end_us"], strict=False))
+    return sum(end - start for _, start, end in device_spans(row))
 
 
 @rule("W303")
@@ -184,8 +184,10 @@ def energy_within_limit(ctx: Context) -> Iterator[Hit]:
     refresh_us = Sampling().counter_refresh_us
     limits = ctx.most_mw
     for number, row in enumerate(ctx.stages):
-        spans = zip(row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False)
-        parts = [(f", device {d}", limits.get(d, GPU_MAX_W * 1000), b - a + refresh_us) for d, a, b in spans]
+        parts = [
+            (f", device {device}", limits.get(device, GPU_MAX_W * 1000), end - start + refresh_us)
+            for device, start, end in device_spans(row)
+        ]
         energies = row["device_energy_j"]
         if energies is None or len(energies) != len(parts):
             most = [mw for _, mw, _ in parts] or [GPU_MAX_W * 1000]
@@ -349,14 +351,8 @@ def card_as_known(ctx: Context) -> Iterator[Hit]:
                 observed = f"device {device} ({stated['model']}): {name} {stated[name]}"
                 yield Hit("manifest.json", observed, f"at most {CARD_FACTOR} x {watts:g} W")
     for number, row in enumerate(ctx.facts.stages):
-        spans = zip(
-            row["device_ids"],
-            row["device_energy_j"] or (),
-            row["device_start_us"],
-            row["device_end_us"],
-            strict=False,
-        )
-        for device, joules, start, end in spans:
+        energies = row["device_energy_j"] or ()
+        for (device, start, end), joules in zip(device_spans(row), energies, strict=False):
             watts = known.get(device, ({}, None))[1]
             if (
                 watts is not None

@@ -56,7 +56,6 @@ class Misfit:
     mark: Mark
     low_mj: int
     high_mj: int
-    slack_mj: float
 
 
 @dataclass(frozen=True)
@@ -135,4 +134,4 @@ def _misfits(
             continue
         low, high = int(counter[before]), int(counter[after])
         if low <= high and not low - slack <= mark.value_mj <= high + slack:
-            yield Misfit(mark, low, high, slack)
+            yield Misfit(mark, low, high)

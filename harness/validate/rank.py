@@ -95,7 +95,7 @@ def attributed(ctx: Context) -> Iterator[Hit]:
 @rule("C419")
 def devices_billed(ctx: Context) -> Iterator[Hit]:
     """Every device of the manifest is billed by some stage."""
-    used = {d for row in ctx.stages if row["stage"] != UNATTRIBUTED for d in row["device_ids"]}
+    used = {device for _, row in ctx.recorded for device in row["device_ids"]}
     for device in ctx.manifest["hardware"]["devices"]:
         if device["device_id"] not in used and ctx.stages:
             yield Hit(MANIFEST, f"device {device['device_id']}: billed by no stage", "a stage that used it")

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.accounting import UNATTRIBUTED
 from harness.bundle.commit import MANIFEST
 from harness.bundle.reader import event_detail
 from harness.bundle.stage_rows import TOKEN_COLUMNS
@@ -39,29 +38,21 @@ WORK = (*TOKEN_COLUMNS, "produces", "consumes")
 REPORTS = frozenset({"stage_tokens", "stage_event", "checkpoint", "x-artifact_origin"})
 
 
-def _recorded(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((i, row) for i, row in enumerate(ctx.stages) if row["stage"] != UNATTRIBUTED)
-
-
-def _imported(ctx: Context) -> bool:
-    return "imported" in ctx.manifest["labels"]
-
-
 @rule("E242")
 def stages_declared(ctx: Context) -> Iterator[Hit]:
     """Stages are those of the declared pipeline, by name and kind; idle ones come on top and do nothing."""
     idle = ctx.protocol.kinds("idle")
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         worked = [name for name in WORK if row[name]]
         if row["stage"] in idle and worked:
             observed = f"{ctx.named(row)}: kind {row['stage']} with {worked[0]}"
             yield Hit(STAGES, observed, "a wait with nothing to show", (number,), row["gpu_energy_j"])
     listed = ctx.manifest["pipeline"].get("stages")
-    if _imported(ctx) or not isinstance(listed, list):
+    if ctx.imported or not isinstance(listed, list):
         return
     declared = {str(s.get("name")): s.get("kind") for s in listed if isinstance(s, dict)}
     seen: set[str] = set()
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         if row["parent_uid"] is not None or row["stage"] in idle:
             continue
         seen.add(row["name"])
@@ -122,11 +113,11 @@ def method_as_done(ctx: Context) -> Iterator[Hit]:
 @rule("E244")
 def boundaries_used(ctx: Context) -> Iterator[Hit]:
     """Every boundary inside a session is an end of a stage: a stage that was taken out leaves two."""
-    if ctx.manifest["status"] != "complete" or _imported(ctx):
+    if ctx.manifest["status"] != "complete" or ctx.imported:
         return
     used = {
         (row["node_id"], row["session"], row[f"boundary_{side}"])
-        for _, row in _recorded(ctx)
+        for _, row in ctx.recorded
         for side in ("start", "end")
     }
     times: dict[tuple[str, int], dict[int, int]] = {}
@@ -144,7 +135,7 @@ def boundaries_used(ctx: Context) -> Iterator[Hit]:
 @rule("E245")
 def sampler_agrees(ctx: Context) -> Iterator[Hit]:
     """Rows of power are as many, as long and as far apart as the sampler says it read."""
-    if _imported(ctx):
+    if ctx.imported:
         return
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
     lost = {event["session"] for event in ctx.events if event["kind"] == "gpu_lost"}
@@ -178,7 +169,7 @@ def sampler_agrees(ctx: Context) -> Iterator[Hit]:
 @rule("E246")
 def exits_agree(ctx: Context) -> Iterator[Hit]:
     """A stage whose command failed is not completed."""
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         if row["status"] == "completed" and row["exit_code"] not in (None, 0):
             observed = f"{ctx.named(row)}: completed with exit code {row['exit_code']}"
             yield Hit(STAGES, observed, "failed, or exit code 0", (number,), row["gpu_energy_j"])
@@ -187,7 +178,7 @@ def exits_agree(ctx: Context) -> Iterator[Hit]:
 @rule("E247")
 def counts_nest(ctx: Context) -> Iterator[Hit]:
     """Label tokens are among the processed ones, and those among the positions."""
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         for part, whole in (("tokens_trained", "tokens_processed"), ("tokens_processed", "tokens_positions")):
             if row[part] is not None and row[whole] is not None and row[part] > row[whole]:
                 observed = f"{ctx.named(row)}: {part} {row[part]} of {row[whole]} {whole}"
@@ -197,9 +188,9 @@ def counts_nest(ctx: Context) -> Iterator[Hit]:
 @rule("E248")
 def reports_inside(ctx: Context) -> Iterator[Hit]:
     """What a stage reported, it reported while it ran."""
-    if _imported(ctx):
+    if ctx.imported:
         return
-    rows = {row["stage_uid"]: row for _, row in _recorded(ctx) if row["status"] == "completed"}
+    rows = {row["stage_uid"]: row for _, row in ctx.recorded if row["status"] == "completed"}
     for number, event in enumerate(ctx.events):
         row = rows.get(event["stage_uid"])
         if row is None or event["kind"] not in REPORTS:

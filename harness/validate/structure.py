@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.accounting import UNATTRIBUTED
 from harness.accounting.totals import DENOMINATORS
-from harness.validate.context import Context
+from harness.validate.context import Context, device_spans
 from harness.validate.findings import Hit
 from harness.validate.registry import rule
 
@@ -16,10 +16,6 @@ STAGES = "stages.parquet"
 
 ONLINE_TEACHER = "online_teacher"
 """Label of a run whose teacher answers while the student is trained (2.1)."""
-
-
-def _recorded(ctx: Context) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((i, row) for i, row in enumerate(ctx.stages) if row["stage"] != UNATTRIBUTED)
 
 
 @rule("E201")
@@ -41,9 +37,7 @@ def windows_forward(ctx: Context) -> Iterator[Hit]:
             ("mono", row["mono_start_us"], row["mono_end_us"]),
             ("t", row["t_start_us"], row["t_end_us"]),
         ]
-        pairs += [
-            ("device", a, b) for a, b in zip(row["device_start_us"], row["device_end_us"], strict=False)
-        ]
+        pairs += [("device", start, end) for _, start, end in device_spans(row)]
         # UTC can be set back while a stage runs; that is a clock step, not a reversed window.
         for name, start, end in pairs:
             if end < start and name != "t":
@@ -56,7 +50,7 @@ def windows_forward(ctx: Context) -> Iterator[Hit]:
 def attempts_numbered(ctx: Context) -> Iterator[Hit]:
     """Attempts of a stage are 1, 2, 3 ... in the order of time."""
     attempts: dict[tuple[object, ...], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         attempts[(row["node_id"], row["name"], row["stage"], row["parent_uid"])].append((number, row))
     for (_, name, *_), rows in attempts.items():
         rows.sort(key=lambda item: (item[1]["session"], item[1]["mono_start_us"], item[1]["stage_uid"]))
@@ -106,47 +100,44 @@ def stages_disjoint(ctx: Context) -> Iterator[Hit]:
     spans: dict[tuple[object, ...], list[tuple[int, int, int]]] = defaultdict(list)
     for number, row in enumerate(ctx.stages):
         place = row["node_id"], row["session"]
-        for device, start, end in zip(
-            row["device_ids"], row["device_start_us"], row["device_end_us"], strict=False
-        ):
+        for device, start, end in device_spans(row):
             spans[(*place, device)].append((start, end, number))
         if not row["device_ids"] and row["stage"] != UNATTRIBUTED:
             spans[(*place, None)].append((row["mono_start_us"], row["mono_end_us"], number))
-    for (_, _, device), items in spans.items():
-        items.sort()
-        open_: list[tuple[int, int, int]] = []
-        for start, end, number in items:
-            open_ = [item for item in open_ if item[1] > start]
-            for _, other_end, other in open_:
-                a, b = ctx.stages[other], ctx.stages[number]
-                shared = min(end, other_end) - start
-                if shared > 0 and not _related(a["stage_uid"], b["stage_uid"], parents):
-                    on = "" if device is None else f" on device {device}"
-                    observed = f"{ctx.named(b)} overlaps {ctx.named(a)} by {shared / 1e6:.3f} s{on}"
-                    yield Hit(
-                        STAGES, observed, "disjoint stages", (other, number), _shared_j(a, b, device, shared)
-                    )
-            open_.append((start, end, number))
+    for (_, _, where), items in spans.items():
+        for shared, other, number in _overlaps(items):
+            a, b = ctx.stages[other], ctx.stages[number]
+            if not _related(a["stage_uid"], b["stage_uid"], parents):
+                on = "" if where is None else f" on device {where}"
+                observed = f"{ctx.named(b)} overlaps {ctx.named(a)} by {shared / 1e6:.3f} s{on}"
+                joules = _shared_j(a, b, where, shared)
+                yield Hit(STAGES, observed, "disjoint stages", (other, number), joules)
 
 
 @rule("W240")
 def imported_stages_disjoint(ctx: Context) -> Iterator[Hit]:
     """Imported stages of one machine share no time, whatever session each was put into (else E214)."""
-    if "imported" not in ctx.manifest["labels"]:
+    if not ctx.imported:
         return
     parents = {row["stage_uid"]: row["parent_uid"] for row in ctx.stages}
-    rows = [(row["t_start_us"], row["t_end_us"], number) for number, row in enumerate(ctx.stages)]
-    open_: list[tuple[int, int, int]] = []
-    for start, end, number in sorted(row for row in rows if ctx.stages[row[2]]["stage"] != UNATTRIBUTED):
-        open_ = [item for item in open_ if item[1] > start]
-        for _, other_end, other in open_:
-            a, b = ctx.stages[other], ctx.stages[number]
-            shared = min(end, other_end) - start
-            apart = a["node_id"] == b["node_id"] and a["session"] != b["session"]
-            if shared > 0 and apart and not _related(a["stage_uid"], b["stage_uid"], parents):
-                observed = f"{ctx.named(b)} overlaps {ctx.named(a)} by {shared / 1e6:.3f} s"
-                yield Hit(STAGES, observed, "stages one after another", (other, number))
-        open_.append((start, end, number))
+    rows = [(row["t_start_us"], row["t_end_us"], number) for number, row in ctx.recorded]
+    for shared, other, number in _overlaps(rows):
+        a, b = ctx.stages[other], ctx.stages[number]
+        apart = a["node_id"] == b["node_id"] and a["session"] != b["session"]
+        if apart and not _related(a["stage_uid"], b["stage_uid"], parents):
+            observed = f"{ctx.named(b)} overlaps {ctx.named(a)} by {shared / 1e6:.3f} s"
+            yield Hit(STAGES, observed, "stages one after another", (other, number))
+
+
+def _overlaps(spans: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Time that two rows share, in us, and their numbers; spans are start, end and number of a row."""
+    running: list[tuple[int, int, int]] = []
+    for start, end, number in sorted(spans):
+        running = [span for span in running if span[1] > start]
+        for _, other_end, other in running:
+            if (shared := min(end, other_end) - start) > 0:
+                yield shared, other, number
+        running.append((start, end, number))
 
 
 def _related(a: int, b: int, parents: dict[int, int | None]) -> bool:
@@ -280,7 +271,7 @@ def windows_are_boundaries(ctx: Context) -> Iterator[Hit]:
 def unfinished(ctx: Context) -> list[tuple[int, dict[str, Any]]]:
     """Stages whose last attempt did not complete."""
     last: dict[tuple[object, ...], tuple[int, dict[str, Any]]] = {}
-    for number, row in _recorded(ctx):
+    for number, row in ctx.recorded:
         key = row["node_id"], row["name"], row["stage"], row["parent_uid"]
         if key not in last or row["attempt"] > last[key][1]["attempt"]:
             last[key] = number, row
@@ -299,7 +290,7 @@ def boundary_agrees(ctx: Context) -> Iterator[Hit]:
     """The boundary set of the manifest is what the stages' methods say."""
     devices = {row["source"] for row in ctx.boundary_rows if row["device_id"] is not None}
     for part in ("gpu", "cpu", "dram"):
-        methods = {row[f"{part}_energy_method"] for _, row in _recorded(ctx)}
+        methods = {row[f"{part}_energy_method"] for _, row in ctx.recorded}
         stated = ctx.manifest["boundary"][part]
         held = ctx.protocol.state_of(methods, devices if part == "gpu" else ())
         imported = "imported" in methods and stated != "absent"

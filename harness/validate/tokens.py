@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from harness.accounting import UNATTRIBUTED
 from harness.bundle.reader import event_detail
 from harness.bundle.stage_rows import TOKEN_COLUMNS
 from harness.validate.context import Context
@@ -32,12 +31,10 @@ def reported_tokens(ctx: Context) -> dict[int, dict[str, int]]:
 @rule("E226")
 def tokens_reported(ctx: Context) -> Iterator[Hit]:
     """Token counts of a stage are the sums of its reports; only runs imported from other tools have none."""
-    if "imported" in ctx.manifest["labels"]:
+    if ctx.imported:
         return
     sums = reported_tokens(ctx)
-    for number, row in enumerate(ctx.stages):
-        if row["stage"] == UNATTRIBUTED:
-            continue
+    for number, row in ctx.recorded:
         reported = sums.get(row["stage_uid"], {})
         for name in TOKEN_COLUMNS:
             if row[name] != reported.get(name) and (row[name] or reported.get(name)):
@@ -58,9 +55,7 @@ def denominators_declared(ctx: Context) -> Iterator[Hit]:
         tokens = stage.get("tokens") if isinstance(stage, dict) else None
         if isinstance(tokens, dict) and tokens.get("denominator") is not None:
             declared[str(stage.get("name"))] = tokens["denominator"]
-    for number, row in enumerate(ctx.stages):
-        if row["stage"] == UNATTRIBUTED:
-            continue
+    for number, row in ctx.recorded:
         # A part of a stage may bear the name of another stage of the pipeline.
         expected = reference if row["parent_uid"] is not None else declared.get(row["name"], reference)
         # An attempt whose end was never recorded knows only the run's own.

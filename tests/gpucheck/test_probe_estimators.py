@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
 from harness.gpucheck.probe.grid import find_refresh
 from harness.gpucheck.probe.lag import find_lag
 from harness.gpucheck.probe.record import Changes, Recording, Shown
-from harness.gpucheck.probe.run import _alike
 from harness.gpucheck.probe.scope import CounterScope, find_scope
-from harness.meter.ticks import TickModel
 from tests.lab import Const, LabConfig, LabDevice, Refresh, Square
 
 T0 = 5_000_000_000
@@ -150,10 +145,3 @@ def test_a_power_that_is_never_steady_gives_no_bold_verdict() -> None:
     seen = record(LabDevice((Square(100.0, 500.0, 330_000),), counter_gain=1.1), 10.0)
     scope = find_scope(seen.energy.changes(), seen)
     assert isinstance(scope, CounterScope) and not scope.steady and scope.verdict == "unknown"
-
-
-def test_a_counter_faster_than_five_milliseconds_is_watched_too() -> None:
-    sources: Any = [SimpleNamespace(index=index) for index in range(3)]
-    models = {0: TickModel(period_us=2_000.0), 1: TickModel(period_us=100_000.0), 2: TickModel()}
-    # Half a second for each of two periods: 100 of at most 5 ms, and no fewer than 20.
-    assert _alike(sources, models, 1e6) == {100: [sources[0]], 20: [sources[1]]}

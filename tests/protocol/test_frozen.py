@@ -25,7 +25,7 @@ def lines(text: str) -> dict[str, str]:
     return {path: digest for digest, path in (line.split("  ") for line in text.splitlines())}
 
 
-@pytest.mark.parametrize("version", available_versions(PROTOCOL))
+@pytest.mark.parametrize("version", available_versions())
 def test_the_protocol_is_as_it_was_frozen(version: str) -> None:
     frozen = lines((PROTOCOL / f"{version}.sha256").read_text(encoding="utf-8"))
     here = lines(frozen_list(PROTOCOL / version))

@@ -150,25 +150,13 @@ def _ticks(sources: Sequence[nvml.GpuSource], seconds: float) -> dict[int, list[
     ticks: dict[int, list[Tick]] = {source.index: [] for source in sources}
     ticks |= watch_ticks(able, models, count=_FIRST_TICKS) if able else {}
     left_us = seconds * 1e6 - (mono_us() - begin_us)
-    for count, group in _alike(able, models, left_us).items():
+    moving = {source: period for source in able if (period := models[source.index].period_us)}
+    if moving:
+        fitting = int(left_us / max(moving.values()))
         # These replace the first ones: across the pause between them the ticks could be miscounted.
-        ticks |= watch_ticks(group, models, count=count)
+        count = max(_LEAST_TICKS, min(_MOST_TICKS, fitting))
+        ticks |= watch_ticks(list(moving), models, count=count)
     return ticks
-
-
-def _alike(
-    able: Sequence[nvml.GpuSource], models: dict[int, TickModel], left_us: float
-) -> dict[int, list[nvml.GpuSource]]:
-    """Counters of about the same period are watched together; a slow one must not hold up a fast one."""
-    alike: dict[int, list[nvml.GpuSource]] = {}
-    for source in able:
-        if period_us := models[source.index].period_us:
-            alike.setdefault(max(1, round(period_us / 5_000.0)), []).append(source)
-    groups: dict[int, list[nvml.GpuSource]] = {}
-    for steps, group in alike.items():
-        fitting = int(left_us / len(alike) / (steps * 5_000.0))
-        groups.setdefault(max(_LEAST_TICKS, min(_MOST_TICKS, fitting)), []).extend(group)
-    return groups
 
 
 def _costs(source: nvml.GpuSource) -> dict[str, list[int]]:
