@@ -239,6 +239,31 @@ def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(command: str) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("EDQUOT", "kit: the output: cannot be written: Disk quota exceeded\n"),
+        ("EMFILE", "kit: this machine gives the kit no more: Too many open files (ulimit -a)\n"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_fault_of_the_kit(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "refused.py").write_text(
+        "import click, errno, os\n@click.command()\ndef cmd():\n"
+        f"    raise OSError(errno.{name}, os.strerror(errno.{name}))\n"
+    )
+    code = (
+        "import sys; from harness.cli import main as m\n"
+        "m.COMMANDS['boom'] = m.Entry('refused:cmd', '')\nsys.exit(m.main(['boom']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "KIT_DEBUG": ""},
+    )
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_another_broken_pipe_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "fake_pipe.py").write_text(
         "import click\n@click.command()\ndef cmd():\n    raise BrokenPipeError('sampler')\n"

@@ -12,6 +12,8 @@ from harness.accounting.rounding import break_even_sentence, quantity
 from harness.accounting.units import JOULES, convert
 from harness.errors import KitError
 
+_LEAST_J, _MOST_J = 1e-9, 1e21  # the world uses less in a year
+_J_PER = {unit: convert(1.0, unit, "J") for unit in JOULES}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FIGURE = re.compile(rf"^\s*({_NUMBER})\s*(?:(?:±|\+-|\+/-)\s*({_NUMBER})\s*(%)?)?\s*([A-Za-z]*)\s*(%)?$")
 
@@ -26,16 +28,17 @@ def parse_energy(text: str, option: str) -> Interval:
     found = _FIGURE.match(plain.replace("%", "") + ("%" if "%" in plain else ""))
     unit = found.group(4) if found else ""
     numbers = [float(number or 0.0) for number in found.group(1, 2)] if found else []
-    if found is None or unit not in JOULES or not all(map(math.isfinite, numbers)):
-        raise KitError(
-            f"{text!r} is no energy",
-            where=option,
-            expected=f"a number and one of {', '.join(JOULES)}: 11kWh, 11±0.5kWh",
-        )
-    best = numbers[0]
-    half = abs(numbers[1]) * (abs(best) / 100 if "%" in plain else 1.0)
-    low, mid, high = (convert(value, unit, "J") for value in (best - half, best, best + half))
-    return Interval(mid, low, high)
+    if found is not None and unit in JOULES:
+        best = numbers[0]
+        half = abs(numbers[1]) * (abs(best) / 100 if "%" in plain else 1.0)
+        if abs(best) + half <= _MOST_J / _J_PER[unit] and (best == 0 or abs(best) >= _LEAST_J / _J_PER[unit]):
+            low, mid, high = (convert(value, unit, "J") for value in (best - half, best, best + half))
+            return Interval(mid, low, high)
+    raise KitError(
+        f"{text!r} is no energy",
+        where=option,
+        expected=f"a number and one of {', '.join(JOULES)}, up to {_MOST_J:g} J: 11kWh, 11±0.5kWh",
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def serving_lines(extra: Interval | None, per_token: tuple[float, float]) -> lis
     """T* in words; `extra` None = it was not said what the training took more.
 
     Raises:
-        KitError: `extra` is None.
+        KitError: `extra` is None, or a figure is none that a model can need.
     """
     if extra is None:
         raise KitError(
@@ -96,6 +99,13 @@ def serving_lines(extra: Interval | None, per_token: tuple[float, float]) -> lis
             where="--serving",
             expected="--extra ENERGY as well",
         )
+    for joules in per_token:
+        if joules and not _LEAST_J <= joules <= _MOST_J:
+            raise KitError(
+                f"{joules} J per served token",
+                where="--serving",
+                expected=f"0, or {_LEAST_J:g} to {_MOST_J:g} J",
+            )
     even = serving_break_even(extra, *map(Interval.exact, per_token))
     sentence = break_even_sentence(even, "served tokens", "until the extra energy is saved")
     return [f"T* = {sentence}", *(f"Why: {words}" for words in [_CASES.get(even.case)] if words)]

@@ -53,7 +53,6 @@ def cmd(
     The option with the highest Q that the budget allows, what it beats and what it only ties with, and what
     the figures say to each design rule of the paper. Where they do not decide, that is said.
     """
-    from harness.accounting.rounding import J_PER_KWH
     from harness.advice import text
     from harness.advice.advise import Question, advise
     from harness.advice.breakeven import parse_energy
@@ -70,7 +69,7 @@ def cmd(
         raise click.UsageError("give --budget, or --cost with --per-kwh")
     limit = parse_energy(budget, "--budget").best if budget else None
     if cost is not None and per_kwh is not None:
-        limit = cost / per_kwh * J_PER_KWH
+        limit = parse_energy(f"{cost / per_kwh!r}kWh", "--cost over --per-kwh").best
     question = Question(reuses, limit, _sizes(choose_from), _sizes(need))
     given = (
         published_choices()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 EXIT_UNUSABLE = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_MEANS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
 class Entry(NamedTuple):
@@ -212,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _NO_ROOM:
             raise
         click.echo(f"kit: {error.filename or 'the output'}: cannot be written: {error.strerror}", err=True)
         _discard_stdout()
@@ -243,11 +245,14 @@ def _dispatch(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise
         if isinstance(error, OSError) and error.filename is not None:
             _show_traceback_if_asked()
             click.echo(f"kit: {shown(error.filename)}: cannot be used: {error.strerror}", err=True)
+        elif isinstance(error, OSError) and error.errno in _NO_MEANS:
+            _show_traceback_if_asked()
+            click.echo(f"kit: this machine gives the kit no more: {error.strerror} (ulimit -a)", err=True)
         else:
             _report_fault(error)
         return EXIT_UNUSABLE

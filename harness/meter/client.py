@@ -116,7 +116,7 @@ class MeterClient:
             self._sampler = self._launch("sampler", self._sampler_config())
             if choice.estimator is not None:
                 self._estimator = self._launch("estimator", self._estimator_config(choice.estimator))
-            ready = self._sampler.wait_ready()
+            ready = self._sampler.wait_ready(self._warn)
             self.greeting, self._known_devices = ready["greeting"], ready["devices"]
             self._visible = ready["visible"]
             if ready["broken"]:
@@ -130,7 +130,7 @@ class MeterClient:
     def _await_estimator(self, choice: SourceChoice) -> None:
         assert self._estimator is not None
         try:
-            self._estimator.wait_ready()
+            self._estimator.wait_ready(self._warn)
         except KitError as error:
             if choice.cpu_required:
                 raise
@@ -295,7 +295,7 @@ class MeterClient:
                 if self._estimator is not None:
                     with contextlib.suppress(Lost):  # noticed when it is asked for its next figure
                         self._estimator.send({"op": "helpers", "pids": [self._sampler.process.pid]})
-                self._sampler.wait_ready()
+                self._sampler.wait_ready(self._warn)
                 self._send_group()
             except Lost:
                 continue

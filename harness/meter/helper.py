@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,18 @@ class Helper:
         self._log = log
         self._buffer = b""
 
-    def wait_ready(self) -> dict[str, Any]:
+    def wait_ready(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
         """The helper's greeting.
+
+        Args:
+            warn: Told what it warns of before, such as a disk that is full.
 
         Raises:
             KitError: It ended or said why it cannot work.
         """
         try:
-            message = self.receive(_READY_TIMEOUT_S)
+            while "warning" in (message := self.receive(_READY_TIMEOUT_S)):
+                warn(message["warning"])
         except Lost:
             tail = (
                 self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []

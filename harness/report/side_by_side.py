@@ -106,9 +106,11 @@ class Side:
 
 
 def side_by_side(reports: Sequence[RunReport], folders: Sequence[Path] = ()) -> list[Side]:
-    """Columns in the order given; runs of one name, but for a seed at its end, become one where they compare.
+    """Columns in the order given; runs whose names differ by a seed at the end alone become one where they
+    compare.
 
-    A run that is given twice counts once.
+    A run that is given twice counts once. Two of the same name stay two: a pipeline that was edited between
+    them keeps its name.
 
     Args:
         reports: one or more.
@@ -118,7 +120,7 @@ def side_by_side(reports: Sequence[RunReport], folders: Sequence[Path] = ()) -> 
     for report in reports:
         if any(same_run(report, known) for group in groups for known in group):
             continue
-        alike = (g for g in groups if _cell(g[0]) == _cell(report) and not unlike(g[0], report))
+        alike = (g for g in groups if _repeats(report, g) and not unlike(g[0], report))
         group = next(alike, None)
         if group is None:
             groups.append([report])
@@ -146,6 +148,11 @@ def _told_apart(sides: Sequence[Side], folders: Sequence[Path]) -> list[Side]:
 def _cell(report: RunReport) -> tuple[str, str]:
     name = str(report.manifest.get("name", ""))
     return _SEED.sub("", name) or name, str(report.manifest.get("method"))
+
+
+def _repeats(report: RunReport, group: Sequence[RunReport]) -> bool:
+    name = report.manifest.get("name")
+    return _cell(group[0]) == _cell(report) and all(one.manifest.get("name") != name for one in group)
 
 
 def _side(members: Sequence[RunReport], first: RunReport) -> Side:

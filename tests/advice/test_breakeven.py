@@ -39,6 +39,17 @@ def test_no_figure_is_an_error_that_says_what_is_one(text: str) -> None:
         parse_energy(text, "--teacher")
 
 
+@pytest.mark.parametrize("text", ["1e308kWh", "1e15MWh", "1J±1e300%", "1J±1e308", "1e-300J", "-1e22J"])
+def test_no_more_than_there_is_and_no_less_than_can_be_told(text: str) -> None:
+    with pytest.raises(KitError, match=r"--teacher.*is no energy"):
+        parse_energy(text, "--teacher")
+
+
+def test_joules_of_a_token_that_no_model_needs_are_refused() -> None:
+    with pytest.raises(KitError, match=r"--serving.*per served token"):
+        serving_lines(parse_energy("11kWh", ""), (1e-300, 0.0))
+
+
 def test_the_smallest_difference_moves_n_star_most() -> None:
     figures = [parse_energy(text, "") for text in ("11kWh", "6.3kWh", "5.2kWh")]
     moved = reuse_sensitivity(*figures)

@@ -41,6 +41,19 @@ os.kill(meter._session.client.sampler_pid, 9)
         popen={"preexec_fn": obey_file_modes},
     ),
     "sampler dies": Scenario(during="time.sleep(1.2); os.kill(meter._session.client.sampler_pid, 9)"),
+    "sampler dies on a full disk": Scenario(
+        during="""
+resource.prlimit(0, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+dead = meter._session.client.sampler_pid
+os.kill(dead, 9)
+until = time.monotonic() + 20
+while meter._session.client.sampler_pid in (dead, None) and time.monotonic() < until:
+    time.sleep(0.05)
+time.sleep(1.5)
+for pid in (0, meter._session.client.sampler_pid):
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+    ),
     "gpu lost, then the sampler dies": Scenario(
         lambda at: [gpu_lost(at(1.5))],
         others=1,

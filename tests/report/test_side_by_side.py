@@ -76,6 +76,14 @@ def test_columns_of_one_name_are_told_apart_by_their_paths(tmp_path):
     assert names == ["sft (old/sft)", "sft (new/sft)", "kd"]
 
 
+def test_two_runs_of_one_name_are_no_repeats_their_pipelines_may_differ(tmp_path):
+    folders = [named(direct(tmp_path, f"r{w}", watts=w), "sft") for w in (500, 900)]
+    words = ["compare", *map(str, folders), "--json"]
+    sides = json.loads(CliRunner().invoke(cli, words).output)
+    assert [side["name"] for side in sides] == ["sft (r500)", "sft (r900)"]
+    assert sides[1]["energy_over_first"] is not None
+
+
 def test_two_runs_against_each_other_fit_a_narrow_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     kd, sft = distilled_and_direct(tmp_path, (520, 630))
