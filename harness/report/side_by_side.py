@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harness.accounting.item_scores import PairedQuality
     from harness.report.model import RunReport
 
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _SEED = re.compile(r"[-_]seed[-_]?\d+$")
 
 
@@ -106,11 +108,10 @@ class Side:
 
 
 def side_by_side(reports: Sequence[RunReport], folders: Sequence[Path] = ()) -> list[Side]:
-    """Columns in the order given; runs whose names differ by a seed at the end alone become one where they
-    compare.
+    """Columns in the order given; runs of one name, but for a seed at its end, become one where they compare.
 
-    A run that is given twice counts once. Two of the same name stay two: a pipeline that was edited between
-    them keeps its name.
+    A run that is given twice counts once. Two of the same name stay two if the pipeline was edited between
+    them.
 
     Args:
         reports: one or more.
@@ -151,8 +152,15 @@ def _cell(report: RunReport) -> tuple[str, str]:
 
 
 def _repeats(report: RunReport, group: Sequence[RunReport]) -> bool:
-    name = report.manifest.get("name")
-    return _cell(group[0]) == _cell(report) and all(one.manifest.get("name") != name for one in group)
+    """Whether a run is one more of the same: another seed, or the same pipeline again."""
+    same = [one for one in group if one.manifest.get("name") == report.manifest.get("name")]
+    edited = any(_pipeline(one) != _pipeline(report) for one in same)
+    return _cell(group[0]) == _cell(report) and not edited
+
+
+def _pipeline(report: RunReport) -> str:
+    """What a log tells of its pipeline without the digests, whose key is each run's own."""
+    return _DIGEST.sub("", json.dumps(report.manifest.get("pipeline"), sort_keys=True))
 
 
 def _side(members: Sequence[RunReport], first: RunReport) -> Side:

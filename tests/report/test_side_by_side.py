@@ -76,12 +76,26 @@ def test_columns_of_one_name_are_told_apart_by_their_paths(tmp_path):
     assert names == ["sft (old/sft)", "sft (new/sft)", "kd"]
 
 
-def test_two_runs_of_one_name_are_no_repeats_their_pipelines_may_differ(tmp_path):
-    folders = [named(direct(tmp_path, f"r{w}", watts=w), "sft") for w in (500, 900)]
-    words = ["compare", *map(str, folders), "--json"]
-    sides = json.loads(CliRunner().invoke(cli, words).output)
-    assert [side["name"] for side in sides] == ["sft (r500)", "sft (r900)"]
-    assert sides[1]["energy_over_first"] is not None
+def test_runs_of_one_name_are_repeats_but_for_an_edited_pipeline(tmp_path):
+    """What a log tells of its pipeline decides; digests have a key of each run's own and tell nothing."""
+
+    def columns(*pipelines):
+        folders = []
+        for number, pipeline in enumerate(pipelines):
+            folder = named(direct(tmp_path, f"r{len(list(tmp_path.iterdir()))}", watts=500 + number), "sft")
+            path = folder / "manifest.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"pipeline": pipeline}))
+            folders.append(str(folder))
+        sides = json.loads(CliRunner().invoke(cli, ["compare", *folders, "--json"]).output)
+        return [len(side["run_ids"]) for side in sides]
+
+    def stage(digest, *words):
+        command = ["python", f"hmac-sha256:{digest * 64}", *words]
+        return {"stages": [{"command": command, "fingerprint": digest * 64}]}
+
+    assert columns(None, None) == [2]
+    assert columns(stage("a"), stage("b"), stage("c")) == [3]
+    assert columns(stage("a", "--alpha", "0.5"), stage("a", "--alpha", "0.7")) == [1, 1]
 
 
 def test_two_runs_against_each_other_fit_a_narrow_terminal(tmp_path, monkeypatch):
