@@ -58,18 +58,13 @@ def make(job: tuple[int, str]) -> None:
         pack(path, Path(folder), {"lab": f"lab-{seed % 20:02}", "student": f"s{seed % 3}"}, None, None)
 
 
-def cpu_s() -> float:
-    """CPU seconds of this process."""
-    return time.process_time()
-
-
 def timed(what: str, calls: Sequence[Callable[[], Any]]) -> None:
     """Run calls one after another; print the median of their CPU milliseconds, the least and the most."""
     spent = []
     for call in calls:
-        before = cpu_s()
+        before = time.process_time()
         call()
-        spent.append((cpu_s() - before) * 1000)
+        spent.append((time.process_time() - before) * 1000)
     spent.sort()
     print(f"{what}: {spent[len(spent) // 2]:.0f} ms CPU ({spent[0]:.0f} to {spent[-1]:.0f})", flush=True)
 

@@ -54,8 +54,8 @@ events_logger = "file"
 """
 
 
-class EngineError(Exception):
-    """The engine cannot run on this machine: the test is skipped, not failed."""
+class Skipped(Exception):
+    """What cannot be done on this machine: the test is skipped, not failed."""
 
 
 class Engine(ABC):
@@ -83,7 +83,7 @@ class Engine(ABC):
         """Make the engine ready.
 
         Raises:
-            EngineError: It does not run here.
+            Skipped: It does not run here.
         """
 
     def stop(self) -> None:
@@ -149,7 +149,7 @@ class Docker(Engine):
         """Start dockerd and wait until it answers."""
         dockerd = shutil.which("dockerd")
         if dockerd is None:
-            raise EngineError("dockerd is not installed")
+            raise Skipped("dockerd is not installed")
         client = _client_that_builds()
         hook = self.folder / "hook" / "nvidia-container-runtime-hook"
         hook.parent.mkdir(parents=True)
@@ -182,7 +182,7 @@ class Docker(Engine):
             if self.daemon.poll() is not None or time.monotonic() > deadline:
                 last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
                 self.stop()
-                raise EngineError("dockerd does not start here: " + " / ".join(last))
+                raise Skipped("dockerd does not start here: " + " / ".join(last))
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -206,7 +206,7 @@ def _client_that_builds() -> str:
     """A docker client with BuildKit: before version 23 it is built in, later it is the plugin buildx.
 
     Raises:
-        EngineError: There is none.
+        Skipped: There is none.
     """
     for client in dict.fromkeys(filter(None, ("/usr/bin/docker", shutil.which("docker")))):
         if not Path(client).exists():
@@ -216,7 +216,7 @@ def _client_that_builds() -> str:
         plugin = subprocess.run([client, "buildx", "version"], capture_output=True, check=False)
         if version and (int(version[1]) < 23 or plugin.returncode == 0):
             return client
-    raise EngineError("no docker client here can build with BuildKit (install docker.io or docker-buildx)")
+    raise Skipped("no docker client here can build with BuildKit (install docker.io or docker-buildx)")
 
 
 class Podman(Engine):
@@ -233,10 +233,10 @@ class Podman(Engine):
         """Write the configuration; there is no daemon."""
         missing = [name for name in ("podman", "buildah", "runc") if shutil.which(name) is None]
         if missing:
-            raise EngineError(f"{', '.join(missing)} not installed")
+            raise Skipped(f"{', '.join(missing)} not installed")
         # Our own file, left behind by a test that was killed, is written again.
         if any(path != self.cdi and "nvidia" in path.name for path in self.cdi.parent.glob("*")):
-            raise EngineError(f"{self.cdi.parent} describes GPUs already, and this test leaves it alone")
+            raise Skipped(f"{self.cdi.parent} describes GPUs already, and this test leaves it alone")
         self.folder.mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "containers.conf"
         configuration.write_text(CONTAINERS_CONF, encoding="utf-8")
@@ -251,7 +251,7 @@ class Podman(Engine):
         done = subprocess.run([*self.cli, "info"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.stop()
-            raise EngineError(f"podman does not run here: {done.stderr.strip().splitlines()[-1:]}")
+            raise Skipped(f"podman does not run here: {done.stderr.strip().splitlines()[-1:]}")
 
     def stop(self) -> None:
         """Remove containers and the CDI file."""

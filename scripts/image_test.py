@@ -30,7 +30,7 @@ import image_bundle
 import image_checks
 import image_examine
 from image_checks import Bench
-from image_engine import ENGINES, Engine, EngineError
+from image_engine import ENGINES, Engine, Skipped
 
 PACKAGES = {
     "docker": {"dockerd": "docker.io", "runc": "runc"},
@@ -46,10 +46,6 @@ NEEDED_GB = {"cpu": 16, "cuda": 60}
 SUITE = "bookworm"
 FAULTS = (AssertionError, OSError, image.BuildError, subprocess.SubprocessError, KeyError, ValueError)
 """Errors of a check that say something of the image."""
-
-
-class Skipped(Exception):
-    """Why the test cannot be done here."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def start_engine(wanted: str, work: Path, library: Path, stack: ExitStack) -> En
             engine = ENGINES[name](work / name, library)
             stack.callback(engine.stop)
             engine.start()
-        except (EngineError, Skipped) as error:
+        except Skipped as error:
             reasons.append(f"{name}: {error}")
             continue
         say(f"{name} runs" + (f" ({'; '.join(reasons)})" if reasons else ""))

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -275,19 +275,6 @@ def tables(files: Files) -> dict[str, str]:
     }
 
 
-def summary(files: Files) -> str:
-    """How the two wheels differ where they speak of the same year."""
-    rows: list[dict[str, Any]] = [row for row in cross_rows(files) if row["difference"]]
-    changes = sorted((abs(float(row["difference"])), row["region"], row["difference"]) for row in rows)
-    over = {limit: sum(size > limit for size, _, _ in changes) for limit in (0.00001, 0.01, 0.1)}
-    worst = ", ".join(f"{region} {float(change):+.0%}" for _, region, change in reversed(changes[-5:]))
-    return (
-        f"{len(changes)} countries have the same year in both wheels: {over[0.00001]} differ, "
-        f"{over[0.01]} by more than 1 %, {over[0.1]} by more than 10 %; "
-        f"median {changes[len(changes) // 2][0]:.1%}; worst {worst}"
-    )
-
-
 def _difference(committed: str, derived: str) -> str:
     """Which rows differ, by their first column; the rows themselves are too wide to read."""
     before, after = set(committed.splitlines()), set(derived.splitlines())
@@ -318,7 +305,6 @@ def main(argv: list[str] | None = None) -> int:
     except Refused as error:
         print(f"make_factors: {error}", file=sys.stderr)
         return 2
-    print(summary(files))
     differ = False
     for name, text in made.items():
         path = args.out / name

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from evidence import write_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +28,7 @@ from tests.validate.forgery import Forger, Outcome, table_of
 from tests.validate.full_run import write_full
 
 BAR = 0.99
-BEGIN, END = "<!-- generated: forgeries -->", "<!-- end -->"
+BEGIN = "<!-- generated: forgeries -->\n"
 
 
 def main() -> int:
@@ -58,9 +59,7 @@ def main() -> int:
     for verdict in broken:
         print(f"passes: {verdict.kind.name}, which moved {verdict.moved}")
     if args.write:
-        text = args.write.read_text(encoding="utf-8")
-        head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
-        args.write.write_text("\n".join([head + BEGIN, *table, END]) + tail, encoding="utf-8")
+        write_table(args.write, BEGIN, "\n".join(table) + "\n")
     return 0 if not broken and share >= BAR else 1
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from harness.accounting import BreakEven, Interval, break_even, serving_break_even
 from harness.accounting.rounding import break_even_sentence, quantity
@@ -41,21 +40,11 @@ def parse_energy(text: str, option: str) -> Interval:
     )
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What a change of one input by 1 % does.
+def reuse_sensitivity(teacher: Interval, baseline: Interval, student: Interval) -> dict[str, float]:
+    """How far 1 % more of each input moves N*, in percent, the strongest first.
 
-    Attributes:
-        name: of the input.
-        percent: change of N* or T* in percent; inf where it ceases to exist.
+    Empty where N* is not finite; inf where it ceases to exist.
     """
-
-    name: str
-    percent: float
-
-
-def reuse_sensitivity(teacher: Interval, baseline: Interval, student: Interval) -> list[Moved]:
-    """How far 1 % more of each input moves N*, the strongest first; empty where N* is not finite."""
     given = {"teacher": teacher.best, "baseline": baseline.best, "student": student.best}
 
     def even(values: Mapping[str, float]) -> BreakEven:
@@ -63,13 +52,13 @@ def reuse_sensitivity(teacher: Interval, baseline: Interval, student: Interval) 
 
     start = even(given)
     if start.case != "finite" or not start.ratio:
-        return []
-    found = []
+        return {}
+    found: dict[str, float] = {}
     for name, value in given.items():
         one = even({**given, name: 1.01 * value})
         finite = one.case == "finite" and one.ratio is not None
-        found.append(Moved(name, 100 * (one.ratio / start.ratio - 1) if finite and one.ratio else math.inf))
-    return sorted(found, key=lambda moved: -abs(moved.percent))
+        found[name] = 100 * (one.ratio / start.ratio - 1) if finite and one.ratio else math.inf
+    return dict(sorted(found.items(), key=lambda moved: -abs(moved[1])))
 
 
 def reuse_lines(teacher: Interval, baseline: Interval, student: Interval) -> list[str]:
@@ -81,24 +70,18 @@ def reuse_lines(teacher: Interval, baseline: Interval, student: Interval) -> lis
         saving = quantity(baseline.best - student.best, "J")
         lines.append(f"The teacher's {quantity(teacher.best, 'J')} are paid back by {saving} a student.")
     lines += [f"Why: {words}" for words in [_CASES.get(even.case)] if words]
-    for moved in reuse_sensitivity(teacher, baseline, student):
-        change = f"{moved.percent:+.1f} %" if math.isfinite(moved.percent) else "until it is never paid back"
-        lines.append(f"1 % more of --{moved.name} moves N* by {change}.")
+    for name, percent in reuse_sensitivity(teacher, baseline, student).items():
+        change = f"{percent:+.1f} %" if math.isfinite(percent) else "until it is never paid back"
+        lines.append(f"1 % more of --{name} moves N* by {change}.")
     return lines
 
 
-def serving_lines(extra: Interval | None, per_token: tuple[float, float]) -> list[str]:
-    """T* in words; `extra` None = it was not said what the training took more.
+def serving_lines(extra: Interval, per_token: tuple[float, float]) -> list[str]:
+    """T* in words; `extra` is what the training took more.
 
     Raises:
-        KitError: `extra` is None, or a figure is none that a model can need.
+        KitError: A figure is none that a model can need.
     """
-    if extra is None:
-        raise KitError(
-            "T* needs what the costlier pipeline took more",
-            where="--serving",
-            expected="--extra ENERGY as well",
-        )
     for joules in per_token:
         if joules and not _LEAST_J <= joules <= _MOST_J:
             raise KitError(

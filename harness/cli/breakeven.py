@@ -52,11 +52,13 @@ def cmd(
         raise click.UsageError(
             "give --teacher, --baseline and --student for N*, or --extra and --serving for T*"
         )
+    if serving is not None and extra is None:
+        raise click.UsageError("T* needs --extra: what the costlier pipeline took more")
     lines: list[str] = []
     if given:
         lines += breakeven.reuse_lines(*given.values())
-    if serving is not None:
-        lines += breakeven.serving_lines(parse_energy(extra, "--extra") if extra else None, serving)
+    if serving is not None and extra is not None:
+        lines += breakeven.serving_lines(parse_energy(extra, "--extra"), serving)
     click.echo("\n".join(lines))
 
 

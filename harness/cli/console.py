@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from harness.audit.output import Follower
+from harness.cli.main import silence
 from harness.spec import load_protocol
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        _silence(sys.stderr)
+        silence(sys.stderr)
 
 
 def make_console() -> Console:
@@ -170,7 +170,7 @@ class RunDisplay:
     def _fall_silent(self) -> None:
         """Nobody reads any more: the terminal was closed."""
         self._console.quiet = True
-        _silence(sys.stderr)
+        silence(sys.stderr)
 
     def metering(self, session: MeterSession, python: Interpreter | None) -> None:
         """Say what is measured, and which interpreter the stages run."""
@@ -265,7 +265,7 @@ class RunDisplay:
             raise
         except OSError:
             # The terminal is gone. The run is sealed; what is left to say must not turn into a failure of it.
-            _silence(sys.stdout)
+            silence(sys.stdout)
             self._fall_silent()
         if result.exit_code == 0:
             self._line(f"next: kit validate {folder}", indent=0)
@@ -279,13 +279,6 @@ class RunDisplay:
         self._line(f"{escape(what)}; what was measured is kept, output in {folder}/logs", indent=0)
         self._line(_PRIVATE, indent=0)
         self._line(f"go on: {escape(self._resume_command)}", indent=0)
-
-
-def _silence(stream: TextIO) -> None:
-    """Point a stream at nothing, or the interpreter's last flush would fail where there is no reader."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
 
 
 def show_report(run_dir: Path, file: IO[str] | None = None) -> None:

@@ -78,9 +78,9 @@ def summary(result: ImportResult) -> list[str]:
     doubts = sorted(result.doubts().items(), key=lambda item: (-item[1], item[0]))
     lines.extend(f"  {count:4}  {flag}" for flag, count in doubts)
     for count, what in (
-        (result.dropped_copies, "copies of the same run were counted once"),
-        (result.unplaced, "records without a time became events, not stages"),
-        (result.ignored_files, "other files were not read"),
+        (result.run.copies, "copies of the same run were counted once"),
+        (len(result.run.unplaced), "records without a time became events, not stages"),
+        (result.run.ignored_files, "other files were not read"),
     ):
         if count:
             lines.append(f"{count} {what}")

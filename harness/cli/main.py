@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
@@ -211,13 +211,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             _report_fault(error)
             return EXIT_UNUSABLE
-        _discard_stdout()
+        silence(sys.stdout)
         return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         click.echo(f"kit: {error.filename or 'the output'}: cannot be written: {error.strerror}", err=True)
-        _discard_stdout()
+        silence(sys.stdout)
         return EXIT_UNUSABLE
     return code
 
@@ -286,10 +286,10 @@ def _reader_is_gone() -> bool:
     return any(event & POLLERR for _, event in watch.poll(0))
 
 
-def _discard_stdout() -> None:
-    """Point stdout at nothing, or the interpreter's last flush would complain about the closed pipe."""
+def silence(stream: TextIO) -> None:
+    """Point a stream at nothing, or the interpreter's last flush would fail where there is no reader."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)
 
 

@@ -51,7 +51,6 @@ TARGETS = (
     "--repeats", type=click.IntRange(1, 100), help="Run the grid so often, with seeds 0, 1, ..., in tables."
 )
 @click.option("--yes", is_flag=True, help="Do not ask, however long it takes.")
-@click.option("--resume", is_flag=True, help="Go on with what is in the folder; without this the same.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take; run nothing.")
 @click.option(
     "--train-teacher", is_flag=True, help="Train the pocket teacher here instead of taking the kit's own."
@@ -67,7 +66,6 @@ def cmd(
     datasets: str | None,
     repeats: int | None,
     yes: bool,
-    resume: bool,
     dry_run: bool,
     train_teacher: bool,
     region: str | None,

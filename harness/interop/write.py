@@ -25,19 +25,15 @@ class ImportResult:
 
     Attributes:
         folder: The bundle.
-        stages: Its rows of `stages`, derived columns included.
-        dropped_copies: Stages that were found more than once.
-        unplaced: Records that give an energy but no time; they are in the events.
-        ignored_files: Files that are no logs of the format.
+        run: What was found.
+        stages: Rows of `stages`, derived columns included.
     """
 
     folder: Path
+    run: ImportedRun
     run_id: str
     stages: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    dropped_copies: int
-    unplaced: int
-    ignored_files: int
 
     def doubts(self) -> Counter[str]:
         """Number of stages each flag stands on."""
@@ -91,15 +87,7 @@ def write_bundle(
     for table, rows in tables.items():
         writer.write_table(table, rows)
     writer.write_manifest(_manifest(run, name, sampling))
-    return ImportResult(
-        folder=out,
-        run_id=run_id,
-        stages=tables["stages"],
-        events=tables["events"],
-        dropped_copies=run.copies,
-        unplaced=len(run.unplaced),
-        ignored_files=run.ignored_files,
-    )
+    return ImportResult(out, run, run_id, tables["stages"], tables["events"])
 
 
 def _run_id(run: ImportedRun) -> str:

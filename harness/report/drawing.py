@@ -67,24 +67,6 @@ _CONFIG: Spec = {
 }
 
 
-def specification(figure: Figure, plot_width: float, *, across: bool) -> Spec:
-    """The Vega-Lite specification of a figure.
-
-    Args:
-        figure: what is drawn.
-        plot_width: width of one panel's plot, points.
-        across: two panels side by side; below each other otherwise.
-    """
-    plots = [_plot(panel, plot_width) for panel in figure.panels]
-    whole: Spec = plots[0] if len(plots) == 1 else {"concat": plots, "columns": ACROSS if across else 1}
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "description": figure.caption,
-        "config": _CONFIG,
-        **whole,
-    }
-
-
 def _plot(panel: Panel, width: float) -> Spec:
     # A negative height is in points, for bars that keep their thickness whatever the width.
     height = -panel.height if panel.height < 0 else panel.height * width
@@ -135,12 +117,17 @@ def fitted(figure: Figure, width: float, *, across: bool) -> Spec:
     vl = require_plots()
     columns = min(ACROSS, len(figure.panels)) if across else 1
     # Legends stand side by side: in a column of text each is one entry wide.
-    legend = {"legend": {**_CONFIG["legend"], **({} if across else {"columns": 1, "direction": "vertical"})}}
+    legend = {**_CONFIG["legend"], **({} if across else {"columns": 1, "direction": "vertical"})}
     plot = 0.8 * width / columns
     spec: Spec = {}
     for _ in range(3):
-        spec = specification(figure, plot, across=across)
-        spec["config"] = {**_CONFIG, **legend}
+        plots = [_plot(panel, plot) for panel in figure.panels]
+        spec = {
+            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+            "description": figure.caption,
+            "config": {**_CONFIG, "legend": legend},
+            **(plots[0] if len(plots) == 1 else {"concat": plots, "columns": columns}),
+        }
         found = _width(vl.vegalite_to_svg(spec))
         if abs(found - width) < 0.75:
             break
