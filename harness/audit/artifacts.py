@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import KitError
+from harness.files import write_bytes
 
 _RACY_NS = 2_000_000_000  # a file changed this recently may change again within the clock's resolution
 
@@ -77,10 +79,5 @@ class DigestCache:
 
     def save(self) -> None:
         """Write the cache; an unwritable one only costs time later."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            waiting = self._path.with_suffix(".new")
-            waiting.write_text(json.dumps(self._known))
-            waiting.replace(self._path)
-        except OSError:
-            return
+        with suppress(OSError):
+            write_bytes(self._path, json.dumps(self._known).encode())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.audit.expand import ExpandedRun, ExpandedStage, absolute, path_nodes
-from harness.audit.problems import PipelineProblem, guess, show
+from harness.audit.problems import PipelineProblem, show
 from harness.audit.yaml_source import Node
 from harness.files import there_is
 
@@ -88,24 +88,11 @@ def check_outside_input(
         return [PipelineProblem(node.mark, where, message)]
     if there_is(Path(path)):
         return []
-    names = [
-        Path(name).name
-        for other in run.stages
-        for name in absolute(other.node.get("outputs"), other.cwd).values()
-    ]
-    near = guess(Path(path).name, [*names, *_beside(path)])
     hint = " '~' is not filled in; write ${env.HOME}." if node.text.startswith("~") else ""
     message = (
         f"{written(node)} does not exist (looked for {path}), and no earlier stage lists it as an output."
     )
-    return [PipelineProblem(node.mark, where, message + near + hint)]
-
-
-def _beside(path: str) -> list[str]:
-    try:
-        return [entry.name for entry in Path(path).parent.iterdir()][:1000]
-    except (OSError, ValueError):
-        return []
+    return [PipelineProblem(node.mark, where, message + hint)]
 
 
 def check_output(

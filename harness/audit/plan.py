@@ -117,11 +117,6 @@ class RunPlan:
         """The pipeline's name."""
         return self.settings.name
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the run."""
-        return self.settings.labels
-
     def as_dict(self, digests: CommandDigests) -> dict[str, Any]:
         """For the manifest: JSON types only, folders as variables, names but no values of the environment."""
         portable = Portable(self.run_dir, self.pipeline_dir)

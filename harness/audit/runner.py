@@ -198,7 +198,7 @@ def _info(plan: RunPlan, state: resume.RunState | None, digests: CommandDigests)
         run_id=state.run_id if state else new_ulid(),
         name=plan.name,
         method=plan.settings.method,
-        labels=plan.labels,
+        labels=plan.settings.labels,
         pipeline=plan.as_dict(digests),
         pue=plan.settings.pue,
         region=plan.settings.region,

@@ -47,8 +47,9 @@ def clean_copy(source: Path, target: Path, scrubber: Scrubber) -> list[str]:
             if c.type == "string" and c.enum is None and c.name not in _KEYS
         ]
         writer.write_table(name, _batches(bundle, name, text, scrubber, taken))
-    manifest = {key: value for key, value in bundle.manifest.items() if key != "files"}
-    clean = {key: _value(value, key, scrubber, taken) for key, value in manifest.items() if key != "run_id"}
+    manifest = {key: value for key, value in bundle.manifest.items() if key not in ("files", "run_id")}
+    clean: dict[str, Any] = {key: scrubber.scrub_value(value) for key, value in manifest.items()}
+    taken.update(f"manifest.{key}" for key, value in clean.items() if value != manifest[key])
     if taken:
         clean["labels"] = sorted({*clean["labels"], SCRUBBED})
     writer.write_manifest(clean)
@@ -71,10 +72,3 @@ def _batches(
             new = pa.array([None if row is None else clean[row] for row in rows], array.type)
             batch = batch.set_column(batch.schema.get_field_index(column), batch.schema.field(column), new)
         yield batch
-
-
-def _value(value: Any, where: str, scrubber: Scrubber, taken: Counter[str]) -> Any:
-    clean = scrubber.scrub_value(value)
-    if clean != value:
-        taken[f"manifest.{where}"] += 1
-    return clean

@@ -165,7 +165,7 @@ class Bundle:
                         where=str(path),
                         expected=f"at most {most_rows} rows, and {MAX_CHUNK} bytes where rows are few",
                     )
-                yield from self._given(name, table, schema, path).to_batches(max_chunksize=_BATCH_ROWS)
+                yield from _typed(table, schema, path).to_batches(max_chunksize=_BATCH_ROWS)
 
     def _groups(self, name: str, schema: pa.Schema, path: Path) -> Iterator[pa.Table]:
         """Rows of each row group of a file, the columns from which `schema` can be given."""
@@ -214,18 +214,6 @@ class Bundle:
             raise KitError(f"column {lost[0]!r} is missing", where=str(path))
         return [column for column in wanted if column in found]
 
-    def _given(self, name: str, table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-        """Rows with the protocol's columns and types, null where the file lacks one."""
-        wanted, there = schema.names, set(table.column_names)
-        lost = [column for column in wanted if column not in there]
-        if lost:
-            nullable = {c.name for c in self.protocol.tables[name].columns if c.nullable}
-            for column in lost:
-                if column not in nullable:
-                    raise KitError(f"column {column!r} is missing", where=str(path))
-                table = table.append_column(column, pa.nulls(table.num_rows))
-        return _typed(table, schema, path)
-
     def _files_of(self, name: str) -> list[Path]:
         files = self.files(name)
         if not files:
@@ -264,9 +252,15 @@ def _table_of(path: str) -> str:
 
 
 def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-    """Columns in the schema's order and types; other writers may have narrower or wider ones."""
+    """Columns in the schema's order and types, null where the file lacks one; other writers may have narrower
+    or wider ones.
+    """
     arrays = []
+    there = set(table.column_names)
     for field in schema:
+        if field.name not in there:
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
         array = table.column(field.name)
         if array.type != field.type:
             try:

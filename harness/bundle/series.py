@@ -152,21 +152,17 @@ class _Words(Sequence[str]):
         return self._words[int(self._indices[index])]
 
 
-class _Gathered:
-    """The rows of one counter, as they come by."""
+_Pieces = dict[str, list[npt.NDArray[Any]]]
+"""The rows of one counter as they come by, column by column."""
 
-    def __init__(self) -> None:
-        self.columns: dict[str, list[npt.NDArray[Any]]] = {
-            name: [] for name in (*_NUMBERS, "valid", "method")
-        }
 
-    def take(self, name: str) -> npt.NDArray[Any]:
-        """One column, whole, and let go of its pieces. A constant one is a view of a single number."""
-        pieces = self.columns.pop(name)
-        firsts = {piece[0].item() for piece in pieces}
-        if len(firsts) == 1 and all((piece == piece[0]).all() for piece in pieces):
-            return np.broadcast_to(pieces[0][:1], (sum(map(len, pieces)),))
-        return np.concatenate(pieces)
+def _whole(columns: _Pieces, name: str) -> npt.NDArray[Any]:
+    """One column, whole, and let go of its pieces. A constant one is a view of a single number."""
+    pieces = columns.pop(name)
+    firsts = {piece[0].item() for piece in pieces}
+    if len(firsts) == 1 and all((piece == piece[0]).all() for piece in pieces):
+        return np.broadcast_to(pieces[0][:1], (sum(map(len, pieces)),))
+    return np.concatenate(pieces)
 
 
 def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[CounterSeries]:
@@ -176,7 +172,7 @@ def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[Counte
     held at once is the series alone.
     """
     words: list[str] = []
-    gathered: dict[tuple[Any, ...], _Gathered] = {}
+    gathered: dict[tuple[Any, ...], _Pieces] = {}
     for batch in counters.to_batches() if isinstance(counters, pa.Table) else counters:
         if not batch.num_rows:
             continue
@@ -187,13 +183,13 @@ def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[Counte
         numbers["method"] = _indices(batch.column("method"), words)
         for start, stop in _runs(batch, _COUNTER_KEY):
             key = tuple(batch.column(name)[start].as_py() for name in _COUNTER_KEY)
-            columns = gathered.setdefault(key, _Gathered()).columns
+            columns = gathered.setdefault(key, {})
             for name, values in numbers.items():
-                columns[name].append(values[start:stop].copy())
+                columns.setdefault(name, []).append(values[start:stop].copy())
     return [_counter(key, rows, words) for key, rows in gathered.items()]
 
 
-def _counter(key: tuple[Any, ...], rows: _Gathered, words: list[str]) -> CounterSeries:
+def _counter(key: tuple[Any, ...], rows: _Pieces, words: list[str]) -> CounterSeries:
     head = dict(zip(_COUNTER_KEY, key, strict=True))
     return CounterSeries(
         source=head["source"],
@@ -203,9 +199,9 @@ def _counter(key: tuple[Any, ...], rows: _Gathered, words: list[str]) -> Counter
         session=head["session"],
         unit=head["unit"],
         wrap_range=head["range"],
-        valid=rows.take("valid"),
-        method=_Words(words, rows.take("method")),
-        **{name: rows.take(name) for name in _NUMBERS},
+        valid=_whole(rows, "valid"),
+        method=_Words(words, _whole(rows, "method")),
+        **{name: _whole(rows, name) for name in _NUMBERS},
     )
 
 

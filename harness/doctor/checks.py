@@ -32,6 +32,10 @@ class Verdict:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+Look = Callable[..., Verdict | None]
+Subject = Literal["machine", "gpu", "any gpu"]
+
+
 @dataclass(frozen=True)
 class Check:
     """One line of the doctor's report: a verdict, what it is about and why anyone should care."""
@@ -65,32 +69,26 @@ class RegisteredCheck:
     title: str
     group: str
     why: str
-    look: Callable[..., Verdict | None]
-    subject: Literal["machine", "gpu", "any gpu"] = "machine"
+    look: Look
+    subject: Subject
 
 
 _REGISTRY: list[RegisteredCheck] = []
-Look = Callable[..., Verdict | None]
 
 
-def machine_check(title: str, group: str, why: str) -> Callable[[Look], Look]:
+def machine_check(title: str, group: str, why: str, subject: Subject = "machine") -> Callable[[Look], Look]:
     """Register a check of the whole machine; its id is the function's name."""
 
     def register(look: Look) -> Look:
-        _REGISTRY.append(RegisteredCheck(look.__name__, title, group, why, look))
+        _REGISTRY.append(RegisteredCheck(look.__name__, title, group, why, look, subject))
         return look
 
     return register
 
 
-def gpu_check(title: str, why: str, subject: Literal["gpu", "any gpu"] = "gpu") -> Callable[[Look], Look]:
+def gpu_check(title: str, why: str, subject: Subject = "gpu") -> Callable[[Look], Look]:
     """Register a check of each GPU; its id is the function's name."""
-
-    def register(look: Look) -> Look:
-        _REGISTRY.append(RegisteredCheck(look.__name__, title, "gpu", why, look, subject))
-        return look
-
-    return register
+    return machine_check(title, "gpu", why, subject)
 
 
 def registered() -> list[RegisteredCheck]:

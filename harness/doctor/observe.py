@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.doctor.inventory import Nvml, run_helper, take_inventory
 from harness.errors import KitError
-from harness.files import existing, free_bytes
+from harness.files import existing, free_bytes, package_version
 from harness.meter.clocks import mono_us, utc_us
 from harness.meter.helper import Helper
 from harness.meter.sources.base import Found, Wanted, Zone, load_source, own_process
@@ -119,7 +119,7 @@ def observe(target: str = "runs") -> Machine:
             "disk": _disk(target),
             "cpu_count": os.cpu_count(),
         }
-        estimator = EstimatorFacts(version=_codecarbon_version())
+        estimator = EstimatorFacts(version=package_version("codecarbon"))
         if asked_estimator is not None:
             estimator = asked_estimator.result()
         nvml = asked_nvml.result()
@@ -206,18 +206,9 @@ def package_watts(zones: Sequence[Zone]) -> dict[str, float]:
     return watts
 
 
-def _codecarbon_version() -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version("codecarbon")
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _try_estimator() -> EstimatorFacts:
     """Start the meter's CPU estimator as a run would, hear what it found, and end it."""
-    version = _codecarbon_version()
+    version = package_version("codecarbon")
     if version is None:
         return EstimatorFacts(error="the package codecarbon is not installed")
     with tempfile.TemporaryDirectory(prefix="kit-doctor-") as folder:

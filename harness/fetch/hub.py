@@ -36,6 +36,7 @@ PAUSE_S = 1.0
 REACHABLE_S = 5.0
 # Several files at once fill a fast line; each keeps a connection and at most one unfinished file on the disk.
 WORKERS = 4
+ENDPOINT = constants.ENDPOINT
 CLIENT = f"huggingface_hub {huggingface_hub.__version__}"
 _LIBRARY = {"library_name": "distill-energy-kit", "library_version": __version__}
 _T = TypeVar("_T")
@@ -93,34 +94,33 @@ def prepare_client() -> None:
     huggingface_hub.logging.set_verbosity_error()
 
 
-def check_reachable(endpoint: str | None = None) -> None:
+def check_reachable() -> None:
     """Ask the hub once whether it is there, before anything is tried again and again.
 
     Raises:
         KitError: Nothing answers within a few seconds.
     """
     prepare_client()
-    place = endpoint or constants.ENDPOINT
     try:
-        httpx2.head(place, timeout=REACHABLE_S)
+        httpx2.head(ENDPOINT, timeout=REACHABLE_S)
     except httpx2.HTTPError as error:
         raise KitError(
             f"does not answer within {REACHABLE_S:.0f} s ({_reason(error)})",
-            where=place,
+            where=ENDPOINT,
             expected="a network to the hub, or to a mirror named by HF_ENDPOINT",
             fix="check the network; or fetch on another machine and copy its cache folder (KIT_CACHE)",
             exit_code=1,
         ) from None
 
 
-def list_files(asset: Asset, endpoint: str | None = None) -> list[LockedFile]:
+def list_files(asset: Asset) -> list[LockedFile]:
     """The wanted files of an asset at its commit, sorted by path, with the hub's digests.
 
     Raises:
         KitError: The hub has no such repository or commit, or cannot be reached.
     """
     prepare_client()
-    tree = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY).list_repo_tree
+    tree = huggingface_hub.HfApi(endpoint=ENDPOINT, **_LIBRARY).list_repo_tree
     revision, kind = asset.revision, asset.type
     entries = _retry(
         asset, lambda: list(tree(asset.repository, recursive=True, revision=revision, repo_type=kind))
@@ -138,19 +138,19 @@ def list_files(asset: Asset, endpoint: str | None = None) -> list[LockedFile]:
     ]
 
 
-def head(asset: Asset, endpoint: str | None = None) -> str:
+def head(asset: Asset) -> str:
     """Commit at the head of the repository's main branch.
 
     Raises:
         KitError: The hub has no such repository, or cannot be reached.
     """
     prepare_client()
-    info = huggingface_hub.HfApi(endpoint=endpoint, **_LIBRARY).repo_info
+    info = huggingface_hub.HfApi(endpoint=ENDPOINT, **_LIBRARY).repo_info
     return str(_retry(asset, lambda: info(asset.repository, revision="main", repo_type=asset.type)).sha)
 
 
 def download(
-    asset: Asset, files: list[LockedFile], folder: Path, progress: FetchProgress, endpoint: str | None = None
+    asset: Asset, files: list[LockedFile], folder: Path, progress: FetchProgress
 ) -> list[LockedFile]:
     """Put files into a folder and verify them. A file that is there already is verified all the same.
 
@@ -159,7 +159,6 @@ def download(
         files: The files.
         folder: Root of the repository's files.
         progress: Told the bytes that arrive, negative when some are given up, and what is tried again.
-        endpoint: The hub; $HF_ENDPOINT if None.
 
     Returns:
         The files by path, with the SHA-256 of their content.
@@ -190,7 +189,7 @@ def download(
                     repo_type=asset.type,
                     revision=asset.revision,
                     local_dir=folder,
-                    endpoint=endpoint,
+                    endpoint=ENDPOINT,
                     tqdm_class=_bar(advance),
                     **_LIBRARY,
                 )

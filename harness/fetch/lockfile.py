@@ -14,6 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import KitError
+from harness.files import write_bytes
 
 LOCK_PATH = Path(__file__).resolve().parent.parent / "experiments" / "data" / "assets.lock.yaml"
 SCHEMA = "assets-lock/1.0"
@@ -185,6 +186,4 @@ def write_lock(path: Path, lock: AssetsLock) -> None:
     """Replace a lock file, keeping the comment on top."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     header = "".join(takewhile(lambda line: line.startswith("#"), lines))
-    waiting = path.with_name(f".{path.name}.new")
-    waiting.write_text(dump_lock(lock, header), encoding="utf-8")
-    waiting.replace(path)
+    write_bytes(path, dump_lock(lock, header).encode())

@@ -88,16 +88,13 @@ def make_plan(assets: Mapping[str, Asset], store: Store) -> list[MissingAsset]:
     ]
 
 
-def prefetch(
-    assets: Mapping[str, Asset], store: Store, progress: FetchProgress, endpoint: str | None = None
-) -> dict[str, Path]:
+def prefetch(assets: Mapping[str, Asset], store: Store, progress: FetchProgress) -> dict[str, Path]:
     """Make every asset complete in the cache.
 
     Args:
         assets: What is needed, by name.
         store: The cache.
         progress: Who is told. Called from several threads.
-        endpoint: The hub; $HF_ENDPOINT if None.
 
     Raises:
         KitError: Too little space, or the hub does not deliver what the lock says. What is complete by then
@@ -106,20 +103,20 @@ def prefetch(
     plan = make_plan(assets, store)
     check_space(store, sum(item.missing_bytes for item in plan))
     if any(item.fault for item in plan):
-        load_client().check_reachable(endpoint)
+        load_client().check_reachable()
     for item in plan:
         if item.fault is None:
             continue
         with store.exclusive(item.asset, on_wait=partial(progress.note, f"{item.name}: {WAITING}")):
             # The other one may have finished it.
             if store.fault(item.asset) is not None:
-                _fetch(item.name, item.asset, store, progress, endpoint)
+                _fetch(item.name, item.asset, store, progress)
     return {name: store.files(asset) for name, asset in assets.items()}
 
 
-def _fetch(name: str, asset: Asset, store: Store, progress: FetchProgress, endpoint: str | None) -> None:
+def _fetch(name: str, asset: Asset, store: Store, progress: FetchProgress) -> None:
     hub = load_client()
-    files = list(asset.files) or hub.list_files(asset, endpoint)
+    files = list(asset.files) or hub.list_files(asset)
     total = sum(file.size for file in files)
     if total != asset.bytes if not asset.approximate else abs(total / asset.bytes - 1) > APPROXIMATELY:
         raise KitError(
@@ -130,7 +127,7 @@ def _fetch(name: str, asset: Asset, store: Store, progress: FetchProgress, endpo
             exit_code=1,
         )
     progress.begin(name, total)
-    verified = hub.download(asset, files, store.begin(asset), progress, endpoint)
+    verified = hub.download(asset, files, store.begin(asset), progress)
     receipt = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds"), "client": hub.CLIENT}
     store.publish(asset, verified, receipt)
     progress.end(name)

@@ -10,28 +10,27 @@ from harness.fetch.lockfile import Asset, AssetsLock, dump_lock
 from harness.fetch.prefetch import load_client
 
 
-def relock(lock: AssetsLock, names: Iterable[str], today: date, endpoint: str | None = None) -> AssetsLock:
+def relock(lock: AssetsLock, names: Iterable[str], today: date) -> AssetsLock:
     """The lock with some assets resolved from `main`.
 
     Args:
         lock: The present lock.
         names: Assets to resolve.
         today: Day to record for a revision that is new; one that has not moved keeps its day.
-        endpoint: The hub; $HF_ENDPOINT if None.
 
     Raises:
         KitError: A repository cannot be found or the hub cannot be reached.
     """
-    resolved = {name: _resolve(lock.asset(name), today, endpoint) for name in names}
+    resolved = {name: _resolve(lock.asset(name), today) for name in names}
     return lock.model_copy(update={"assets": lock.assets | resolved})
 
 
-def _resolve(asset: Asset, today: date, endpoint: str | None) -> Asset:
+def _resolve(asset: Asset, today: date) -> Asset:
     hub = load_client()
-    revision: str = hub.head(asset, endpoint)
+    revision: str = hub.head(asset)
     observed = asset.observed if revision == asset.revision else today.isoformat()
     moved = asset.model_copy(update={"revision": revision, "observed": observed})
-    files = tuple(hub.list_files(moved, endpoint))
+    files = tuple(hub.list_files(moved))
     changed = {"files": files, "bytes": sum(file.size for file in files), "approximate": False}
     # Checked once more: what a hub says goes into a file that others trust.
     return Asset.model_validate(moved.model_copy(update=changed).model_dump())
@@ -60,5 +59,5 @@ def head_of(repository: str) -> str:
             "bytes": 1,
         }
     )
-    head: str = load_client().head(asset, None)
+    head: str = load_client().head(asset)
     return head

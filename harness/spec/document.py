@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from harness.spec.strict import short
+
 FieldType = Literal["string", "int64", "float64", "bool", "object", "list<string>", "list<object>"]
 
 _WORDS = {
@@ -73,7 +75,7 @@ class DocumentSpec:
     def problems(self, value: object) -> list[Problem]:
         """Every difference between `value` (parsed JSON) and this definition. Keys `x-*` are admitted."""
         if not isinstance(value, dict):
-            return [Problem("", _short(value), "an object")]
+            return [Problem("", short(value), "an object")]
         return list(_check_object(self.fields, value, "", is_open=False))
 
 
@@ -99,12 +101,12 @@ def _check_field(field: DocumentField, value: object, path: str) -> Iterator[Pro
             yield Problem(path, "null", _WORDS[field.type])
         return
     if not _is_type(field.type, value):
-        yield Problem(path, _short(value), _WORDS[field.type] + (" or null" if field.nullable else ""))
+        yield Problem(path, short(value), _WORDS[field.type] + (" or null" if field.nullable else ""))
     elif isinstance(value, str):
         if field.enum is not None and value not in field.enum:
-            yield Problem(path, _short(value), f"one of {', '.join(field.enum)}")
+            yield Problem(path, short(value), f"one of {', '.join(field.enum)}")
         if field.pattern is not None and not re.search(field.pattern, value):
-            yield Problem(path, _short(value), f"text matching {field.pattern}")
+            yield Problem(path, short(value), f"text matching {field.pattern}")
     elif isinstance(value, dict):
         yield from _check_object(field.fields, value, path, is_open=field.open)
     elif isinstance(value, list) and field.type == "list<object>":
@@ -128,8 +130,3 @@ def _is_type(type_name: str, value: object) -> bool:
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
         case _:
             return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

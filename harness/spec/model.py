@@ -174,11 +174,6 @@ class SamplingRules:
         if not self.gap_factor > 1:
             raise ValueError(f"gap_factor is {self.gap_factor}, expected more than 1")
 
-    @property
-    def gap_us(self) -> int:
-        """Distance of two valid samples above which they enclose a gap, at the nominal period."""
-        return round(self.nominal_period_us * self.gap_factor)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:

@@ -44,7 +44,7 @@ def build(model: type[T], value: object, path: tuple[str | int, ...] = ()) -> T:
         Slip: It does not fit.
     """
     if not isinstance(value, dict):
-        raise Slip(f"expected a mapping, found {_short(value)}", path)
+        raise Slip(f"expected a mapping, found {short(value)}", path)
     wanted = _fields(typing.cast(Any, model))
     for key in value:
         if key not in wanted:
@@ -81,23 +81,24 @@ def _fit(kind: Any, value: object, path: tuple[str | int, ...]) -> Any:
         return None if value is None else _fit(other, value, path)
     if origin is Literal:
         if value not in get_args(kind):
-            raise Slip(f"expected one of {', '.join(get_args(kind))}, found {_short(value)}", path)
+            raise Slip(f"expected one of {', '.join(get_args(kind))}, found {short(value)}", path)
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise Slip(f"expected a list, found {_short(value)}", path)
+            raise Slip(f"expected a list, found {short(value)}", path)
         return tuple(_fit(get_args(kind)[0], item, (*path, place)) for place, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise Slip(f"expected a mapping of names, found {_short(value)}", path)
+            raise Slip(f"expected a mapping of names, found {short(value)}", path)
         return {key: _fit(get_args(kind)[1], item, (*path, key)) for key, item in value.items()}
     if kind not in _WORDS:
         return build(kind, value, path)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise Slip(f"expected {_WORDS[kind]}, found {_short(value)}", path)
+        raise Slip(f"expected {_WORDS[kind]}, found {short(value)}", path)
     return float(value) if kind is float else value  # type: ignore[arg-type]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -17,7 +17,7 @@ from harness.bundle.series import PowerRows
 from harness.bundle.versions import read_manifest, refuse_outside, written_by
 from harness.errors import KitError
 from harness.spec import Protocol, available_versions, load_protocol, short_version
-from harness.validate import (
+from harness.validate import (  # noqa: F401 (they register their rules)
     authenticity,
     claims,
     comparability,
@@ -44,23 +44,6 @@ from harness.validate.waivers import WAIVABLE, Waiver, apply_waivers
 
 LEVELS = (0, 1, 2, 3, 4)
 ACCOUNTING, PLAUSIBILITY, COMPARABILITY = 2, 3, 4
-MODULES = (
-    container,
-    schema,
-    private,
-    invariants,
-    structure,
-    tokens,
-    scores,
-    redundancy,
-    plausibility,
-    authenticity,
-    claims,
-    comparability,
-    rank,
-)
-"""Imported for the rules they register."""
-
 NOT_EVALUATED = "E299"
 UNUSED_WAIVER = "W399"
 ELSEWHERE = {NOT_EVALUATED, UNUSED_WAIVER, *ACROSS}

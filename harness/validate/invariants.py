@@ -120,24 +120,12 @@ def intervals_hold(ctx: Context) -> Iterator[Hit]:
 def energies_positive(ctx: Context) -> Iterator[Hit]:
     """No energy and no bound is below zero."""
     for number, row in enumerate(ctx.stages):
-        for name in ENERGIES:
-            if row[name] is not None and row[name] < 0:
-                yield Hit(
-                    STAGES,
-                    f"{ctx.named(row)}: {name} = {short(row[name])}",
-                    "at least 0",
-                    (number,),
-                    abs(row[name]),
-                )
-        for energy in row["device_energy_j"] or ():
+        found = [(f"{name} =", row[name]) for name in ENERGIES if row[name] is not None]
+        found += [("device_energy_j holds", energy) for energy in row["device_energy_j"] or ()]
+        for what, energy in found:
             if energy < 0:
-                yield Hit(
-                    STAGES,
-                    f"{ctx.named(row)}: device_energy_j holds {short(energy)}",
-                    "at least 0",
-                    (number,),
-                    abs(energy),
-                )
+                observed = f"{ctx.named(row)}: {what} {short(energy)}"
+                yield Hit(STAGES, observed, "at least 0", (number,), abs(energy))
 
 
 @rule("E209")

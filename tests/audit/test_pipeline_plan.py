@@ -202,7 +202,11 @@ SECOND = "8:18: stages[0].outputs[1]"
 @pytest.mark.parametrize(
     ("fields", "place", "parts"),
     [
-        ("inputs: [row.txt]", "8:14: stages[0].inputs[0]", ["(looked for HERE/row.txt)", "mean 'raw.txt'?"]),
+        (
+            "inputs: [row.txt]",
+            "8:14: stages[0].inputs[0]",
+            ["(looked for HERE/row.txt)", "no earlier stage lists it"],
+        ),
         ("inputs: {a: ~/x}", "8:17: stages[0].inputs.a", ["'~/x' does not exist", "write ${env.HOME}"]),
         ("inputs: ['${run_dir}/late']", "8:14: stages[0].inputs[0]", ["'${run_dir}/late' is written by"]),
         ("cwd: nowhere", "8:10: stages[0].cwd", ["'nowhere' (looked for HERE/nowhere)."]),

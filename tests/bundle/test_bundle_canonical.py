@@ -67,7 +67,7 @@ def test_every_bit_pattern_of_a_double(bits: int) -> None:
     if number == number and abs(number) != float("inf"):
         assert canonical_json(number).decode() == ecmascript(number)
     else:
-        with pytest.raises(KitError, match="no JSON form"):
+        with pytest.raises(KitError, match="no canonical JSON form"):
             canonical_json(number)
 
 
@@ -105,18 +105,17 @@ def test_keys_sort_by_utf16_units_not_by_code_points() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "where"),
+    "value",
     [
-        ({"a": [1, float("nan")]}, "$.a[1]"),
-        ({"a": float("inf")}, "$.a"),
-        ({"a": 2**53}, "$.a"),
-        ({1: 2}, "$"),
-        (["\ud800"], "$[0]"),
-        ([b"x"], "$[0]"),
-        ({"\ud800": 1}, "$"),
+        {"a": [1, float("nan")]},
+        {"a": float("inf")},
+        {"a": 2**53},
+        {1: 2},
+        ["\ud800"],
+        [b"x"],
+        {"\ud800": 1},
     ],
 )
-def test_what_json_cannot_say_is_refused_with_its_place(value: object, where: str) -> None:
-    with pytest.raises(KitError) as caught:
+def test_what_json_cannot_say_is_refused(value: object) -> None:
+    with pytest.raises(KitError, match="no canonical JSON form"):
         canonical_json(value)
-    assert caught.value.where == where

@@ -235,7 +235,7 @@ def test_a_check_that_fails_is_one_line_of_the_report(monkeypatch: pytest.Monkey
     def broken(machine: Machine) -> None:
         raise ZeroDivisionError("oh")
 
-    entries = [*_REGISTRY, RegisteredCheck("broken", "broken", "host", "why", broken)]
+    entries = [*_REGISTRY, RegisteredCheck("broken", "broken", "host", "why", broken, "machine")]
     monkeypatch.setattr("harness.doctor.checks._REGISTRY", entries)
     (check,) = [check for check in run_checks(Machine()) if check.id == "broken"]
     assert check.status == "warn" and "ZeroDivisionError: oh" in check.observed

@@ -157,7 +157,7 @@ def test_the_shared_pipeline_is_a_plan_without_the_students(tmp_path: Path) -> N
     kinds = {stage.name: stage.kind for stage in plan.stages}
     assert {name: kinds[name] for name in shared_stages(main_cells())} == shared_stages(main_cells())
     assert kinds["teacher-kept"] == "x-teacher_kept" and "student_train" not in kinds.values()
-    assert plan.labels == ("pocket",)
+    assert plan.settings.labels == ("pocket",)
     trained = profile.model_copy(update={"kept_teacher": False})
     plan = load_plan(
         write_shared(trained, main_cells(), Layout(tmp_path, {})), run_dir=tmp_path / "runs" / SHARED

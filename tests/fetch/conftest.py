@@ -53,14 +53,17 @@ class Listener:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     pytest.importorskip("huggingface_hub", reason=NEEDS)
+    from harness.fetch import hub
+
     newer = {**MODEL, "config.json": b'{"model_type": "olmo3"}', "extra.bin": content_of(5, 10_000)}
     repos = {
         "models/lab/student": Repo({OLD: dict(MODEL), NEW: newer}),
         "datasets/lab/mixture": Repo({OLD: dict(DATA)}),
     }
     with Hub(repos) as running:
+        monkeypatch.setattr(hub, "ENDPOINT", running.endpoint)
         yield running
 
 

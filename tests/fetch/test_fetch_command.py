@@ -236,7 +236,7 @@ def test_looking_for_assets_needs_neither_the_client_nor_a_network(tmp_path: Pat
 @pytest.mark.usefixtures("client")
 def test_relock_resolves_main_and_lists_every_file(lock: AssetsLock, hub: Hub) -> None:
     today = date(2026, 12, 1)
-    resolved = relock(lock, lock.assets, today, hub.endpoint)
+    resolved = relock(lock, lock.assets, today)
     newer = hub.repos["models/lab/student"].commits[NEW]
     student = resolved.asset("student")
     assert (student.revision, student.observed) == (NEW, "2026-12-01")
@@ -245,7 +245,7 @@ def test_relock_resolves_main_and_lists_every_file(lock: AssetsLock, hub: Hub) -
     # The data set has not moved: it keeps its day and gains its files.
     assert (resolved.asset("mixture").revision, resolved.asset("mixture").observed) == (OLD, "2026-07-30")
     assert list(resolved.asset("mixture").files) == locked_files(DATA)
-    assert relock(resolved, resolved.assets, today, hub.endpoint) == resolved
+    assert relock(resolved, resolved.assets, today) == resolved
     assert difference(resolved, resolved) == ""
 
 

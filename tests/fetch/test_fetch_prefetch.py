@@ -28,7 +28,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 def fetch(lock: AssetsLock, store: Store, hub: Hub, *names: str) -> Listener:
     listener = Listener()
-    prefetch({name: lock.asset(name) for name in names or lock.assets}, store, listener, hub.endpoint)
+    prefetch({name: lock.asset(name) for name in names or lock.assets}, store, listener)
     return listener
 
 
@@ -69,7 +69,7 @@ def test_patterns_select_files_and_another_selection_is_another_asset(store: Sto
     wanted = {"tokenizer.json": MODEL["tokenizer.json"], "config.json": MODEL["config.json"]}
     some = asset_of(wanted, include=["tokenizer*", "config.json"])
     assert some.key != asset_of(MODEL).key
-    prefetch({"tokenizer": some}, store, Listener(), hub.endpoint)
+    prefetch({"tokenizer": some}, store, Listener())
     assert read_all(store.files(some)) == wanted
     assert hub.sent[SHARD] == 0
 

@@ -72,7 +72,7 @@ def test_arrow_schema_carries_type_null_unit_and_field_id(table: str) -> None:
 def test_numbers_of_the_protocol() -> None:
     protocol = load_protocol()
     assert (protocol.version, protocol.major) == ("1.0.0", 1)
-    assert (protocol.sampling.nominal_period_us, protocol.sampling.gap_us) == (500_000, 1_000_000)
+    assert (protocol.sampling.nominal_period_us, protocol.sampling.gap_factor) == (500_000, 2.0)
     assert protocol.tolerances.closure_rel == 1e-9
     assert protocol.tolerances.counter_vs_integral_finding_low_power == 0.15
     for kind in ("x-warmup", "judge", "idle"):
