@@ -28,7 +28,7 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
     """Refuse to go on with a run of another pipeline, or with other sampling: one log has one of each.
 
     Raises:
-        KitError: The run in `plan.out_dir` has another name or sampling.
+        KitError: The run in `plan.out_dir` has another name, method or sampling, or a stage of another kind.
     """
     # The manifest holds the name scrubbed.
     if state.name != scrub(plan.name):
@@ -38,7 +38,22 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
             expected=f"a run named {plan.name!r}",
             fix="choose another --out, or resume with the pipeline file that began this run",
         )
-    period_us = plan.settings.sampling.period_ms * 1000
+    if state.said["method"] != plan.settings.method:
+        raise KitError(
+            f"the method changed since this run began (it was {state.said['method']})",
+            where=str(plan.source),
+            expected="the same method in the whole log",
+            fix="set it back, or begin a new run with another --out",
+        )
+    for stage in plan.stages:
+        if (before := state.kinds.get(stage.name, stage.kind)) != stage.kind:
+            raise KitError(
+                f"stage {stage.name!r} is of kind {stage.kind}, and was {before} when it ran",
+                where=str(plan.source),
+                expected="a stage of one kind in the whole log",
+                fix="set it back, give the stage another name, or begin a new run with another --out",
+            )
+    period_us = round(plan.settings.sampling.period_ms * 1000)
     if state.period_us != period_us:
         raise KitError(
             f"the sampling changed since this run began (it was period_ms: {state.period_us / 1000:g})",
@@ -46,6 +61,17 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
             expected="the same sampling in the whole log",
             fix="set it back, or begin a new run with another --out",
         )
+
+
+def kept_as_it_was(plan: RunPlan, state: RunState) -> str | None:
+    """For a run with nothing left to run: what of the pipeline file changed and is not taken, in words."""
+    given = plan.settings
+    now = {"reference_tokens": given.reference_tokens, "region": given.region, "pue": given.pue}
+    changed = [name for name, value in now.items() if value != state.said[name]]
+    changed += ["labels"] if {*map(scrub, given.labels or ())} - {*state.said["labels"]} else []
+    if not changed:
+        return None
+    return f"the log keeps what it had, the pipeline file now says otherwise: {', '.join(changed)}"
 
 
 class RemainingStages:
@@ -72,7 +98,11 @@ class RemainingStages:
             makers = {maker for names in stage.producers.values() for maker in names}
             why = self._why_again(stage, done, redone & makers)
             if why is None:
-                chooser.skipped(stage, "completed earlier")
+                same = state is None or state.counts.get(stage.name, {}) == dict(stage.tokens)
+                chooser.skipped(
+                    stage,
+                    "completed earlier" if same else "completed earlier, with other `tokens`: those stay",
+                )
             else:
                 chooser.again(stage, why)
                 self.stages.append(stage)

@@ -29,7 +29,7 @@ from harness.audit.programs import (
     shell_words,
 )
 from harness.audit.recorded import CommandDigests
-from harness.audit.remaining import Chooser, RemainingStages, check_same_run
+from harness.audit.remaining import Chooser, RemainingStages, check_same_run, kept_as_it_was
 from harness.bundle import resume
 from harness.bundle.seal import seal
 from harness.journal.ulid import new_ulid
@@ -152,6 +152,8 @@ def run_plan(
         digests = CommandDigests(plan.out_dir)
         remaining = RemainingStages(plan, state, progress, digests)
         if state is not None and remaining.done:
+            if words := kept_as_it_was(plan, state):
+                progress.warn(words)
             resume.mark_complete(plan.out_dir, state.finished)
             return RunResult(plan.out_dir)
         prepare(plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.bundle import commit
 from harness.bundle.canonical import canonical_json
@@ -27,6 +28,9 @@ class RunState:
     """Where a run stands.
 
     Attributes:
+        said: What the pipeline file said of the run beside its stages.
+        kinds: stage name -> its kind.
+        counts: stage name -> the token counts that the pipeline file declared.
         attempts: stage name -> highest attempt so far.
         finished: stage name -> its last attempt, if that completed.
         period_us: How it was sampled.
@@ -34,6 +38,9 @@ class RunState:
 
     run_id: str
     name: str
+    said: dict[str, Any]
+    kinds: dict[str, str]
+    counts: dict[str, dict[str, int]]
     period_us: int
     next_session: int
     next_stage_uid: int
@@ -96,11 +103,15 @@ def continue_run(run_dir: Path) -> RunState | None:
                 frozenset(row["produces"]),
                 frozenset(row["consumes"]),
             )
-    sampling = bundle.manifest["sampling"]
+    sampling, pipeline = bundle.manifest["sampling"], bundle.manifest["pipeline"]
     sessions = [int(entry["session"]) for entry in sampling["sessions"]]
     return RunState(
         run_id=bundle.manifest["run_id"],
         name=bundle.manifest["name"],
+        said={name: bundle.manifest[name] for name in ("method", "reference_tokens", "labels")}
+        | bundle.manifest["factors"],
+        kinds={row["name"]: row["stage"] for row in roots(rows)},
+        counts={stage["name"]: stage.get("tokens") or {} for stage in pipeline.get("stages", [])},
         period_us=int(sampling["nominal_period_us"]),
         next_session=max(sessions, default=-1) + 1,
         next_stage_uid=max((row["stage_uid"] for row in rows), default=-1) + 1,

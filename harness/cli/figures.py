@@ -18,7 +18,8 @@ import click
     help="Draw the published values in the same pictures, in panels of their own.",
 )
 @click.option("--region", help="Grid for CO2e in the table beside.tex, e.g. FRA or an id of `kit factors`.")
-def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | None) -> None:
+@click.option("--linear", is_flag=True, help="Linear energy axes; logarithmic otherwise.")
+def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | None, linear: bool) -> None:
     """Draw the runs in DIR...: energy against quality, breakdown, amortization, serving, size, sweeps.
 
     Each figure comes as SVG, PDF and PNG at the width of a column (3.25 in) and of a page (6.75 in), with its
@@ -45,7 +46,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
         from harness.experiments.paper import published_entries
 
         known += published_entries()
-    made, missing = figures(known)
+    made, missing = figures(known, log=not linear)
     for figure in made:
         draw(figure, out)
         click.echo(f"{figure.name}: {out / figure.name}-page.pdf")

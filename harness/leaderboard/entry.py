@@ -100,7 +100,10 @@ class Submission:
         if self.format != submission_rules().format:
             raise ValueError(f"format is {self.format!r}, expected {submission_rules().format!r}")
         if not LAB.fullmatch(self.lab) or not ID.fullmatch(self.id):
-            raise ValueError("lab and id are short names of letters, digits and dashes, lab in small letters")
+            raise ValueError(
+                "a lab is 2 to 40 small letters, digits and dashes, an id 2 to 64 letters, digits, dashes; "
+                "neither begins or ends with a dash"
+            )
         if unknown := set(self.stated) - set(STATED):
             raise ValueError(f"stated: {min(unknown)!r} is none of {', '.join(STATED)}")
         for name, value in {**self.stated, **self.stages_kwh}.items():

@@ -263,3 +263,29 @@ def test_a_seal_that_was_cut_short_is_finished(kit: Kit) -> None:
     shutil.copytree(kit.cwd / "saved", journal)
     kit.run("recover", "runs/p")
     assert kit.bundle().manifest == sealed and not journal.exists()
+
+
+def test_an_edit_that_one_log_cannot_hold_is_refused_and_one_that_comes_too_late_is_said(
+    tmp_path: Path,
+) -> None:
+    kit = Kit(tmp_path)
+    stage = "{name: a, kind: prerun, command: 'true'}"
+    kit.write("p.yaml", pipeline(stage))
+    kit.audit("p.yaml")
+    sealed = kit.bundle().manifest
+
+    def resumed(text: str, code: int = 0) -> str:
+        kit.write("p.yaml", text)
+        return " ".join(kit.audit("p.yaml", "--resume", code=code).split())
+
+    found = resumed(pipeline(stage.replace("prerun", "preprocess")), 2)
+    assert "stage 'a' is of kind preprocess, and was prerun when it ran" in found
+    assert "the method changed" in resumed(pipeline(stage).replace("method: sft", "method: kd"), 2)
+    assert "says otherwise: reference_tokens, pue" in resumed(
+        pipeline(stage, head="reference_tokens: 7\npue: 1.2\n")
+    )
+    counted = stage.replace("'true'", "'true', tokens: {trained: 5}")
+    assert "completed earlier, with other `tokens`: those stay" in resumed(pipeline(counted))
+    found = resumed(pipeline(stage))
+    assert "completed earlier" in found and "stay" not in found and "otherwise" not in found
+    assert kit.bundle().manifest == sealed

@@ -64,6 +64,13 @@ def test_standings_and_break_even_of_a_study(known: list[Entry]) -> None:
         )
 
 
+def test_the_plane_has_logarithmic_energy_or_linear(known: list[Entry]) -> None:
+    for log in (True, False):
+        plane = next(figure for figure in figures(known, log=log)[0] if figure.name == "pareto")
+        scales = [layer["encoding"]["x"]["scale"] for layer in plane.panels[0].layers]
+        assert {scale["type"] for scale in scales if "type" in scale} == {"log" if log else "linear"}
+
+
 def test_published_values_stand_apart(known: list[Entry]) -> None:
     made = made_of([*known, *published_entries()])
     (ours, theirs) = made["pareto"].panels

@@ -368,6 +368,19 @@ def test_the_samplers_cost(tmp_path: Path) -> None:
         assert fired(folder) == ids
 
 
+def test_time_between_two_samplers_is_no_time_that_was_cut_out(tmp_path: Path) -> None:
+    run = real_run()
+    lost = {"event_id": 1, "kind": "sampler_lost", "stage_uid": 1, "detail": None}
+    run.events.append({**run.events[0], **lost})
+    entry = dict.fromkeys(("missed_ticks", "jitter_p50_us", "jitter_p95_us", "jitter_max_us", "scheduling"))
+    stats = {**entry, "ticks": None, "session": 0, "sampler_cpu_s": 0.1, "sampler_wall_s": 60.0}
+    folder = run.write(tmp_path / "run")
+    edit_manifest(folder, lambda m: m["sampling"].update(sessions=[stats]))
+    assert "E245" not in fired(folder)
+    edit_rows(folder, "events", lambda rows: [row for row in rows if row["kind"] != "sampler_lost"])
+    assert "E245" in fired(folder)
+
+
 def test_a_device_without_samples(tmp_path: Path) -> None:
     run = real_run()
     keep = run.power["device_id"] == 0

@@ -7,11 +7,10 @@ in one picture and never share an axis or a ranking. Positions, frontier and N* 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from harness.report.figures.bars import breakdown
 from harness.report.figures.parts import Figure, Panel, Row, Spec
-from harness.report.figures.plane import SWEEPS, pareto, sweep
+from harness.report.figures.plane import SWEEPS, pareto, sweep_maker
 from harness.report.figures.reuse import amortization
 from harness.report.figures.serving import serving
 from harness.report.figures.size import size
@@ -20,20 +19,21 @@ from harness.report.study import Entry
 __all__ = ["SWEEPS", "Figure", "Panel", "Row", "Spec", "figures"]
 
 
-def figures(entries: Sequence[Entry]) -> tuple[list[Figure], dict[str, str]]:
+def figures(entries: Sequence[Entry], *, log: bool = True) -> tuple[list[Figure], dict[str, str]]:
     """Every figure that the entries have data for, and of the others why not.
 
     Args:
         entries: of one or several groups.
+        log: whether the energy axis of the plane is logarithmic.
     """
     makers: dict[str, Callable[[Sequence[Entry]], Figure | str]] = {
-        "pareto": pareto,
+        "pareto": lambda given: pareto(given, log),
         "breakdown": lambda given: breakdown(given, share=False),
         "breakdown-share": lambda given: breakdown(given, share=True),
         "amortization": amortization,
         "serving": serving,
         "size": size,
-        **{f"sweep-{name}": partial(sweep, name) for name in SWEEPS},
+        **{f"sweep-{name}": sweep_maker(name, log) for name in SWEEPS},
     }
     made, missing = [], {}
     for name, make in makers.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.report.figures.parts import (
@@ -42,14 +42,14 @@ _SETTING_WORDS = {
 _SETTING_HUES = ("#332288", "#cc9933", "#117733", "#aa4499", "#44aa99", "#882255")
 
 
-def pareto(entries: Sequence[Entry]) -> Figure | str:
+def pareto(entries: Sequence[Entry], log: bool) -> Figure | str:
     """The plane of every group."""
     panels, rows = [], []
     for group, members in groups(entries).items():
         placed = place(members)
         if not placed:
             continue
-        panel, found = _plane(group, placed, colour(entries), shape(entries))
+        panel, found = _plane(group, placed, log, colour(entries), shape(entries))
         panels.append(panel)
         rows += found
     if not panels:
@@ -63,13 +63,14 @@ def pareto(entries: Sequence[Entry]) -> Figure | str:
 
 
 def _plane(
-    title: str, placed: Sequence[Placed], colours: Spec, shapes: Spec, *, near: bool = False
+    title: str, placed: Sequence[Placed], log: bool, colours: Spec, shapes: Spec, *, near: bool = False
 ) -> tuple[Panel, list[Row]]:
     """A panel and its rows.
 
     Args:
         title: of the panel.
         placed: what is drawn.
+        log: logarithmic energy.
         colours: channel of hues.
         shapes: channel of shapes.
         near: whether the axis of Q is as long as the intervals, not from 0 to 1.
@@ -87,9 +88,9 @@ def _plane(
         }
         for p in placed
     ]
-    least = min(p.x.low if p.x.low > 0 else p.x.best for p in placed) * scale
+    least = min(p.x.low if p.x.low > 0 or not log else p.x.best for p in placed) * scale
     most = max(p.x.high if math.isfinite(p.x.high) else p.x.best for p in placed) * scale
-    domain = [least / 1.25, most * 1.25]
+    domain = [least / 1.25, most * 1.25] if log else [0, most * 1.05]
     span = [0.0, max(1.0, *(p.y.high for p in placed))]
     if near:
         bottom, top = min(p.y.low for p in placed), max(p.y.high for p in placed)
@@ -102,8 +103,9 @@ def _plane(
         }
         for row in rows
     ]
-    along = axis(x, f"energy, {unit}", type="log", domain=domain, nice=False)
-    along["axis"] = {"format": "~g", "labelOverlap": True, "values": log_ticks(*domain)}
+    along = axis(x, f"energy, {unit}", type="log" if log else "linear", domain=domain, nice=False)
+    along["axis"] = {"format": "~g", "labelOverlap": True}
+    along["axis"] |= {"values": log_ticks(*domain)} if log else {"tickCount": 5}
     up = axis("q", "relative quality Q", domain=span)
     up["axis"] = {"tickCount": 6}
     faint = {"type": "rule", "opacity": 0.5, "size": 1}
@@ -192,37 +194,41 @@ def _told_by(setting: str, members: Sequence[Entry], values: Sequence[str]) -> S
     return {"field": setting, "type": "nominal", "title": title, "scale": {"domain": known, "range": kinds}}
 
 
-def sweep(name: str, entries: Sequence[Entry]) -> Figure | str:
-    """A panel for each cell that the sweep was run around, settings told by hue and shape."""
+def sweep_maker(name: str, log: bool) -> Callable[[Sequence[Entry]], Figure | str]:
+    """What draws a sweep: a panel for each cell that it was run around, settings told by hue and shape."""
     axes = SWEEPS[name]
     fixed = [setting for setting in SETTINGS if setting not in axes]
-    families: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
-        if all(setting in entry.setting for setting in axes):
-            rest = (entry.group, entry.method, entry.size, *(entry.setting.get(s) for s in fixed))
-            families.setdefault(rest, []).append(entry)
-    panels, rows = [], []
-    for members in families.values():
-        if len({tuple(entry.setting[setting] for setting in axes) for entry in members}) < 2:
-            continue
-        placed = place(members)
-        if len(placed) < 2:
-            continue
-        first = members[0]
-        title = f"{METHOD_WORDS[method(first)]} {first.size.upper()}, {first.group}"
-        channels = _told_by(axes[-1], members, _SETTING_HUES), _told_by(axes[0], members, SHAPES)
-        panel, found = _plane(title, placed, *channels, near=True)
-        panels.append(panel)
-        settings = [p.entry.setting for p in placed]
-        rows += [
-            {**row, **{setting: s.get(setting) for setting in SETTINGS}}
-            for row, s in zip(found, settings, strict=True)
-        ]
-    if not panels:
-        return f"fewer than two settings of {' and '.join(axes)} were run"
-    what = " and ".join(_SETTING_WORDS[setting] for setting in axes)
-    caption = (
-        f"Sweep of {what} with its own frontier; marks of one kind are repeats with other seeds. "
-        "The axis of Q does not begin at zero."
-    )
-    return Figure(f"sweep-{name}", panels, rows, caption)
+
+    def make(entries: Sequence[Entry]) -> Figure | str:
+        families: dict[tuple[Any, ...], list[Entry]] = {}
+        for entry in entries:
+            if all(setting in entry.setting for setting in axes):
+                rest = (entry.group, entry.method, entry.size, *(entry.setting.get(s) for s in fixed))
+                families.setdefault(rest, []).append(entry)
+        panels, rows = [], []
+        for members in families.values():
+            if len({tuple(entry.setting[setting] for setting in axes) for entry in members}) < 2:
+                continue
+            placed = place(members)
+            if len(placed) < 2:
+                continue
+            first = members[0]
+            title = f"{METHOD_WORDS[method(first)]} {first.size.upper()}, {first.group}"
+            channels = _told_by(axes[-1], members, _SETTING_HUES), _told_by(axes[0], members, SHAPES)
+            panel, found = _plane(title, placed, log, *channels, near=True)
+            panels.append(panel)
+            settings = [p.entry.setting for p in placed]
+            rows += [
+                {**row, **{setting: s.get(setting) for setting in SETTINGS}}
+                for row, s in zip(found, settings, strict=True)
+            ]
+        if not panels:
+            return f"fewer than two settings of {' and '.join(axes)} were run"
+        what = " and ".join(_SETTING_WORDS[setting] for setting in axes)
+        caption = (
+            f"Sweep of {what} with its own frontier; marks of one kind are repeats with other seeds. "
+            "The axis of Q does not begin at zero."
+        )
+        return Figure(f"sweep-{name}", panels, rows, caption)
+
+    return make
