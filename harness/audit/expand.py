@@ -84,7 +84,7 @@ def expand(
         node = document.get(key)
         head[key] = substitute(node, scope, key, problems) if node else None
     scope = replace(scope, env={**scope.env, **_texts(head["env"])})
-    expanded = _stages(stages, sweeps, scope, problems)
+    expanded = _stages(stages, sweeps, scope, head["env"], problems)
     concrete = replace(stages, value=tuple(stage.node for stage in expanded))
     whole = document.having(**head, stages=concrete, vars=None)
     return ExpandedRun(out, out / "work", whole, tuple(expanded)), problems
@@ -94,15 +94,19 @@ def _stages(
     stages: Node,
     sweeps: list[list[Combination]],
     scope: ReferenceScope,
+    env: Node | None,
     problems: list[PipelineProblem],
 ) -> list[ExpandedStage]:
     names = tuple(stage.value["name"].text for stage in stages.value)
     produced: dict[str, list[Produced]] = {}
+    common = _texts(env)
     expanded: list[ExpandedStage] = []
     for number, stage in enumerate(stages.value):
         base = replace(scope, stages=names, stage=names[number], produced=produced)
         instances: list[Produced] = []
         for combination in sweeps[number]:
+            # Each stage carries the pipeline's environment.
+            scope.size["characters"] += sum(map(len, common.values()))
             one = _stage(stage, number, combination, base, problems)
             expanded.append(one)
             instances.append(Produced(combination, absolute(one.node.get("outputs"), one.cwd)))

@@ -110,6 +110,25 @@ class Pipeline(_Strict):
     vars: dict[f.Name, f.Scalar] | None = Field(None, description="Your own variables, used as ${vars.NAME}.")
 
 
+_ALSO_CALLED = {
+    "command": "args cmd run script",
+    "cwd": "dir directory workdir working_dir working_directory",
+    "env": "environment environ",
+    "vars": "variables params",
+    "kind": "type stage",
+    "inputs": "input consumes",
+    "outputs": "output produces",
+    "retries": "retry max_retries",
+    "devices": "gpus device",
+    "protocol": "version protocol_version",
+    "reference_tokens": "denominator token_denominator reference_token_denominator",
+    "labels": "label tags",
+    "matrix": "sweep",
+    "stages": "steps",
+}
+"""Our fields, and the names other tools have for them."""
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a pipeline file, for editors."""
     protocol, versions = load_protocol(), available_versions()
@@ -213,6 +232,9 @@ def problem_of(
         key, owner = str(location[-1]), _owner(model, location)
         allowed = list(also) if owner is model else []
         allowed += sorted(owner.model_fields, key=lambda name: not owner.model_fields[name].is_required())
+        plain_key = key.casefold().replace("-", "_")
+        synonym = next((ours for ours, others in _ALSO_CALLED.items() if plain_key in others.split()), None)
+        near = f" Did you mean '{synonym}'?" if synonym in allowed else guess(key, allowed)
         what = {
             "Pipeline": "a pipeline",
             "SamplingOptions": "sampling",
@@ -223,9 +245,7 @@ def problem_of(
         }
         owned = what.get(owner.__name__, dotted(location[:-1]))
         message = f"{show(key)} is not a field of {owned}. Allowed: {', '.join(allowed)}."
-        return PipelineProblem(
-            _mark(document, location, key=True), path_of(location[:-1]), message + guess(key, allowed)
-        )
+        return PipelineProblem(_mark(document, location, key=True), path_of(location[:-1]), message + near)
     return PipelineProblem(_mark(document, location), path_of(location), _words(error))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,8 @@ from harness.audit.problems import PipelineProblem, guess, nearest, show
 from harness.audit.yaml_source import Node, number_or_text, plain
 
 MAX_TEXT = 64 * 1024
+MAX_EXPANDED = 64 * 1024 * 1024
+"""Characters of all values of a file with every combination and reference filled in."""
 MAX_PROBLEMS = 200
 """References of a file that are looked up in vain."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}\n]*)\}|\$\{")
@@ -50,6 +53,7 @@ class ReferenceScope:
         stages: Names of all stages, in order; None where stages cannot be named.
         stage: Name of the stage itself.
         own: Its `inputs` and `outputs` as absolute paths; None where they cannot be named.
+        size: Characters filled in so far, shared by all scopes of a file.
     """
 
     constants: Mapping[str, str]
@@ -60,6 +64,7 @@ class ReferenceScope:
     stages: Sequence[str] | None = None
     stage: str = ""
     own: Mapping[str, dict[str, str]] | None = None
+    size: Counter[str] = field(default_factory=Counter)
 
     def names(self) -> list[str]:
         """All that could be written here, for the nearest guess."""
@@ -70,6 +75,10 @@ class ReferenceScope:
         for stage, runs in self.produced.items():
             found += [f"stages.{stage}.{name}" for name in ("out", *runs[0].outputs)]
         return list(dict.fromkeys(found))
+
+    def is_full(self) -> bool:
+        """Whether more was filled in than may be."""
+        return self.size["characters"] > MAX_EXPANDED
 
     def lookup(self, name: str) -> list[Node | str]:
         """The values a reference stands for: one, or several for `stages.NAME[*]`.
@@ -224,6 +233,20 @@ def _vars_in(node: Node) -> list[str]:
 
 def _scalar(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> list[Node]:
     """The node with its references filled in: several nodes only for a text that is one `[*]` reference."""
+    if scope.is_full():
+        return [node]
+    filled = _filled(node, scope, path, problems)
+    scope.size["characters"] += sum(len(one.text) for one in filled)
+    if scope.is_full():
+        message = (
+            f"with this the file grows to more than {MAX_EXPANDED} characters, once every combination and "
+            "variable is filled in. Split it, or keep long texts in files of their own."
+        )
+        problems.append(PipelineProblem(node.mark, path, message))
+    return filled
+
+
+def _filled(node: Node, scope: ReferenceScope, path: str, problems: list[PipelineProblem]) -> list[Node]:
     text: str = node.value
     pieces: list[str] = []
     end, position = 0, -1

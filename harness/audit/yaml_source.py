@@ -35,6 +35,23 @@ _TAG = re.compile(r"(?:&[^\s,\[\]{}]+\s+)?(!(?!!str\s)\S*)")
 _EXAMPLE = "start from an example: docs/pipeline_file.md, for a profile docs/own_models.md"
 _TEXT = "tag:yaml.org,2002:str"
 
+_HINTS = (
+    ("'\\t'", "spaces; YAML does not allow tabs in indentation", "replace the tab by spaces"),
+    ("another document", "one document a file", "remove the '---' line"),
+    ("undefined alias", "an anchor '&name' above it", "define the anchor first, or quote the text"),
+    (
+        "mapping values are not allowed",
+        "one 'key: value' a line",
+        "put the whole value in quotes where it holds ': ' (a command: below 'command: |'), or check the "
+        "indentation above",
+    ),
+    ("cannot start any token", "a value that begins with a letter, a digit or a quote", "quote the value"),
+    ("block end", "the same indentation for neighbours", "line this up with the lines above"),
+    ("block mapping", "the same indentation for neighbours", "line this up with the lines above"),
+    ("", "valid YAML", "check quotes, brackets, the ':' after the key and the indentation"),
+)
+"""Words of the parser's message, what it expected, and what to do."""
+
 
 class WrittenInt(int):
     """An integer that still knows how it was written (`text`)."""
@@ -266,8 +283,11 @@ def _syntax(error: MarkedYAMLError, text: str, file: str) -> KitError:
     lines = text.splitlines()
     line = lines[mark.line - 1] if mark.line <= len(lines) else ""
     problem = (error.problem or error.context or "not YAML").removeprefix("but ")
-    expected = "one document of valid YAML; text with ': ' or, inside [ ] and { }, with ${...} in quotes"
-    fix = "check quotes, tabs, brackets, anchors, the ':' after the key and the indentation"
+    if "${" in line and ("[" in line or "{" in line.replace("${", "")):
+        expected = 'quotes around text with ${...} inside [ ] or { }, as in ["${run_dir}/out"]'
+        fix = "quote it, or write the list with one '- item' a line"
+    else:
+        expected, fix = next((expected, fix) for words, expected, fix in _HINTS if words in problem)
     since = f" ({error.context}, line {begun.line + 1})" if error.context and begun else ""
     found = f" in {line.strip()[:60]!r}" if line.strip() else ""
     return _refusal(mark, f"not YAML: {problem}{found}{since}", expected, fix)

@@ -30,6 +30,9 @@ CASES = {
     "unknown-each": HEAD + "vars:\n" + "".join(f"  k{i}: ${{vars.q{i}}}\n" for i in range(SIZE // 20)) + TAIL,
     "devices": HEAD + f"devices: [{','.join(map(str, range(SIZE // 12)))}]" + TAIL,
     "path": HEAD + TAIL.replace("command", f'inputs: "{"a/" * 30_000}", command'),
+    "multiplied": HEAD
+    + f'vars: {{a: "{"a" * 30_000}", b: "${{vars.a}}${{vars.a}}"}}'
+    + TAIL.replace('["true"]', f"[{','.join(['x${vars.b}'] * 1500)}]"),
     "multiplied-by-a-matrix": HEAD
     + f'env: {{A: "{"a" * 60_000}"}}'
     + TAIL.replace("command", "matrix: {seed: [" + ",".join(map(str, range(2000))) + "]}, command"),

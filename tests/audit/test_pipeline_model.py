@@ -45,6 +45,8 @@ def test_the_message_of_a_wrong_kind(tmp_path: Path) -> None:
             "4:1",
             ["'pues' is not a field of a pipeline", "Allowed: protocol, name, method,", "mean 'pue'?"],
         ),
+        ("environment: {}", "4:1", ["'environment' is not a field", "Did you mean 'env'?"]),
+        ("gpus: [0]", "4:1", ["Did you mean 'devices'?"]),
         ("devices: gpu", "4:10: devices", ["'gpu' is no choice of devices", "auto, all, none, or a list"]),
         ("devices: 0", "4:10: devices", ["Did you mean [0]?"]),
         ("devices: 0,1", "4:10: devices", ["Did you mean [0,1]?"]),
@@ -81,7 +83,7 @@ def test_wrong_fields_of_the_pipeline(tmp_path: Path, line: str, place: str, par
 @pytest.mark.parametrize(
     ("line", "place", "parts"),
     [
-        ("workdir: /", "8:5: stages[0]", ["'workdir' is not a field of a stage", "cwd, env,"]),
+        ("workdir: /", "8:5: stages[0]", ["'workdir' is not a field of a stage", "Did you mean 'cwd'?"]),
         ("output: x", "8:5: stages[0]", ["Did you mean 'outputs'?"]),
         ("timeout: 3 days", "8:14: stages[0].timeout", ["'3 days' is not a duration", "1h30m"]),
         ("timeout: 0", "8:14: stages[0].timeout", ["0 is not a duration"]),
