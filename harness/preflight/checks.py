@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import util
 from pathlib import Path
 
 from harness.accounting.rounding import J_PER_KWH
@@ -15,7 +13,7 @@ from harness.doctor.torch_build import too_old, torch_cuda
 from harness.errors import KitError
 from harness.experiments.pipelines import TOKENIZER
 from harness.fetch.store import SPARE_BYTES, human
-from harness.files import existing, free_bytes
+from harness.files import existing, free_bytes, package_version
 from harness.planning.cards import Card
 from harness.preflight.findings import Finding, Preflight, Status
 from harness.preflight.memory import USABLE, Disk, disk_of, stage_memory
@@ -56,10 +54,7 @@ class Machine:
 
 def this_machine(assumed: Card | None = None) -> Machine:
     """Look at this machine."""
-    vllm = None
-    if util.find_spec("vllm") is not None:
-        vllm = importlib.metadata.version("vllm")
-    return Machine(take_inventory(), torch_cuda(), vllm, free_bytes, assumed)
+    return Machine(take_inventory(), torch_cuda(), package_version("vllm"), free_bytes, assumed)
 
 
 def check(outlook: Outlook, machine: Machine) -> Preflight:
