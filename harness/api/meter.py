@@ -75,7 +75,12 @@ class StageContext(ContextDecorator):
         self._entered.append((os.getpid(), session))
         energy = partial(self._meter._energy_of, opened.uid, self._name)
         self._meter._ranks.begin(session, self._name)
-        return Stage(self._name, self._kind, SessionSink(session, opened, self._meter._ranks), energy)
+        return Stage(
+            self._name,
+            self._kind,
+            SessionSink(session, opened, self._meter._ranks, self._meter._run_ended),
+            energy,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -148,6 +153,7 @@ class Meter:
         self._session: MeterSession | None = None
         self._ranks: RankReports
         self._attempts: dict[str, int] = {}
+        self._late = False
         self._config = MeterConfig(
             period_us=period_ms * 1000,
             devices=None if devices is None else tuple(str(device) for device in devices),
@@ -187,13 +193,21 @@ class Meter:
     def _file_sink(self, stage: str) -> FileSink:
         if self._session is not None:  # that of the process that this one was forked from
             running = self._ranks.running or (stage, self._attempts[stage])
-            return FileSink(str(self._ranks.path), {"pid": os.getpid(), "stage": running})
+            return FileSink(str(self._ranks.path), {"pid": os.getpid(), "stage": running}, self._run_ended)
         if self._events_file is None:
             raise KitError(
                 "the meter was not started", where=f"stage {stage!r}", fix="with Meter() as meter:"
             )
         place = {"pid": os.getpid(), "stage": [stage, self._attempts[stage]]}
-        return FileSink(self._events_file, {} if self._under_audit else place)
+        if self._under_audit:
+            return FileSink(self._events_file, {})
+        return FileSink(self._events_file, place, self._run_ended)
+
+    def _run_ended(self) -> None:
+        """What is reported now comes too late; said once, and no reason to end what the process does."""
+        if not self._late:
+            self._late = True
+            _warn(f"the run in {self.out} has ended: what this process reports is not counted any more")
 
     def _tell_part(self, event: str, name: str, **detail: Any) -> None:
         """A stage begins or ends here; under `kit audit` the parts of a job are those of its local rank 0."""

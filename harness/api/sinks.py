@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,18 +33,24 @@ class FileSink:
     processes may report at once.
 
     Args:
-        path: The file.
+        path: The file. That of a job is taken away when the process that meters has ended the run.
         stamp: Members of every line.
+        ended: Called where that is so; None under an audit, whose file stays.
     """
 
-    def __init__(self, path: str, stamp: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, stamp: Mapping[str, Any], ended: Callable[[], None] | None = None) -> None:
         self._path = path
         self._stamp = stamp
+        self._ended = ended
 
     def _append(self, message: dict[str, Any]) -> None:
+        line = json.dumps({**message, **self._stamp}) + "\n"
         try:
+            if self._ended is not None and not Path(self._path).exists():
+                self._ended()
+                return
             with Path(self._path).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({**message, **self._stamp}) + "\n")
+                stream.write(line)
         except OSError as error:
             raise KitError(
                 f"cannot be written: {error.strerror}",
@@ -73,11 +79,13 @@ class SessionSink:
     file.
     """
 
-    def __init__(self, session: MeterSession, stage: OpenStage, ranks: RankReports) -> None:
+    def __init__(
+        self, session: MeterSession, stage: OpenStage, ranks: RankReports, ended: Callable[[], None]
+    ) -> None:
         self._session = session
         self._stage = stage
         self._ranks = ranks
-        self._fork = FileSink(str(ranks.path), {"pid": os.getpid(), "stage": ranks.running})
+        self._fork = FileSink(str(ranks.path), {"pid": os.getpid(), "stage": ranks.running}, ended)
 
     def tokens(self, counts: dict[str, int]) -> None:
         """Add to the token counts of the stage."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import refuse_inside
+
 
 @click.command("figures")
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -36,6 +38,7 @@ def cmd(folders: tuple[Path, ...], out: Path, published: bool, region: str | Non
     from harness.report.model import Options, build
     from harness.report.study import entries
 
+    refuse_inside(out, folders, "--out")
     repeats = [folder for folder in folders if (first := repeated(folder)) is not None and first in folders]
     for folder in repeats:
         click.echo(f"{folder}: a repeat, in the run-to-run spread and in no figure")

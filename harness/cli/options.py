@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,6 +36,26 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number.", param, ctx)
         return number
+
+
+def refuse_inside(path: Path, runs: Iterable[Path], option: str) -> None:
+    """A sealed run holds what its manifest lists and nothing else: what is made of it goes elsewhere.
+
+    Raises:
+        KitError: The path lies in one of the runs, or is one.
+    """
+    from harness.errors import KitError
+    from harness.validate.container import BESIDE
+
+    for run in runs:
+        place, folder = path.resolve(), run.resolve()
+        if place == folder or (folder in place.parents and place.relative_to(folder).parts[0] not in BESIDE):
+            raise KitError(
+                "lies in the run: a file that its manifest does not list makes it invalid",
+                where=f"{option} {path}",
+                expected="a place outside the run",
+                fix=f"{option} {folder.parent / path.name}" if place != folder else f"another {option}",
+            )
 
 
 def _cpu_choices() -> list[str]:

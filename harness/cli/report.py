@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import FiniteRange
+from harness.cli.options import FiniteRange, refuse_inside
 
 if TYPE_CHECKING:
     from harness.report.model import Options
@@ -121,6 +121,7 @@ def _write_page(folders: tuple[Path, ...], options: Options, page: Path) -> None
     from harness.report.page import points_for, to_html
     from harness.validate.engine import validate_many
 
+    refuse_inside(page, folders, "--html")
     manifests = [opened(folder).manifest for folder in folders]
     ids = [manifest.get("run_id") for manifest in manifests]
     for folder, run_id in zip(folders, ids, strict=True):

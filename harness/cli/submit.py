@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import refuse_inside
+
 
 @click.command("submit")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -88,6 +90,8 @@ def cmd(
     from harness.leaderboard.pack import git_commands, pack
     from harness.text import terminal_width
 
+    refuse_inside(report_folder, runs, "--report")
+    refuse_inside(into / "submissions", runs, "--into")
     fields: dict[str, str | None] = {"lab": lab, **said}
     by_login = key == Path(sigstore.PROGRAM)
     if embargo and by_login:

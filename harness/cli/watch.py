@@ -21,7 +21,9 @@ def cmd(folder: Path, once: bool, port: int | None) -> None:
     """
     from harness.audit.live_run import LiveRun, Snapshot
     from harness.cli.console import counts, duration, make_console, stdout_console
-    from harness.cli.live import MetricsServer, openmetrics, packed, pieces
+    from harness.cli.live import LATE_S, MetricsServer, openmetrics, packed, pieces
+    from harness.journal.reading import journal_files
+    from harness.journal.records import is_being_written
 
     live, shown = LiveRun(folder), [Snapshot()]
     console = stdout_console()
@@ -31,14 +33,20 @@ def cmd(folder: Path, once: bool, port: int | None) -> None:
     screen = console.is_terminal and not once
     status = console.status("") if screen else None
 
+    def told(now: Snapshot) -> list[str]:
+        late = now.last_sample_s is not None and now.last_sample_s > LATE_S
+        if late and not any(map(is_being_written, journal_files(folder))):
+            return [*pieces(now), f"nobody writes here: if the run was killed, kit recover {folder}"]
+        return pieces(now)
+
     def text(now: Snapshot) -> str:
         head = "between two stages"
         if now.stage is not None:
             head = f"{now.stage[0]}  {duration(now.elapsed_s)}{counts(now.tokens)}  {now.stage[1]}"
         if not console.is_terminal:
-            return "  ".join([head, *pieces(now)])
+            return "  ".join([head, *told(now)])
         width = max(20, console.width - 4)
-        return "\n".join([head[:width], *(f"  {line}" for line in packed(pieces(now), width - 2))])
+        return "\n".join([head[:width], *(f"  {line}" for line in packed(told(now), width - 2))])
 
     try:
         if status is not None:

@@ -108,3 +108,18 @@ def test_the_command_looks_at_a_run(run: Path) -> None:
         assert word in done.output
     refused = CliRunner().invoke(cmd, [str(run / "logs")])
     assert isinstance(refused.exception, KitError)
+
+
+def test_a_run_whose_writers_are_gone_is_said_to_need_recovering(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    begun = mono_us() - 100 * SECOND
+    runner = JournalWriter(tmp_path / "journal" / "000-000-runner.jnl")
+    stage = {"type": "stage_start", "session": 0, "stage_uid": 0, "mono_us": begun, "t_us": 0}
+    runner.append_record({**stage, "name": "train", "stage": "student_train", "attempt": 1})
+    sampler = JournalWriter(tmp_path / "journal" / "000-001-sampler.jnl")
+    sampler.append_rows(KIND_POWER, power(0, begun + SECOND, 5_000, 0))
+    late = CliRunner().invoke(cmd, [str(tmp_path), "--once"]).output
+    assert "NO SAMPLE FOR" in late and "kit recover" not in late, "somebody has the journals open"
+    runner.close()
+    sampler.close()
+    assert f"kit recover {tmp_path}" in CliRunner().invoke(cmd, [str(tmp_path), "--once"]).output

@@ -263,3 +263,43 @@ def test_a_meter_closed_inside_a_stage_ends_it_there(lab_dir: Path, tmp_path: Pa
     """
     run = run_program(tmp_path / "run", code, env=environment(LabConfig(), lab_dir))
     assert [row["status"] for row in run.stages] == ["interrupted"]
+
+
+LATE = """
+import os, sys, time
+from harness import Meter
+with Meter(out=sys.argv[1], cpu="none") as meter:
+    with meter.stage("student_train") as stage:
+        stage.add_tokens(trained=10)
+        if os.environ["LOCAL_RANK"] == "1":
+            open(sys.argv[2], "w").close()
+            while os.path.exists(sys.argv[1] + "/logs"):
+                time.sleep(0.05)
+            stage.add_tokens(trained=10)
+            stage.event("saved")
+        else:
+            while not os.path.exists(sys.argv[2]):
+                time.sleep(0.05)
+    if os.environ["LOCAL_RANK"] == "1":
+        with meter.stage("evaluate") as stage:
+            stage.add_tokens(processed=1)
+print("saved its weights")
+"""
+
+
+def test_a_rank_that_outlives_the_run_is_told_and_goes_on(lab_dir: Path, tmp_path: Path) -> None:
+    env = environment(LabConfig(), lab_dir)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE, str(tmp_path / "run"), str(tmp_path / "in")],
+            env={**env, "LOCAL_RANK": rank, "RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    told = [process.communicate(timeout=120) for process in started]
+    assert [out for out, _ in told] == ["saved its weights\n"] * 2, told
+    assert told[1][1].count("has ended: what this process reports is not counted any more") == 1
+    assert Sealed(tmp_path / "run").stages[0]["tokens_trained"] == 20

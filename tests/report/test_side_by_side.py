@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.main import cli
+from harness.errors import KitError
 from harness.report.model import build
 from harness.report.side_by_side import rows, side_by_side
 from tests.report.test_comparison import direct, distilled_and_direct
@@ -130,6 +131,34 @@ def test_the_list_names_every_run_and_what_to_do_with_one_that_is_not_sealed(tmp
     assert len(text.splitlines()) == 4
     (tmp_path / "empty").mkdir()
     assert CliRunner().invoke(cli, ["runs", str(tmp_path / "empty")]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("report . --html page.html", "--html"),
+        ("report . --html sub/../page.html", "--html"),
+        ("figures . --out .", "--out"),
+        ("figures . --out figures", "--out"),
+        ("submit . --lab example-lab --dry-run", "--report"),
+        ("submit . --lab example-lab --dry-run --report ../r --into .", "--into"),
+    ],
+)
+def test_nothing_is_written_into_a_sealed_run(tmp_path, monkeypatch, command, place):
+    run = direct(tmp_path, "a")
+    before = sorted(path.name for path in run.iterdir())
+    monkeypatch.chdir(run)
+    found = CliRunner().invoke(cli, command.split())
+    assert isinstance(found.exception, KitError), found.output
+    assert "lies in the run" in str(found.exception) and str(found.exception).startswith(place)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_page_may_lie_beside_the_bundle_or_in_a_folder_of_ones_own(tmp_path):
+    run = direct(tmp_path, "a")
+    (run / "work").mkdir()
+    for page in (run / "work" / "page.html", tmp_path / "page.html"):
+        assert CliRunner().invoke(cli, ["report", str(run), "--html", str(page)]).exit_code == 0
 
 
 def test_joules_a_token_are_of_the_energy_above_them() -> None:
