@@ -208,7 +208,7 @@ def main() -> int:
         zeus = str(zeus_python(options.zeus or scratch / "zeus"))
         pythons = {"ours": sys.executable, "Zeus": zeus, "CodeCarbon": sys.executable}
         tell(f"# {ZEUS}, codecarbon=={version('codecarbon')}, Python {platform.python_version()}")
-        tell(f"# code sha256 {code_digest(CODE)}")
+        tell(f"# code sha256 {code_digest(CODE, ('.py', '.yaml', '.c', '.h'))}")
         tell(
             f"# seed {options.seed}, {options.windows} windows a cell, of 1 s and 0.3 s in turn; "
             "the lab's model of a card, not a GPU"

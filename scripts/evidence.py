@@ -99,8 +99,11 @@ def write(record: dict[str, Any]) -> None:
 
 def write_table(page: Path, begin: str, text: str) -> None:
     """Put the table of a record onto its page, behind its mark."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    page.write_text(before + begin + text + END + rest.partition(END)[2], encoding="utf-8")
+    before, marked, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(END)
+    if not (marked and ended):
+        raise SystemExit(f"{page}: no place for the table; expected {begin.strip()} and {END.strip()}")
+    page.write_text(before + begin + text + END + after, encoding="utf-8")
 
 
 def table(record: dict[str, Any]) -> str:
@@ -353,12 +356,12 @@ def _verdicts(told: Any, metric: str) -> list[float]:
     return [float(sample[metric]) for sample in rows]
 
 
-def code_digest(folders: Sequence[str] = CODE) -> str:
-    """Digest of the code and the settings that figures rest on."""
+def code_digest(folders: Sequence[str] = CODE, kinds: Sequence[str] = (".py", ".yaml")) -> str:
+    """Digest of the code and the settings that figures rest on: files of these kinds in the folders."""
     digest = hashlib.sha256()
     for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()):
         name = path.relative_to(ROOT).as_posix()
-        if path.suffix in (".py", ".yaml") and name not in ASIDE:
+        if path.suffix in kinds and name not in ASIDE:
             digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -192,7 +192,7 @@ class Meter:
 
     def _file_sink(self, stage: str) -> FileSink:
         if self._session is not None:  # that of the process that this one was forked from
-            running = self._ranks.running or (stage, self._attempts[stage])
+            running = self._ranks.running or (stage, self._ranks.next_number(stage))
             return FileSink(str(self._ranks.path), {"pid": os.getpid(), "stage": running}, self._run_ended)
         if self._events_file is None:
             raise KitError(

@@ -15,8 +15,13 @@ from harness.meter.client import Visibility, visibility
 
 _PLAIN = ("/bin/sh", "-c")
 _STRICT = ("-o", "pipefail", "-c")
-_SHOWN = re.compile(r"""(?<!\w)CUDA_VISIBLE_DEVICES=("[^"]*"|'[^']*'|[^\s"';&|()<>]*)""")
-_UNSHOWN = re.compile(r"(?<!\w)(?:unset|-u|--unset)[ =\n]*CUDA_VISIBLE_DEVICES\b")
+_SHOWN = re.compile(r"""(?<!\w)CUDA_VISIBLE_DEVICES=((?:"[^"]*"|'[^']*'|[^\s"';&|()<>])*)""")
+_UNSHOWN = re.compile(
+    r"\bunset\b[^;&|\n]*\bCUDA_VISIBLE_DEVICES\b|(?<!\w)(?:-u|--unset)[ =\n]*CUDA_VISIBLE_DEVICES\b"
+    r"|\benv[ \n]+(?:-i|-|--ignore-environment)(?=\s)"
+)
+_ORDER = re.compile(r"""(?<!\w)CUDA_DEVICE_ORDER=["']?(\w+)""")
+_AS_IT_IS = re.compile(r"\$(?:CUDA_VISIBLE_DEVICES|\{CUDA_VISIBLE_DEVICES(?::?-[^}$`]*)?\})")
 HIDES = (
     "the command sets CUDA_VISIBLE_DEVICES to what only its shell knows: a GPU that is hidden here is not "
     "metered. Unset CUDA_VISIBLE_DEVICES here and all are"
@@ -76,21 +81,31 @@ def devices_seen(argv: Sequence[str], env: Mapping[str, str]) -> list[Visibility
     An assignment of what only the shell knows (`CUDA_VISIBLE_DEVICES=$i`) is left out (`hides_devices`).
     """
     visible, order = visibility(env)
-    words = "\n".join(argv)
+    words = _words(argv)
     seen = [visible, *([None] if _UNSHOWN.search(words) else [])]
-    for found in _SHOWN.finditer(words):
-        if not _of_the_shell(found):
-            seen.append(found[1].strip("\"'"))
+    seen += [value for value in _shown(words) if not _of_the_shell(value)]
+    if told := _ORDER.search(words):
+        order = told[1]
     return [(one, order) for one in dict.fromkeys(seen)]
 
 
 def hides_devices(argv: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether a command may use GPUs that its environment does not show, and nobody can say which."""
-    return visibility(env)[0] is not None and any(map(_of_the_shell, _SHOWN.finditer("\n".join(argv))))
+    return visibility(env)[0] is not None and any(map(_of_the_shell, _shown(_words(argv))))
 
 
-def _of_the_shell(found: re.Match[str]) -> bool:
-    return bool(set("$`") & set(found[1]))
+def _words(argv: Sequence[str]) -> str:
+    return "\n".join(argv).replace("\\", "")  # quotes of a shell inside a shell
+
+
+def _shown(words: str) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is set to, without quotes; not where it is set to what it is."""
+    values = [found[1].replace('"', "").replace("'", "") for found in _SHOWN.finditer(words)]
+    return [value for value in values if not _AS_IT_IS.fullmatch(value)]
+
+
+def _of_the_shell(value: str) -> bool:
+    return bool(set("$`") & set(value))
 
 
 class Interpreter(NamedTuple):

@@ -45,6 +45,14 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
             expected="the same method in the whole log",
             fix="set it back, or begin a new run with another --out",
         )
+    tokens = plan.settings.reference_tokens
+    if state.finished and state.said["reference_tokens"] != tokens:
+        raise KitError(
+            f"reference_tokens changed since this run began (was {state.said['reference_tokens']})",
+            where=str(plan.source),
+            expected="the same denominator in the whole log",
+            fix="set it back, or begin a new run; kit report --reference-tokens N divides by another",
+        )
     for stage in plan.stages:
         if (before := state.kinds.get(stage.name, stage.kind)) != stage.kind:
             raise KitError(
@@ -66,7 +74,7 @@ def check_same_run(plan: RunPlan, state: RunState) -> None:
 def kept_as_it_was(plan: RunPlan, state: RunState) -> str | None:
     """For a run with nothing left to run: what of the pipeline file changed and is not taken, in words."""
     given = plan.settings
-    now = {"reference_tokens": given.reference_tokens, "region": given.region, "pue": given.pue}
+    now = {"region": given.region, "pue": given.pue}
     changed = [name for name, value in now.items() if value != state.said[name]]
     changed += ["labels"] if {*map(scrub, given.labels or ())} - {*state.said["labels"]} else []
     if not changed:

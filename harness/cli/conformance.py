@@ -78,7 +78,8 @@ def _chosen(families: Sequence[str], identifiers: Sequence[str]) -> list[dict[st
             if word not in known:
                 near = nearest(word, known)
                 fix = f"{option} {near}" if near else "kit conformance --format json lists all"
-                raise KitError(f"there is no {name} {word!r}", where=option, fix=fix)
+                all_of_them = f"one of {', '.join(known)}" if name == "family" else None
+                raise KitError(f"there is no {name} {word!r}", where=option, expected=all_of_them, fix=fix)
     return [
         vector
         for vector in vectors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.options import refuse_inside
 from harness.cli.preflight import gpu_option, outlook_of, profile_of, target_option
 from harness.text import lines_shown, terminal_width
 
@@ -66,6 +67,8 @@ def cmd(
 
     if out is not None and against is None:
         raise click.UsageError("--out goes with --against")
+    if out is not None and against is not None:
+        refuse_inside(out, [against], "--out")
     if region is not None and (as_json or against is not None):
         raise click.UsageError("--region adds CO2e to the plan as text, without --json and --against")
     kept = None if against is None else _kept(against)

@@ -91,7 +91,7 @@ def cmd(
     from harness.text import terminal_width
 
     refuse_inside(report_folder, runs, "--report")
-    refuse_inside(into / "submissions", runs, "--into")
+    refuse_inside(into, runs, "--into")
     fields: dict[str, str | None] = {"lab": lab, **said}
     by_login = key == Path(sigstore.PROGRAM)
     if embargo and by_login:

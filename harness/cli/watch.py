@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 import click
 
 from harness.cli.options import openmetrics_option
+from harness.errors import KitError
 
 
 @click.command("watch")
@@ -35,8 +37,9 @@ def cmd(folder: Path, once: bool, port: int | None) -> None:
 
     def told(now: Snapshot) -> list[str]:
         late = now.last_sample_s is not None and now.last_sample_s > LATE_S
-        if late and not any(map(is_being_written, journal_files(folder))):
-            return [*pieces(now), f"nobody writes here: if the run was killed, kit recover {folder}"]
+        with contextlib.suppress(KitError):  # a journal that a seal has taken away in between
+            if late and not any(map(is_being_written, journal_files(folder))):
+                return [*pieces(now), f"it is sealed now, or was killed: then kit recover {folder}"]
         return pieces(now)
 
     def text(now: Snapshot) -> str:

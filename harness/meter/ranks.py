@@ -123,6 +123,10 @@ class RankReports:
         for message in self._waiting.pop(self.running, []):
             self._give(session, message)
 
+    def next_number(self, name: str) -> int:
+        """Which of its name the next stage of this process will be, counted from the meter's start."""
+        return self._begun[name] + 1
+
     def take(self, session: MeterSession) -> None:
         """Take what has come into the running stage."""
         early, self._early = self._early, []

@@ -110,8 +110,8 @@ class Side:
 def side_by_side(reports: Sequence[RunReport], folders: Sequence[Path] = ()) -> list[Side]:
     """Columns in the order given; runs of one name, but for a seed at its end, become one where they compare.
 
-    A run that is given twice counts once. Two of the same name stay two if the pipeline was edited between
-    them.
+    A run that is given twice counts once. Two of the same name stay two if their logs tell different
+    pipelines; of commands that a log holds as digests it does not tell.
 
     Args:
         reports: one or more.

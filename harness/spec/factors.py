@@ -214,14 +214,17 @@ def _plain(text: str) -> str:
 
 
 def _nearest(word: str, known: Iterable[Region]) -> str | None:
-    """Codes and names close to a mistyped word."""
+    """Codes and names close to a mistyped word; a bare QC or TX is a state's code without its country."""
     import difflib
 
-    names: dict[str, list[Region]] = {}
-    for r in known:
-        for other in r.words:
-            names.setdefault(_plain(other), []).append(r)
-    close = [r for n in difflib.get_close_matches(word, names, n=3, cutoff=0.7) for r in names[n]]
+    known = list(known)
+    close = [r for r in known if _plain(r.region).endswith(f"-{word}")]
+    if not close:
+        names: dict[str, list[Region]] = {}
+        for r in known:
+            for other in r.words:
+                names.setdefault(_plain(other), []).append(r)
+        close = [r for n in difflib.get_close_matches(word, names, n=3, cutoff=0.7) for r in names[n]]
     return ", ".join(dict.fromkeys(f"{r.region} ({_place(r)})" for r in close)) or None
 
 

@@ -5,6 +5,7 @@ A forger has to get all of them right together. docs/forgeries.md lists every re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -139,7 +140,7 @@ def sampler_agrees(ctx: Context) -> Iterator[Hit]:
         return
     period = int(ctx.manifest["sampling"]["nominal_period_us"])
     lost = {event["session"] for event in ctx.events if event["kind"] == "gpu_lost"}
-    away = lost | {event["session"] for event in ctx.events if event["kind"] == "sampler_lost"}
+    killed = Counter(event["session"] for event in ctx.events if event["kind"] == "sampler_lost")
     entries = {entry["session"]: entry for entry in ctx.manifest["sampling"]["sessions"]}
     held = {event["session"] for event in ctx.events}
     if entries and not held >= set(entries) == set(range(len(entries))):
@@ -158,13 +159,16 @@ def sampler_agrees(ctx: Context) -> Iterator[Hit]:
         entry = entries.get(session, {})
         ticks, wall = entry.get("ticks"), entry.get("sampler_wall_s")
         rows, span = signal.periods + 1, (facts.last_us - facts.first_us + period) / 1e6
-        slack = STATS_US / period + STATS_REL * rows
+        # A sampler that was killed has the statistics of ten seconds before; none lives until the next.
+        stats_us = STATS_US * (1 + killed[session])
+        slack = stats_us / period + STATS_REL * rows
         if ticks is not None and session not in lost and abs(rows - ticks) > slack:
             yield Hit(
                 "power.parquet", f"{name}: {rows} rows", f"{ticks}, the sampler's own count of its ticks"
             )
-        # Between one sampler and the next nothing lives that could count: a gap in the rows shows it.
-        if wall is not None and session not in away and abs(span - wall) > STATS_US / 1e6 + STATS_REL * span:
+        longer = span - wall if wall is not None else 0.0
+        off = -longer if killed[session] else abs(longer)
+        if wall is not None and session not in lost and off > stats_us / 1e6 + STATS_REL * span:
             yield Hit("power.parquet", f"{name}: rows over {span:.1f} s", f"{wall:.1f} s, the sampler's life")
 
 

@@ -175,6 +175,10 @@ def kit(tmp_path: Path) -> Kit:
         (["env", "-u", "CUDA_VISIBLE_DEVICES", "python"], ["0", None]),
         (["sh", "-c", "OLD_CUDA_VISIBLE_DEVICES=1 python a.py"], ["0"]),
         (["sh", "-c", "CUDA_VISIBLE_DEVICES=$i python a.py"], ["0"]),
+        (["sh", "-c", "unset -v FOO CUDA_VISIBLE_DEVICES; python a.py"], ["0", None]),
+        (["env", "-i", "python"], ["0", None]),
+        (["sh", "-c", 'bash -c "CUDA_VISIBLE_DEVICES=\\"1\\" python a.py"'], ["0", "1"]),
+        (["sh", "-c", "echo CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"], ["0"]),
     ],
 )
 def test_what_a_command_shows_itself_counts_beside_its_environment(
@@ -184,9 +188,16 @@ def test_what_a_command_shows_itself_counts_beside_its_environment(
     assert devices_seen(argv, env) == [(one, "PCI_BUS_ID") for one in visible]
 
 
-@pytest.mark.parametrize("value", ["$i", '"$i"', "${GPU:-1}", "$((i + 1))", "`pick`"])
+def test_the_order_that_a_command_sets_is_that_of_its_numbers() -> None:
+    argv = ["sh", "-c", "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python a.py"]
+    assert devices_seen(argv, {}) == [(None, "PCI_BUS_ID"), ("1", "PCI_BUS_ID")]
+
+
+@pytest.mark.parametrize("value", ["$i", '"$i"', '1"$X"', "${GPU:-1}", "$((i + 1))", "`pick`"])
 def test_what_only_the_shell_knows_is_said_where_the_environment_hides_a_gpu(value: str) -> None:
     argv = ["sh", "-c", f"for i in 0 1; do CUDA_VISIBLE_DEVICES={value} python a.py; done"]
     assert hides_devices(argv, {"CUDA_VISIBLE_DEVICES": "0"})
     assert not hides_devices(argv, {}), "all are metered"
-    assert not hides_devices(["sh", "-c", "CUDA_VISIBLE_DEVICES=1 a"], {"CUDA_VISIBLE_DEVICES": "0"})
+    for known in ("1", "$CUDA_VISIBLE_DEVICES", "${CUDA_VISIBLE_DEVICES:-0}"):
+        argv = ["sh", "-c", f"export CUDA_VISIBLE_DEVICES={known}; a"]
+        assert not hides_devices(argv, {"CUDA_VISIBLE_DEVICES": "0"})

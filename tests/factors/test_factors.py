@@ -55,6 +55,7 @@ def test_a_region_answers_to_its_codes_and_names(text, code):
     ("text", "offered"),
     [
         ("Germny", "DEU (Germany)"),
+        ("QC", "CA-QC (Quebec, Canada)"),
         ("Korea", "KOR (South Korea)"),
         ("Georgia", "GEO (Georgia) or US-GA (Georgia, United States)"),
         ("", "kit factors"),

@@ -161,6 +161,7 @@ def test_runs_of_another_profile_are_refused(tmp_path: Path) -> None:
     run = Path(__file__).parents[2] / "artifacts/runs/pocket/runs/sft-1b"
     with pytest.raises(KitError, match="a run of profile pocket"):
         measured_rows(run, "paper")
+    assert measured_rows(run, "pocket")
     with pytest.raises(KitError, match="a run of profile pocket"):
         calibrate(Efficiency(), outlook_of("paper", "table2", tmp_path), H100, [run])
 

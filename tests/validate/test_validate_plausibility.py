@@ -377,6 +377,9 @@ def test_time_between_two_samplers_is_no_time_that_was_cut_out(tmp_path: Path) -
     folder = run.write(tmp_path / "run")
     edit_manifest(folder, lambda m: m["sampling"].update(sessions=[stats]))
     assert "E245" not in fired(folder)
+    edit_manifest(folder, lambda m: m["sampling"].update(sessions=[stats | {"sampler_wall_s": 900.0}]))
+    assert "E245" in fired(folder), "no gap makes the samplers live longer than their rows"
+    edit_manifest(folder, lambda m: m["sampling"].update(sessions=[stats]))
     edit_rows(folder, "events", lambda rows: [row for row in rows if row["kind"] != "sampler_lost"])
     assert "E245" in fired(folder)
 

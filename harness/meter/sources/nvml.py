@@ -22,7 +22,7 @@ from harness.meter.clocks import mono_us
 from harness.meter.identity import scale_id
 from harness.meter.nvml_calls import MISSING, UNKNOWN_TYPE, FieldQuery, Gauges
 from harness.meter.sources.base import Device, Found, Measure, Reading, Wanted
-from harness.meter.visible import GpuIdentity, Selection, select_listed, select_visible
+from harness.meter.visible import ORDER_IN_DOUBT, GpuIdentity, Selection, select_listed, select_visible
 
 FIELD_ENERGY = 83  # NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, mJ since the driver was loaded
 FIELD_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE, mW over 1 s on Ampere and later
@@ -270,6 +270,8 @@ def _open(devices: list[str] | None, environments: list[list[str | None]] | None
         selections = [select_visible(list(survey.gpus), *environment) for environment in environments]
     indices = dict.fromkeys(index for one in selections for index in one.indices)
     doubts = dict.fromkeys(doubt for one in selections for doubt in one.doubts)
+    if len(indices) == len(survey.gpus):
+        doubts.pop(ORDER_IN_DOUBT, None)  # whatever the numbers mean, all cards are metered
     return Found(
         devices=[GpuSource(index) for index in indices],
         visible=[list(one.indices) for one in selections] if devices is None and environments else None,
