@@ -103,11 +103,11 @@ def test_a_name_without_its_ending_is_guessed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_values_are_those_that_the_places_speak_of(tmp_path: Path) -> None:
-    """YAML 1.2 both ways: 010 is ten (and refused as text where a number is wanted), `no` is a text."""
+    """YAML 1.2 both ways: `no` is a text, 010 is not eight, 1e-4 is a number."""
     path = tmp_path / "mine.yaml"
-    path.write_text(BASE + "summary: no\nperiod_ms: 1e+2\nstages: {student_train: {lr: 1e-4}}\n", "utf-8")
+    path.write_text(BASE + "summary: no\nperiod_ms: 010\nstages: {student_train: {lr: 1e-4}}\n", "utf-8")
     profile = load_profile(path)
-    assert profile.summary == "no" and profile.period_ms == 100
+    assert profile.summary == "no" and profile.period_ms == 10
     assert profile.settings("student_train")["lr"] == 1e-4
 
 
