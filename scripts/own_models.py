@@ -44,9 +44,9 @@ def main() -> None:
     """Make the models, run the profile, write record and table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "benchmarks")
-    parser.add_argument("--positions", type=int, default=60_000, help="of a student's training, at most")
+    parser.add_argument("--positions", type=int, default=40_000, help="of a student's training, at most")
     parser.add_argument("--answers", type=int, default=100, help="of the teacher")
-    parser.add_argument("--conversations", type=int, default=400, help="to train on and to hold out")
+    parser.add_argument("--conversations", type=int, default=280, help="to train on and to hold out")
     parser.add_argument(
         "--table", action="store_true", help="write the page's table from the record, no more"
     )

@@ -95,19 +95,19 @@ def draw(figure: Figure, folder: Path) -> list[Path]:
     vl = require_plots()
     files: dict[str, bytes] = {f"{figure.name}.csv": csv_text(figure.rows).encode()}
     for name, inches in WIDTHS_IN.items():
-        spec = fitted(figure, inches * _POINTS, across=name == "page")
+        spec, svg = fitted(figure, inches * _POINTS, across=name == "page")
         stem = f"{figure.name}-{name}"
         files[f"{stem}.vl.json"] = (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode()
-        files[f"{stem}.svg"] = outlined(vl.vegalite_to_svg(spec)).encode()
-        files[f"{stem}.pdf"] = vl.vegalite_to_pdf(spec)
-        files[f"{stem}.png"] = vl.vegalite_to_png(spec, ppi=PNG_PPI)
+        files[f"{stem}.svg"] = outlined(svg).encode()
+        files[f"{stem}.pdf"] = vl.svg_to_pdf(svg)
+        files[f"{stem}.png"] = vl.svg_to_png(svg, ppi=PNG_PPI)
     for file, content in files.items():
         write_bytes(folder / file, content)
     return [folder / file for file in files]
 
 
-def fitted(figure: Figure, width: float, *, across: bool) -> Spec:
-    """The specification whose picture is as wide as wanted, margins and legends included.
+def fitted(figure: Figure, width: float, *, across: bool) -> tuple[Spec, str]:
+    """The specification whose picture is as wide as wanted, margins and legends included, and that as SVG.
 
     Args:
         figure: what is drawn.
@@ -120,6 +120,7 @@ def fitted(figure: Figure, width: float, *, across: bool) -> Spec:
     legend = {**_CONFIG["legend"], **({} if across else {"columns": 1, "direction": "vertical"})}
     plot = 0.8 * width / columns
     spec: Spec = {}
+    svg = ""
     for _ in range(3):
         plots = [_plot(panel, plot) for panel in figure.panels]
         spec = {
@@ -128,11 +129,12 @@ def fitted(figure: Figure, width: float, *, across: bool) -> Spec:
             "config": {**_CONFIG, "legend": legend},
             **(plots[0] if len(plots) == 1 else {"concat": plots, "columns": columns}),
         }
-        found = _width(vl.vegalite_to_svg(spec))
+        svg = vl.vegalite_to_svg(spec)
+        found = _width(svg)
         if abs(found - width) < 0.75:
             break
         plot = max(60.0, plot + (width - found) / columns)
-    return spec
+    return spec, svg
 
 
 def _width(svg: str) -> float:
