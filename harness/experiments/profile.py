@@ -27,6 +27,7 @@ from harness.experiments.grid import (
 )
 from harness.experiments.own_models import SizeName, anchored, without_others
 from harness.files import there_is
+from harness.models.shapes import POCKET
 
 PROFILES = DATA / "profiles"
 Values = dict[str, Any]
@@ -289,6 +290,12 @@ def load_profile(name: str | Path) -> Profile:
         raise KitError("names no student", where=str(path), expected="students: {NAME: folder or hub id}")
     if "suite" not in profile.settings("evaluate"):
         raise KitError("names no suite", where=str(path), expected="stages: {evaluate: {suite: NAME}}")
+    models = {"teacher": profile.teacher, **{f"students.{size}": m for size, m in profile.students.items()}}
+    for key, model in models.items() if profile.is_pocket else ():
+        if model not in POCKET:
+            message = f"{key}: {model!r} is no pocket model.{guess(model, list(POCKET))}"
+            fix = "for models of your own: base: paper"
+            raise KitError(message, where=str(path), expected=f"one of {', '.join(POCKET)}", fix=fix)
     for cell in main_cells(profile.own_grid):
         profile.student_settings(cell)
     return profile

@@ -47,6 +47,8 @@ def test_an_error_has_its_line_and_a_guess(text: str, place: str, said: str, tmp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("base: pocket\nteacher: pocket-32\n", "teacher: 'pocket-32' is no pocket model. Did you mean"),
+        ("base: pocket\nstudents: {1b: my-model}\n", "students.1b: 'my-model' is no pocket model"),
         ("base: pocket\nbudget: {positions: 3}\n", "a budget of 3 positions holds no step of student 1b"),
         ("base: pocket\nbudget: {positions: 9999}\nstages: {student_train: {seq_len: x}}\n", "seq_len 'x'"),
         ("base: pocket\nbudget: {positions: 9999}\nstages: {student_train: {seq_len: 0}}\n", "seq_len 0"),
