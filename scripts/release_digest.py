@@ -41,7 +41,7 @@ def main() -> int:
     )
     texts = {
         readme: between(readme.read_text("utf-8"), README_MARKS, f"`docker pull {words[0]}`"),
-        citation: between(citation.read_text("utf-8"), CITATION_MARKS, f"identifiers:\n{identifier}"),
+        citation: between(citation.read_text("utf-8"), CITATION_MARKS, identifier),
     }
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")

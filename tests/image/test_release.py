@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from harness import __version__
 from tests.lab.fixtures import ROOT
@@ -68,7 +69,8 @@ def test_the_image_is_pushed_and_its_digest_goes_into_readme_and_citation(checko
     subprocess.run([*GIT, "apply", "dist/image-digest.patch"], cwd=checkout, check=True)
     before, readme = (ROOT / "README.md").read_text(), (checkout / "README.md").read_text()
     assert f"`docker pull {pushed}`" in readme and len(readme.splitlines()) == len(before.splitlines())
-    citation = yaml.safe_load((checkout / "CITATION.cff").read_text(encoding="utf-8"))
+    # Strict: a key that stands twice is an error.
+    citation = YAML(typ="safe").load(checkout / "CITATION.cff")
     assert citation["identifiers"] == [
         {"type": "other", "value": pushed, "description": "The container image"}
     ]
