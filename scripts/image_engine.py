@@ -70,10 +70,14 @@ class Engine(ABC):
     """Options of `run` that let the GPUs in."""
     run_options: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path, library: Path) -> None:
-        """Keep everything below `folder`; `library` is the fake NVML."""
+    def __init__(self, folder: Path, library: Path, *, offline: bool = False) -> None:
+        """Keep everything below `folder`; `library` is the fake NVML.
+
+        An engine that is offline runs in a network namespace of its own, which has no route anywhere.
+        """
         self.folder = folder
         self.library = library
+        self.apart = ["unshare", "--net"] if offline else []
         self.target = LIBRARY_IN_CONTAINER.format(os.uname().machine)
         self.cgroups_before = cgroups()
         self.cli = []
@@ -159,15 +163,17 @@ class Docker(Engine):
         self.cli = [client, "--host", socket]
         self.builder = [*self.cli, "build"]
         self.log = self.folder / "dockerd.log"
-        command = [dockerd, "--bridge=none", "--iptables=false", "--ip-forward=false", "--host", socket]
+        command = [*self.apart, dockerd, "--bridge=none", "--iptables=false", "--ip-forward=false"]
+        command += ["--host", socket]
         for option, name in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "docker.pid")):
             command += [f"--{option}", str(self.folder / name)]
         # Where Docker is in use already: its configuration is not read, and a containerd that runs, which
         # dockerd joins, keeps our containers apart from those there.
         configuration = self.folder / "daemon.json"
         configuration.write_text("{}\n", encoding="utf-8")
-        command += ["--config-file", str(configuration), "--containerd-namespace", NAMESPACE]
-        command += ["--containerd-plugins-namespace", f"{NAMESPACE}-plugins"]
+        namespace = f"{NAMESPACE}-offline" if self.apart else NAMESPACE
+        command += ["--config-file", str(configuration), "--containerd-namespace", namespace]
+        command += ["--containerd-plugins-namespace", f"{namespace}-plugins"]
         environment = os.environ | {
             "PATH": f"{hook.parent}:{os.environ['PATH']}",
             "LAB_NVML": str(self.library),
@@ -242,12 +248,13 @@ class Podman(Engine):
         configuration.write_text(CONTAINERS_CONF, encoding="utf-8")
         os.environ["CONTAINERS_CONF"] = str(configuration)
         stores = ["--root", str(self.folder / "store"), "--runroot", str(self.folder / "run")]
-        self.cli = ["podman", *stores]
+        self.cli = [*self.apart, "podman", *stores]
         self.builder = ["buildah", *stores, "bud", "--format", "docker"]
         self.build_options = ("--isolation", "chroot", "--network", "host")
-        self.made_cdi_folder = not self.cdi.parent.exists()
-        self.cdi.parent.mkdir(parents=True, exist_ok=True)
-        self.cdi.write_text(CDI.format(library=self.library, target=self.target), encoding="utf-8")
+        if not self.apart:
+            self.made_cdi_folder = not self.cdi.parent.exists()
+            self.cdi.parent.mkdir(parents=True, exist_ok=True)
+            self.cdi.write_text(CDI.format(library=self.library, target=self.target), encoding="utf-8")
         done = subprocess.run([*self.cli, "info"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.stop()
@@ -258,7 +265,8 @@ class Podman(Engine):
         if not self.cli:
             return
         subprocess.run([*self.cli, "rm", "--all", "--force"], capture_output=True, check=False)
-        self.cdi.unlink(missing_ok=True)
+        if not self.apart:
+            self.cdi.unlink(missing_ok=True)
         if self.made_cdi_folder:
             self.cdi.parent.rmdir()
             self.made_cdi_folder = False

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,11 +56,32 @@ def tool(name: str, *words: str, timeout: float = 600) -> subprocess.CompletedPr
 
 
 def linters(bench: Bench) -> None:
-    """hadolint and shellcheck have nothing to say."""
+    """hadolint and shellcheck have nothing to say, nor of the workflows' steps and the pages' commands."""
     done = tool("hadolint", "--config", ".hadolint.yaml", "Dockerfile")
     assert done.returncode == 0, done.stdout + done.stderr
     done = tool("shellcheck", "containers/install.sh", "scripts/setup.sh", ".ci/run")
     assert done.returncode == 0, done.stdout + done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        for number, text in enumerate(shell_texts()):
+            path = Path(folder) / f"{number}.sh"
+            path.write_text(text, encoding="utf-8")
+            done = tool("shellcheck", "--shell", "bash", str(path))
+            assert done.returncode == 0, text + done.stdout + done.stderr
+
+
+def shell_texts() -> list[str]:
+    """What the workflows' steps run, and what the pages for containers and reviewers tell to type."""
+    import yaml
+
+    texts = []
+    for path in sorted((image.ROOT / ".github" / "workflows").glob("*.yml")):
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+            steps = (step["run"] for step in job.get("steps", ()) if "run" in step)
+            texts += [f"set -eo pipefail\n{run}" for run in steps]
+    for name in ("containers.md", "artifact.md"):
+        page = (image.ROOT / "docs" / name).read_text(encoding="utf-8")
+        texts += re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    return texts
 
 
 def archive(bench: Bench) -> Path:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +93,7 @@ def install(programs: dict[str, str]) -> None:
             raise Skipped(f"{', '.join(packages)} cannot be installed: {last}")
 
 
-def make_base(tar: Path) -> None:
+def make_base(tar: Path, packages: Sequence[str] = ()) -> None:
     """A minimal Debian as an archive, trusting the certificate authorities that this machine was given.
 
     Where a proxy signs outgoing TLS itself, pip in the build needs them. Such an image is never published.
@@ -105,7 +105,8 @@ def make_base(tar: Path) -> None:
         'find /usr/local/share/ca-certificates -name "*.crt" '
         '-exec cp {} "$1/usr/local/share/ca-certificates/" \\; 2>/dev/null || true'
     )
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
+    included = ",".join(("ca-certificates", *packages))
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={included}"]
     command += [f"--customize-hook={copy}", '--customize-hook=chroot "$1" update-ca-certificates >/dev/null']
     done = subprocess.run([*command, SUITE, str(tar)], capture_output=True, text=True, check=False)
     if done.returncode != 0:

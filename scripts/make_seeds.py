@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,16 +35,20 @@ TRACE = (
 )
 
 
-def write(**fields: Any) -> None:
+def row(**fields: Any) -> Submission:
     """One row without a bundle."""
-    entry = Submission(format=submission_rules().format, licence="CC-BY-4.0", **fields)
+    return Submission(format=submission_rules().format, licence="CC-BY-4.0", **fields)
+
+
+def write(entry: Submission) -> None:
+    """Write a row."""
     folder = BOARD / entry.lab / entry.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENTRY).write_bytes(entry.to_bytes())
     print(folder.relative_to(ROOT))
 
 
-def paper() -> None:
+def paper() -> Iterator[Submission]:
     """Rows of the published table that have an energy."""
     for (regime, size), cell in published().items():
         if cell.energy_kwh is None:
@@ -53,7 +58,7 @@ def paper() -> None:
             stated["quality"] = cell.quality
         if cell.energy_j_per_token is not None:
             stated["energy_j_per_token"] = cell.energy_j_per_token
-        write(
+        yield row(
             lab="published-paper",
             id=f"{regime.replace('_', '-')}-{size}",
             title=f"{NAMES[regime]} {size.upper()}, as published",
@@ -110,10 +115,10 @@ def telemetry(path: Path) -> Telemetry:
     return Telemetry(counter, integral, times[-1] - times[0], names)
 
 
-def slimming(path: Path) -> None:
+def slimming(path: Path) -> Submission:
     """Counter energy of one response-distillation run as an imported row."""
     found = telemetry(path)
-    write(
+    return row(
         lab="talkingjupiter",
         id="response-model-1",
         title="Response distillation, model 1, from a public trace",
@@ -143,11 +148,12 @@ def main() -> None:
     parser.add_argument("--pocket", type=Path)
     parser.add_argument("--slimming", type=Path)
     options = parser.parse_args()
-    paper()
+    for entry in paper():
+        write(entry)
     if options.pocket:
         pocket(options.pocket)
     if options.slimming:
-        slimming(options.slimming)
+        write(slimming(options.slimming))
 
 
 if __name__ == "__main__":

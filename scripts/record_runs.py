@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness.bundle import Bundle
 from harness.bundle.privacy import scrub_value
 from harness.errors import KitError
+from harness.experiments.grid import Target
 from harness.experiments.grid import target as target_named
 from harness.experiments.pipelines import SHARED, scored
 from harness.experiments.profile import load_profile
@@ -30,6 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "artifacts" / "runs" / "pocket"
 
 
+def target_of(name: str, folder: Path) -> Target:
+    """A target as a folder has its runs: its grid as often as `kit reproduce --repeats` was told."""
+    target = target_named(name)
+    seeds = [path.name.rpartition("-seed")[2] for path in (folder / "runs").glob("*-seed*")]
+    if target.sweeps or not seeds:
+        return target
+    return target.model_copy(update={"grid_repeats": 1 + max(map(int, seeds))})
+
+
 def wanted(demo: Path, target: str, profile_name: str) -> list[str]:
     """Paths below the folder that are kept: what `collect` reads, the tables of the target, the claim.
 
@@ -37,7 +47,7 @@ def wanted(demo: Path, target: str, profile_name: str) -> list[str]:
         KitError: A run of the target is missing or incomplete.
     """
     profile = load_profile(profile_name)
-    request = Request(target, target_named(target), profile, demo)
+    request = Request(target, target_of(target, demo), profile, demo)
     runs = [SHARED, *(cell.name for cell in request.runs)]
     if missing := sorted(set(runs) - completed_runs(request)):
         raise KitError(

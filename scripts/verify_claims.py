@@ -1,7 +1,7 @@
 """Derive every claim of artifacts/claims.yaml that needs no GPU again, and compare.
 
     python scripts/verify_claims.py            # one line a claim; exit code 1 where one does not come out
-    python scripts/verify_claims.py --write    # write docs/claims.md and README's table of results
+    python scripts/verify_claims.py --write    # write what follows: pages, make's help, digests
     python scripts/verify_claims.py --data DIR # third-party traces lie there; otherwise ../shared/data
 
 A claim is derived from the published values (artifacts/paper) by the kit's accounting, from the logs of
@@ -12,12 +12,13 @@ licence does not let us store them here: derived where the file is at hand, by i
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from make_seeds import telemetry
+import claims_pages
+import make_seeds
+import own_models
+import record_runs
+from claims_pages import STATUSES, Outcome, Value, between, shown
 
 from harness.accounting.rounding import J_PER_KWH
 from harness.advice.advise import Question, advise
 from harness.advice.choices import published_choices
 from harness.errors import KitError
 from harness.experiments.documents import write_documents
-from harness.experiments.grid import target as target_named
 from harness.experiments.paper import published, published_break_even
 from harness.experiments.pipelines import Layout
 from harness.experiments.profile import load_profile
@@ -42,34 +46,14 @@ from harness.experiments.results import Results, collect
 from harness.experiments.tables import as_json, grid_of
 from harness.files import file_digest
 from harness.interop.reference.importer import import_reference
+from harness.leaderboard.entry import ENTRY, Submission
+from harness.spec.freeze import frozen_list
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS, PAGE = ROOT / "artifacts" / "claims.yaml", ROOT / "docs" / "claims.md"
 RECORDED = ROOT / "artifacts" / "runs"
 POCKET = RECORDED / "pocket"
 DATA = ROOT.parent / "shared" / "data"
-README, FIRST, LAST = ROOT / "README.md", "<!-- results: make verify-claims -->", "<!-- end of results -->"
-STATUSES = ("recomputed", "pocket", "imported", "reported", "not available")
-
-INTRO = """\
-# Claims of the paper and what stands behind them here
-
-Written by `python scripts/verify_claims.py --write` from artifacts/claims.yaml; `make verify-claims` derives
-what needs no GPU again and exits with 1 where it does not come out. *Recomputed* follows from the published
-values by our accounting, *pocket* from the recorded runs in artifacts/runs and says nothing about OLMo-2,
-*imported* from a trace that others published, where it is at hand (artifacts/claims.yaml has its sha256),
-*reported* is as published and waits for a paper-size run, *not available* is in no public source."""
-
-Value = float | str | bool | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One claim beside what came out; `holds` is None where nothing can be derived here."""
-
-    claim: Mapping[str, Any]
-    found: Value
-    holds: bool | None
 
 
 def stage_sum_kwh(regime: str, size: str) -> Value:
@@ -128,19 +112,73 @@ def _recorded(runs: str, target: str) -> Results:
     """
     folder = RECORDED / runs
     own = sorted(folder.glob("*.yaml"))
-    request = Request(target, target_named(target), load_profile(own[0] if own else runs), folder)
+    profile = load_profile(own[0] if own else runs)
+    request = Request(target, record_runs.target_of(target, folder), profile, folder)
     return collect(request.profile, request.cells, Layout(folder.absolute(), {}))
 
 
 def recorded_cells(runs: str, target: str) -> Value:
     """Figures of a recorded table that its logs do not give to nine digits; each is printed."""
     stored = json.loads((RECORDED / runs / "tables" / f"{target}.json").read_text(encoding="utf-8"))
-    fresh = json.loads(json.dumps(as_json(_recorded(runs, target), target)))
     if not stored["cells"]:
         return None
+    return _count(f"{runs} {target}", stored, _fresh(runs, target))
+
+
+def record_cells(record: str, runs: str) -> Value:
+    """Figures of artifacts/evidence/RECORD.json that the logs do not give to nine digits; each is printed."""
+    stored = json.loads((ROOT / "artifacts/evidence" / f"{record}.json").read_text(encoding="utf-8"))
+    table, folder = _fresh(runs, "table2"), RECORDED / runs / "runs"
+    cells = {(cell["regime"], cell["size"]): cell for cell in table["cells"] if not cell.get("seed")}
+    wanted: dict[str, Any] = {key: stored[key] for key in ("work", "run_spread", "teacher_heldout_loss")}
+    fresh = {
+        "work": own_models.work_of(folder),
+        "run_spread": table["run_spread"],
+        "teacher_heldout_loss": table["teacher"]["heldout_loss"],
+    }
+    for cell in stored["cells"]:
+        found = cells[cell["regime"], cell["size"]]
+        run = folder / f"{cell['regime'].replace('_', '-')}-{cell['size']}"
+        train = own_models.stages(run, "student_train")
+        name = f"{cell['regime']} {cell['size']}"
+        # What the record has beside these is from files of the training that are not kept.
+        wanted[name] = {key: value for key, value in cell.items() if key in found or key == "student_cpu_s"}
+        fresh[name] = {key: found.get(key) for key in wanted[name]}
+        fresh[name]["student_cpu_s"] = own_models.cpu_of(train)
+    return _count(record, wanted, fresh)
+
+
+def published_rows() -> Value:
+    """Rows of the leaderboard's published lab that are not as artifacts/paper gives them; each is printed."""
+    fresh = {f"{entry.lab}/{entry.id}": _row(entry) for entry in make_seeds.paper()}
+    folders = (make_seeds.BOARD / "published-paper").iterdir()
+    stored = {f"{path.parent.name}/{path.name}": _stored_row(path) for path in folders}
+    return _count("submissions", stored, fresh)
+
+
+def imported_row(trace: Path) -> Value:
+    """Fields of a stored row that its trace does not give; each is printed."""
+    entry = make_seeds.slimming(trace)
+    return _count("submissions", _stored_row(make_seeds.BOARD / entry.lab / entry.id), _row(entry))
+
+
+def _row(entry: Submission) -> Any:
+    return json.loads(entry.to_bytes())
+
+
+def _stored_row(folder: Path) -> Any:
+    return json.loads((folder / ENTRY).read_bytes())
+
+
+def _fresh(runs: str, target: str) -> Any:
+    return json.loads(json.dumps(as_json(_recorded(runs, target), target)))
+
+
+def _count(what: str, stored: Any, fresh: Any) -> float:
+    """How many figures differ; each is printed."""
     wrong = list(differences(stored, fresh))
     for where, recorded, found in wrong:
-        print(f"DIFFERS {runs} {target} {where}: {recorded} recorded, {found} from the logs")
+        print(f"DIFFERS {what} {where}: {recorded} recorded, {found} derived")
     return float(len(wrong))
 
 
@@ -166,7 +204,7 @@ def imported_kwh(logs: Path, stage: str) -> Value:
 
 def counter_kwh(trace: Path) -> Value:
     """Energy by the counters of a public telemetry trace, kWh."""
-    return telemetry(trace).counter_j / J_PER_KWH
+    return make_seeds.telemetry(trace).counter_j / J_PER_KWH
 
 
 def differences(one: Any, other: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -209,9 +247,12 @@ CHECKS: dict[str, Callable[..., Value]] = {
         on_frontier,
         advice,
         recorded_cells,
+        record_cells,
+        published_rows,
         pocket_dearer,
         imported_kwh,
         counter_kwh,
+        imported_row,
     )
 }
 
@@ -222,13 +263,20 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path = CLAIMS) -> list[dict[str, Any]]:
-    """The claims, each with a known status, and a known check where it has one."""
-    claims: list[dict[str, Any]] = _document(path)["claims"]
+    """The claims, each with a known status, and a known check, inputs and command where it has one."""
+    document = _document(path)
+    claims: list[dict[str, Any]] = document["claims"]
+    commands = {f"make {row['target']}" for row in document["commands"]}
     for claim in claims:
+        if not set(claim.get("inputs", ())) <= document["inputs"].keys():
+            raise SystemExit(f"{path.name}: {claim['id']}: unknown inputs")
+        if "command" in claim and claim["command"] not in commands:
+            raise SystemExit(f"{path.name}: {claim['id']}: commands does not say what its command takes")
         if claim["status"] not in STATUSES or claim.get("check", "relative") not in CHECKS:
             raise SystemExit(f"{path.name}: {claim['id']}: unknown status or check")
         derived = claim["status"] in ("recomputed", "pocket", "imported")
-        if ("check" in claim) != derived or ("sha256" in claim) != (claim["status"] == "imported"):
+        named = "inputs" in claim or "sha256" in claim
+        if {"check" in claim, named} != {derived} or ("sha256" in claim) != (claim["status"] == "imported"):
             raise SystemExit(
                 f"{path.name}: {claim['id']}: {claim['status']} and its check do not go together"
             )
@@ -271,71 +319,53 @@ def tried(claim: Mapping[str, Any], data: Path) -> Outcome:
         return Outcome(claim, " ".join(str(error).split()), False)
 
 
-def page(outcomes: Sequence[Outcome]) -> str:
-    """docs/claims.md."""
-    counts = {status: sum(o.claim["status"] == status for o in outcomes) for status in STATUSES}
-    lines = [
-        *INTRO.splitlines(),
-        "",
-        f"{len(outcomes)} claims: "
-        + ", ".join(f"{count} {status}" for status, count in counts.items())
-        + ".",
-        "",
-        "| claim | where | status | expected | here | command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for o in outcomes:
-        claim = o.claim
-        cells = [claim["claim"], claim["where"], claim["status"]]
-        # A page that is the same with and without the traces at hand.
-        found = "from the trace" if claim["status"] == "imported" else _shown(o.found, claim)
-        cells += [_shown(claim.get("expected"), claim), found]
-        cells.append(f"`{claim['command']}`" if "command" in claim else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def results_table(path: Path = CLAIMS) -> str:
-    """README's table: what each target makes, where it was run, and how long it takes."""
-    rows = ["| Target | Makes | Run so far | Takes |", "|---|---|---|---|"]
-    for row in _document(path)["results"]:
-        rows.append(f"| `make {row['target']}` | {row['makes']} | {row['run']} | {row['takes']} |")
-    return "\n".join(rows) + "\n"
-
-
-def readme(text: str) -> str:
-    """README with the table between its marks.
-
-    Raises:
-        KitError: The marks are not there.
-    """
-    head, first, rest = text.partition(FIRST)
-    _, last, tail = rest.partition(LAST)
-    if not first or not last:
-        raise KitError("has lost the marks of its table", where=README.name, expected=f"{FIRST} ... {LAST}")
-    return f"{head}{FIRST}\n{results_table()}{LAST}{tail}"
-
-
-def _shown(value: Value, claim: Mapping[str, Any]) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else f"{value:.4g} {claim.get('unit', '')}".strip()
-
-
 def stale(outcomes: Sequence[Outcome]) -> dict[Path, str]:
     """Pages that are not as they would be written, with the text they are to have.
 
     docs/claims.md comes with the recorded runs.
     """
-    wanted = {README: readme(README.read_text(encoding="utf-8"))}
-    wanted |= {PAGE: page(outcomes)} if recorded() else {}
+    commands = _document(CLAIMS)["commands"]
+    readme, artifact, makefile = (ROOT / name for name in ("README.md", "docs/artifact.md", "Makefile"))
+    tables = {
+        "commands": claims_pages.commands_table(commands),
+        "cold start": claims_pages.cold_start_table(),
+    }
+    appendix = artifact.read_text(encoding="utf-8")
+    for mark, table in tables.items():
+        appendix = between(appendix, mark, table, artifact.name)
+    results = claims_pages.results_table(commands)
+    wanted = {
+        readme: between(readme.read_text(encoding="utf-8"), "results", results, readme.name),
+        artifact: appendix,
+        makefile: claims_pages.makefile(makefile.read_text(encoding="utf-8"), commands),
+    }
+    wanted |= {PAGE: claims_pages.claims_page(outcomes)} if recorded() else {}
     return {
         path: text
         for path, text in wanted.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     }
+
+
+def input_digest(path: Path) -> str:
+    """sha256 of a file, or of what `sha256sum` says of the files of a folder, in order of their paths."""
+    return hashlib.sha256(frozen_list(path).encode()).hexdigest() if path.is_dir() else file_digest(path)
+
+
+def changed_inputs() -> dict[str, tuple[str, str]]:
+    """Inputs that are not those of the claims: name to stated and found sha256."""
+    stated = _document(CLAIMS)["inputs"]
+    found = {
+        name: (str(entry["sha256"]), input_digest(ROOT / entry["path"])) for name, entry in stated.items()
+    }
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+
+
+def stamp_inputs(text: str, changed: Mapping[str, tuple[str, str]]) -> str:
+    """claims.yaml with the digests of its inputs as they are."""
+    for name, (stated, found) in changed.items():
+        text = re.sub(rf"^(  {name}: .*sha256: ){stated}\}}", rf"\g<1>{found}}}", text, flags=re.MULTILINE)
+    return text
 
 
 def main() -> int:
@@ -344,7 +374,7 @@ def main() -> int:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="write docs/claims.md, README's table and, from their logs, the tables of recorded runs",
+        help="write digests of inputs, pages, make's help and, from their logs, the tables of recorded runs",
     )
     parser.add_argument(
         "--data", type=Path, default=DATA, help="third-party traces [default: ../shared/data]"
@@ -352,13 +382,18 @@ def main() -> int:
     options = parser.parse_args()
     if options.write:
         for runs in ("pocket", "smollm2"):
-            write_documents(
-                _recorded(runs, "table2"), "table2", target_named("table2"), RECORDED / runs / "tables"
-            )
+            target = record_runs.target_of("table2", RECORDED / runs)
+            write_documents(_recorded(runs, "table2"), "table2", target, RECORDED / runs / "tables")
+        CLAIMS.write_text(
+            stamp_inputs(CLAIMS.read_text(encoding="utf-8"), changed_inputs()), encoding="utf-8"
+        )
     outcomes = [tried(claim, options.data) for claim in load()]
     for o in outcomes:
         verdict = {True: "ok", False: "DIFFERS", None: "-"}[o.holds]
         print(f"{verdict:8}{o.claim['id']:28}{_detail(o)}")
+    changed = changed_inputs()
+    for name, (_, found) in changed.items():
+        print(f"DIFFERS input {name} has sha256 {found}. Next: python scripts/verify_claims.py --write")
     pages = stale(outcomes)
     for path, text in pages.items():
         if options.write:
@@ -370,7 +405,7 @@ def main() -> int:
         f"{sum(o.holds is True for o in outcomes)} claims hold, {len(wrong)} do not, "
         f"{sum(o.holds is None for o in outcomes)} cannot be derived here"
     )
-    return 1 if wrong or (pages and not options.write) else 0
+    return 1 if wrong or changed or (pages and not options.write) else 0
 
 
 def _detail(o: Outcome) -> str:
@@ -380,7 +415,7 @@ def _detail(o: Outcome) -> str:
         return f"skipped: {POCKET.relative_to(ROOT)} is not recorded yet (scripts/record_runs.py)"
     if o.holds is None:
         return str(o.claim["status"])
-    return f"expected {_shown(o.claim['expected'], o.claim)}, found {_shown(o.found, o.claim)}"
+    return f"expected {shown(o.claim['expected'], o.claim)}, found {shown(o.found, o.claim)}"
 
 
 if __name__ == "__main__":

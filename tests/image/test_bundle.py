@@ -19,6 +19,7 @@ from tests.lab.fixtures import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import image
 import image_bundle
+import image_examine
 
 
 def layer(name: str) -> bytes:
@@ -102,12 +103,17 @@ def test_what_a_build_pulls_is_said_with_size_and_licence() -> None:
     assert "pulls base:local\n" in "\n".join(image.outlook("cpu", "base:local")) + "\n"
 
 
-@pytest.mark.parametrize("page", ["containers.md", "artifact.md"])
-def test_shell_blocks_of_the_pages_are_shell(page: str) -> None:
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text("utf-8"), flags=re.M | re.DOTALL
-    )
-    assert blocks
-    for block in blocks:
-        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), block
+def test_the_pages_recipe_names_the_files_of_a_bundle() -> None:
+    for variant in ("cpu", "cuda"):
+        told = image_bundle.recipe(variant)
+        assert f"docker load --input {image_bundle.stem_of(variant)}.oci.tar" in told
+        assert re.search(rf"docker run .*(?:\\\n.*)* kit:{variant} audit my_pipeline.yaml", told)
+        assert told.startswith("sha256sum -c SHA256SUMS\n")
+
+
+def test_steps_of_workflows_and_commands_of_pages_are_shell() -> None:
+    texts = image_examine.shell_texts()
+    assert any("#SBATCH" in text for text in texts) and any("docker push" in text for text in texts)
+    for text in texts:
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), text

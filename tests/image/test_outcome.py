@@ -142,11 +142,17 @@ def test_dockerd_shares_neither_configuration_nor_containers_with_another(
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", str(stand_in.parent))
     monkeypatch.setattr("image_engine._client_that_builds", lambda: "/bin/false")
-    engine = program.ENGINES["docker"](tmp_path / "docker", tmp_path / "library")
+    (stand_in.parent / "unshare").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (stand_in.parent / "unshare").chmod(0o755)
+    seen = namespaces_of(program, tmp_path, offline=False) | namespaces_of(program, tmp_path, offline=True)
+    assert len(seen) == 4 and not seen & {"moby", "plugins.moby", "k8s.io", "default"}
+
+
+def namespaces_of(program: ModuleType, tmp_path: Path, *, offline: bool) -> set[str]:
+    engine = program.ENGINES["docker"](tmp_path / f"docker{offline}", tmp_path / "library", offline=offline)
     with pytest.raises(program.Skipped) as caught:
         engine.start()
     [words] = [line.split() for line in str(caught.value).splitlines()]
     given = dict(pairwise(words))
     assert Path(given["--config-file"]).read_text() == "{}\n"
-    namespaces = {given["--containerd-namespace"], given["--containerd-plugins-namespace"]}
-    assert len(namespaces) == 2 and not namespaces & {"moby", "plugins.moby", "k8s.io", "default"}
+    return {given["--containerd-namespace"], given["--containerd-plugins-namespace"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness.cli.main import main
 from harness.errors import KitError
 from harness.spec import current_version, load_protocol, protocol_root
 from harness.spec.factors import grid_factors
+from harness.spec.freeze import frozen_list
 from harness.spec.versions import breaking_changes
 from harness.validate import validate
 from harness.validate.registry import load_rules
@@ -29,6 +31,7 @@ stages:
   - {{name: first, kind: {kind}, command: "sleep 0.1"}}
 """
 EXAMPLE = Path(__file__).parents[1] / "protocol" / "examples" / "1.0"
+PROTOCOL = Path(__file__).parents[2] / "protocol"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,10 @@ def test_a_pipeline_of_the_old_version_is_of_that(root: Path, tmp_path: Path) ->
     assert "'quantize' is not a stage kind" in audit(root, tmp_path, "1.0", "quantize", code=2)
     audit(root, tmp_path, "1.0", "sweep")
     run = tmp_path / "run"
-    assert json.loads((run / "manifest.json").read_text())["protocol_version"] == "1.0.0"
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["protocol_version"] == "1.0.0"
+    frozen = (PROTOCOL / "1.0.sha256").read_bytes()
+    assert manifest["protocol_sha256"] == hashlib.sha256(frozen).hexdigest()
     assert "rack_row" not in pq.read_schema(run / "stages.parquet").names
     said = kit(root, "validate", run)
     assert "holds" in said and "W398" not in said
@@ -75,6 +81,7 @@ def test_a_pipeline_of_the_old_version_is_of_that(root: Path, tmp_path: Path) ->
     kit(root, "audit", file, "--out", run, "--cpu", "none", "--resume")
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["protocol_version"] == "1.1.0"
+    assert manifest["protocol_sha256"] == hashlib.sha256(frozen_list(root / "1.1").encode()).hexdigest()
     kinds = pq.read_table(run / "stages.parquet")["stage"].to_pylist()
     assert {"sweep", "quantize"} <= set(kinds)
     assert "holds" in kit(root, "validate", run)
