@@ -17,9 +17,13 @@ export const scaled = (interval, factor) => ({
 });
 
 export function total(intervals) {
-  const sum = (end) => intervals.reduce((whole, one) => whole + one[end], 0);
-  const best = sum("best");
-  return { best, low: Math.min(best, sum("low")), high: Math.max(best, sum("high")) };
+  let [best, low, high] = [0, 0, 0];
+  for (const one of intervals) {
+    best += one.best;
+    low += one.low;
+    high += one.high;
+  }
+  return { best, low: Math.min(best, low), high: Math.max(best, high) };
 }
 
 // ---- what a reader applies
@@ -270,8 +274,9 @@ export function pareto(points, scales = {}) {
 // Name -> "dominated", "tie" or "frontier", as `pareto` without parts says, without looking at every pair.
 export function places(points) {
   const found = new Map();
-  const dearer = [...points].sort((a, b) => a.cost.low - b.cost.low);
-  const paid = [...points].sort((a, b) => a.cost.high - b.cost.high);
+  const ordered = [...points].sort(byCost); // those by either end are nearly so
+  const dearer = [...ordered].sort((a, b) => a.cost.low - b.cost.low);
+  const paid = [...ordered].sort((a, b) => a.cost.high - b.cost.high);
   let [strictly, evenly, at, upTo] = [-Infinity, -Infinity, 0, 0];
   for (const point of dearer) {
     for (; at < paid.length && paid[at].cost.high < point.cost.low; at += 1) strictly = Math.max(strictly, paid[at].quality.low);
@@ -279,7 +284,7 @@ export function places(points) {
     if (strictly >= point.quality.high || evenly > point.quality.high) found.set(point.name, "dominated");
   }
   let [cheaper, equal, cost] = [-Infinity, -Infinity, NaN];
-  for (const point of [...points].sort(byCost)) {
+  for (const point of ordered) {
     if (point.cost.best !== cost) [cheaper, equal, cost] = [Math.max(cheaper, equal), -Infinity, point.cost.best];
     const beaten = cheaper >= point.quality.best || equal > point.quality.best;
     equal = Math.max(equal, point.quality.best);

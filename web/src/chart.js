@@ -1,7 +1,7 @@
 // Charts as SVG: stacked bars, a plane of energy and quality, lines, and a graph. Each is a picture with a text; the
 // same figures stand in a table beside it.
 
-import { h, s } from "./dom.js";
+import { h, put, s } from "./dom.js";
 import { quantity, tick } from "./format.js";
 
 const TEXT = 12;
@@ -101,41 +101,128 @@ export const SHAPE_NAMES = Object.keys(SHAPES);
 
 export const mark = (shape, r, attributes) => s("path", { d: SHAPES[shape](r), ...attributes });
 
-const CROWD = 150; // points from which those that look alike are one path
+const CROWD = 150; // points from which they are pixels of a canvas over the picture: paths as many take several frames
+const HALF = 11; // px from the middle of a mark to the edge of its sprite
+const crowds = new WeakMap(); // canvas -> how to draw it again, and how to put elements in its place
+const looks = new Map(); // name -> the sprite of a mark and the style of its error bars
+let ratio = devicePixelRatio;
 
-// Few elements for many points; the one nearest to the pointer names itself.
-function crowd(points, x, y, bars) {
-  const alike = new Map();
-  for (const p of points) {
-    const look = `${p.state} ${p.role} ${p.shape}`;
-    if (!alike.has(look)) alike.set(look, []);
-    alike.get(look).push(p);
-  }
-  const near = s("title");
-  const places = points.map((p) => [x(p.x.best), y(p.y.best), p]);
-  const name = (event) => {
-    const box = event.currentTarget.ownerSVGElement.getBoundingClientRect();
-    const far = ([px, py]) => Math.hypot(px - event.clientX + box.left, py - event.clientY + box.top);
-    near.textContent = places.reduce((a, b) => (far(b) < far(a) ? b : a))[2].words;
-  };
-  const groups = [...alike.values()].map((own) => {
-    const [{ state, role, shape }] = own;
-    const shapes = own.map((p) => SHAPES[shape](6, x(p.x.best), y(p.y.best))).join("");
-    return s("g", { class: `point ${state} regime-${role}` }, s("path", { class: "error", d: own.map(bars).join("") }), s("path", { class: "mark", d: shapes }));
-  });
-  return s("g", { onpointermove: name }, near, groups);
+// Pixels do not follow the style sheet: they are drawn again where it says something else, and paper gets elements.
+const crowdsNow = () => [...document.querySelectorAll(".crowd canvas")].map((canvas) => crowds.get(canvas));
+function restyle() {
+  looks.clear();
+  ratio = devicePixelRatio;
+  for (const { draw } of crowdsNow()) draw();
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
+addEventListener("resize", () => ratio !== devicePixelRatio && restyle());
+addEventListener("beforeprint", () => crowdsNow().forEach(({ spell }) => spell()));
+addEventListener("afterprint", () => crowdsNow().forEach(({ draw }) => draw()));
+
+// Empties a canvas of so many px of the page; its own pixels are those of the screen.
+function blank(canvas, ...sides) {
+  const [width, height] = sides.map((size) => Math.round(size * ratio));
+  Object.assign(canvas, { width, height });
+  Object.assign(canvas.style, { width: `${width / ratio}px`, height: `${height / ratio}px` });
+  return canvas.getContext("2d");
 }
 
-// points: [{name, x: {best, low, high}, y: {...}, shape, role, state: "frontier"|"tie"|"dominated", words, pick}]
-export function plane({ width, points, unit, label, log, xTitle, yTitle }) {
-  const height = Math.max(260, Math.min(420, width * 0.55));
+function lookOf({ state, role, shape }) {
+  const name = `${state} ${role} ${shape}`;
+  if (looks.has(name)) return looks.get(name);
+  const parts = ["error", "mark"].map((part) => s("path", { class: part }));
+  const probe = s("svg", { width: 0, height: 0 }, s("g", { class: `point ${state} regime-${role}` }, parts));
+  document.body.append(probe);
+  const [bar, style] = parts.map((part) => getComputedStyle(part));
+  const sprite = h("canvas");
+  const ink = blank(sprite, 2 * HALF, 2 * HALF);
+  ink.scale(ratio, ratio);
+  const path = new Path2D(SHAPES[shape](6, HALF, HALF));
+  Object.assign(ink, { fillStyle: style.fill, strokeStyle: style.stroke, lineWidth: parseFloat(style.strokeWidth) });
+  ink.setLineDash(style.strokeDasharray.split(",").map(parseFloat).filter((size) => size > 0));
+  ink.fill(path);
+  ink.stroke(path);
+  const found = { sprite, hue: bar.stroke, thick: Math.max(1, Math.floor(parseFloat(bar.strokeWidth) * ratio)), alpha: Number(bar.opacity) };
+  looks.set(name, found);
+  probe.remove();
+  return found;
+}
+
+// The picture with its points on the canvas over it; the one under the pointer names itself. `element` makes one that
+// stands for a point on paper. Nothing of a drawing but the points is kept: the slider would leave much to collect.
+function crowd({ picture, canvas, points, x, y, words, element }) {
+  const alike = [];
+  for (const p of points) {
+    const own = alike.find(([one]) => one.state === p.state && one.role === p.role && one.shape === p.shape);
+    if (own) own.push(p);
+    else alike.push([p]);
+  }
+  const [width, height] = ["width", "height"].map((side) => Number(picture.getAttribute(side)));
+  const vector = s("g");
+  picture.append(vector);
+  const draw = () => {
+    vector.replaceChildren();
+    const ink = blank(canvas, width, height);
+    const [across, down] = [x, y].map((place) => (value) => Math.round(place(value) * ratio)); // whole pixels are quick
+    for (const own of alike) {
+      const { hue, thick, alpha } = lookOf(own[0]);
+      Object.assign(ink, { fillStyle: hue, globalAlpha: alpha });
+      for (const p of own) {
+        const left = across(p.x.low);
+        const top = down(p.y.high);
+        ink.fillRect(left, down(p.y.best) - (thick >> 1), across(p.x.high) - left, thick);
+        ink.fillRect(across(p.x.best) - (thick >> 1), top, thick, down(p.y.low) - top);
+      }
+    }
+    ink.globalAlpha = 1;
+    for (const own of alike) {
+      const { sprite } = lookOf(own[0]);
+      const half = sprite.width >> 1;
+      for (const p of own) ink.drawImage(sprite, across(p.x.best) - half, down(p.y.best) - half);
+    }
+  };
+  const spell = () => {
+    vector.replaceChildren(...points.map(element));
+    blank(canvas, 0, 0);
+  };
+  canvas.onpointermove = ({ offsetX, offsetY }) => {
+    const off = (at, one, other) => Math.max(Math.min(one, other) - at, 0, at - Math.max(one, other));
+    const far = (p) => {
+      const [across, down] = [x(p.x.best) - offsetX, y(p.y.best) - offsetY];
+      const [along, up] = [off(offsetX, x(p.x.low), x(p.x.high)), off(offsetY, y(p.y.low), y(p.y.high))];
+      return Math.min(Math.hypot(across, down) - 6, Math.hypot(along, down), Math.hypot(across, up));
+    };
+    let [near, least] = [null, 3];
+    for (const p of points) {
+      const found = far(p);
+      if (found < least) [near, least] = [p, found];
+    }
+    canvas.title = near ? words(near) : "";
+  };
+  crowds.set(canvas, { draw, spell });
+  draw();
+  const holder = canvas.parentNode ?? h("div", { class: "crowd" }, h("div"), canvas);
+  put(holder.firstChild, picture);
+  return holder; // the canvas stays in the page: one taken out of it and put back costs as much as its points
+}
+
+// points: [{name, x: {best, low, high}, y: {...}, shape, role, state: "frontier"|"tie"|"dominated", words}];
+// `canvas` is that of the picture before, for many points.
+export function plane({ width, points, unit, label, log, xTitle, yTitle, words = (p) => p.words, canvas = h("canvas") }) {
+  const height = Math.round(Math.max(260, Math.min(420, width * 0.55)));
   const [left, right, above, below] = [54, 16, 12, 46];
-  const values = points.flatMap((p) => [p.x.best, p.x.low > 0 || !log ? p.x.low : p.x.best, Number.isFinite(p.x.high) ? p.x.high : p.x.best]);
-  let [low, high] = [log ? Math.min(...values.filter((v) => v > 0)) * 0.85 : 0, Math.max(...values) * (log ? 1.18 : 1.05)];
+  let [low, high, yTop, start] = [log ? Infinity : 0, 0, 1, Infinity];
+  for (const p of points) {
+    if (log) low = Math.min(low, p.x.low > 0 ? p.x.low : p.x.best > 0 ? p.x.best : p.x.high > 0 ? p.x.high : low);
+    high = Math.max(high, Number.isFinite(p.x.high) ? p.x.high : p.x.best);
+    yTop = Math.max(yTop, p.y.high);
+    start = Math.min(start, p.x.high);
+  }
+  [low, high, yTop] = log ? [low * 0.85, high * 1.18, yTop * 1.03] : [0, high * 1.05, yTop * 1.03];
   if (!(high > low)) [low, high] = [low * 0.9, low * 1.1 + 1e-9];
-  const yTop = Math.max(1, ...points.map((p) => p.y.high)) * 1.03;
+  const span = log ? Math.log(high / low) : high - low;
   const x = (value) => {
-    const at = log ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value - low) / (high - low);
+    const at = (log ? Math.log(Math.max(value, low) / low) : value - low) / span;
     return left + Math.max(0, Math.min(1, at)) * (width - left - right);
   };
   const y = (value) => height - below - (Math.max(0, Math.min(value, yTop)) / yTop) * (height - above - below);
@@ -143,16 +230,15 @@ export function plane({ width, points, unit, label, log, xTitle, yTitle }) {
   const step = (pick) =>
     frontier.map((p, place) => `${place ? `H${x(pick(p.x, "x"))}V` : `M${x(pick(p.x, "x"))},`}${y(pick(p.y, "y"))}`).join("");
   // Between the best and the worst that the intervals allow: the quality that a given energy buys.
-  const start = Math.min(...points.map((p) => p.x.high));
   const stairs = (end, quality) => {
-    const steps = [];
     let best = 0;
-    const pairs = points.map((p) => [p.x[end], p.y[quality]]).sort((a, b) => a[0] - b[0]);
-    for (const [cost, found] of pairs) {
-      if (found <= best) continue;
-      if (cost > start) steps.push([x(cost), y(best)], [x(cost), y(found)]);
-      else steps.splice(0, steps.length, [x(start), y(found)]);
-      best = found;
+    for (const p of points) if (p.x[end] <= start) best = Math.max(best, p.y[quality]);
+    const steps = best > 0 ? [[x(start), y(best)]] : [];
+    const dearer = points.filter((p) => p.x[end] > start && p.y[quality] > best).sort((a, b) => a.x[end] - b.x[end]);
+    for (const p of dearer) {
+      if (p.y[quality] <= best) continue;
+      steps.push([x(p.x[end]), y(best)], [x(p.x[end]), y(p.y[quality])]);
+      best = p.y[quality];
     }
     return [...steps, [width - right, y(best)]];
   };
@@ -178,25 +264,27 @@ export function plane({ width, points, unit, label, log, xTitle, yTitle }) {
     s("text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, xTitle),
     s("text", { x: 0, y: 0, transform: `translate(12 ${height / 2 - 20}) rotate(-90)`, "text-anchor": "middle" }, yTitle),
   ];
-  const bars = (p) => `M${x(p.x.low)},${y(p.y.best)}H${x(Number.isFinite(p.x.high) ? p.x.high : high)}M${x(p.x.best)},${y(p.y.low)}V${y(p.y.high)}`;
-  const marks = points.length > CROWD ? crowd(points, x, y, bars) : points.map((p) =>
-    s(
+  const element = (p) => {
+    const [across, down] = [x(p.x.best), y(p.y.best)];
+    return s(
       "g",
       { class: `point ${p.state} regime-${p.role}` },
-      s("path", { class: "error", d: bars(p) }),
-      mark(p.shape, 6, { class: "mark", transform: `translate(${x(p.x.best)} ${y(p.y.best)})` }),
-      s("title", null, p.words),
-    ),
-  );
-  return picture(
+      s("path", { class: "error", d: `M${x(p.x.low)},${down}H${x(p.x.high)}M${across},${y(p.y.low)}V${y(p.y.high)}` }),
+      mark(p.shape, 6, { class: "mark", transform: `translate(${across} ${down})` }),
+      s("title", null, words(p)),
+    );
+  };
+  const many = points.length > CROWD;
+  const drawn = picture(
     width,
     height,
     label,
     axis,
     frontier.length > 1 && s("polygon", { class: "band", points: band.map((at) => at.map((v) => v.toFixed(1)).join(",")).join(" ") }),
     frontier.length > 1 && s("path", { class: "frontier-line", d: step((ends) => ends.best) }),
-    marks,
+    !many && points.map(element),
   );
+  return many ? crowd({ picture: drawn, canvas, points, x, y, words, element }) : drawn;
 }
 
 // A key to hues and shapes: entries [{words, role | regime, shape}]

@@ -1,4 +1,5 @@
-// Controls whose values live in the hash of the address, so that a view can be linked to. One change, one redraw.
+// Controls whose values live in the hash of the address, so that a view can be linked to. One change, one redraw; the
+// address follows a slider when it is let go: each step would cost as much as the picture, and Safari allows 100 in 30 s.
 
 import { h, put } from "./dom.js";
 
@@ -26,12 +27,14 @@ export function controls(specs, changed) {
     });
   }
 
-  function write() {
+  function hash() {
     const parts = specs
       .filter((spec) => state[spec.key] !== spec.initial)
       .map((spec) => `${spec.key}=${encodeURIComponent(state[spec.key])}`);
-    history.replaceState(null, "", `#${parts.join("&")}`);
+    return `#${parts.join("&")}`;
   }
+
+  const write = () => history.replaceState(null, "", hash());
 
   function read() {
     const found = new URLSearchParams(location.hash.slice(1));
@@ -47,11 +50,11 @@ export function controls(specs, changed) {
     if (out) out.textContent = spec.words ? spec.words(state[spec.key]) : String(state[spec.key]);
   }
 
-  function set(key, value) {
+  function set(key, value, moving = false) {
     const spec = specs.find((one) => one.key === key);
     state[key] = valid(spec, value);
     show(spec);
-    write();
+    if (!moving) write();
     redraw();
   }
 
@@ -70,7 +73,7 @@ export function controls(specs, changed) {
 
   const fields = specs.map((spec) => {
     const id = `control-${spec.key}`;
-    const on = (event) => set(spec.key, event.target.value);
+    const on = (event) => set(spec.key, event.target.value, spec.kind === "range");
     const input =
       spec.kind === "select"
         ? filled(h("select", { id, onchange: on }), spec)
@@ -82,6 +85,7 @@ export function controls(specs, changed) {
             step: spec.step ?? "any",
             placeholder: spec.placeholder,
             oninput: on,
+            onchange: spec.kind === "range" && write,
           });
     const out = spec.kind === "range" ? h("output", { for: id }) : null;
     inputs.set(spec.key, { input, out });
@@ -93,5 +97,5 @@ export function controls(specs, changed) {
     redraw();
   });
   read();
-  return { element: h("form", { class: "controls", onsubmit: (e) => e.preventDefault() }, fields), state, set };
+  return { element: h("form", { class: "controls", onsubmit: (e) => e.preventDefault() }, fields), state, set, hash };
 }

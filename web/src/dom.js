@@ -17,9 +17,19 @@ export const h = (tag, attributes, ...children) => fill(document.createElement(t
 
 export const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-// Puts new children in the place of the old ones.
+// Puts new children in the place of the old ones; what is there already stays, so that nothing of it is laid out anew.
 export function put(element, ...children) {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child));
+  const wanted = children.flat(Infinity).filter((child) => child);
+  const now = element.childNodes;
+  let place = 0;
+  for (; place < wanted.length && place < now.length; place += 1) {
+    const [old, child] = [now[place], wanted[place]];
+    if (old === child || old.data === child) continue;
+    if (old.data && typeof child === "string") old.data = child;
+    else old.replaceWith(child);
+  }
+  element.append(...wanted.slice(place));
+  while (now.length > wanted.length) element.lastChild.remove();
   return element;
 }
 

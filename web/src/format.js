@@ -17,6 +17,7 @@ function rounded(value, places) {
   const step = 10 ** Math.max(0, -places);
   const size = Math.abs(value) / step;
   const kept = Math.min(60, Math.max(0, places));
+  if (!Number.isInteger(size * 2 ** (kept + 1))) return Math.sign(value) * Number(size.toFixed(kept)) * step; // no half
   const exact = size.toFixed(kept + 40);
   const cut = exact.slice(0, -40).replace(/\.$/, "");
   const down = /^50*$/.test(exact.slice(-40)) && "02468".includes(cut.at(-1));

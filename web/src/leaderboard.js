@@ -42,26 +42,24 @@ const panel = controls(
   redraw,
 );
 const { state } = panel;
-const pue = () => factors.pue.find(([id]) => id === state.puefrom)?.[3] ?? state.pue;
-const gridFactor = () => factors.grid.find(([id]) => id === state.grid) ?? null;
+let pue = 1;
+let gridFactor = null;
+let hash = "";
 
 // ---- what follows from the choices
 
 // The row's energy in the building, the teacher's output shared by N; null where a part is unknown.
-function energyOf(row) {
-  if (!energies.has(row)) energies.set(row, chargedTo(row));
-  return energies.get(row);
-}
+const energyOf = (row) => energies.get(row);
 const energies = new Map(); // of the choices as they are
 
 function chargedTo(row) {
   const found = row.boundaries[state.boundary];
   if (!found?.own) return null;
   // From end to end a run is known better than its stages are together.
-  if (found.whole && (state.n === 1 || !found.teacher)) return sums.scaled(interval(found.whole), pue());
+  if (found.whole && (state.n === 1 || !found.teacher)) return sums.scaled(interval(found.whole), pue);
   const parts = [interval(found.own)];
   if (found.teacher) parts.push(sums.scaled(interval(found.teacher), 1 / state.n));
-  return sums.scaled(sums.total(parts), pue());
+  return sums.scaled(sums.total(parts), pue);
 }
 
 // Direct training that N* is formed against: of the same class and student, of the same laboratory where there is one.
@@ -96,21 +94,22 @@ function servingOf(row) {
   const [ours, theirs] = [energyOf(row), energyOf(base)];
   if (!ours || !theirs) return null;
   const extra = { best: ours.best - theirs.best, low: ours.low - theirs.high, high: ours.high - theirs.low };
-  return sums.servingBreakEven(extra, ...[state.jref, state.jstudent].map((j) => sums.scaled(sums.exact(Number(j)), pue())));
+  return sums.servingBreakEven(extra, ...[state.jref, state.jstudent].map((j) => sums.scaled(sums.exact(Number(j)), pue)));
 }
 
 const evenText = (even) => (even ? words.bracketed(words.breakEvenText(even, sums.resolved(even))) : "–");
 const wh = (energy) => (energy ? words.spread(sums.scaled(energy, 1 / 3600), "Wh") : "unknown");
 const rank = (row) => (row.rank === null ? "unranked" : row.rank === row.rank_to ? `${row.rank} of ${row.of}` : `${row.rank} to ${row.rank_to} of ${row.of}, a tie`);
-const co2e = (row) => (gridFactor() && energyOf(row) ? sums.co2eKg(energyOf(row), gridFactor()[3]) : null);
+const co2e = (row) => (gridFactor && energyOf(row) ? sums.co2eKg(energyOf(row), gridFactor[3]) : null);
 const links = new Map();
 function link(row) {
   if (!links.has(row)) links.set(row, h("a", null, row.title || row.key));
   const found = links.get(row);
-  found.setAttribute("href", `row.html?${row.key}${location.hash}`);
+  found.setAttribute("href", `row.html?${row.key}${hash}`);
   return found;
 }
-const quality = (row) => interval(row.q);
+
+const qualities = new Map(all.map((row) => [row, interval(row.q)]));
 
 const kept = (row) =>
   (state.class === "all" || row.class === state.class) &&
@@ -124,7 +123,7 @@ const columns = [
   { key: "level", fixed: true, label: "level", about: "how far the figures have been checked", sort: (row) => levels.findIndex(({ name }) => name === row.level), text: (row) => row.level },
   { key: "rank", fixed: true, label: "rank", about: "by energy at N = 1, everything measured, inside the class; overlapping intervals are a tie", sort: (row) => row.rank, text: (row) => (row.rank === null ? h("span", { title: row.unranked.join("; ") }, "unranked") : rank(row)) },
   { key: "energy", label: "energy", numeric: true, wraps: true, about: "with PUE, boundary and reuse as chosen", sort: (row) => energyOf(row)?.best, text: (row) => words.bracketed(wh(energyOf(row))) },
-  { key: "q", fixed: true, label: "Q", numeric: true, wraps: true, about: "share of the teacher's quality kept", sort: (row) => row.q?.[0], text: (row) => (row.q ? words.bracketed(words.quality(quality(row))) : "–") },
+  { key: "q", fixed: true, label: "Q", numeric: true, wraps: true, about: "share of the teacher's quality kept", sort: (row) => row.q?.[0], text: (row) => (row.q ? words.bracketed(words.quality(qualities.get(row))) : "–") },
   { key: "token", label: "J/token", numeric: true, about: "by the denominator chosen", sort: (row) => sums.perToken(energyOf(row), row.tokens[state.per])?.best, text: (row) => words.plusMinus(sums.perToken(energyOf(row), row.tokens[state.per]), "J") },
   { key: "co2e", label: "CO2e", numeric: true, sort: (row) => co2e(row)?.best, text: (row) => (co2e(row) ? words.plusMinus(sums.scaled(co2e(row), 1000), "g") : "–") },
   { key: "even", label: "N*", numeric: true, wraps: true, about: "reuses until the teacher has paid, against direct training of the same student, by training alone", sort: (row) => evenOf(row)?.ratio, text: (row) => evenText(evenOf(row)) },
@@ -152,6 +151,7 @@ function drawTable() {
 }
 
 const chartHolder = h("div", { class: "wide" });
+const canvas = h("canvas", { "aria-hidden": "true" });
 const STANDING = { dominated: "another row is better beyond doubt", tie: "a tie with others", frontier: "on the frontier" };
 let width = 0;
 let seen = false;
@@ -168,37 +168,27 @@ function drawChart() {
     put(chartHolder, h("p", { class: "note" }, state.class !== "all" ? "No row here has both an energy and a Q." : "Choose a class: rows of different classes stand in no common picture."));
     return;
   }
-  const points = rows.map((row) => ({ name: row.key, cost: energyOf(row), quality: quality(row) }));
-  const standings = sums.places(points.filter((_, place) => rows[place].rank !== null));
-  const stateOf = (row) => {
-    const found = standings.get(row.key);
-    if (!found) return ["unknown", `unranked: ${row.unranked.join("; ")}`];
-    return [found, STANDING[found]];
-  };
   const labs = [...new Set(rows.map((row) => row.level))];
   const shapes = new Map(labs.map((name, place) => [name, SHAPE_NAMES[place % SHAPE_NAMES.length]]));
+  const points = rows.map((row) => {
+    const x = energyOf(row);
+    const y = qualities.get(row);
+    return { row, name: row.key, x, y, cost: x, quality: y, role: methodOf(row), shape: shapes.get(row.level), state: "unknown" };
+  });
+  const standings = sums.places(points.filter((point) => point.row.rank !== null));
+  for (const point of points) point.state = standings.get(point.name) ?? point.state;
   put(
     chartHolder,
     plane({
       width,
+      canvas,
       unit: "J",
       log: true,
       label: `energy and quality of ${rows.length} rows; the table below has the same figures`,
-      xTitle: `${state.boundary === "gpu" ? "GPU energy" : "energy"}, teacher ${state.n > 1 ? `shared by ${state.n}` : "in full"}${pue() > 1 ? `, PUE ${pue()}` : ""}`,
+      xTitle: `${state.boundary === "gpu" ? "GPU energy" : "energy"}, teacher ${state.n > 1 ? `shared by ${state.n}` : "in full"}${pue > 1 ? `, PUE ${pue}` : ""}`,
       yTitle: "relative quality Q",
-      points: rows.map((row, place) => {
-        const [standing, said] = stateOf(row);
-        return {
-          x: points[place].cost,
-          y: points[place].quality,
-          role: methodOf(row),
-          shape: shapes.get(row.level),
-          state: standing,
-          get words() {
-            return `${row.title} (${row.lab}): ${words.spread(points[place].cost, "J")}, Q ${row.q[0].toFixed(2)}; ${said}`;
-          },
-        };
-      }),
+      points,
+      words: ({ row, x, state: found }) => `${row.title} (${row.lab}): ${words.spread(x, "J")}, Q ${row.q[0].toFixed(2)}; ${STANDING[found] ?? `unranked: ${row.unranked.join("; ")}`}`,
     }),
     key([
       ...[...new Set(rows.map(methodOf))].map((name) => ({ words: METHODS[name], className: `regime-${name}`, shape: "circle" })),
@@ -249,7 +239,7 @@ function drawComparison() {
 
 const note = h("p", { class: "note", "aria-live": "polite" });
 function drawNote() {
-  const factor = gridFactor();
+  const factor = gridFactor;
   const published = factors.pue.find(([id]) => id === state.puefrom);
   put(
     note,
@@ -260,7 +250,10 @@ function drawNote() {
 }
 
 function redraw() {
-  energies.clear();
+  pue = factors.pue.find(([id]) => id === state.puefrom)?.[3] ?? state.pue;
+  gridFactor = factors.grid.find(([id]) => id === state.grid) ?? null;
+  hash = panel.hash();
+  for (const row of all) energies.set(row, chargedTo(row));
   drawNote();
   drawTable();
   stale = true;

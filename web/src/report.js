@@ -237,12 +237,14 @@ function drawComparison() {
     const times = one === cheapest ? null : sums.ratio(one.parts, cheapest.parts, scales);
     return times ? sums.scaled(times, cheapest.energy.best) : sums.at(one.parts);
   };
+  const canvas = h("canvas", { "aria-hidden": "true" });
   const chart = responsive((width) => {
     const points = placed();
     if (!points.length) return h("p", { class: "note" }, "No run here has both an energy and a Q.");
     const axis = state.boundary === "gpu" ? "GPU energy" : "energy";
     return plane({
       width,
+      canvas,
       unit: "J",
       log: state.axis === "log",
       label: `${axis} and quality of ${points.length} runs; the table below has the same figures`,

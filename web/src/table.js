@@ -5,8 +5,8 @@
 import { h, put, whenSized } from "./dom.js";
 
 const MANY = 60; // rows from which only a window is drawn
-const WINDOW = 40;
 const ROW_PX = 36;
+const SPARE = 5; // rows drawn on either side of those in view
 
 // columns: [{key, label, about, numeric, wraps, fixed, sort(row), text(row)}]; `text` gives a string or a node,
 // and the same one for ever where the column is `fixed`.
@@ -18,8 +18,9 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
   let first = 0;
   let scrolled = false;
   let sorted = null;
-  let shown = [];
-  let cells = new Map(); // row -> its element, what holds each cell's content, and the texts that stand there
+  let inView = 20;
+  let shown = {};
+  let lines = new Map(); // place in the order -> an element, what holds each cell's content, and what stands there
   const body = h("tbody", { role: "rowgroup" });
   const heads = columns.map((column) => {
     const button = column.sort
@@ -39,12 +40,16 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
   const holder = h("div", { class: "table" }, scroller, all ? null : more);
   if (!all) {
     scroller.classList.add("windowed");
+    new ResizeObserver(() => {
+      inView = Math.ceil(scroller.clientHeight / ROW_PX);
+      if (!all) draw();
+    }).observe(scroller);
     scroller.addEventListener("scroll", () => {
       if (scrolled) return;
       scrolled = true;
       requestAnimationFrame(() => {
         scrolled = false;
-        const place = Math.max(0, Math.floor(scroller.scrollTop / ROW_PX) - 5);
+        const place = Math.max(0, Math.floor(scroller.scrollTop / ROW_PX) - SPARE);
         if (Math.abs(place - first) > 4 || place === 0) {
           first = place;
           draw();
@@ -73,43 +78,47 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
     update();
   }
 
-  function made(row) {
+  function made() {
+    const line = { texts: [], row: null };
     const holders = columns.map((column, place) => {
       if (place > 0) {
         return h("td", { role: "cell", "data-label": column.label, class: column.numeric ? `number ${column.wraps ? "words" : ""}` : null });
       }
-      return pick ? h("button", { type: "button", class: "pick", onclick: () => pick(row) }) : h("th", { scope: "row", role: "rowheader" });
+      return pick ? h("button", { type: "button", class: "pick", onclick: () => pick(line.row) }) : h("th", { scope: "row", role: "rowheader" });
     });
     const [head, ...rest] = holders;
     const named = pick ? h("th", { scope: "row", role: "rowheader" }, head) : head;
-    return { element: h("tr", { role: "row" }, named, rest), holders, texts: [] };
+    return Object.assign(line, { element: h("tr", { role: "row" }, named, rest), holders });
   }
 
-  // Writes only what is not there yet: a text node is cheap, a row of new elements is not.
-  function filled(row, index) {
-    const known = cells.get(row);
-    const found = known ?? made(row);
+  // Writes only what is not there yet: a text node is cheap, a row of new elements is not, nor is a cell's layout.
+  function fill(line, row, index) {
     columns.forEach((column, place) => {
-      if (known && column.fixed) return;
+      if (line.row === row && column.fixed) return;
       const content = column.text(row);
-      if (content === found.texts[place]) return;
-      found.texts[place] = content;
-      put(found.holders[place], content);
+      if (content === line.texts[place]) return;
+      line.texts[place] = content;
+      put(line.holders[place], content);
     });
-    found.element.setAttribute("aria-rowindex", index);
-    found.element.className = row.className ?? "";
-    return found;
+    line.row = row;
+    if (line.index !== index) line.element.setAttribute("aria-rowindex", (line.index = index));
+    const name = row.className ?? "";
+    if (line.element.className !== name) line.element.className = name;
   }
 
   function draw() {
-    const from = all ? 0 : Math.min(first, Math.max(0, order.length - WINDOW));
-    const to = all ? order.length : Math.min(order.length, from + WINDOW);
-    const drawn = order.slice(from, to);
-    const next = new Map(drawn.map((row, place) => [row, filled(row, from + place + 2)]));
-    cells = next;
-    const same = from === shown.from && to === shown.to && drawn.every((row, place) => row === shown.rows[place]);
-    if (same) return;
-    shown = { from, to, rows: drawn };
+    const most = all ? order.length : inView + 2 * SPARE;
+    const from = Math.min(first, Math.max(0, order.length - most));
+    const to = Math.min(order.length, from + most);
+    const free = [...lines].filter(([place]) => place < from || place >= to).map(([, line]) => line);
+    const next = new Map();
+    for (let place = from; place < to; place += 1) {
+      next.set(place, lines.get(place) ?? free.pop() ?? made());
+      fill(next.get(place), order[place], place + 2);
+    }
+    lines = next;
+    if (from === shown.from && to === shown.to) return;
+    shown = { from, to };
     const blank = (count) =>
       count > 0 && h("tr", { "aria-hidden": "true" }, h("td", { colspan: columns.length, height: count * ROW_PX }));
     put(body, blank(from), [...next.values()].map(({ element: row }) => row), blank(order.length - to));
@@ -127,13 +136,15 @@ export function table({ caption, columns, rows, sort = null, pick = null }) {
           return (x < y ? -1 : x > y ? 1 : 0) * (by.down ? -1 : 1);
         });
         order = keyed.map(([, row]) => row);
-        sorted = by;
       }
-      columns.forEach((column, place) => {
-        if (column.sort) {
-          heads[place].setAttribute("aria-sort", column.key === by.key ? (by.down ? "descending" : "ascending") : "none");
-        }
-      });
+      if (sorted !== by) {
+        columns.forEach((column, place) => {
+          if (column.sort) {
+            heads[place].setAttribute("aria-sort", column.key === by.key ? (by.down ? "descending" : "ascending") : "none");
+          }
+        });
+      }
+      sorted = by;
     }
     draw();
     fit();

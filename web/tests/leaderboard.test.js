@@ -50,12 +50,15 @@ test("places on the frontier are those that every pair gives", () => {
   assert.equal(seen.size, 3);
 });
 
+// Of a table with a window at 900 px of height: 18 rows are in 70 % of it, and 5 to spare on either side.
+const DRAWN = 28;
+
 const large = process.env.KIT_LARGE;
 test("a thousand rows", { skip: !CHROMIUM ? "no Chromium here" : large ? false : "KIT_LARGE names no site" }, async () => {
   await withBrowser(async (context) => {
     const { page, problems } = await openPage(context, join(large, "index.html"));
     const rows = page.locator("section[aria-labelledby=rows] tbody tr:not([aria-hidden])");
-    assert.equal(await rows.count(), 40);
+    assert.equal(await rows.count(), DRAWN);
     await page.waitForSelector("#chart ~ div svg .point");
     assert.equal(await page.locator("#control-a option").count(), 1001);
     const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime);
@@ -83,12 +86,74 @@ test("a thousand rows", { skip: !CHROMIUM ? "no Chromium here" : large ? false :
     };
     const before = await rows.first().locator("td").nth(3).innerText();
     console.log(`1,000 rows: first paint ${paint.toFixed(0)} ms; a step of the slider ${await timed("slider")}; a sort ${await timed("sort")}`);
-    assert.equal(await rows.count(), 40);
+    assert.equal(await rows.count(), DRAWN);
+    const settle = () => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
     await page.locator("#control-pue").fill("3");
-    await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+    await settle();
     assert.notEqual(await rows.first().locator("td").nth(3).innerText(), before);
-    const own = await page.locator("#chart ~ div svg .point").count();
+    const points = () => page.locator("#chart ~ div svg .point").count();
+    const own = await points();
     assert.ok(own > 0 && own < 50, `${own} elements for a thousand points`);
+
+    // The points are pixels: they are there, follow slider and theme, say what they are, and are elements on paper.
+    const pixels = () =>
+      page.locator("#chart ~ div canvas").evaluate((canvas) => {
+        const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const [at, colours] = [[], new Set()];
+        for (let place = 0; place < data.length; place += 4) {
+          if (data[place + 3] < 255) continue;
+          at.push([(place / 4) % width, Math.floor(place / 4 / width)]);
+          colours.add(data.slice(place, place + 3).join());
+        }
+        return { at, colours: [...colours] };
+      });
+    const light = await pixels();
+    assert.ok(light.at.length > 2000, `${light.at.length} pixels for a thousand points`);
+    const [x, y] = light.at[0];
+    const box = await page.locator("#chart ~ div canvas").boundingBox();
+    const title = () => page.locator("#chart ~ div canvas").getAttribute("title");
+    await page.mouse.move(box.x + x, box.y + y);
+    assert.match(await title(), /^row \d+ \(lab-\d+\): .*Q \d\.\d\d; /);
+    await page.mouse.move(box.x + 3, box.y + 3);
+    assert.equal(await title(), "");
+    const slide = (kind, n) => page.locator("#control-n").evaluate((input, [on, to]) => { input.value = to; input.dispatchEvent(new Event(on)); }, [kind, n]);
+    await slide("input", 40);
+    await settle();
+    assert.notDeepEqual((await pixels()).at, light.at);
+    assert.match(await rows.first().locator("a").getAttribute("href"), /#pue=3&n=40$/);
+    assert.doesNotMatch(page.url(), /n=40/, "the slider still moves");
+    await slide("change", 40);
+    assert.match(page.url(), /#pue=3&n=40$/);
+    await page.emulateMedia({ colorScheme: "dark" });
+    await settle();
+    const dark = await pixels();
+    assert.ok(dark.colours.length && !dark.colours.includes(light.colours[0]), "colours of the other theme");
+    await page.emulateMedia({ colorScheme: "light" });
+
+    // Rows are drawn in elements used before: each has the cells of its own row, in the order asked for.
+    await page.locator(".scroller").evaluate((box) => box.scrollTo(0, 9000));
+    await settle();
+    await page.getByRole("button", { name: "laboratory", exact: true }).click();
+    await settle();
+    const drawn = await page.evaluate(() => {
+      const known = new Map(globalThis.KIT_INDEX.rows.map((row) => [row.title, row]));
+      return [...document.querySelectorAll("section[aria-labelledby=rows] tbody tr:not([aria-hidden])")].map((tr) => {
+        const { key, lab } = known.get(tr.querySelector("th").textContent);
+        return { index: Number(tr.getAttribute("aria-rowindex")), fits: tr.cells[1].textContent === lab && tr.querySelector("a").getAttribute("href") === `row.html?${key}${location.hash}`, lab };
+      });
+    });
+    assert.equal(drawn.length, DRAWN);
+    assert.ok(drawn.every(({ fits, index }, place) => fits && index === drawn[0].index + place && index > 200), JSON.stringify(drawn));
+    assert.deepEqual(drawn.map(({ lab }) => lab), drawn.map(({ lab }) => lab).sort());
+    await page.setViewportSize({ width: 1200, height: 2400 });
+    await settle();
+    assert.equal(await rows.count(), 57, "a tall window is filled");
+
+    await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
+    assert.equal(await points(), own + 1000);
+    await page.evaluate(() => dispatchEvent(new Event("afterprint")));
+    assert.equal(await points(), own);
+    assert.ok((await pixels()).at.length > 2000);
     assert.deepEqual(problems, []);
   });
 });
@@ -154,7 +219,7 @@ test("leaderboard", { skip: !CHROMIUM ? "no Chromium here" : site ? false : "KIT
       await choose("class", "all");
       assert.doesNotMatch(await caption.textContent(), /not shown/);
       const drawn = () => page.locator("section[aria-labelledby=rows] tbody tr:not([aria-hidden])").count();
-      assert.equal(await drawn(), 40);
+      assert.equal(await drawn(), DRAWN);
       await page.getByRole("button", { name: "energy", exact: true }).focus();
       await page.keyboard.press("Enter");
       await page.keyboard.press("Enter");
