@@ -109,6 +109,8 @@ class DeviceMeter:
         self._series = series
         self._sampling = sampling
         self._limits = limits
+        self._near: dict[int, tuple[float, Roughness]] = {}
+        self._integrals: dict[tuple[int, int], PowerIntegral] = {}
         self._readings = boundaries.readings
         # Drivers answer 0 mW when asked too fast; no powered card draws nothing, so a zero is a failed read.
         zero = series.power_valid & (series.power_mw <= 0)
@@ -141,7 +143,7 @@ class DeviceMeter:
         for number in self._order:
             reading = boundaries.readings[number]
             if reading.value_mj is None:
-                rough = self._roughness(reading.mono_us)
+                _, rough = self._around(reading.mono_us)
                 reading = refreshes.place(
                     reading, rough, most_mw, earlier=found, instant=self._limits.instant
                 )
@@ -160,6 +162,13 @@ class DeviceMeter:
             max_mw=self._max_mw or None,
             period_us=self._sampling.nominal_period_us,
         )
+
+    def _over(self, start: int, end: int) -> PowerIntegral:
+        """Power integral between two boundaries: of a stage, and again as a part of a longer window."""
+        if (start, end) not in self._integrals:
+            window = self._readings[start].mono_us, self._readings[end].mono_us
+            self._integrals[start, end] = self.integral(*window)
+        return self._integrals[start, end]
 
     def _disputed_blocks(self) -> Int64:
         """(n, 2) stretches between sampler's readings over which counter and integral contradict each other.
@@ -189,6 +198,8 @@ class DeviceMeter:
             doubt = 2 * (spread + edge_us * self._max_mw * NJ) + blind[j] - blind[i]
             apart = np.abs((value[last] - value[first]) / 1000 - by_power)
             bad = apart > np.maximum(doubt, self._sampling.disagreement_rel * by_power)
+            if not bad.any():
+                continue
             stretch = np.stack((at[first[bad]], at[last[bad]]), axis=1)
             # What is bridged is known to be wrong; what is left of it is not.
             known = np.array([self._ticks.broken(int(a), int(b)) for a, b in stretch], dtype=np.bool_)
@@ -229,40 +240,42 @@ class DeviceMeter:
         """Power integral around a fault of the counter, bounded as a gap: two samples do not show a step."""
         return self.integral(start_us, end_us, gap_us=0)
 
-    def _power_near(self, t: int) -> float:
-        """Power next to a time, where its reading does not carry it: root mean square of the neighbours."""
-        i = int(np.searchsorted(self._series.mono_us, t))
-        around = [last_valid(self._valid, i), first_valid(self._valid, i)]
-        squares = [float(self._series.power_mw[k]) ** 2 for k in around if k >= 0]
-        return math.sqrt(sum(squares) / len(squares)) if squares else self._max_mw
+    def _around(self, t: int) -> tuple[float, Roughness]:
+        """Power next to a boundary, where its reading does not carry it, and how much it changes there.
 
-    def _roughness(self, t: int) -> Roughness:
-        """How much power changes from sample to sample around a time."""
-        i = int(np.searchsorted(self._series.mono_us, t))
-        near = slice(max(0, i - NEIGHBOURS), i + NEIGHBOURS)
-        step = np.diff(self._series.power_mw[near][self._valid[near]].astype(np.float64))
-        return Roughness(float(np.dot(step, step)) / step.size, step.size) if step.size else Roughness()
+        The power is the root mean square of the two neighbours.
+        """
+        if t not in self._near:
+            i = int(self._series.mono_us.searchsorted(t))
+            beside = [last_valid(self._valid, i), first_valid(self._valid, i)]
+            squares = [float(self._series.power_mw[k]) ** 2 for k in beside if k >= 0]
+            power = math.sqrt(sum(squares) / len(squares)) if squares else self._max_mw
+            near = slice(max(0, i - NEIGHBOURS), i + NEIGHBOURS)
+            step = np.diff(self._series.power_mw[near][self._valid[near]].astype(np.float64))
+            rough = Roughness(float(np.dot(step, step)) / step.size, step.size) if step.size else Roughness()
+            self._near[t] = power, rough
+        return self._near[t]
 
     def _between(self, start: int, end: int) -> CounterEnergy:
         first, last = self._readings[start], self._readings[end]
+        (power, rough), (last_power, last_rough) = self._around(first.mono_us), self._around(last.mono_us)
         return counter_energy(
             first,
             last,
             self._ticks,
             bridge=self.integral,
             hole_bridge=self._hole,
-            power_mw=(self._power_near(first.mono_us), self._power_near(last.mono_us)),
-            rough=(self._roughness(first.mono_us), self._roughness(last.mono_us)),
+            power_mw=(power, last_power),
+            rough=(rough, last_rough),
             refresh_us=self._sampling.counter_refresh_us,
             gap_us=self._sampling.gap_us,
         )
 
     def _lag(self, reading: CounterReading) -> EdgeError:
         """What a trailing mean moves across an end of a window."""
-        t = reading.mono_us
         # The sensor's own refresh comes on top of the mean's half second.
         lag_us = AVERAGING_LAG_US + self._sampling.counter_refresh_us // 2
-        return lag_error(lag_us, self._power_near(t), self._roughness(t))
+        return lag_error(lag_us, *self._around(reading.mono_us))
 
     def _of_means(self, sampling: Spread, first: CounterReading, last: CounterReading) -> Spread:
         """The interval of an integral of 1 s means: they overlap and miss nothing, but they lag."""
@@ -274,7 +287,7 @@ class DeviceMeter:
     def measure(self, start: int, end: int) -> DeviceEnergy:
         """Energy between two boundaries; sums of neighbouring windows are exact in integer mJ."""
         first, last = self._readings[start], self._readings[end]
-        integral = self.integral(first.mono_us, last.mono_us)
+        integral = self._over(start, end)
         links = self._links[self._place[start] : self._place[end]]
         whole, method = self._whole(links, start, end)
         parts = [link.energy_mj for link in links]
@@ -322,6 +335,8 @@ class DeviceMeter:
 
     def _in_dispute(self, start: int, end: int) -> bool:
         """Whether counter and integral contradict each other somewhere in a window."""
+        if not self._disputes.size:
+            return False
         first, last = (self._readings[number].mono_us for number in (start, end))
         return bool(np.any((self._disputes[:, 0] < last) & (self._disputes[:, 1] > first)))
 
@@ -354,7 +369,7 @@ class DeviceMeter:
         inner = self._order[self._place[start] : self._place[end] + 1]
         for a, b in pairwise(inner) if len(inner) > 2 else ():
             link = self._links[self._place[a]]
-            part = self.integral(self._readings[a].mono_us, self._readings[b].mono_us)
+            part = self._over(a, b)
             if self._disagrees(link, link.energy_mj, part, (a, b)):
                 pieces = pieces.linear(_reach(link.energy_mj, part))
         return Spread(max(mine.low_j, pieces.low_j), max(mine.high_j, pieces.high_j))
@@ -382,23 +397,28 @@ class DeviceMeter:
             found.append("counter_missing")
         elif any(self._readings[n].value_mj is None for n in (start, end)):
             found.append("counter_boundary_missing")
-        lo, hi = np.searchsorted(self._ticks.glitches, [self._readings[n].mono_us for n in (start, end)])
-        if hi > lo or any(link.glitches for link in links):
+        first, last = window = [self._readings[n].mono_us for n in (start, end)]
+        if _any_in(self._ticks.glitches, window) or any(link.glitches for link in links):
             found.append("counter_glitch")
-        first, last = (self._readings[n].mono_us for n in (start, end))
         if any(a < last and b > first for a, b in self._ticks.late):
             found.append("counter_late")
         if self._disagrees(whole, energy_mj, integral, (start, end)):
             found.append("counter_disagrees")
         if integral.gap_us:
             found.append("gap")
-        lo, hi = np.searchsorted(self._zeros, [self._readings[n].mono_us for n in (start, end)])
-        if hi > lo:
+        if _any_in(self._zeros, window):
             found.append("zero_power_readings")
-        lo, hi = np.searchsorted(self._excesses, [self._readings[n].mono_us for n in (start, end)])
-        if hi > lo:
+        if _any_in(self._excesses, window):
             found.append("excess_power_readings")
         return found
+
+
+def _any_in(times: Int64 | tuple[int, ...], window: Sequence[int]) -> bool:
+    """Whether one of the times lies in a window."""
+    if not len(times):
+        return False
+    first, end = np.searchsorted(times, window)
+    return bool(end > first)
 
 
 def _reach(energy_mj: int | None, integral: PowerIntegral) -> Spread:

@@ -123,7 +123,7 @@ class _Sums:
 
     def cells(self, t: Int64, p: npt.NDArray[np.float64]) -> None:
         """Add whole cells between the knots (t, p)."""
-        dt = np.diff(t)
+        dt = t[1:] - t[:-1]
         width = dt.astype(np.float64)
         energy = (p[1:] + p[:-1]) * width
         energy *= 0.5
@@ -165,6 +165,8 @@ def _cut(share: float) -> float:
 
 def last_valid(valid: Bools, stop: int) -> int:
     """Index of the last true entry before `stop`, or -1."""
+    if stop > 0 and valid[stop - 1]:
+        return stop - 1
     while stop > 0:
         start = max(0, stop - 4096)
         hits = np.flatnonzero(valid[start:stop])
@@ -177,6 +179,8 @@ def last_valid(valid: Bools, stop: int) -> int:
 def first_valid(valid: Bools, start: int) -> int:
     """Index of the first true entry from `start` on, or -1."""
     size = valid.shape[0]
+    if start < size and valid[start]:
+        return start
     while start < size:
         stop = min(size, start + 4096)
         hits = np.flatnonzero(valid[start:stop])
@@ -217,8 +221,8 @@ def missing_ticks(mono_us: Int64, lo: int, hi: int, start_us: int, end_us: int, 
     last = min(size - 1, hi)
     for block in range(first, last, _BLOCK):
         t = mono_us[block : min(last, block + _BLOCK) + 1]
-        dt = np.diff(t)
-        for i in np.flatnonzero(dt > period_us + period_us // 2):
+        dt = t[1:] - t[:-1]
+        for i in (dt > period_us + period_us // 2).nonzero()[0]:
             width = int(dt[i])
             count = (width + period_us // 2) // period_us - 1
             left = int(t[i])
@@ -268,8 +272,7 @@ def integrate_power(
     """
     if end_us < start_us:
         raise ValueError(f"window ends before it starts: {start_us} > {end_us}")
-    lo = int(np.searchsorted(mono_us, start_us, side="left"))
-    hi = int(np.searchsorted(mono_us, end_us, side="left"))
+    lo, hi = (int(mono_us.searchsorted(t)) for t in (start_us, end_us))
     samples = int(np.count_nonzero(valid[lo:hi]))
     missed = hi - lo - samples
     if period_us is not None:

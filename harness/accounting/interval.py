@@ -55,9 +55,6 @@ class Interval:
 def total(parts: Iterable[Interval]) -> Interval:
     """Sum of figures whose errors may all go the same way (bounds are added, not their squares)."""
     items = list(parts)
-    best = math.fsum(p.best for p in items)
-    return Interval(
-        best,
-        min(best, math.fsum(p.low for p in items)),
-        max(best, math.fsum(p.high for p in items)),
-    )
+    best = math.fsum([p.best for p in items])
+    low, high = math.fsum([p.low for p in items]), math.fsum([p.high for p in items])
+    return Interval(best, min(best, low), max(best, high))

@@ -139,7 +139,7 @@ def derive_bundle(
         KitError: A table cannot be read, power is not in key order, or a list of devices is too long.
     """
     columns = list(columns)
-    stages = bundle.table("stages").to_pylist() if stages is None else stages
+    stages = bundle.records("stages") if stages is None else stages
     longest = max((len(row["device_ids"]) for row in stages), default=0)
     if longest > MAX_DEVICES:
         raise KitError(
@@ -147,13 +147,12 @@ def derive_bundle(
             where=str(bundle.folder / "stages.parquet"),
             expected=f"at most {MAX_DEVICES}, each once",
         )
-    events = bundle.table("events", ["kind", "device_id", "detail"]).to_pylist()
     return derive(
         stages,
         bundle.iter_batches("counters", encoded=True),
         bundle.iter_batches("power", [*POWER_KEY, *columns], encoded=True),
         sampling_rules(bundle.written, bundle.manifest),
-        device_limits(bundle.manifest, events),
+        device_limits(bundle.manifest, bundle.records("events")),
         columns=columns,
         look=look,
         threads=threads,

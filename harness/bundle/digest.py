@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,12 +22,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.bundle.arrays import Valid, numbers, validity
 from harness.bundle.canonical import canonical_json
 from harness.errors import KitError
+from harness.spec.arrow import SCALARS
 
 _NULL_LENGTH = b"\xff\xff\xff\xff"
 _BLOCK = 1 << 16
 _MANY_RUNS = 512
+_NAMES = {kind.id: name for name, kind in SCALARS.items()}
 
 Batches: TypeAlias = pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
 
@@ -49,8 +54,9 @@ class ColumnDigest:
         chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
         for chunk in chunks:
             if len(chunk):
-                self._update_valid(chunk)
-                self._update_values(chunk)
+                valid = validity(chunk)
+                self._update_valid(valid, len(chunk))
+                self._update_values(chunk, valid)
                 self.rows += len(chunk)
 
     def entry(self) -> list[object]:
@@ -58,35 +64,32 @@ class ColumnDigest:
         h_valid = "all-valid" if self._valid is None else self._valid.hexdigest()
         return [self.name, self.type_name, self.rows, h_valid, self._values.hexdigest()]
 
-    def _update_valid(self, chunk: pa.Array) -> None:
+    def _update_valid(self, valid: Valid, rows: int) -> None:
         if self._valid is None:
-            if not chunk.null_count:
+            if valid is None:
                 return
             self._valid = hashlib.sha256()
             _repeat_into(self._valid, b"\x01", self.rows)
-        self._valid.update(chunk.is_valid().to_numpy(zero_copy_only=False).data)
+        self._valid.update(b"\x01" * rows if valid is None else valid.data)
 
-    def _update_values(self, chunk: pa.Array) -> None:
+    def _update_values(self, chunk: pa.Array, valid: Valid) -> None:
         if self.type_name == "string":
-            self._update_strings(chunk)
+            self._update_strings(chunk, valid)
         elif self.type_name.startswith("list<"):
             self._update_lists(chunk)
         else:
-            self._values.update(_fixed_width(chunk, self.name, self.rows).data)
+            self._values.update(_fixed_width(chunk, valid, self.name, self.rows).data)
 
-    def _update_strings(self, chunk: pa.Array) -> None:
-        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        places = encoded.indices
-        indices = (places.fill_null(-1) if places.null_count else places).to_numpy()
-        edges = np.flatnonzero(indices[1:] != indices[:-1]) + 1
+    def _update_strings(self, chunk: pa.Array, valid: Valid) -> None:
+        encoded = chunk if isinstance(chunk, pa.DictionaryArray) else chunk.dictionary_encode()
+        indices = numbers(encoded.indices, valid, -1)
+        edges = (indices[1:] != indices[:-1]).nonzero()[0] + 1
         if len(edges) > _MANY_RUNS:
             plain = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
             self._values.update(_string_bytes(plain).data)
             return
         words = encoded.dictionary.to_pylist()
-        starts = np.concatenate(([0], edges))
-        ends = np.concatenate((edges, [len(indices)]))
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        for start, end in pairwise([0, *edges.tolist(), len(indices)]):
             index = int(indices[start])
             word = words[index] if index >= 0 else None
             _repeat_into(self._values, _string_token(word), end - start)
@@ -104,7 +107,7 @@ class ColumnDigest:
             if item_type == "string":
                 self._values.update(b"".join(_string_token(item) for item in items.to_pylist()))
             elif len(items):
-                self._values.update(_fixed_width(items, self.name, self.rows + offset).data)
+                self._values.update(_fixed_width(items, None, self.name, self.rows + offset).data)
 
 
 class TableDigest:
@@ -170,19 +173,17 @@ def logical_digest(data: Batches, schema: pa.Schema, *, threads: int = 2) -> str
 
 def type_name(data_type: pa.DataType) -> str:
     """The protocol's name of an Arrow type."""
-    if pa.types.is_dictionary(data_type):
+    if data_type.id in _NAMES:
+        return _NAMES[data_type.id]
+    if isinstance(data_type, pa.DictionaryType):
         return type_name(data_type.value_type)
-    if pa.types.is_list(data_type):
+    if isinstance(data_type, pa.ListType):
         return f"list<{type_name(data_type.value_type)}>"
-    return {"double": "float64"}.get(str(data_type), str(data_type))
+    return str(data_type)
 
 
-def _fixed_width(array: pa.Array, name: str, row: int) -> npt.NDArray[Any]:
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.uint8())
-    if array.null_count:
-        array = pc.fill_null(array, pa.scalar(0, array.type))
-    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=True)
+def _fixed_width(array: pa.Array, valid: Valid, name: str, row: int) -> npt.NDArray[Any]:
+    values = numbers(array, valid)
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
         if not finite.all():
@@ -193,7 +194,7 @@ def _fixed_width(array: pa.Array, name: str, row: int) -> npt.NDArray[Any]:
                 expected="a finite number, or null for an unknown one",
             )
         values = values + 0.0  # turns -0.0 into 0.0
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return values if sys.byteorder == "little" else values.byteswap()
 
 
 def _string_token(word: str | None) -> bytes:
@@ -221,7 +222,8 @@ def _string_bytes(array: pa.Array) -> npt.NDArray[np.uint8]:
 
 def _repeat_into(digest: Any, token: bytes, count: int) -> None:
     """Hash `token` `count` times in blocks, without holding all of it."""
-    if count <= 0:
+    if count * len(token) <= _BLOCK:
+        digest.update(token * count)
         return
     at_once = max(1, min(_BLOCK, (1 << 20) // max(1, len(token))))
     block = token * min(count, at_once)

@@ -70,6 +70,21 @@ def open_parquet(path: Path, *, encoded: bool = False) -> pq.ParquetFile:
         KitError: Missing, no plain file, not Parquet, cut short, a footer that does not parse, or one that
             decodes to too much; it says which.
     """
+    file, problem = _open(path, encoded)
+    with decoding(path):
+        names = file.schema_arrow.names  # decoded on first use; damage should show here
+    if len(names) > MAX_COLUMNS:
+        raise _too_much(path, f"{len(names)} columns", f"at most {MAX_COLUMNS}")
+    if len(set(names)) < len(names):
+        found = f"has column {min(name for name in names if names.count(name) > 1)[:60]!r} twice"
+        raise KitError(found, where=str(path), expected="each column of the protocol once")
+    if problem is not None:
+        raise _too_much(path, *problem)
+    return file
+
+
+def _open(path: Path, encoded: bool) -> tuple[pq.ParquetFile, tuple[str, str] | None]:
+    """A file, and what it decodes to beyond the ceilings; its names were not looked at."""
     info = look_at(path)
     size = info.st_size
     data = read_bytes(path, SMALL_FILE) if size <= SMALL_FILE else None
@@ -109,16 +124,7 @@ def open_parquet(path: Path, *, encoded: bool = False) -> pq.ParquetFile:
             file = opened(file.metadata.num_columns)
         if data is not None:
             problem = _beyond(BytesIO(data), size, file.metadata)
-        names = file.schema_arrow.names  # decoded on first use; damage should show here
-    if len(names) > MAX_COLUMNS:
-        raise _too_much(path, f"{len(names)} columns", f"at most {MAX_COLUMNS}")
-    twice = [name for name in set(names) if names.count(name) > 1]
-    if twice:
-        found = f"has column {min(twice)[:60]!r} twice"
-        raise KitError(found, where=str(path), expected="each column of the protocol once")
-    if problem is not None:
-        raise _too_much(path, *problem)
-    return file
+    return file, problem
 
 
 def whole_table(path: Path) -> pa.Table | None:
@@ -138,11 +144,13 @@ def whole_table(path: Path) -> pa.Table | None:
 
 @lru_cache(maxsize=16)
 def _whole_table(path: Path, *_seen: int) -> pa.Table | None:
-    file = open_parquet(path, encoded=True)
-    if file.num_row_groups > 1 or file.metadata.num_rows > SMALL_ROWS:
+    file, problem = _open(path, encoded=True)
+    if problem is not None or file.num_row_groups > 1 or file.metadata.num_rows > SMALL_ROWS:
         return None
     table = read_groups(file, path, range(file.num_row_groups))
-    return table if table.nbytes <= SMALL_TABLE else None
+    names = table.column_names
+    usual = len(set(names)) == len(names) <= MAX_COLUMNS
+    return table if usual and table.get_total_buffer_size() <= SMALL_TABLE else None
 
 
 @lru_cache(maxsize=32)
@@ -234,35 +242,33 @@ def read_groups(
     """
     with decoding(path):
         table = file.read_row_groups(list(groups), columns=columns, use_threads=threads)
-        text = zip(table.column_names, table.columns, strict=True)
-        problem = next((p for name, column in text for p in _strings_of(column, name)), None)
-        if problem is None:
-            for place, field in enumerate(table.schema):
-                if pa.types.is_list(field.type) and pa.types.is_dictionary(field.type.value_type):
-                    plain = pa.list_(field.type.value_type.value_type)
-                    table = table.set_column(place, field.name, table.column(place).cast(plain))
-    if problem is not None:
-        raise _too_much(path, *problem)
-    return table
+        lists: list[int] = []
+        for place, kind in enumerate(table.schema.types):
+            listed = isinstance(kind, pa.ListType)
+            if isinstance(kind.value_type if listed else kind, pa.DictionaryType):
+                chunks = table.column(place).chunks
+                problem = _strings_of([chunk.flatten() for chunk in chunks] if listed else chunks)
+                if problem is not None:
+                    raise _too_much(path, f"column {table.field(place).name!r} {problem[0]}", problem[1])
+                lists += [place] if listed else []
+        for place in lists:
+            field = table.field(place)
+            item = field.type.value_field
+            plain = field.with_type(pa.list_(item.with_type(item.type.value_type)))
+            table = table.set_column(place, plain, table.column(place).cast(plain.type))
+        return table
 
 
-def _strings_of(column: pa.ChunkedArray, name: str) -> Iterator[tuple[str, str]]:
+def _strings_of(chunks: list[pa.DictionaryArray]) -> tuple[str, str] | None:
     """A string that is too long, or strings that are together once each row has its own."""
-    chunks = column.chunks
-    if pa.types.is_list(column.type):
-        chunks = [chunk.flatten() for chunk in chunks]
-    if not chunks or not pa.types.is_dictionary(chunks[0].type):
-        return
     if sum(chunk.dictionary.nbytes * max(1, len(chunk)) for chunk in chunks) <= MAX_STRING:
-        return  # were every row the longest of them
+        return None  # were every row the longest of them
     whole = 0
     for chunk in chunks:
         lengths = pc.binary_length(chunk.dictionary)
         if (pc.max(lengths).as_py() or 0) > MAX_STRING:
-            yield (
-                f"column {name!r} holds a string of {pc.max(lengths).as_py()} bytes",
-                f"at most {MAX_STRING}",
-            )
+            return f"holds a string of {pc.max(lengths).as_py()} bytes", f"at most {MAX_STRING}"
         whole += pc.sum(lengths.take(chunk.indices).cast(pa.int64())).as_py() or 0
     if whole > MAX_CHUNK:
-        yield f"column {name!r} decodes to {whole} bytes of text", f"at most {MAX_CHUNK}"
+        return f"decodes to {whole} bytes of text", f"at most {MAX_CHUNK}"
+    return None

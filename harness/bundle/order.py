@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from harness.bundle.arrays import LOWEST, numbers, validity
 
 _Codes = npt.NDArray[np.int64]
 
@@ -78,7 +79,9 @@ def _sortable(value: Any) -> tuple[int, Any]:
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
 
 
 def _codes(array: pa.Array) -> _Codes | None:
@@ -92,12 +95,9 @@ def _codes(array: pa.Array) -> _Codes | None:
         rank_of = {word: rank for rank, word in enumerate(sorted(set(words)))}
         ranks[:-1] = [rank_of[word] for word in words]
         ranks[-1] = -1  # index -1, where a null points
-        codes: _Codes = ranks[encoded.indices.fill_null(-1).to_numpy()]
+        codes: _Codes = ranks[numbers(encoded.indices, validity(encoded), -1)]
         return codes
-    if array.null_count:
-        lowest = pa.scalar(np.iinfo(np.int64).min, pa.int64())
-        array = pc.fill_null(array.cast(pa.int64()), lowest)
-    values: _Codes = array.to_numpy()
+    values: _Codes = numbers(array, validity(array), LOWEST)
     return None if values[0] == values[-1] and (values == values[0]).all() else values
 
 

@@ -63,7 +63,10 @@ def _struct(data: bytes, place: int, depth: int = 0) -> tuple[dict[int, object],
         kind = byte & 15
         value: object = None
         if kind in _INTS:
-            value, place = _zigzag(data, place)
+            value, place = data[place], place + 1
+            if value > 127:  # most are one byte
+                value, place = _varint(data, place - 1)
+            value = (value >> 1) ^ -(value & 1)
         elif kind == _STRUCT:
             value, place = _struct(data, place, depth + 1)
         elif kind == _BINARY:

@@ -57,6 +57,7 @@ class Bundle:
         self.written = written
         self.notes = notes
         self._small: dict[tuple[str, bool], pa.Table] = {}
+        self._records: dict[str, list[dict[str, Any]]] = {}
 
     @classmethod
     def open(cls, folder: Path | str, *, protocol: Protocol | None = None) -> Bundle:
@@ -114,6 +115,20 @@ class Bundle:
             return small.select(schema.names)
         return pa.Table.from_batches(self.iter_batches(name, columns), schema)
 
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a table; those of a small one are kept and shared, not to be changed.
+
+        Raises:
+            KitError: As of `table`.
+        """
+        if name not in self._records:
+            small = self._small_table(name, encoded=True) if name in self.written.tables else None
+            if small is None:
+                rows: list[dict[str, Any]] = self.table(name).to_pylist()
+                return rows
+            self._records[name] = [row for batch in small.to_batches() for row in records(batch)]
+        return self._records[name]
+
     def iter_batches(
         self,
         name: str,
@@ -128,11 +143,12 @@ class Bundle:
             columns: Columns in the order wanted; all by default.
             encoded: Leave strings dictionary encoded, which is much faster where a few words repeat.
         """
-        schema = self._read_schema(name, columns, encoded=encoded)
+        schema = self._schema(name, columns, encoded=encoded)
         if name not in self.written.tables:
             return  # a later version's table
         if (small := self._small_table(name, encoded=encoded)) is not None:
-            yield from small.select(schema.names).to_batches(max_chunksize=_BATCH_ROWS)
+            small = small if columns is None else small.select(schema.names)
+            yield from small.to_batches(max_chunksize=_BATCH_ROWS)
             return
         yield from self._batches(name, schema)
 
@@ -140,14 +156,17 @@ class Bundle:
         """A table of one small file, typed and kept; None where it is large or not all of it fits."""
         if (name, encoded) not in self._small:
             files = self.files(name)
-            if len(files) != 1 or whole_table(files[0]) is None:
+            whole = whole_table(files[0]) if len(files) == 1 else None
+            if whole is None:
                 return None
-            schema = self._read_schema(name, None, encoded=encoded)
+            schema = self._schema(name, None, encoded=encoded)
             try:
-                table = pa.Table.from_batches(self._batches(name, schema), schema)
+                if not whole.schema.equals(schema):
+                    self._stored_names(name, schema, whole.column_names, files[0])
+                typed = _typed(whole, schema, files[0]).to_batches() if whole.num_rows else []
             except KitError:
                 return None
-            self._small[name, encoded] = table
+            self._small[name, encoded] = pa.Table.from_batches(typed, schema)
         return self._small[name, encoded]
 
     def _batches(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -203,15 +222,12 @@ class Bundle:
     def _stored_names(self, name: str, schema: pa.Schema, there: Sequence[str], path: Path) -> list[str]:
         """Columns to read from a file so that `schema` can be given."""
         known, found = self.written.tables[name].names, set(there)
-        optional = {
-            c.name
-            for c in self.protocol.tables[name].columns
-            if c.nullable and (c.stability != "stable" or c.name not in known)
-        }
         wanted = schema.names  # a new list at every call
-        lost = [column for column in wanted if column not in found and column not in optional]
-        if lost:
-            raise KitError(f"column {lost[0]!r} is missing", where=str(path))
+        for column in wanted:
+            if column not in found:
+                spec = self.protocol.tables[name].column(column)
+                if not spec.nullable or (spec.stability == "stable" and column in known):
+                    raise KitError(f"column {column!r} is missing", where=str(path))
         return [column for column in wanted if column in found]
 
     def _files_of(self, name: str) -> list[Path]:
@@ -224,13 +240,13 @@ class Bundle:
             )
         return files
 
-    def _schema(self, name: str, columns: Sequence[str] | None) -> pa.Schema:
+    def _schema(self, name: str, columns: Sequence[str] | None, *, encoded: bool = False) -> pa.Schema:
         if name not in self.protocol.tables:
             raise KitError(
                 f"protocol {self.protocol.version} has no table {name!r}",
                 expected=f"one of {', '.join(self.protocol.tables)}",
             )
-        schema = self.protocol.arrow_schema(name)
+        schema = self.protocol.arrow_schema(name, encoded=encoded)
         if columns is None:
             return schema
         known = schema.names  # a new list at every call
@@ -238,13 +254,6 @@ class Bundle:
         if lost:
             raise KitError(f"table {name} has no column {lost[0]!r}", expected=", ".join(known))
         return pa.schema([schema.field(column) for column in columns])
-
-    def _read_schema(self, name: str, columns: Sequence[str] | None, *, encoded: bool) -> pa.Schema:
-        schema = self._schema(name, columns)
-        if not encoded:
-            return schema
-        coded = pa.dictionary(pa.int32(), pa.string())
-        return pa.schema([f.with_type(coded) if f.type == pa.string() else f for f in schema])
 
 
 def _table_of(path: str) -> str:
@@ -255,6 +264,8 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """Columns in the schema's order and types, null where the file lacks one; other writers may have narrower
     or wider ones.
     """
+    if table.schema.equals(schema):
+        return table
     arrays = []
     there = set(table.column_names)
     for field in schema:
@@ -275,6 +286,20 @@ def _typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             raise KitError(f"column {field.name!r} holds nulls and may not", where=str(path))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as `to_pylist` gives them, which takes three times as long where text is dictionary encoded."""
+    names, columns = batch.schema.names, map(_values, batch.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(array: pa.Array) -> list[Any]:
+    if not isinstance(array, pa.DictionaryArray):
+        values: list[Any] = array.to_pylist()
+        return values
+    words = array.dictionary.to_pylist()
+    return [None if place is None else words[place] for place in array.indices.to_pylist()]
 
 
 def event_detail(event: Mapping[str, Any]) -> dict[str, Any]:

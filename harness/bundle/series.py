@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harness.accounting.series import NO_BOUNDARY, CounterSeries, PowerSeries
+from harness.bundle.arrays import LOWEST, numbers, validity
 from harness.errors import KitError
 
 POWER_KEY = ("node_id", "device_id", "session")
@@ -65,10 +65,10 @@ class PowerRows:
                     arrays[name][: self.rows] = old[: self.rows]
         for name, values in self.values.items():
             array = batch.column(name)
+            valid = validity(array)
             if name in self.valid:
-                there = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
-                self.valid[name][self.rows : end] = there
-            values[self.rows : end] = (pc.fill_null(array, 0) if array.null_count else array).to_numpy()
+                self.valid[name][self.rows : end] = True if valid is None else valid
+            values[self.rows : end] = numbers(array, valid)
         self.rows = end
 
     def array(self, name: str) -> npt.NDArray[Any]:
@@ -176,15 +176,17 @@ def counter_series(counters: pa.Table | Iterable[pa.RecordBatch]) -> list[Counte
     for batch in counters.to_batches() if isinstance(counters, pa.Table) else counters:
         if not batch.num_rows:
             continue
-        numbers: dict[str, npt.NDArray[Any]] = {
-            name: _int64(batch.column(name), _NULLS.get(name, 0)) for name in _NUMBERS
-        }
-        numbers["valid"] = batch.column("value").is_valid().to_numpy(zero_copy_only=False)
-        numbers["method"] = _indices(batch.column("method"), words)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name in _NUMBERS:
+            column = batch.column(name)
+            arrays[name] = numbers(column, validity(column), _NULLS.get(name, 0)).astype(np.int64)
+        valid = validity(batch.column("value"))
+        arrays["valid"] = np.ones(batch.num_rows, np.bool_) if valid is None else valid
+        arrays["method"] = _indices(batch.column("method"), words)
         for start, stop in _runs(batch, _COUNTER_KEY):
             key = tuple(batch.column(name)[start].as_py() for name in _COUNTER_KEY)
             columns = gathered.setdefault(key, {})
-            for name, values in numbers.items():
+            for name, values in arrays.items():
                 columns.setdefault(name, []).append(values[start:stop].copy())
     return [_counter(key, rows, words) for key, rows in gathered.items()]
 
@@ -214,9 +216,7 @@ def _runs(batch: pa.RecordBatch, key: Sequence[str]) -> Iterator[tuple[int, int]
         array = batch.column(name)
         if not pa.types.is_integer(array.type):
             array = array.dictionary_encode().indices
-        if array.null_count:
-            array = pc.fill_null(array.cast(pa.int64()), np.iinfo(np.int64).min)
-        codes = array.to_numpy()
+        codes = numbers(array, validity(array), LOWEST)
         changes |= codes[1:] != codes[:-1]
     yield from pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.num_rows])
 
@@ -231,10 +231,3 @@ def _indices(array: pa.Array, words: list[str]) -> npt.NDArray[np.uint8]:
         places.append(words.index(word))
     found: npt.NDArray[np.uint8] = np.array(places, np.uint8)[encoded.indices.to_numpy()]
     return found
-
-
-def _int64(array: pa.Array, null: int = 0) -> npt.NDArray[np.int64]:
-    if array.null_count:
-        array = pc.fill_null(array, null)
-    values: npt.NDArray[np.int64] = array.cast(pa.int64()).to_numpy()
-    return values

@@ -120,10 +120,8 @@ def refuse_outside(folder: Path, path: str) -> None:
         raise KitError(f"lists {path!r}, a path outside the bundle", where=str(folder / MANIFEST))
     if len(path) > MAX_PATH or len(parts) > 2:
         raise KitError(f"lists a path of {len(path)} letters", where=str(folder / MANIFEST))
-    for depth in range(1, len(parts) + 1):
-        if folder.joinpath(*parts[:depth]).is_symlink():
-            raise KitError(
-                "is a link",
-                where=str(folder.joinpath(*parts[:depth])),
-                expected="a file of the bundle itself",
-            )
+    place = folder
+    for part in parts:
+        place /= part
+        if place.is_symlink():
+            raise KitError("is a link", where=str(place), expected="a file of the bundle itself")

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from harness.bundle.privacy import scrub_anywhere
 from harness.errors import KitError
 from harness.files import file_digest, write_bytes
 from harness.leaderboard import faults
-from harness.leaderboard.entry import ENTRY, Submission, read_entry
+from harness.leaderboard.entry import ENTRY, SHA256, Submission, read_entry
 from harness.leaderboard.examined import Examined, from_cache, to_bytes
 from harness.leaderboard.rules import found
 from harness.leaderboard.shape import file_digests, mismatches, names_and_strays, tree_digest
@@ -100,7 +100,8 @@ def _examine(
     except KitError as error:
         done.findings = [found("E501", ENTRY, f"{error.where}: {error.message}", "what kit submit writes")]
         return done
-    done.findings = mismatches(folder, entry, digests) + _private(asdict(entry), ENTRY)
+    texts = {**vars(entry), "files": [vars(file) for file in entry.files]}
+    done.findings = mismatches(folder, entry, digests) + _private(texts, ENTRY)
     if done.errors:
         return done
     with tempfile.TemporaryDirectory(prefix="kit-raw-") if raw else nullcontext("") as temporary:
@@ -355,9 +356,11 @@ def _private(value: object, file: str) -> list[Finding]:
 
 
 def texts_of(value: object, path: str = "") -> Iterable[tuple[str, str]]:
-    """Every text in a JSON value with its dotted place; addresses of files are meant to be read."""
+    """Every text in a JSON value with its dotted place, but addresses, which are meant to be read, and
+    digests.
+    """
     if isinstance(value, str):
-        if not value.startswith("https://"):
+        if not value.startswith("https://") and not SHA256.fullmatch(value):
             yield path, value
     elif isinstance(value, Mapping):
         for name, item in value.items():

@@ -274,7 +274,7 @@ def report_of(
     options = options or Options()
     factors = same_series(region_factors(options.region, "--region")) if options.region else ()
     fresh = result.stages
-    stored = bundle.table("stages").to_pylist()
+    stored = bundle.records("stages")
     protocol = bundle.written
     totals = run_totals(fresh, result.sessions, teacher_kinds=protocol.kinds("teacher"))
     whole = totals.it
@@ -284,7 +284,7 @@ def report_of(
     made = (
         totals if len(trained) == len(fresh) else run_totals(trained, teacher_kinds=protocol.kinds("teacher"))
     )
-    artifacts, events = bundle.table("artifacts").to_pylist(), bundle.table("events").to_pylist()
+    artifacts, events = bundle.records("artifacts"), bundle.records("events")
     unknown = unknown_origins(artifacts)
     found = costs(trained, artifacts, events, sharing(bundle), made.gpu.interval)
     inherited = None if unknown or not found.paid else interval_total(paid.stated for paid in found.paid)
@@ -317,9 +317,7 @@ def report_of(
         changed=list(differences(stored, fresh, protocol)),
         lost_rows=len({stage_key(r) for r in stored} ^ {stage_key(r) for r in fresh}),
         events=[e for e in events if e["severity"] != "info"],
-        scores=suite_scores(
-            bundle.table("evals").to_pylist(), bundle.table("eval_items").to_pylist(), events
-        ),
+        scores=suite_scores(bundle.records("evals"), bundle.records("eval_items"), events),
         baseline=idle_baseline(fresh, protocol.sampling.idle_min_us, protocol.kinds("idle")),
         costs=found,
         student_bytes=_student_bytes(fresh, artifacts, protocol.kinds("student")),

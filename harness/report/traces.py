@@ -70,6 +70,8 @@ def thinned(t_us: Ints, watts: Floats, points: int, period_us: int) -> tuple[Int
     ends = np.append(starts[1:], len(t_us)) - 1
     middle = (t_us[starts] + t_us[ends]) // 2
     gaps = np.flatnonzero(np.diff(middle) > 2.5 * max(period_us, width)) + 1
+    if not gaps.size:
+        return middle, low, mean, high
     at = (middle[gaps - 1] + middle[gaps]) // 2
     whole = [np.insert(values, gaps, np.nan) for values in (low, mean, high)]
     return np.insert(middle, gaps, at), whole[0], whole[1], whole[2]

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from harness.spec.table import Column, TableSpec
 
-_SCALARS = {
+SCALARS = {
     "int8": pa.int8(),
     "int16": pa.int16(),
     "int32": pa.int32(),
@@ -23,8 +23,8 @@ _SCALARS = {
 def arrow_type(name: str) -> pa.DataType:
     """Arrow type of a protocol type name. Items of a list are never null."""
     if name.startswith("list<"):
-        return pa.list_(pa.field("element", _SCALARS[name[5:-1]], nullable=False))
-    return _SCALARS[name]
+        return pa.list_(pa.field("element", SCALARS[name[5:-1]], nullable=False))
+    return SCALARS[name]
 
 
 def arrow_field(column: Column) -> pa.Field:
@@ -35,6 +35,8 @@ def arrow_field(column: Column) -> pa.Field:
     return pa.field(column.name, arrow_type(column.type), nullable=column.nullable, metadata=metadata)
 
 
-def build_schema(table: TableSpec) -> pa.Schema:
-    """Arrow schema of a table, fields in the order of its definition."""
-    return pa.schema([arrow_field(column) for column in table.columns])
+def build_schema(table: TableSpec, *, encoded: bool = False) -> pa.Schema:
+    """Arrow schema of a table, fields in the order of its definition; strings `encoded` as dictionaries."""
+    fields = [arrow_field(column) for column in table.columns]
+    coded = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([f.with_type(coded) if encoded and f.type == pa.string() else f for f in fields])

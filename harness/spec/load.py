@@ -74,8 +74,11 @@ def _places(module: str) -> tuple[Path, Path]:
 
 def available_versions() -> list[str]:
     """Versions (`major.minor`) of the protocol root, oldest first."""
-    root = protocol_root()
-    return list(_versions_in(root, root.stat().st_mtime_ns))
+    return list(_versions(protocol_root()))
+
+
+def _versions(root: Path) -> tuple[str, ...]:
+    return _versions_in(root, root.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
@@ -91,11 +94,13 @@ def current_version() -> str:
     Raises:
         KitError: The root holds no version.
     """
-    versions = available_versions()
+    return _newest(protocol_root())
+
+
+def _newest(root: Path) -> str:
+    versions = _versions(root)
     if not versions:
-        raise KitError(
-            "holds no protocol version", where=str(protocol_root()), expected="folders such as 1.0"
-        )
+        raise KitError("holds no protocol version", where=str(root), expected="folders such as 1.0")
     return versions[-1]
 
 
@@ -110,16 +115,22 @@ def version_folder(version: str | None = None) -> Path:
     Raises:
         KitError: The root does not have this version.
     """
+    root = protocol_root()
     if not version:
-        return protocol_root() / current_version()
-    short, known = short_version(version), available_versions()
+        return _folder(root, _newest(root))
+    short, known = short_version(version), _versions(root)
     if short not in known:
         raise KitError(
             f"protocol version {version!r} is not known to this installation",
             expected=f"one of {', '.join(known) or '(none installed)'}",
             fix=f"use version {known[-1]}" if known else "reinstall the package",
         )
-    return protocol_root() / short
+    return _folder(root, short)
+
+
+@cache
+def _folder(root: Path, version: str) -> Path:
+    return root / version
 
 
 def load_protocol(version: str | None = None) -> Protocol:

@@ -246,7 +246,7 @@ class Protocol:
     tables: dict[str, TableSpec]
     manifest: DocumentSpec
 
-    _schemas: dict[str, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _schemas: dict[tuple[str, bool], Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError where its parts contradict each other."""
@@ -383,10 +383,15 @@ class Protocol:
         states |= {source.state for source in self.sources if source.name in set(sources)}
         return next(state for state in ("simulated", "estimated", "measured") if state in states)
 
-    def arrow_schema(self, name: str) -> pa.Schema:
-        """Arrow schema of a table: nullable flags, `unit` and `PARQUET:field_id` as field metadata."""
-        if name not in self._schemas:
+    def arrow_schema(self, name: str, *, encoded: bool = False) -> pa.Schema:
+        """Arrow schema of a table: nullable flags, `unit` and `PARQUET:field_id` as field metadata.
+
+        Args:
+            name: Table.
+            encoded: Strings as dictionaries.
+        """
+        if (name, encoded) not in self._schemas:
             from harness.spec.arrow import build_schema
 
-            self._schemas[name] = build_schema(self.tables[name])
-        return self._schemas[name]
+            self._schemas[name, encoded] = build_schema(self.tables[name], encoded=encoded)
+        return self._schemas[name, encoded]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ def _gpus(path: Path) -> tuple[dict[str, Any], ...]:
 
 def card(model: str, version: str | None = None) -> dict[str, Any] | None:
     """The entry of gpus.yaml for a GPU by its name; None when the name is unknown."""
-    for entry in _gpus(version_folder(version) / "gpus.yaml"):
+    return _card(version_folder(version) / "gpus.yaml", model)
+
+
+@lru_cache(maxsize=256)
+def _card(path: Path, model: str) -> dict[str, Any] | None:
+    for entry in _gpus(path):
         if re.search(rf"(?<![A-Za-z0-9])(?:{entry['pattern']})(?![0-9])", model):
             return entry
     return None

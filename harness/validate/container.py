@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,20 +47,24 @@ def nothing_else(ctx: Context) -> Iterator[Hit]:
     if ctx.problem:
         return
     listed = set(ctx.entries)
-    for path in sorted(_walk(ctx.folder)):
-        name = path.relative_to(ctx.folder).as_posix()
-        if name not in listed and name != MANIFEST and not path.is_symlink():
+    for name, is_link in _inside(ctx.folder):
+        if name not in listed and name != MANIFEST and not is_link:
             yield Hit(name, "not listed in manifest.json", "only listed files")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            if path.parent == folder and path.name in BESIDE:
-                continue
-            yield from _walk(path)
-        else:
-            yield path
+def _inside(folder: Path) -> list[tuple[str, bool]]:
+    """Path of everything in a bundle but its folders, in order, and whether it is a link."""
+    found, pending = [], [(str(folder), "")]
+    while pending:
+        place, below = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = below + entry.name
+                if not entry.is_dir(follow_symlinks=False):
+                    found.append((name, entry.is_symlink()))
+                elif name not in BESIDE:
+                    pending.append((entry.path, f"{name}/"))
+    return sorted(found, key=lambda item: item[0].split("/"))
 
 
 @rule("E005")
@@ -70,9 +75,8 @@ def no_links(ctx: Context) -> Iterator[Hit]:
     if (ctx.folder / MANIFEST).is_symlink():
         yield Hit(MANIFEST, "a link", "a plain file in the bundle")
     if not ctx.problem:
-        for path in sorted(_walk(ctx.folder)):
-            name = path.relative_to(ctx.folder).as_posix()
-            if path.is_symlink() and name not in ctx.links and name != MANIFEST:
+        for name, is_link in _inside(ctx.folder):
+            if is_link and name not in ctx.links and name != MANIFEST:
                 yield Hit(name, "a link", "a plain file in the bundle")
 
 

@@ -16,8 +16,10 @@ from harness.accounting.counter import GPU_MAX_W, LIMIT_FACTOR
 from harness.accounting.item_scores import ItemScores
 from harness.bundle import Bundle
 from harness.bundle.derive import Derived
+from harness.bundle.reader import records
 from harness.errors import KitError
 from harness.spec import Protocol, available_versions, short_version
+from harness.spec.document import Problem
 from harness.spec.versions import verdict
 from harness.validate.power_facts import SeriesFacts
 from harness.validate.scan import FileFacts
@@ -71,6 +73,11 @@ class Context:
         return self.version or self.protocol
 
     @cached_property
+    def manifest_problems(self) -> list[Problem]:
+        """Every difference between the manifest and its definition."""
+        return self.written.manifest.problems(self.manifest)
+
+    @cached_property
     def verdict(self) -> str:
         """What a reader does with the manifest's protocol version: accept, warn or refuse (6.5)."""
         version = self.manifest.get("protocol_version")
@@ -85,7 +92,7 @@ class Context:
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """All rows of stages."""
-        return self._rows("stages")
+        return self.bundle.records("stages")
 
     @property
     def recorded(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -100,24 +107,24 @@ class Context:
     @cached_property
     def events(self) -> list[dict[str, Any]]:
         """All rows of events."""
-        return self._rows("events")
+        return self.bundle.records("events")
 
     @cached_property
     def artifacts(self) -> list[dict[str, Any]]:
         """All rows of artifacts."""
-        return self._rows("artifacts")
+        return self.bundle.records("artifacts")
 
     @cached_property
     def evals(self) -> list[dict[str, Any]]:
         """All rows of evals."""
-        return self._rows("evals")
+        return self.bundle.records("evals")
 
     @cached_property
     def item_sums(self) -> dict[tuple[Any, ...], dict[str, Any]]:
         """Key of evals -> items, scored, mean, min, max and stddev (population) of its rows in eval_items."""
+        if not any(facts.rows for facts in self.files if facts.table.table == "eval_items"):
+            return {}  # grouping loads half of pyarrow
         table = self.bundle.table("eval_items", [*EVAL_KEY, "item", "score"])
-        if not table.num_rows:  # grouping loads half of pyarrow
-            return {}
         kinds = ("count", "mean", "min", "max", "stddev")
         sums = table.group_by(list(EVAL_KEY)).aggregate([("item", "count"), *(("score", k) for k in kinds)])
         return {
@@ -179,12 +186,8 @@ class Context:
         found: list[dict[str, Any]] = []
         for batch in self.bundle.iter_batches("counters", [*columns, "method"], encoded=True):
             marked = pc.or_(pc.is_valid(batch.column("boundary")), pc.equal(batch.column("method"), "tick"))
-            found += batch.filter(marked).to_pylist()
+            found += records(batch.filter(marked))
         return found
-
-    def _rows(self, table: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.bundle.table(table).to_pylist()
-        return rows
 
     def named(self, row: Mapping[str, Any]) -> str:
         """A stage row in words."""

@@ -266,7 +266,7 @@ def _blocked(ctx: Context) -> str | None:
                 return f"{facts.path} is not readable as the protocol defines it"
             if facts.order is not None:
                 return f"{facts.path} is not in key order"
-    problems = {p.path.split(".")[0].split("[")[0] for p in ctx.written.manifest.problems(ctx.manifest)}
+    problems = {p.path.split(".")[0].split("[")[0] for p in ctx.manifest_problems}
     broken = problems & {"hardware", "sampling", "labels", "method", "boundary", "status", "reference_tokens"}
     return f"manifest field {min(broken)} is not as the protocol defines it" if broken else None
 
@@ -323,7 +323,7 @@ def _run(ctx: Context, rules: Sequence[Rule]) -> list[Finding]:
                     break
         except Exception as error:
             failure = error
-        found += by_file(entry, hits)
+        found += by_file(entry, hits) if hits else []
         if failure is not None:
             text = f"rule {entry.id} ({entry.name}): {type(failure).__name__}: {str(failure)[:120]}"
             missing = finding(load_rules()[NOT_EVALUATED], MANIFEST, [Hit(MANIFEST, text, "an answer")])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.validate.power_signal import kinds, windows
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
@@ -78,7 +80,7 @@ def trace(values: Ints) -> Trace:
         steps = np.full(2 * margin + max(0, part.shape[0] - 1), np.nan, np.float32)
         steps[margin : margin + part.shape[0] - 1] = np.diff(np.log(part.astype(np.float64)))
         found, places = _windows(steps[margin : margin + part.shape[0] - 1], sparse)
-        rows = np.lib.stride_tricks.sliding_window_view(steps, ALIGNED)[places]
+        rows = windows(steps, ALIGNED)[places]
         prints.append(found)
         around.append(rows)
     if not prints:
@@ -102,9 +104,8 @@ def _windows(steps: Floats, sparse: int) -> tuple[npt.NDArray[np.uint64], npt.ND
     cheap = bins[:count].astype(np.uint64) * _ODD + bins[1 : count + 1].astype(np.uint64)
     cheap *= _ODD
     chosen = np.flatnonzero((cheap >> np.uint64(40)) & np.uint64(sparse - 1) == 0)
-    rows = np.lib.stride_tricks.sliding_window_view(bins, WINDOW)[chosen]
-    kinds = 1 + np.count_nonzero(np.diff(np.sort(rows, axis=1), axis=1), axis=1)
-    varied = kinds >= DIFFERENT
+    rows = windows(bins, WINDOW)[chosen]
+    varied = kinds(rows) >= DIFFERENT
     prints = (rows[varied].astype(np.uint64) * _WEIGHTS).sum(axis=1, dtype=np.uint64)
     prints ^= prints >> np.uint64(31)
     prints *= _ODD

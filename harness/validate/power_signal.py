@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,16 +164,16 @@ def look_at(
             hot += int(np.count_nonzero(seen & (util == 0) & (power > HOT * limits)))
             if idle is not None:
                 cold += int(np.count_nonzero(seen & (util >= 95) & (power <= COLD * idle)))
-    kinds = np.unique(values[: 1 << 20])
-    varied = kinds.shape[0] >= VARIED and values.shape[0] >= WINDOW
+    different = np.unique(values[: 1 << 20])
+    varied = different.shape[0] >= VARIED and values.shape[0] >= WINDOW
     prints, places = fingerprints(values) if varied else (_NONE, np.zeros(0, np.int64))
     return SignalFacts(
         samples=int(values.shape[0]),
         late=late,
         periods=max(0, mono_us.shape[0] - 1),
         spacing_us=float(np.median(np.diff(mono_us))) if mono_us.shape[0] > 1 else 0.0,
-        distinct=int(kinds.shape[0]),
-        step_mw=int(np.gcd.reduce(kinds)) if kinds.size else 0,
+        distinct=int(different.shape[0]),
+        step_mw=int(np.gcd.reduce(different)) if different.size else 0,
         max_mw=int(values.max()) if values.size else 0,
         limit_mw=first_limit,
         over=(over[0], over[1], over[2]),
@@ -233,9 +234,8 @@ def fingerprints(values: Ints) -> tuple[Prints, npt.NDArray[np.int64]]:
         chosen = np.flatnonzero((hashed >> np.uint64(40)) & np.uint64(sparse - 1) == 0)
         for at in range(0, chosen.shape[0], MANY_PRINTS):
             some = chosen[at : at + MANY_PRINTS]
-            rows = np.lib.stride_tricks.sliding_window_view(x, WINDOW)[some]
-            kinds = 1 + np.count_nonzero(np.diff(np.sort(rows, axis=1), axis=1), axis=1)
-            keep = kinds >= VARIED
+            rows = windows(x, WINDOW)[some]
+            keep = kinds(rows) >= VARIED
             prints = (rows[keep] * _WEIGHTS).sum(axis=1, dtype=np.uint64)
             prints ^= prints >> np.uint64(33)
             found.append(prints)
@@ -243,6 +243,19 @@ def fingerprints(values: Ints) -> tuple[Prints, npt.NDArray[np.int64]]:
     if not found:
         return _NONE, np.zeros(0, np.int64)
     return np.concatenate(found), np.concatenate(places)
+
+
+def windows(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """(n - size + 1, size) view of every window of contiguous values."""
+    shape = max(0, values.shape[0] - size + 1), size
+    return np.ndarray(shape, values.dtype, values.data, strides=values.strides * 2)
+
+
+def kinds(rows: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """How many different values each row holds."""
+    ordered = np.sort(rows, axis=1)
+    changes: npt.NDArray[np.intp] = np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
+    return changes + 1
 
 
 def find_replay(times: Ints, values: Ints, prints: Prints, places: npt.NDArray[np.int64]) -> Replay | None:

@@ -7,8 +7,9 @@ rules judge them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from os.path import lexists
 from pathlib import Path
 from threading import local
@@ -31,7 +32,7 @@ KEPT = 20
 """Row numbers kept per kind of fault."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ColumnFacts:
     """What one column of one file holds.
 
@@ -131,9 +132,10 @@ def scan_file(
     def hash_bytes() -> None:
         facts.sha256 = sha256 or file_sha256(full)
 
-    jobs = [_guarded(facts, hash_bytes)]
+    jobs: list[Callable[[], None]] = [partial(_guarded, facts, hash_bytes)]
     try:
-        if (whole := whole_table(full)) is not None:
+        whole = whole_table(full)
+        if whole is not None:
             schema, metadata, facts.rows, groups = whole.schema, whole.schema.metadata, whole.num_rows, 1
         else:
             file = open_parquet(full)
@@ -143,7 +145,7 @@ def scan_file(
         if facts.rows > MAX_OBJECTS.get(table.table, facts.rows):
             facts.damaged = f"holds {facts.rows} rows, at most {MAX_OBJECTS[table.table]} are read"
             return facts, jobs
-        stored = {f.name: type_name(f.type) for f in schema}
+        stored = dict(zip(schema.names, map(type_name, schema.types), strict=True))
     except KitError as error:
         facts.damaged = error.message
         return facts, jobs
@@ -155,75 +157,74 @@ def scan_file(
     facts.unknown = [name for name in stored if name not in known]
     # No reader may require what may vanish in a minor version, or is no longer written (6.5).
     facts.absent = [c.name for c in table.columns if c.name not in stored and c.stability == "stable"]
-    opened = _Opened(full, groups)
-    for column in table.columns:
-        if column.name not in stored:
-            continue
+    opened = _Opened(full, groups, whole)
+    columns = [column for column in table.columns if column.name in stored]
+    for column in columns:
         found = stored[column.name]
         widened = newer and (column.type, found) in WIDENINGS
         facts.columns[column.name] = ColumnFacts(column.name, found, found if widened else column.type)
-        job = _column_job(facts.columns[column.name], column, opened)
-        jobs.append(_guarded(facts, job))
+    together = 1 if whole is None else len(table.columns)
+    for at in range(0, len(columns), together):
+        jobs.append(partial(_scan_columns, facts, columns[at : at + together], opened))
     if not facts.absent:
-        jobs.append(_guarded(facts, lambda: _check_order(facts, opened)))
+        jobs.append(partial(_guarded, facts, _check_order, facts, opened))
     return facts, jobs
 
 
-def _guarded(facts: FileFacts, job: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
-        try:
-            job()
-        except KitError as error:
-            facts.damaged = facts.damaged or error.message
-        except Exception as error:
-            facts.damaged = facts.damaged or f"does not decode: {type(error).__name__}: {str(error)[:120]}"
-
-    return run
+def _guarded(facts: FileFacts, job: Callable[..., None], *arguments: Any) -> None:
+    try:
+        job(*arguments)
+    except KitError as error:
+        facts.damaged = facts.damaged or error.message
+    except Exception as error:
+        facts.damaged = facts.damaged or f"does not decode: {type(error).__name__}: {str(error)[:120]}"
 
 
 class _Opened(local):
-    """One file as each thread opens it, once: a small one costs more to open than to read."""
+    """One file as each thread opens it, once; a small one is read already."""
 
-    def __init__(self, path: Path, groups: int) -> None:
+    def __init__(self, path: Path, groups: int, whole: pa.Table | None) -> None:
         self._path, self._groups = path, groups
+        self._whole = None if whole is None else list(_numbered([whole]))
         self._file: pq.ParquetFile | None = None
-        self._whole: pa.Table | None = None
 
-    def batches(self, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """First row and rows of each row group, with these columns at least."""
-        if self._file is None and self._whole is None:
-            self._whole = whole_table(self._path)
+    def batches(self, names: list[str]) -> Iterable[tuple[int, pa.RecordBatch]]:
+        """First row and rows of each batch, with these columns at least."""
         if self._whole is not None:
-            if self._whole.num_rows:
-                yield 0, self._whole  # a selection costs as much as a digest
-            return
-        self._file = self._file or open_parquet(self._path, encoded=True)
-        row = 0
-        for group in range(self._groups):
-            table = read_groups(self._file, self._path, [group], names)
-            yield row, table
-            row += table.num_rows
+            return self._whole
+        file = self._file = self._file or open_parquet(self._path, encoded=True)
+        return _numbered(read_groups(file, self._path, [group], names) for group in range(self._groups))
 
 
-def _column_job(facts: ColumnFacts, column: Column, opened: _Opened) -> Callable[[], None]:
-    def run() -> None:
-        same_type = facts.found_type == facts.wanted_type
-        digest = ColumnDigest(column.name, facts.found_type) if same_type else None
-        for row, table in opened.batches([column.name]):
-            array = table.column(column.name)
-            if array.null_count and not column.nullable:
-                facts.nulls += array.null_count
-                _keep(facts.null_rows, row, array.is_null().to_numpy())
-            if column.enum is not None and same_type:
-                _check_words(facts, column, array, row)
-            if digest is not None:
-                try:
-                    digest.update(array)
-                except KitError as error:
-                    facts.error, digest = f"{error.message} ({error.where})", None
-        facts.digest = digest
+def _numbered(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    row = 0
+    for table in tables:
+        for batch in table.to_batches():
+            yield row, batch
+            row += batch.num_rows
 
-    return run
+
+def _scan_columns(facts: FileFacts, columns: list[Column], opened: _Opened) -> None:
+    for column in columns:
+        _guarded(facts, _scan_column, facts.columns[column.name], column, opened)
+
+
+def _scan_column(facts: ColumnFacts, column: Column, opened: _Opened) -> None:
+    same_type = facts.found_type == facts.wanted_type
+    digest = ColumnDigest(column.name, facts.found_type) if same_type else None
+    for row, batch in opened.batches([column.name]):
+        array = batch.column(column.name)
+        if array.null_count and not column.nullable:
+            facts.nulls += array.null_count
+            _keep(facts.null_rows, row, array.is_null().to_numpy(zero_copy_only=False))
+        if column.enum is not None and same_type:
+            _check_words(facts, column, array, row)
+        if digest is not None:
+            try:
+                digest.update(array)
+            except KitError as error:
+                facts.error, digest = f"{error.message} ({error.where})", None
+    facts.digest = digest
 
 
 def _keep(rows: list[int], first: int, mask: Any) -> None:
@@ -231,18 +232,16 @@ def _keep(rows: list[int], first: int, mask: Any) -> None:
         rows += [first + int(i) for i in np.flatnonzero(mask)[: KEPT - len(rows)]]
 
 
-def _check_words(facts: ColumnFacts, column: Column, array: pa.ChunkedArray, row: int) -> None:
-    for chunk in array.chunks:
-        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        for index, word in enumerate(encoded.dictionary.to_pylist()):
-            if word is None or column.allows(word):
-                continue
-            mask = pc.fill_null(pc.equal(encoded.indices, index), False).to_numpy(zero_copy_only=False)
-            count, rows = facts.bad_words.get(word, (0, []))
-            _keep(rows, row, mask)
-            if mask.any():
-                facts.bad_words[word] = (count + int(mask.sum()), rows)
-        row += len(chunk)
+def _check_words(facts: ColumnFacts, column: Column, array: pa.Array, row: int) -> None:
+    encoded = array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
+    for index, word in enumerate(encoded.dictionary.to_pylist()):
+        if word is None or column.allows(word):
+            continue
+        mask = pc.fill_null(pc.equal(encoded.indices, index), False).to_numpy(zero_copy_only=False)
+        count, rows = facts.bad_words.get(word, (0, []))
+        _keep(rows, row, mask)
+        if mask.any():
+            facts.bad_words[word] = (count + int(mask.sum()), rows)
 
 
 def _check_order(facts: FileFacts, opened: _Opened) -> None:
@@ -250,7 +249,6 @@ def _check_order(facts: FileFacts, opened: _Opened) -> None:
     if wrong:
         return
     order = KeyOrder(facts.table.key)
-    names = list(facts.table.key)
-    for _, table in opened.batches(names):
-        order.update(table.select(names).unify_dictionaries().combine_chunks())
+    for _, batch in opened.batches(list(facts.table.key)):
+        order.update(batch)
     facts.order = order.problem

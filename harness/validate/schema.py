@@ -30,7 +30,7 @@ def protocol_minor(ctx: Context) -> Iterator[Hit]:
 def manifest_fields(ctx: Context) -> Iterator[Hit]:
     """The manifest is as manifest.yaml defines it; a newer minor version may have more keys and words."""
     if not ctx.problem:
-        for problem in ctx.written.manifest.problems(ctx.manifest):
+        for problem in ctx.manifest_problems:
             if ctx.verdict == "warn" and problem.expected.startswith(("no such key", "one of ")):
                 continue
             where = problem.path or "the whole file"
@@ -108,8 +108,8 @@ def words_known(ctx: Context) -> Iterator[Hit]:
     for facts, column in _columns(ctx):
         if facts.newer:
             continue
-        allowed = facts.table.column(column.name).enum or ()
         for word, (count, rows) in column.bad_words.items():
+            allowed = facts.table.column(column.name).enum or ()
             observed = f"{column.name} = {word[:60]!r} in {count} rows"
             yield Hit(facts.path, observed, f"one of {', '.join(allowed)}", tuple(rows), count=count)
 
