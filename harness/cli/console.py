@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from harness.audit.output import Follower
-from harness.cli.main import silence
+from harness.ending import silence
 from harness.spec import load_protocol
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
 from harness import __version__
+from harness.ending import leave, silence
 from harness.errors import KitError
 from harness.text import lines_shown, shown
 
@@ -286,12 +287,10 @@ def _reader_is_gone() -> bool:
     return any(event & POLLERR for _, event in watch.poll(0))
 
 
-def silence(stream: TextIO) -> None:
-    """Point a stream at nothing, or the interpreter's last flush would fail where there is no reader."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+def run() -> NoReturn:
+    """`kit` as a program."""
+    leave(main())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
