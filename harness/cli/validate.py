@@ -82,7 +82,7 @@ def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: M
 
         from harness.validate.text import print_report
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         for number, (report, folder) in enumerate(zip(reports, folders, strict=True)):
             if number:
                 console.print()
