@@ -7,7 +7,6 @@ kit, 130 interrupted, 141 the reader of the output went away (as a shell reports
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import sys
 from importlib import import_module
@@ -204,7 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (see the module's docstring).
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    gc.set_threshold(100_000)  # what a short command loads is no garbage, and looking through it takes long
     try:
         code = _dispatch(args)
         sys.stdout.flush()

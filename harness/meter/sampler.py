@@ -163,7 +163,6 @@ class Sampler:
         self._due_us = mono_us()
         self._next_stats_us = self._due_us + _STATS_EVERY_US
         self._tick()
-        gc.disable()
         self._cpu_at_ready_s, self._ready_us = cpu_s(), mono_us()
         return greeting
 
@@ -444,6 +443,7 @@ class Sampler:
 
 def main() -> int:
     """Entry point of the sampler process."""
+    gc.disable()  # it makes no garbage, and looking for some would hold up a tick
     ignore_signals()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
     try:
