@@ -242,15 +242,20 @@ def test_a_reader_that_went_away_is_no_complaint() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("command", ["--version", "explain"])
-def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(command: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], ["explain"], ["validate", "tests/protocol/examples/1.0"]],
+    ids=lambda words: words[0],
+)
+def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "harness.cli.main", command],
+            [sys.executable, "-m", "harness.cli.main", *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
         )
     assert (done.returncode, done.stderr) == (
         2,
