@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,7 +120,8 @@ def existing(path: Path) -> Path:
 
 def free_bytes(path: Path) -> int:
     """Free space of the disk that a path is or will be on."""
-    return shutil.disk_usage(existing(path)).free
+    found = os.statvfs(existing(path))
+    return found.f_bavail * found.f_frsize
 
 
 def fsync_path(path: Path) -> None:

@@ -87,6 +87,25 @@ def test_a_short_command_loads_what_it_uses(words: list[str]) -> None:
     assert "pandas" in loaded_after(code + later)[0]
 
 
+def test_what_stood_in_while_pyarrow_was_loaded_is_gone() -> None:
+    loaded_after(
+        "import inspect\n"
+        "from harness.cli.quick_start import light_pyarrow; light_pyarrow()\n"
+        "import ssl, textwrap, pyarrow.compute as pc\n"
+        "from inspect import signature\n"
+        "assert signature(light_pyarrow).parameters == {} and signature is inspect.signature\n"
+        "assert textwrap.dedent(' a') == 'a' and ssl.SSLContext\n"
+        "assert pc.add(1, 2).as_py() == 3 and pc.round(1.26, ndigits=1).as_py() == 1.3"
+    )
+
+
+def test_a_name_is_shown_as_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.cli.console import make_console
+
+    make_console().print("stage :fire:")
+    assert capsys.readouterr().err == "stage :fire:\n"
+
+
 def test_importing_the_package_loads_nothing_at_all() -> None:
     modules, _ = loaded_after("import harness, harness.cli, harness.errors")
     assert not modules & (HEAVY | {"click"})
@@ -223,15 +242,20 @@ def test_a_reader_that_went_away_is_no_complaint() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("command", ["--version", "explain"])
-def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(command: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], ["explain"], ["validate", "tests/protocol/examples/1.0"]],
+    ids=lambda words: words[0],
+)
+def test_a_full_disk_behind_the_output_is_no_fault_of_the_kit(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "harness.cli.main", command],
+            [sys.executable, "-m", "harness.cli.main", *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
         )
     assert (done.returncode, done.stderr) == (
         2,

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.accounting.error_model import Z95
 from harness.accounting.interval import Interval
@@ -22,8 +22,7 @@ from harness.accounting.shared_scales import Energy, Scales, alone, at, corners
 Case = Literal["finite", "always", "never", "undefined"]
 
 
-@dataclass(frozen=True)
-class Reuse:
+class Reuse(NamedTuple):
     """One run's energy seen three ways, all in the unit of the input.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,8 +140,7 @@ def _holes(order: Sequence[int], covered: Iterable[tuple[int, int]]) -> list[tup
     return found
 
 
-@dataclass(frozen=True)
-class Hole:
+class Hole(NamedTuple):
     """A stretch between two boundaries that no stage owns.
 
     Attributes:

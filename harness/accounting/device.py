@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,7 @@ AVERAGING_LAG_US = 500_000
 """A trailing mean of one second shows what happened half a second ago."""
 
 
-@dataclass(frozen=True)
-class DeviceEnergy:
+class DeviceEnergy(NamedTuple):
     """One device in one window.
 
     Attributes:

@@ -53,6 +53,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Z95 = 1.959963984540054
 """Standard deviations in half a 95 % interval of a normal variable."""
@@ -91,8 +92,7 @@ LAG_FACTOR = 2.0
 """D of power over D of its means of 1 s taken every half second, of which each two overlap by half."""
 
 
-@dataclass(frozen=True)
-class Roughness:
+class Roughness(NamedTuple):
     """How much power changes from sample to sample around some time.
 
     Attributes:
@@ -125,8 +125,7 @@ class EdgeError:
     cells: int = 0
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Distances from a best value to the ends of its 95 % interval, both at least 0, joules.
 
     Attributes:

@@ -7,7 +7,7 @@ A window cuts that curve, so splitting a window never changes the sum. 1 mW x 1 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,7 @@ _BLOCK = 1 << 17
 """Samples handled at once: the working set stays in the processor's cache and memory is bounded."""
 
 
-@dataclass(frozen=True)
-class PowerIntegral:
+class PowerIntegral(NamedTuple):
     """Energy of one window from power samples.
 
     Attributes:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.accounting.interval import Interval
 from harness.accounting.quality import Z95
@@ -21,8 +20,7 @@ Aggregation = Literal["mean", "group_mean"]
 Verdict = Literal["better", "worse", "tie"]
 
 
-@dataclass(frozen=True)
-class ItemScores:
+class ItemScores(NamedTuple):
     """Scores of items in order.
 
     Attributes:
@@ -80,8 +78,7 @@ def _groups(items: ItemScores) -> list[str]:
     return [f"item {number}" if group is None else f"group {group}" for number, group in enumerate(given)]
 
 
-@dataclass(frozen=True)
-class PairedQuality:
+class PairedQuality(NamedTuple):
     """Q of one model less Q of another, over the same items.
 
     Attributes:

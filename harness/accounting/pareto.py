@@ -9,14 +9,13 @@ two are a tie: neither is said to beat the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.accounting.interval import Interval
 from harness.accounting.shared_scales import Energy, Scales, ratio
 
 
-@dataclass(frozen=True)
-class ParetoPoint:
+class ParetoPoint(NamedTuple):
     """A figure of cost and one of quality, each with its interval.
 
     Attributes:
@@ -32,8 +31,7 @@ class ParetoPoint:
     scaled: Energy | None = None
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a point stands among the others.
 
     Attributes:

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from typing import NamedTuple
 
 from harness.accounting.counter import CounterReading
 from harness.accounting.error_model import CELL_FACTOR, KNOWN_CELLS, NJ, Z95, EdgeError, Roughness
@@ -58,8 +59,7 @@ class Refresh:
     power_mw: int | None = None
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """What lies between two neighbouring refreshes.
 
     Attributes:
@@ -113,8 +113,7 @@ class Cell:
         return sum((mean - power) ** 2 for power in known) / len(known) if known else 0.0
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """How steady power is around a boundary, at the scale of a refresh.
 
     Attributes:

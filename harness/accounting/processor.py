@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ UNSEEN_US = 5_000_000
 """An estimate whose readings stop further than this from an end of a window is no estimate of it."""
 
 
-@dataclass(frozen=True)
-class PartEnergy:
+class PartEnergy(NamedTuple):
     """Energy of CPU packages or of DRAM in one window, joules; None values when absent."""
 
     energy_j: float | None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from harness.accounting.interval import Interval
 
@@ -33,8 +33,7 @@ class Scale(Protocol):
         """Score of a model that knows nothing; a teacher at or below it has nothing to keep."""
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """A score with its standard error; None where unknown."""
 
     score: float

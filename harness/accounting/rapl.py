@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,8 +53,7 @@ ZONE_RESOLUTION_UJ = 61
 """Coarsest energy unit of RAPL (2^-14 J)."""
 
 
-@dataclass(frozen=True)
-class Unwrapped:
+class Unwrapped(NamedTuple):
     """A cumulative counter without its wraps, failed reads and glitches taken out.
 
     Attributes:
@@ -200,8 +199,7 @@ def _same_counter(a: CounterSeries, b: CounterSeries) -> bool:
     return bool(np.all(difference <= slack)) and moved > 0 and bool(np.median(difference) <= 0.1 * moved)
 
 
-@dataclass(frozen=True)
-class ZoneEnergy:
+class ZoneEnergy(NamedTuple):
     """Energy of a set of zones in one window, microjoules, bounds included."""
 
     energy_uj: int

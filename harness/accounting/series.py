@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +88,7 @@ class DeviceLimits:
     instant: bool = True
 
 
-@dataclass(frozen=True)
-class ZoneSource:
+class ZoneSource(NamedTuple):
     """A source of CPU or DRAM energy, as the protocol declares it.
 
     Attributes:
@@ -109,8 +109,7 @@ ZONE_SOURCES = (
 )
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(NamedTuple):
     """Sampling rules of the protocol that the accounting needs.
 
     Attributes:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.accounting.boundaries import Row
 from harness.accounting.interval import Interval, total
@@ -18,8 +17,7 @@ from harness.accounting.shared_scales import Energy, Key, Scales, added
 from harness.accounting.totals import part_interval
 
 
-@dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """The protocol's numbers (4.4).
 
     Attributes:
@@ -35,8 +33,7 @@ class Bars:
     estimate_stage_rel: float
 
 
-@dataclass(frozen=True)
-class Sharing:
+class Sharing(NamedTuple):
     """What the stages of one bundle share.
 
     Attributes:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.accounting.boundaries import (
     UNATTRIBUTED,
@@ -76,8 +75,7 @@ GPU_COLUMNS = (
 SAMPLE_COLUMNS = ("samples", "missed_samples", "longest_gap_us", "gap_us")
 
 
-@dataclass(frozen=True)
-class SessionTotal:
+class SessionTotal(NamedTuple):
     """GPU energy of one session from its first to its last boundary, measured as one window.
 
     Attributes:
@@ -94,16 +92,14 @@ class SessionTotal:
     high_j: float
 
 
-@dataclass(frozen=True)
-class Derivation:
+class Derivation(NamedTuple):
     """All rows of `stages`, recorded and derived columns together, and the totals to check them against."""
 
     stages: list[dict[str, Any]]
     sessions: list[SessionTotal]
 
 
-@dataclass(frozen=True)
-class DevicePart:
+class DevicePart(NamedTuple):
     """What one device contributes to the rows of one session."""
 
     key: DeviceKey

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.bundle import commit
 from harness.bundle.canonical import canonical_json
@@ -13,8 +12,7 @@ from harness.errors import KitError
 from harness.journal.reading import journal_files
 
 
-@dataclass(frozen=True)
-class FinishedStage:
+class FinishedStage(NamedTuple):
     """A completed stage of an earlier session: its command's digest and the artifacts it read and left."""
 
     stage_uid: int
@@ -23,8 +21,7 @@ class FinishedStage:
     consumes: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(NamedTuple):
     """Where a run stands.
 
     Attributes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 NODE = "node-00"
 TOKEN_COLUMNS = ("tokens_trained", "tokens_processed", "tokens_positions", "tokens_generated")
@@ -14,8 +13,7 @@ _LOST_FLAG = "end_not_recorded"
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class BoundaryTimes:
+class BoundaryTimes(NamedTuple):
     """Where a boundary lies.
 
     Attributes:

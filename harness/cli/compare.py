@@ -72,7 +72,7 @@ def runs(folder: Path, as_json: bool) -> None:
         return
     if not found:
         click.echo(f"kit: no run below {folder}", err=True)
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
     names = ("run", "date", "method", "state", "energy", "Q", "labels")
     cells = [names, *(tuple(_words(row)) for row in found)]
     click.echo("\n".join(aligned(cells, terminal_width())))

@@ -58,7 +58,7 @@ def cmd(
         for line in as_text(outcomes, command):
             click.echo(line)
     bad = {"fail"} if allow_unsupported else {"fail", "unsupported"}
-    raise SystemExit(int(any(outcome.verdict in bad for outcome in outcomes)))
+    raise click.exceptions.Exit(int(any(outcome.verdict in bad for outcome in outcomes)))
 
 
 def _chosen(families: Sequence[str], identifiers: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from harness.audit.output import Follower
-from harness.cli.main import silence
+from harness.ending import silence
 from harness.spec import load_protocol
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class _Console(Console):
 
 def make_console() -> Console:
     """The console for progress: standard error, so that standard output stays free for results."""
-    return _Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False, emoji=False)
 
 
 def stdout_console() -> Console:
     """The console for results. In a pipe nothing is wrapped: who reads it may want to search it."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
     return console
@@ -286,7 +286,7 @@ def show_report(run_dir: Path, file: IO[str] | None = None) -> None:
     from harness.report.model import build
     from harness.report.terminal import print_report
 
-    print_report(build(run_dir), Console(file=file, highlight=False))
+    print_report(build(run_dir), Console(file=file, highlight=False, emoji=False))
 
 
 def counts(tokens: Mapping[str, int]) -> str:

@@ -57,7 +57,7 @@ def cmd(rule_id: str | None, form: str, protocol: str | None) -> None:
         for rule in chosen:
             click.echo(f"{rule.id}  {rule.title}")
     else:
-        Console(highlight=False).print(_explanation(chosen[0], known.clauses))
+        Console(highlight=False, emoji=False).print(_explanation(chosen[0], known.clauses))
 
 
 def _find(rule_id: str, rules: Mapping[str, Rule]) -> Rule:

@@ -93,7 +93,7 @@ def check(
         summary.write_text(say.markdown(done.asked, done.rows), encoding="utf-8")
     if record is not None and key is not None:
         click.echo(f"recorded: {review(done.asked[0], record, key)}", err=True)
-    raise SystemExit(1 if done.errors else 0)
+    raise click.exceptions.Exit(1 if done.errors else 0)
 
 
 @cmd.command()
@@ -114,7 +114,7 @@ def build(submissions: Path, out: Path) -> None:
             why = sorted({f.id for f in entry.findings if f.severity == "error" and f.counts})
             click.echo(f"left out: {shown(entry.folder)} ({', '.join(why)})")
     click.echo(f"{len(done.rows)} rows, {written} files written: {out / 'index.html'}")
-    raise SystemExit(1 if done.errors else 0)
+    raise click.exceptions.Exit(1 if done.errors else 0)
 
 
 @cmd.command()

@@ -7,15 +7,15 @@ kit, 130 interrupted, 141 the reader of the output went away (as a shell reports
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
 from harness import __version__
+from harness.ending import leave, silence
 from harness.errors import KitError
 from harness.text import lines_shown, shown
 
@@ -203,7 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (see the module's docstring).
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    gc.set_threshold(100_000)  # what a short command loads is no garbage, and looking through it takes long
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -286,12 +285,10 @@ def _reader_is_gone() -> bool:
     return any(event & POLLERR for _, event in watch.poll(0))
 
 
-def silence(stream: TextIO) -> None:
-    """Point a stream at nothing, or the interpreter's last flush would fail where there is no reader."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+def run() -> NoReturn:
+    """`kit` as a program."""
+    leave(main())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

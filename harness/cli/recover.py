@@ -39,4 +39,4 @@ def cmd(run_dir: Path) -> None:
         click.echo(f"damaged or odd parts of a journal are left out; all of it is kept: {names}", err=True)
     click.echo(f"next: kit report {run_dir}   or go on with: kit audit PIPELINE --out {run_dir} --resume")
     if kept:
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)

@@ -101,7 +101,7 @@ def cmd(
 
         from harness.report.terminal import print_report
 
-        print_report(report, Console(highlight=False))
+        print_report(report, Console(highlight=False, emoji=False))
         return
     from harness.report import formats
 

@@ -127,7 +127,7 @@ def cmd(
             click.echo(f"keep {report_folder}/embargo.json secret until you reveal who you are")
         if done.errors:
             click.echo("not submitted: mend the findings above")
-            raise SystemExit(1)
+            raise click.exceptions.Exit(1)
         if dry_run:
             click.echo("dry run: nothing was written beside the report")
             return

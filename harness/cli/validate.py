@@ -68,7 +68,7 @@ def cmd(
     bundles = [bundle for folder in folders for bundle in run_folders(folder) or [folder]]
     reports = validate_many(bundles, range(level + 1), protocol=protocol, waivers=waivers)
     _show(reports, [str(bundle) for bundle in bundles], form, rules)
-    raise SystemExit(max(report.exit_code for report in reports))
+    raise click.exceptions.Exit(max(report.exit_code for report in reports))
 
 
 def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: Mapping[str, Rule]) -> None:
@@ -82,7 +82,7 @@ def _show(reports: Sequence[Report], folders: Sequence[str], form: str, rules: M
 
         from harness.validate.text import print_report
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         for number, (report, folder) in enumerate(zip(reports, folders, strict=True)):
             if number:
                 console.print()

@@ -19,9 +19,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from harness.errors import KitError
 from harness.files import look_at, open_plain
@@ -73,8 +72,7 @@ ZONE_FIELDS: tuple[tuple[str, str], ...] = (
 _ROW_BYTES = {KIND_POWER: POWER_ROW.size, KIND_ZONE: ZONE_ROW.size}
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One journal entry: `payload` is packed rows, or the decoded object of a JSON frame in `record`."""
 
     kind: int
@@ -208,8 +206,7 @@ def new_frames(path: Path, position: int = 0) -> tuple[list[Frame], int]:
     return frames, position
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(NamedTuple):
     """Bytes of a journal that form no whole frame.
 
     Attributes:

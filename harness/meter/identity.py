@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import secrets
 from pathlib import Path
 
 from harness.files import cache_folder, sync_folder
@@ -46,7 +45,7 @@ def _secret() -> bytes | None:
         if not path.exists():
             made = path.with_name(f".scale.key.{os.getpid()}")
             made.touch(mode=0o600)
-            made.write_bytes(secrets.token_bytes(_SECRET_BYTES))
+            made.write_bytes(os.urandom(_SECRET_BYTES))
             try:
                 os.link(made, path)  # the first one wins, whole
             except FileExistsError:

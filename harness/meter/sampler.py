@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.ending import leave
 from harness.errors import KitError
 from harness.journal.records import KIND_POWER, KIND_ZONE, ZONE_ROW, JournalWriter
 from harness.meter.cells import CellReader
@@ -162,9 +163,6 @@ class Sampler:
         self._due_us = mono_us()
         self._next_stats_us = self._due_us + _STATS_EVERY_US
         self._tick()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         self._cpu_at_ready_s, self._ready_us = cpu_s(), mono_us()
         return greeting
 
@@ -445,6 +443,7 @@ class Sampler:
 
 def main() -> int:
     """Entry point of the sampler process."""
+    gc.disable()  # it makes no garbage, and looking for some would hold up a tick
     ignore_signals()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file size limit is a full disk, not a reason to die
     try:
@@ -461,4 +460,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 NO_TICK_US = 600_000
 """Longest wait for a tick when the refresh period is unknown; six times the slowest seen on a card."""
@@ -272,8 +272,7 @@ class _Seen:
         return self.high_us - self.low_us
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A refresh of one counter.
 
     Attributes:

@@ -6,6 +6,7 @@ Pure functions over a description of the machine's GPUs, so that every form can 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.errors import KitError
 
@@ -27,8 +28,7 @@ class GpuIdentity:
     mig_uuids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """The chosen NVML indices, in the order CUDA numbers them, and what is doubtful about the choice."""
 
     indices: tuple[int, ...]

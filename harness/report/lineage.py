@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.accounting import Interval
 from harness.accounting.shared_scales import Energy, added, at
@@ -15,8 +14,7 @@ from harness.bundle.reader import event_detail
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Paid:
+class Paid(NamedTuple):
     """Energy that another run paid for one stage of its own.
 
     Attributes:
@@ -32,8 +30,7 @@ class Paid:
     energy: Energy
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(NamedTuple):
     """Energies of a run with the scales that they share.
 
     Attributes:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.amortize import Reuse, reuse
@@ -29,14 +29,16 @@ from harness.bundle import Bundle
 from harness.bundle.derive import Derived, derive_bundle, sharing
 from harness.bundle.series import ACCOUNTED, PowerRows
 from harness.errors import KitError
-from harness.report.comparison import Against
 from harness.report.lineage import Costs, costs, gpu_costs
 from harness.report.scores import Baseline, SuiteScores, idle_baseline, suite_scores
 from harness.report.serving import Served, served
 from harness.report.traces import Trace, counter_traces, power_trace
 from harness.spec import Protocol
-from harness.spec.factors import GridFactor, Pue, region_factors, same_series
 from harness.validate.compare import Difference, differences, stage_key
+
+if TYPE_CHECKING:
+    from harness.report.comparison import Against
+    from harness.spec.factors import GridFactor, Pue
 
 Row = Mapping[str, Any]
 Utilisation = tuple[int, int, int]
@@ -225,7 +227,7 @@ def build(folder: Path | str, options: Options | None = None, *, points: int = 0
     """
     options = options or Options()
     if options.region:
-        region_factors(options.region, "--region")  # a slip is told before the work
+        _factors(options.region)  # a slip is told before the work
     bundle = opened(folder)
     try:
         look, columns = (
@@ -272,7 +274,7 @@ def report_of(
         peak_gpu_mib: most memory in use on one GPU.
     """
     options = options or Options()
-    factors = same_series(region_factors(options.region, "--region")) if options.region else ()
+    factors = _factors(options.region) if options.region else ()
     fresh = result.stages
     stored = bundle.records("stages")
     protocol = bundle.written
@@ -328,6 +330,12 @@ def report_of(
         peak_gpu_mib=peak_gpu_mib,
         served=served(fresh, events, serves, sharing(bundle)),
     )
+
+
+def _factors(region: str) -> tuple[GridFactor, ...]:
+    from harness.spec.factors import region_factors, same_series
+
+    return same_series(region_factors(region, "--region"))
 
 
 def _look(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.accounting import UNATTRIBUTED, Interval
 from harness.accounting.interval import total as interval_total
@@ -53,8 +53,7 @@ class SuiteScores:
         return list(dict.fromkeys(str(row["judge_id"]) for row in self.student.values() if row["judge_id"]))
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(NamedTuple):
     """Energy above idle, which no total, ratio or rank is formed from (2.6).
 
     Attributes:
@@ -72,8 +71,7 @@ class Baseline:
     both_ends: bool
 
 
-@dataclass(frozen=True)
-class _Scale:
+class _Scale(NamedTuple):
     name: str
     floor: float
 

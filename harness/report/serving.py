@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.accounting import Interval
 from harness.accounting.shared_scales import Energy
@@ -16,8 +15,7 @@ STEADY = "steady"
 """Name of the part of a serving stage that the figure is of."""
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """What answering a workload took.
 
     Attributes:

@@ -13,7 +13,6 @@ from harness.report.model import RunReport, StageLine
 from harness.report.scores import Baseline, score_lines
 from harness.report.words import method_words, notes, part_words, said_once, stage_notes, title
 from harness.spec import load_protocol
-from harness.spec.factors import CATEGORIES
 from harness.text import MAX_LINE, shown
 from harness.validate.text import trimmed
 
@@ -382,6 +381,8 @@ def _pue(report: RunReport) -> str:
     """The PUE and what it rests on; a 1 that nobody measured is no PUE."""
     pue, factor = report.options.pue, report.options.pue_factor
     if factor is not None:
+        from harness.spec.factors import CATEGORIES
+
         return f"PUE {pue:g} ({factor.name}, {factor.year}; {CATEGORIES[factor.category]})"
     return "PUE 1 (assumed: not applied)" if pue == 1 else f"PUE {pue:g}"
 

@@ -15,9 +15,7 @@ from harness.errors import KitError
 from harness.meter.visible import ORDER_IN_DOUBT
 from harness.report.comparison import against_notes, judged, whole_energy
 from harness.report.model import RunReport, StageLine, failed_energy, unmeasured
-from harness.report.study import scales_of
 from harness.spec import load_protocol
-from harness.spec.factors import SCOPES, attribution, region_factors
 from harness.text import shown
 
 _METHODS = {
@@ -212,6 +210,8 @@ def _dram_constant(report: RunReport) -> Iterator[str]:
 
 def _factor_notes(report: RunReport) -> Iterator[str]:
     """Whom the factors are from, whether they fit the run, and those the run was started with."""
+    if report.carbon or report.options.pue_factor is not None:
+        from harness.spec.factors import SCOPES, attribution
     if report.carbon:
         factor = report.carbon[0].factor
         yield f"Grid intensity: {attribution(factor)}."
@@ -241,6 +241,8 @@ def _stated_options(report: RunReport) -> list[str]:
     region, pue = stated.get("region"), stated.get("pue")
     found: list[str] = []
     if report.options.region is None and isinstance(region, str):
+        from harness.spec.factors import region_factors
+
         # A log may name any place; only one that has a factor is worth the advice.
         with suppress(KitError):
             found.append(f"--region {region_factors(region)[0].region}")
@@ -264,6 +266,8 @@ def summary_sentence(report: RunReport) -> str:
     energies = [e for e in (report.totals.it, report.inherited) if e is not None]
     if not energies:
         return f"Of {subject.rstrip(',')} no energy was measured."
+    from harness.report.study import scales_of
+
     whole = whole_energy(report)
     energy = interval_total(energies) if whole is None else stated(whole, scales_of([whole]))
     parts = [f"{subject} took {quantity(energy.best, 'J', energy.low, energy.high)}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 TypeName = Literal[
@@ -111,7 +112,7 @@ class TableSpec:
             if not column.clause.startswith(f"{self.clause}."):
                 raise ValueError(f"column {column.name}: clause {column.clause} is outside {self.clause}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Column names in their order on disk."""
         return tuple(column.name for column in self.columns)

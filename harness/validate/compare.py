@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.accounting import UNATTRIBUTED
 from harness.spec import Protocol
@@ -13,8 +12,7 @@ from harness.spec import Protocol
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One derived value that is not what the raw rows give.
 
     Attributes:

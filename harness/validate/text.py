@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from harness.accounting.rounding import encodable, quantity
 from harness.text import MAX_LINE, shown
-from harness.validate.findings import Comparability, Finding, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from harness.validate.findings import Comparability, Finding, Report
 
 LEVEL_NAMES = {0: "container", 1: "schema", 2: "accounting", 3: "plausibility", 4: "comparability"}
 _MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red")}

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from harness.errors import KitError
 from harness.journal.records import POWER_ROW
@@ -207,8 +207,7 @@ class Zone:
         """Let go of it."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a source is asked for.
 
     Attributes:

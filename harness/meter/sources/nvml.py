@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 
@@ -300,8 +299,7 @@ def _reopen(known: list[list[Any]], reason: str | None) -> Found:
     return found
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """The GPUs NVML shows.
 
     Attributes:
