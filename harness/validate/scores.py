@@ -206,7 +206,7 @@ def evals_have_stages(ctx: Context) -> Iterator[Hit]:
         if judge is not None and stages.get(judge, {}).get("stage") not in judges:
             expected = f"a stage of kind {' or '.join(judges)}"
             yield Hit(EVALS, f"{_named(row)}: judged by stage_uid {judge}", expected, (number,))
-    for key in ctx.item_sums.keys() - keys:
+    for key in [key for key in ctx.item_sums if key not in keys]:  # in the order of the file
         where = " ".join(map(str, key[1:3]))
         yield Hit(ITEMS, f"items of {where}, stage_uid {key[0]}", "a row in evals with the same key")
 
