@@ -9,7 +9,7 @@ const LONG = 100; // options
 export function controls(specs, changed) {
   const state = { ...Object.fromEntries(specs.map((spec) => [spec.key, spec.initial])) };
   const inputs = new Map();
-  let waiting = false;
+  let [waiting, again] = [false, false];
 
   function valid(spec, text) {
     if (text === null || text === "") return spec.initial;
@@ -18,12 +18,15 @@ export function controls(specs, changed) {
     return Number.isFinite(value) && value >= spec.min && value <= (spec.max ?? Infinity) ? value : spec.initial;
   }
 
+  // At once, so that the frame to come has it; what changes again before that frame waits for it.
   function redraw() {
+    again = waiting;
     if (waiting) return;
     waiting = true;
+    changed(state);
     requestAnimationFrame(() => {
       waiting = false;
-      changed(state);
+      if (again) redraw();
     });
   }
 
