@@ -46,8 +46,8 @@ demo: setup-train ## Reproduce Table 2 at pocket size here: nine students traine
 	@kit validate "$(DEMO)"/runs/* > "$(DEMO)"/validation.txt || { code=$$?; cat "$(DEMO)"/validation.txt; exit $$code; }
 	@grep ' holds' "$(DEMO)"/validation.txt
 	@echo "demo: drawing figures beside the published values, and the page"
-	@$(students); kit report "$${students[@]}" --html "$(DEMO)"/report.html & page=$$!; \
-	  kit figures "$${students[@]}" --published --out "$(DEMO)"/figures; wait "$$page"
+	@$(students); kit report "$${students[@]}" --html "$(DEMO)"/report.html & page=$$!; code=0; \
+	  kit figures "$${students[@]}" --published --out "$(DEMO)"/figures || code=$$?; wait "$$page"; exit "$$code"
 	@printf '%s\n' "" \
 	  "demo: done. In $(DEMO):" \
 	  "  tables/table2.md       the measured table beside the published one; .csv and .json for programs" \
