@@ -124,6 +124,11 @@ class EdgeError:
     variance_j2: float = 0.0
     cells: int = 0
 
+    @property
+    def without_shift_j(self) -> float:
+        """What is left of the uniform part if the value is as claimed; below 0 if it cannot be."""
+        return self.uniform_j - abs(self.shift_j)
+
 
 class Spread(NamedTuple):
     """Distances from a best value to the ends of its 95 % interval, both at least 0, joules.
@@ -239,10 +244,22 @@ def window_error(start: EdgeError, end: EdgeError, step_j: float = 0.0) -> Sprea
         start: of the first boundary; what it adds is taken off the window.
         end: of the second one.
         step_j: half a step of the counter, at each end.
+
+    Values that may be late may all be on time: what makes a meter read one seldom falls evenly between two
+    refreshes. So neither side is narrower than what is left of the errors where none is late.
     """
-    uniform = uniform_pair_95(math.hypot(start.uniform_j, step_j), math.hypot(end.uniform_j, step_j))
     random = student_95(start.cells + end.cells) * math.sqrt(start.variance_j2 + end.variance_j2)
-    return Spread.around(end.shift_j - start.shift_j, math.hypot(uniform, random))
+
+    def half(start_j: float, end_j: float) -> float:
+        uniform = uniform_pair_95(math.hypot(start_j, step_j), math.hypot(end_j, step_j))
+        return math.hypot(uniform, random)
+
+    around = Spread.around(end.shift_j - start.shift_j, half(start.uniform_j, end.uniform_j))
+    on_time = start.without_shift_j, end.without_shift_j
+    if min(on_time) < 0.0:
+        return around
+    least = half(*on_time)
+    return Spread(max(around.low_j, least), max(around.high_j, least))
 
 
 def gap_error(square_us2: float, share: float, variance_mw2: float, most_mw: float) -> float:

@@ -24,6 +24,10 @@ SHARED_LEAST = 32
 """Tokens that prompts must have in common for their states to be computed once,"""
 SAVED_LEAST = 256
 """and how many that must save in all: below it a forward pass more costs more than it spares."""
+WIDEST = 1.5
+"""Longest row over shortest row of a forward pass,"""
+SHORT = 16
+"""but for rows of up to so many tokens."""
 
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -179,10 +183,8 @@ class CountedModel(HFLM):  # type: ignore[misc]  # untyped
             states = DynamicCache(config=self.model.config)
             self.model(input_ids=prefix, past_key_values=states, use_cache=True, logits_to_keep=1)
             self.work.add(TokenWork(processed=shared, positions=shared))
-        for start in range(0, len(rows), int(self.batch_size)):
-            self._score_rows(
-                rows[start : start + int(self.batch_size)], shared, states, numbers, pairs, found
-            )
+        for passed in _passes([len(row) - shared for row in rows], int(self.batch_size)):
+            self._score_rows(rows[passed], shared, states, numbers, pairs, found)
 
     def _score_rows(
         self,
@@ -292,6 +294,15 @@ def _prefix_groups(rows: Sequence[tuple[int, ...]], batch_size: int) -> list[lis
         start = stop
     alone.sort(key=lambda row: (len(row), row))
     return groups + [alone[first : first + batch_size] for first in range(0, len(alone), batch_size)]
+
+
+def _passes(lengths: Sequence[int], most: int) -> list[slice]:
+    """Rising lengths in forward passes of at most `most` rows, padded by little."""
+    starts = [0]
+    for place, length in enumerate(lengths):
+        if place - starts[-1] == most or length > max(SHORT, WIDEST * lengths[starts[-1]]):
+            starts.append(place)
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
 def _repeated(states: Any, rows: int, config: Any) -> Any:

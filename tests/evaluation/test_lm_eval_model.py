@@ -70,6 +70,17 @@ def test_likelihoods_are_those_of_lm_evals_own_model(batch_size: int) -> None:
     assert 0 < counted.work.processed < whole / 2 and counted.work.generated == 0
 
 
+def test_short_rows_are_not_padded_to_the_longest() -> None:
+    pairs = [([first] + [2 + first] * length, [5]) for first, length in enumerate((60, 3, 58, 20, 4, 22), 2)]
+    model = lab.tiny_model(3)
+    together = ours(model, batch_size=16)
+    found = together.log_likelihoods(pairs)
+    alone = [ours(model).log_likelihoods([pair])[0] for pair in pairs]
+    assert found == pytest.approx(alone, abs=2e-4)
+    assert together.work.processed == sum(len(prompt) for prompt, _ in pairs)
+    assert together.work.positions == 2 * 5 + 2 * 23 + 2 * 61
+
+
 def test_the_likeliest_next_tokens_are_the_models() -> None:
     model = lab.tiny_model(1)
     prompts = [pocket_fixtures.tokenizer()(text)["input_ids"] for text in TEXTS]

@@ -46,7 +46,7 @@ def _two_ends(a: float, b: float) -> float:
 
 def _counted(first: Json, last: Json) -> Term:
     """From the counter: brackets of both ends, and half a millijoule at each; an old reading lags."""
-    widths, shifts = [], []
+    widths, shifts, on_time = [], [], []
     for reading in (first, last):
         watts_us = float(reading["power_mw"]) * JOULES
         if reading["method"] == "tick":
@@ -54,9 +54,14 @@ def _counted(first: Json, last: Json) -> Term:
         else:
             width = shift = float(reading["uncertainty_us"] or REFRESH) * watts_us / 2
         widths.append(math.hypot(width, HALF_STEP_J))
+        on_time.append(math.hypot(width - shift, HALF_STEP_J))
         shifts.append(shift)
     best = float(last["value_mj"] - first["value_mj"]) / 1000
-    return Term(best).around(shifts[1] - shifts[0], _two_ends(*widths))
+    term = Term(best).around(shifts[1] - shifts[0], _two_ends(*widths))
+    if not wrong("NeverOnTime"):
+        least = _two_ends(*on_time)
+        term.low, term.high = max(term.low, least), max(term.high, least)
+    return term
 
 
 def _sampled(times: list[int], power: list[float], limit: float) -> Term:

@@ -21,7 +21,7 @@ def counted(
     seconds: int,
     watts: int,
     brackets: tuple[int, int],
-    method: str = "tick",
+    method: str | tuple[str, str] = "tick",
     device: int = 0,
     last_w: int | None = None,
 ) -> Json:
@@ -30,8 +30,9 @@ def counted(
         {"uncertainty_us": u, "power_mw": 1000 * w}
         for u, w in zip(brackets, (watts, watts if last_w is None else last_w), strict=True)
     ]
+    methods = (method, method) if isinstance(method, str) else method
     ends = [
-        _end(n, t * S, 10**9 + 1000 * t * watts, device, method, **more[n])
+        _end(n, t * S, 10**9 + 1000 * t * watts, device, methods[n], **more[n])
         for n, t in enumerate((0, seconds))
     ]
     return {"boundaries": ends, "power": []}
@@ -64,7 +65,7 @@ def intervals() -> Family:
     few = [*steps[:30], None, None, *steps[32:], *[100, 400] * 20, 100]
     many = [*[300] * 10, *[None] * 20, *[300] * 10, 300]
     alike = counted(10, 300, (200, 200))
-    added = "IntervalsAdded"
+    added, on_time = "IntervalsAdded", "NeverOnTime"
     for name, text, devices, *flags in (
         ("two-ticks", "Two brackets alike: 1.55 times one of them, not 2.", [alike], added),
         ("two-brackets", "Two that differ.", [counted(20, 450, (900, 300))], added),
@@ -78,6 +79,8 @@ def intervals() -> Family:
          [counted(10, 300, (50_000, 50_000), "immediate")], added),
         ("as-read-later-end", "The end lags more than the start: the interval reaches further up.",
          [counted(10, 300, (10_000, 90_000), "immediate")], added),
+        ("as-read-one-end", "A bracket and an old value: were it not old, the bracket would be left.",
+         [counted(10, 300, (2_000, 90_000), ("tick", "immediate"))], f"{added} {on_time}"),
         ("steady-samples", "Without a counter, power that never changes: what rounding hides.",
          [sampled([300] * 21)]),
         ("changing-samples", "Every sample differs from the one before: the worst that sampling can do.",
