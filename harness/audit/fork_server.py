@@ -25,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness.ending import leave
+
 READY = "ready"
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
@@ -108,7 +110,13 @@ def main() -> int:
     sys.argv = [module, *request["words"]]
     # As with `python -m`: the program is not the module of the same name that others may have imported.
     sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        # Taking apart what was imported, and so copying it first, would take as long as many a stage.
+        leave(end.code or 0)
     return 0
 
 
