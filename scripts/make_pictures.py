@@ -39,7 +39,11 @@ def students(recorded: str) -> list[Path]:
     from harness.experiments.pipelines import SHARED
 
     runs = (RECORDED / recorded / "runs").iterdir()
-    return sorted(path for path in runs if path.name != SHARED and "-again" not in path.name)
+    return sorted(
+        path
+        for path in runs
+        if path.name != SHARED and "-again" not in path.name and "-seed" not in path.name
+    )
 
 
 def draw_figures(out: Path) -> None:

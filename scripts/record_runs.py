@@ -1,6 +1,6 @@
 """Keep a finished reproduction as artifacts/runs/NAME: its logs, and the small products that figures need.
 
-    python scripts/record_runs.py runs/demo                    # into artifacts/runs/pocket
+    make demo ARGS="--repeats 2" && make record                # into artifacts/runs/pocket
     python scripts/record_runs.py FOLDER --profile mine.yaml --out artifacts/runs/mine
 
 Weights, data, answers, caches and what stages printed stay behind. Paths in settings are scrubbed. A profile
