@@ -259,12 +259,21 @@ children = [fork(root + "/together", worker, 3) for worker in range(3)]
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 start = time.monotonic()
 os.waitpid(fork(root + "/alone"), 0)
-whole_s = time.monotonic() - start
-moments, killed = random.Random(1), 0
+
+def files(out):
+    return sum(len(names) for _, _, names in os.walk(out))
+
+whole = files(root + "/alone")
+a_file_s = (time.monotonic() - start) / whole
+draw, killed = random.Random(1), 0
 for number in range(4):
     out = f"{root}/killed-{number // 2}"
+    goal = files(out) + draw.randint(1, whole // 4)
     child = fork(out)
-    time.sleep(moments.uniform(0.05, 0.5) * whole_s)
+    until = time.monotonic() + 120
+    while files(out) < goal and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(draw.random() * a_file_s)
     os.kill(child, signal.SIGKILL)
     killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     if number % 2 == 1:

@@ -201,7 +201,7 @@ def test_each_result_of_the_paper_is_a_target_of_kit_and_of_make() -> None:
     commands = [claim["command"] for claim in claims if "command" in claim]
     assert commands
     for command in commands:
-        found = re.fullmatch(r"make (\S+)(?: PROFILE=(\w+))?", command)
+        found = re.fullmatch(r'make (\S+)(?: PROFILE=(\w+))?(?: ARGS="[^"]+")?', command)
         assert found is not None and found[1] in made, command
         assert (found[2] in profile_names()) == found[1].startswith("reproduce-"), command
 
