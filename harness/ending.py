@@ -23,7 +23,10 @@ def leave(code: int) -> NoReturn:
     on, the end is the ordinary one.
     """
     working = [thread for thread in threading.enumerate() if not thread.daemon]
-    if len(working) > 1 or sys.getprofile() is not None or sys.gettrace() is not None:
+    looked_on = sys.getprofile() is not None or sys.gettrace() is not None
+    # A closed or replaced output and a code that no C int holds are the interpreter's to deal with, too.
+    odd = not 0 <= code <= 255 or getattr(sys.stdout, "closed", True)
+    if len(working) > 1 or looked_on or odd:
         sys.exit(code)
     atexit._run_exitfuncs()
     try:

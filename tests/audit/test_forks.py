@@ -44,7 +44,7 @@ print(json.dumps({
 """
 ENDS = """\
 import atexit, os, signal, sys, threading, time
-atexit.register(lambda: print("at exit"))
+atexit.register(lambda: sys.stdout.closed or print("at exit"))
 how = sys.argv[1]
 sys.stdout.write("begun ")
 if how == "raise":
@@ -56,6 +56,9 @@ if how == "signal":
 if how == "wait":
     sys.stdout.flush()
     time.sleep(30)
+if how == "closed":
+    sys.stdout.close()
+    how = "0"
 if how == "thread":
     threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
 elif how != "return":
@@ -123,7 +126,9 @@ def test_a_forked_stage_finds_what_a_fresh_one_finds(forks: Forks, lab: Path) ->
     assert expected["env"]["KIT_STAGE"] == "one"
 
 
-@pytest.mark.parametrize("how", ["0", "3", "said", "raise", "return", "signal", "thread"])
+@pytest.mark.parametrize(
+    "how", ["0", "3", "said", "raise", "return", "signal", "thread", "closed", "2147483648"]
+)
 def test_it_ends_as_a_fresh_one_ends(forks: Forks, lab: Path, how: str) -> None:
     fresh = run(None, lab, "lab.ends", how)
     assert begin(forks, lab, "lab.ends") is None
