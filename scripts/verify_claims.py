@@ -387,6 +387,8 @@ def main() -> int:
         CLAIMS.write_text(
             stamp_inputs(CLAIMS.read_text(encoding="utf-8"), changed_inputs()), encoding="utf-8"
         )
+    if options.data != DATA and not options.data.is_dir():
+        parser.error(f"--data {options.data}: is no folder")
     outcomes = [tried(claim, options.data) for claim in load()]
     for o in outcomes:
         verdict = {True: "ok", False: "DIFFERS", None: "-"}[o.holds]

@@ -6,6 +6,7 @@ imports MODULE, says so on standard output, and starts a stage for every request
 input: `python -m PROGRAM WORDS` without the seconds that its imports take. A stage is forked twice, so that
 its parent is the runner, which adopts orphans. It has a session, environment, signal handlers and standard
 streams of its own before it names its process id, and runs only if the runner still listens.
+It ends without taking its memory apart: what it writes it closes itself.
 
 Ends when the runner closes its side or dies. `harness.audit.forks` is the other side.
 """

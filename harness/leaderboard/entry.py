@@ -14,6 +14,7 @@ from harness.bundle.canonical import canonical_json
 from harness.errors import KitError
 from harness.files import read_bytes
 from harness.leaderboard.rules import submission_rules
+from harness.spec import load_protocol
 from harness.spec.strict import Slip, build
 
 ENTRY = "submission.json"
@@ -119,6 +120,10 @@ class Submission:
             raise ValueError("a file is listed twice")
         if (self.origin == "kit") != any(file.path == "bundle/manifest.json" for file in self.files):
             raise ValueError("a run of the kit comes with its bundle, and other figures without one")
+        if self.origin == "kit" and (self.stages_kwh or self.hardware or self.reference_tokens is not None):
+            raise ValueError("stages_kwh, hardware and reference_tokens are of figures without a bundle")
+        if self.method not in load_protocol().method_names:
+            raise ValueError(f"method is none of {', '.join(load_protocol().method_names)}")
         if self.origin != "kit" and not (self.source and self.stated.get("energy_kwh")):
             raise ValueError("figures without a bundle need stated.energy_kwh and a source")
         if self.status != "active" and not self.reason:

@@ -128,9 +128,9 @@ def _bundle(
     report, ctx = validate_and_keep(folder, own, threads=threads)
     labels = report.comparability.labels if report.comparability else ()
     done.findings += [replace(f, file=f"{BUNDLE}/{f.file}", hits=()) for f in (*report.findings, *labels)]
-    if ctx.manifest.get("run_id") not in (None, entry.id):
-        done.findings.append(found("E502", ENTRY, f"id {entry.id} of run {ctx.manifest['run_id']}", "one id"))
-    if ctx.recomputed is None:
+    of_another = _other_run(entry, ctx.manifest)
+    done.findings += of_another
+    if of_another or ctx.recomputed is None:
         return
     result = ctx.recomputed
     done.known = known(ctx)
@@ -159,12 +159,25 @@ def _bundle(
         done.row["level"] = "self-measured"
 
 
+def _other_run(entry: Submission, manifest: Mapping[str, Any]) -> list[Finding]:
+    """What the entry says of its run, and the run's manifest does not."""
+    pairs = (("id", entry.id, "run_id"), ("method", entry.method, "method"))
+    return [
+        found("E501", ENTRY, f"{name} {said} of a run with {there} {manifest[there]!s:.80}", "the run's own")
+        for name, said, there in pairs
+        if manifest.get(there) not in (None, said)
+    ]
+
+
 def _unchecked(entry: Submission, folder: Path, done: Examined) -> None:
     """A bundle without its raw samples: figures as stored, and nobody has computed them again."""
     for file in entry.elsewhere:
         observed = f"{file.path}: {file.bytes} bytes at {file.url}"
         done.findings.append(found("W517", file.path, observed, "raw samples in the submission"))
     bundle = Bundle.open(folder)
+    done.findings += _other_run(entry, bundle.manifest)
+    if done.errors:
+        return
     rows = bundle.table("stages").to_pylist()
     origin_us = min((row["t_start_us"] - row["mono_start_us"] for row in rows), default=0)
     minutes = _minutes(folder.parent / TRACE, origin_us)

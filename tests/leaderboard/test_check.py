@@ -262,6 +262,10 @@ SHAPES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a key twice": ("E501", lambda f: (f / "submission.json").write_text('{"lab": "a", "lab": "b"}')),
     "an unknown key": ("E501", lambda f: edit_entry(f, lambda v: v.update(run="rm -rf"))),
     "another licence": ("E501", lambda f: edit_entry(f, lambda v: v.update(licence="none"))),
+    "a method nobody knows": ("E501", lambda f: edit_entry(f, lambda v: v.update(method="xxxxx"))),
+    "another method than the run's": ("E501", lambda f: edit_entry(f, lambda v: v.update(method="other"))),
+    "a token count beside a log": ("E501", lambda f: edit_entry(f, lambda v: v.update(reference_tokens=5))),
+    "hardware beside a log": ("E501", lambda f: edit_entry(f, lambda v: v.update(hardware="8 x H100"))),
     "a turned text": ("E501", lambda f: edit_entry(f, lambda v: v.update(title="kd \u202e 1b"))),
     "a file outside": ("E501", lambda f: edit_entry(f, lambda v: v["files"][0].update(path="../../x"))),
     "a script's address": (
